@@ -1,0 +1,3 @@
+#![doc = "Headcount (stub)"]
+pub mod model;
+pub mod store;

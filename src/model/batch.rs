@@ -1,0 +1,184 @@
+//! A batch: the unit of the log.
+//!
+//! Invariant: a batch's tenants are in ascending order, each once, each with at least one hash, so the same
+//! content has one form and one checksum. A batch without items is a barrier.
+
+use std::fmt;
+
+use super::{ItemHash, Partition, TenantName};
+
+/// One life of one coordinator: a random 128-bit id, new at every start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u128);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A batch's place in its epoch and partition: 1, 2, 3… without gaps; 0 is before the first.
+pub type Sequence = u64;
+
+/// What names a batch: no two batches share it, but for a cloned coordinator (a fork).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId {
+    /// The partition that all of the batch's items belong to.
+    pub partition: Partition,
+    /// The coordinator's life that made the batch.
+    pub epoch: Epoch,
+    /// The batch's place in that life.
+    pub sequence: Sequence,
+}
+
+/// Items of one tenant, by their hashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantItems {
+    /// Whose items these are.
+    pub tenant: TenantName,
+    /// The hashes of their ids; repetitions are harmless.
+    pub hashes: Vec<ItemHash>,
+}
+
+/// The unit of the log: some tenants' items, durable and applied together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    id: BatchId,
+    accepted_at_ms: u64,
+    tenants: Vec<TenantItems>,
+    checksum: u32,
+}
+
+impl Batch {
+    /// Makes a batch of `items` in any order; tenants named several times are united.
+    ///
+    /// `accepted_at_ms` is the time of sealing, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn new(id: BatchId, accepted_at_ms: u64, items: Vec<TenantItems>) -> Self {
+        let tenants = merge_by_tenant(items);
+        let checksum = checksum(&id, accepted_at_ms, &tenants);
+        Self {
+            id,
+            accepted_at_ms,
+            tenants,
+            checksum,
+        }
+    }
+
+    /// The batch's name.
+    #[must_use]
+    pub fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// When the batch was sealed, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn accepted_at_ms(&self) -> u64 {
+        self.accepted_at_ms
+    }
+
+    /// The items, by tenant in ascending order.
+    #[must_use]
+    pub fn tenants(&self) -> &[TenantItems] {
+        &self.tenants
+    }
+
+    /// CRC-32 of the whole content: two batches of one id with different checksums are a fork.
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        self.checksum
+    }
+
+    /// Whether the batch holds no items.
+    #[must_use]
+    pub fn is_barrier(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// Items in the batch, repetitions included.
+    #[must_use]
+    pub fn item_count(&self) -> usize {
+        self.tenants.iter().map(|group| group.hashes.len()).sum()
+    }
+}
+
+/// Sorts `items` by tenant and unites groups of the same tenant; empty groups go.
+#[must_use]
+pub fn merge_by_tenant(mut items: Vec<TenantItems>) -> Vec<TenantItems> {
+    items.retain(|group| !group.hashes.is_empty());
+    // Stable, so that equal content from the same arrivals keeps one form.
+    items.sort_by(|a, b| a.tenant.cmp(&b.tenant));
+    items.dedup_by(|later, earlier| {
+        let same = later.tenant == earlier.tenant;
+        if same {
+            earlier.hashes.append(&mut later.hashes);
+        }
+        same
+    });
+    items
+}
+
+fn checksum(id: &BatchId, accepted_at_ms: u64, tenants: &[TenantItems]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&id.partition.0.to_le_bytes());
+    crc.update(&id.epoch.0.to_le_bytes());
+    crc.update(&id.sequence.to_le_bytes());
+    crc.update(&accepted_at_ms.to_le_bytes());
+    for group in tenants {
+        crc.update(&(group.tenant.as_str().len() as u64).to_le_bytes());
+        crc.update(group.tenant.as_str().as_bytes());
+        crc.update(&(group.hashes.len() as u64).to_le_bytes());
+        for hash in &group.hashes {
+            crc.update(&hash.0);
+        }
+    }
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(tenant: &str, ids: &[&str]) -> TenantItems {
+        TenantItems {
+            tenant: TenantName::new(tenant).expect("valid"),
+            hashes: ids.iter().map(|id| ItemHash::of_id(id)).collect(),
+        }
+    }
+
+    fn id(sequence: Sequence) -> BatchId {
+        BatchId {
+            partition: Partition(0),
+            epoch: Epoch(7),
+            sequence,
+        }
+    }
+
+    #[test]
+    fn tenants_are_sorted_united_and_never_empty() {
+        let batch = Batch::new(
+            id(1),
+            5,
+            vec![items("b", &["1"]), items("c", &[]), items("a", &["2"]), items("b", &["3"])],
+        );
+        assert_eq!(batch.tenants(), [items("a", &["2"]), items("b", &["1", "3"])]);
+        assert_eq!(batch.item_count(), 3);
+        assert!(!batch.is_barrier());
+        assert!(Batch::new(id(1), 5, vec![items("c", &[])]).is_barrier());
+    }
+
+    #[test]
+    fn checksum_tells_contents_apart() {
+        let one = Batch::new(id(1), 5, vec![items("a", &["1"])]);
+        assert_eq!(one.checksum(), Batch::new(id(1), 5, vec![items("a", &["1"])]).checksum());
+        assert_ne!(one.checksum(), Batch::new(id(1), 5, vec![items("a", &["2"])]).checksum());
+        assert_ne!(one.checksum(), Batch::new(id(1), 5, vec![items("b", &["1"])]).checksum());
+        assert_ne!(one.checksum(), Batch::new(id(2), 5, vec![items("a", &["1"])]).checksum());
+    }
+}

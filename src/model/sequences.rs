@@ -1,0 +1,173 @@
+//! A set of sequences of one epoch, kept as a contiguous prefix and ranges beyond it.
+//!
+//! Invariant: `beyond` is sorted, its ranges neither touch each other nor the prefix, and none is empty.
+
+use super::Sequence;
+
+/// Which sequences of one (epoch, partition) are applied: 1 to `prefix`, and the ranges of `beyond`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sequences {
+    prefix: Sequence,
+    beyond: Vec<(Sequence, Sequence)>,
+}
+
+impl Sequences {
+    /// Everything up to and including `prefix`.
+    #[must_use]
+    pub fn up_to(prefix: Sequence) -> Self {
+        Self {
+            prefix,
+            beyond: Vec::new(),
+        }
+    }
+
+    /// A set of its parts, as [`Self::prefix`] and [`Self::beyond`] gave them; `None` when they break the
+    /// invariant above, so that a decoder can refuse them.
+    #[must_use]
+    pub fn from_parts(prefix: Sequence, beyond: Vec<(Sequence, Sequence)>) -> Option<Self> {
+        let mut floor = prefix;
+        for &(first, last) in &beyond {
+            if first > last || floor.checked_add(1).is_none_or(|next| first <= next) {
+                return None;
+            }
+            floor = last;
+        }
+        Some(Self { prefix, beyond })
+    }
+
+    /// The last sequence of the contiguous part from 1; 0 when 1 itself is missing.
+    #[must_use]
+    pub fn prefix(&self) -> Sequence {
+        self.prefix
+    }
+
+    /// The ranges beyond the prefix, first and last included, ascending.
+    #[must_use]
+    pub fn beyond(&self) -> &[(Sequence, Sequence)] {
+        &self.beyond
+    }
+
+    /// The greatest sequence in the set; 0 when it is empty.
+    #[must_use]
+    pub fn last(&self) -> Sequence {
+        self.beyond.last().map_or(self.prefix, |&(_, last)| last)
+    }
+
+    /// Whether `sequence` is in the set (0 always is).
+    #[must_use]
+    pub fn contains(&self, sequence: Sequence) -> bool {
+        sequence <= self.prefix
+            || self
+                .beyond
+                .iter()
+                .any(|&(first, last)| (first..=last).contains(&sequence))
+    }
+
+    /// Whether every sequence from 1 to `sequence` is in the set.
+    #[must_use]
+    pub fn covers(&self, sequence: Sequence) -> bool {
+        sequence <= self.prefix
+    }
+
+    /// Adds `sequence`; says whether it was absent.
+    pub fn insert(&mut self, sequence: Sequence) -> bool {
+        if self.contains(sequence) {
+            return false;
+        }
+        let at = self.beyond.partition_point(|&(first, _)| first < sequence);
+        self.beyond.insert(at, (sequence, sequence));
+        self.normalise();
+        true
+    }
+
+    /// Adds every sequence of `other`.
+    pub fn unite(&mut self, other: &Self) {
+        self.prefix = self.prefix.max(other.prefix);
+        self.beyond.extend_from_slice(&other.beyond);
+        self.beyond.sort_unstable();
+        self.normalise();
+    }
+
+    /// The missing ranges below the greatest sequence: known to exist, not applied.
+    #[must_use]
+    pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
+        let mut floor = self.prefix;
+        let mut holes = Vec::with_capacity(self.beyond.len());
+        for &(first, last) in &self.beyond {
+            holes.push((floor + 1, first - 1));
+            floor = last;
+        }
+        holes
+    }
+
+    /// Restores the invariant from sorted, possibly touching ranges.
+    fn normalise(&mut self) {
+        let mut merged: Vec<(Sequence, Sequence)> = Vec::with_capacity(self.beyond.len());
+        for &(first, last) in &self.beyond {
+            if first <= self.prefix.saturating_add(1) {
+                self.prefix = self.prefix.max(last);
+                continue;
+            }
+            match merged.last_mut() {
+                Some(previous) if first <= previous.1.saturating_add(1) => {
+                    previous.1 = previous.1.max(last);
+                }
+                _ => merged.push((first, last)),
+            }
+        }
+        self.beyond = merged;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_plain_set(
+            left in prop::collection::vec(1_u64..40, 0..40),
+            right in prop::collection::vec(1_u64..40, 0..40),
+        ) {
+            let mut set = Sequences::default();
+            let mut model = BTreeSet::new();
+            for &sequence in &left {
+                prop_assert_eq!(set.insert(sequence), model.insert(sequence));
+            }
+            let mut other = Sequences::default();
+            for &sequence in &right {
+                other.insert(sequence);
+            }
+            set.unite(&other);
+            model.extend(right);
+
+            let last = model.last().copied().unwrap_or(0);
+            prop_assert_eq!(set.last(), last);
+            let mut missing = BTreeSet::new();
+            for sequence in 1..=40 {
+                prop_assert_eq!(set.contains(sequence), model.contains(&sequence));
+                prop_assert_eq!(set.covers(sequence), (1..=sequence).all(|s| model.contains(&s)));
+                if sequence < last && !model.contains(&sequence) {
+                    missing.insert(sequence);
+                }
+            }
+            let holes: BTreeSet<u64> = set.holes().into_iter().flat_map(|(a, b)| a..=b).collect();
+            prop_assert_eq!(holes, missing);
+            let again = Sequences::from_parts(set.prefix(), set.beyond().to_vec());
+            prop_assert_eq!(again, Some(set));
+        }
+    }
+
+    #[test]
+    fn parts_that_break_the_invariant_are_refused() {
+        assert_eq!(Sequences::from_parts(3, vec![(4, 5)]), None);
+        assert_eq!(Sequences::from_parts(3, vec![(6, 5)]), None);
+        assert_eq!(Sequences::from_parts(0, vec![(2, 3), (4, 4)]), None);
+        assert_eq!(Sequences::from_parts(u64::MAX, vec![(1, 1)]), None);
+        assert!(Sequences::from_parts(0, vec![(2, 3), (5, 5)]).is_some());
+    }
+}

@@ -1,0 +1,136 @@
+//! A store in memory: the contract's simplest reading, for tests and as the ceiling in benches.
+//!
+//! Invariant: it keeps the whole contract but durability: what is committed is lost with the process.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
+
+use super::{
+    Cut, KEY_BYTES, Key, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape, StoreStats,
+};
+
+/// A [`Store`] without a disk.
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    staged: Staged,
+    staged_keys: BTreeSet<Key>,
+    position: Position,
+}
+
+/// The readers' handle of a [`MemoryStore`].
+#[derive(Clone)]
+pub struct MemoryReader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    // Locked in this order where both are needed, keys first, so that a snapshot is one cut.
+    keys: RwLock<BTreeSet<Key>>,
+    cut: RwLock<Cut>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(shape: StoreShape) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                keys: RwLock::default(),
+                cut: RwLock::new(shape.empty_cut()),
+            }),
+            staged: Staged::default(),
+            staged_keys: BTreeSet::new(),
+            position: Position::default(),
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    type Reader = MemoryReader;
+
+    fn insert(
+        &mut self,
+        partition: Partition,
+        tenant: &TenantName,
+        hashes: &[ItemHash],
+    ) -> Result<u64, StoreError> {
+        if hashes.is_empty() {
+            return Ok(0);
+        }
+        let number = self.staged.number_or_new(&self.shared.cut.read(), tenant)?;
+        let keys = self.shared.keys.read();
+        let mut added = 0;
+        for hash in hashes {
+            let key = Key::new(number, hash);
+            if !keys.contains(&key) && self.staged_keys.insert(key) {
+                added += 1;
+            }
+        }
+        self.staged.add(number, partition, added);
+        Ok(added)
+    }
+
+    fn judge(&self, id: BatchId, checksum: u32) -> Verdict {
+        self.position.judge(id, checksum)
+    }
+
+    fn record(&mut self, id: BatchId, checksum: u32) {
+        self.position.record(id, checksum);
+        self.staged.record(id, checksum);
+    }
+
+    fn set_complete(&mut self, complete: bool) {
+        self.staged.set_complete(complete);
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let mut keys = self.shared.keys.write();
+        keys.append(&mut self.staged_keys);
+        self.shared.cut.write().apply(&self.staged);
+        self.staged.clear();
+        Ok(())
+    }
+
+    fn reader(&self) -> MemoryReader {
+        MemoryReader {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    fn close(self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl StoreReader for MemoryReader {
+    fn cut(&self) -> RwLockReadGuard<'_, Cut> {
+        self.shared.cut.read()
+    }
+
+    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
+        let number = self.shared.cut.read().number(tenant.as_str());
+        Ok(number.is_some_and(|number| self.shared.keys.read().contains(&Key::new(number, hash))))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let keys = self.shared.keys.read();
+        let cut = self.shared.cut.read().clone();
+        let keys: Vec<Key> = keys.iter().copied().collect();
+        Ok(Snapshot {
+            cut,
+            keys: Box::new(keys.into_iter().map(Ok)),
+        })
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            disk_bytes: 0,
+            memory_bytes: (self.shared.keys.read().len() * KEY_BYTES) as u64,
+            runs: 0,
+        }
+    }
+}

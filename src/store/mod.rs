@@ -1,0 +1,225 @@
+//! The store: what a counter remembers. Keys, counts and position, changed together or not at all.
+//!
+//! Invariant: what readers see (the [`Cut`]) is always the state of some commit, whole; what a reopened store
+//! holds is the last commit that returned, or a later one that was being made, never a part of one.
+//!
+//! The contract of [`Store`] is checked by one suite, `tests/contract`, against every implementation.
+
+mod cut;
+pub mod data_dir;
+pub mod disk;
+pub mod memory;
+mod staged;
+pub mod verify;
+
+pub use cut::{Cut, TenantNumber};
+pub use staged::Staged;
+
+use std::io;
+use std::path::PathBuf;
+
+use parking_lot::RwLockReadGuard;
+use thiserror::Error;
+
+use crate::model::{BatchId, ItemHash, Partition, Partitioning, Position, TenantName, Verdict};
+
+/// Bytes in a [`Key`].
+pub const KEY_BYTES: usize = 16;
+
+/// What the seen-set stores of an item: its tenant's number (4 bytes, big-endian, so that a tenant's keys lie
+/// together when sorted) and its hash (12 bytes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub [u8; KEY_BYTES]);
+
+impl Key {
+    /// The key of one tenant's item.
+    #[must_use]
+    pub fn new(tenant: TenantNumber, hash: &ItemHash) -> Self {
+        let mut bytes = [0; KEY_BYTES];
+        let (head, tail) = bytes.split_at_mut(4);
+        head.copy_from_slice(&tenant.0.to_be_bytes());
+        tail.copy_from_slice(&hash.0);
+        Self(bytes)
+    }
+
+    /// The tenant's number.
+    #[must_use]
+    pub fn tenant(&self) -> TenantNumber {
+        let [a, b, c, d, ..] = self.0;
+        TenantNumber(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// The item's hash.
+    #[must_use]
+    pub fn hash(&self) -> ItemHash {
+        let [_, _, _, _, hash @ ..] = self.0;
+        ItemHash(hash)
+    }
+}
+
+/// Why a store can't open, or can't go on.
+///
+/// After any error of a running store it is poisoned: every later change or commit fails too, and the process
+/// must exit and recover by opening again.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// A file is not as it was written. Nothing was changed.
+    #[error("{} is damaged at byte {offset}: {detail}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it, in bytes from its start.
+        offset: u64,
+        /// What is wrong there.
+        detail: String,
+    },
+    /// A file was written by a release that this one does not know.
+    #[error("{} has format version {found}; this release reads version {known}", path.display())]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that this release reads.
+        known: u32,
+    },
+    /// Another process has the store open.
+    #[error("{} is in use by another process", path.display())]
+    InUse {
+        /// The store's folder.
+        path: PathBuf,
+    },
+    /// The folder belongs to another counter or cluster, or is no store.
+    #[error("{}: {detail}", path.display())]
+    Foreign {
+        /// The store's folder.
+        path: PathBuf,
+        /// Whose it is.
+        detail: String,
+    },
+    /// An earlier write or flush failed: what is on disk is unknown until the store is opened again.
+    #[error("the store failed earlier and must be opened again")]
+    Poisoned,
+    /// There are more tenants than a u32 can number.
+    #[error("no more tenants can be numbered")]
+    TenantsExhausted,
+}
+
+/// What a store takes up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes of its files.
+    pub disk_bytes: u64,
+    /// Bytes of memory that grow with what it holds (tables, filters, indexes; the dictionary not included).
+    pub memory_bytes: u64,
+    /// Sorted runs, or the like.
+    pub runs: u64,
+}
+
+/// A counter's store. One task owns it; any number of [`StoreReader`]s look at its last commit.
+///
+/// Contract:
+/// - [`insert`](Self::insert) and [`record`](Self::record) stage changes. The writer sees what it staged (an
+///   id staged twice is new once); readers don't, until [`commit`](Self::commit) returns.
+/// - `commit` makes everything staged durable, against the machine's crash too, and visible, atomically. A
+///   commit with nothing staged is free.
+/// - A tenant's count in a partition is the number of its keys there, always.
+/// - After an error the store is poisoned (see [`StoreError`]).
+pub trait Store: Send + 'static {
+    /// The readers' handle.
+    type Reader: StoreReader;
+
+    /// Adds those of `hashes` that are absent for `tenant`; returns how many were. All of them must belong to
+    /// `partition`. Repetitions within `hashes` count once.
+    ///
+    /// # Errors
+    /// When the seen-set can't be read, or the store is poisoned.
+    fn insert(
+        &mut self,
+        partition: Partition,
+        tenant: &TenantName,
+        hashes: &[ItemHash],
+    ) -> Result<u64, StoreError>;
+
+    /// What the position, staged records included, says of a batch.
+    fn judge(&self, id: BatchId, checksum: u32) -> Verdict;
+
+    /// Records that a batch is applied.
+    fn record(&mut self, id: BatchId, checksum: u32);
+
+    /// Says whether this store has everything that it should have.
+    fn set_complete(&mut self, complete: bool);
+
+    /// Makes everything staged durable and visible.
+    ///
+    /// # Errors
+    /// When a write or flush failed; what is on disk is then unknown until the store is opened again.
+    fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// A handle for readers.
+    fn reader(&self) -> Self::Reader;
+
+    /// Closes the store cleanly, so that the next opening has nothing to recover. Staged changes that were
+    /// not committed are dropped. Dropping a store instead is like a crash: nothing committed is lost.
+    ///
+    /// # Errors
+    /// When the last writes failed; a reopened store recovers.
+    fn close(self) -> Result<(), StoreError>;
+}
+
+/// All keys of one commit, ascending; an error ends the stream.
+pub type Keys = Box<dyn Iterator<Item = Result<Key, StoreError>> + Send>;
+
+/// One consistent cut with its keys, while the store goes on.
+pub struct Snapshot {
+    /// Counts, dictionary and position.
+    pub cut: Cut,
+    /// Exactly the keys that those counts count, ascending, each once.
+    pub keys: Keys,
+}
+
+/// A view of a store's last commit; cheap to clone, usable while the store works.
+pub trait StoreReader: Clone + Send + Sync + 'static {
+    /// The last commit's counts, dictionary and position. Hold it briefly: a commit waits for it.
+    fn cut(&self) -> RwLockReadGuard<'_, Cut>;
+
+    /// Whether the item is in the last commit. May read from disk.
+    ///
+    /// # Errors
+    /// When the seen-set can't be read.
+    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError>;
+
+    /// The last commit with all its keys, in bounded memory beyond the dictionary.
+    ///
+    /// # Errors
+    /// When the seen-set can't be read.
+    fn snapshot(&self) -> Result<Snapshot, StoreError>;
+
+    /// What the store takes up now.
+    fn stats(&self) -> StoreStats;
+}
+
+/// What a store must know to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreShape {
+    /// How many partitions the cluster has.
+    pub partitioning: Partitioning,
+}
+
+impl StoreShape {
+    /// An empty cut of this shape.
+    #[must_use]
+    pub fn empty_cut(self) -> Cut {
+        Cut::new(self.partitioning, Position::default())
+    }
+}
