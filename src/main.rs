@@ -1,2 +1,66 @@
-//! stub
-fn main(){}
+//! The program: reads the command line, starts logging, runs what was asked for.
+//!
+//! Invariant: it ends with 0 only if everything asked for was done; an error is one line on standard error.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use headcount::cli::{self, Invocation};
+use headcount::config::ServeConfig;
+use headcount::node::{self, Listening};
+use headcount::telemetry;
+
+/// The status of a command line or setting that can't be used.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse() {
+        Ok(invocation) => invocation,
+        Err(error) => return failed(error, EXIT_USAGE),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(error, 1),
+    };
+    match invocation {
+        Invocation::Serve(config) => done(runtime.block_on(serve(*config))),
+        Invocation::Count { url, request } => done(runtime.block_on(cli::count(&url, &request))),
+        Invocation::Load(options) => done(runtime.block_on(cli::load(&options))),
+        Invocation::Verify { data_dir } => match node::verify(&data_dir) {
+            Ok(report) if cli::print_report(&report) => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => failed(error, 1),
+        },
+    }
+}
+
+async fn serve(mut config: ServeConfig) -> Result<(), node::NodeError> {
+    telemetry::start_logs(std::mem::take(&mut config.log), config.log_format);
+    node::serve(config, greet).await
+}
+
+fn greet(node: Listening) {
+    let url = format!("http://{}", node.address);
+    println!(
+        "Headcount {} is listening on {url} (data in {}). Try:\n\n  \
+         curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
+         curl {url}/items/asd/count\n\nAPI: {url}/docs",
+        env!("CARGO_PKG_VERSION"),
+        node.data_dir.display(),
+    );
+}
+
+fn done(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error, 1),
+    }
+}
+
+fn failed(error: impl Display, status: u8) -> ExitCode {
+    eprintln!("headcount: {error}");
+    ExitCode::from(status)
+}

@@ -165,9 +165,17 @@ mod tests {
         let batch = Batch::new(
             id(1),
             5,
-            vec![items("b", &["1"]), items("c", &[]), items("a", &["2"]), items("b", &["3"])],
+            vec![
+                items("b", &["1"]),
+                items("c", &[]),
+                items("a", &["2"]),
+                items("b", &["3"]),
+            ],
         );
-        assert_eq!(batch.tenants(), [items("a", &["2"]), items("b", &["1", "3"])]);
+        assert_eq!(
+            batch.tenants(),
+            [items("a", &["2"]), items("b", &["1", "3"])]
+        );
         assert_eq!(batch.item_count(), 3);
         assert!(!batch.is_barrier());
         assert!(Batch::new(id(1), 5, vec![items("c", &[])]).is_barrier());
@@ -176,9 +184,21 @@ mod tests {
     #[test]
     fn checksum_tells_contents_apart() {
         let one = Batch::new(id(1), 5, vec![items("a", &["1"])]);
-        assert_eq!(one.checksum(), Batch::new(id(1), 5, vec![items("a", &["1"])]).checksum());
-        assert_ne!(one.checksum(), Batch::new(id(1), 5, vec![items("a", &["2"])]).checksum());
-        assert_ne!(one.checksum(), Batch::new(id(1), 5, vec![items("b", &["1"])]).checksum());
-        assert_ne!(one.checksum(), Batch::new(id(2), 5, vec![items("a", &["1"])]).checksum());
+        assert_eq!(
+            one.checksum(),
+            Batch::new(id(1), 5, vec![items("a", &["1"])]).checksum()
+        );
+        assert_ne!(
+            one.checksum(),
+            Batch::new(id(1), 5, vec![items("a", &["2"])]).checksum()
+        );
+        assert_ne!(
+            one.checksum(),
+            Batch::new(id(1), 5, vec![items("b", &["1"])]).checksum()
+        );
+        assert_ne!(
+            one.checksum(),
+            Batch::new(id(2), 5, vec![items("a", &["1"])]).checksum()
+        );
     }
 }

@@ -44,6 +44,12 @@ impl Partitioning {
         self.count
     }
 
+    /// The partition that holds everything, if there is just one.
+    #[must_use]
+    pub fn only(self) -> Option<Partition> {
+        (self.count == 1).then_some(Partition(0))
+    }
+
     /// Every partition, in order.
     pub fn all(self) -> impl Iterator<Item = Partition> {
         (0..self.count).map(Partition)
@@ -72,7 +78,10 @@ mod tests {
             sizes[usize::from(four.of(&hash).0)] += 1;
             assert_eq!(Partitioning::SINGLE.of(&hash), Partition(0));
         }
-        assert!(sizes.iter().all(|&size| (850..1150).contains(&size)), "{sizes:?}");
+        assert!(
+            sizes.iter().all(|&size| (850..1150).contains(&size)),
+            "{sizes:?}"
+        );
         assert_eq!(Partitioning::new(0), None);
         assert_eq!(Partitioning::new(PARTITIONS_MAX + 1), None);
     }

@@ -96,49 +96,65 @@ impl Position {
             .sum()
     }
 
-    /// Whether everything that `requirement` names is applied, for every partition.
+    /// Whether everything that `requirement` asks for in `partition` is applied.
     #[must_use]
-    pub fn covers(&self, requirement: &Requirement) -> bool {
-        requirement.iter().all(|(partition, epoch, sequence)| {
-            sequence == 0
-                || self
-                    .get(partition, epoch)
-                    .is_some_and(|part| part.sequences.covers(sequence))
-        })
+    pub fn covers(&self, requirement: &Requirement, partition: Partition) -> bool {
+        requirement
+            .iter()
+            .filter(|&(of, _, _)| of == partition)
+            .all(|(_, epoch, sequences)| match self.get(partition, epoch) {
+                Some(part) => part.sequences.includes(sequences),
+                None => sequences.last() == 0,
+            })
     }
 }
 
-/// What an answer must cover: per partition and epoch, every sequence up to one.
+/// What an answer must cover: per partition and epoch, a set of sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requirement {
-    sequences: BTreeMap<(Partition, Epoch), Sequence>,
+    epochs: BTreeMap<(Partition, Epoch), Sequences>,
 }
 
 impl Requirement {
     /// Asks for every sequence up to `sequence` as well.
     pub fn add(&mut self, partition: Partition, epoch: Epoch, sequence: Sequence) {
-        let required = self.sequences.entry((partition, epoch)).or_insert(0);
-        *required = (*required).max(sequence);
+        self.add_all(partition, epoch, &Sequences::up_to(sequence));
+    }
+
+    /// Asks for every sequence of `sequences` as well.
+    pub fn add_all(&mut self, partition: Partition, epoch: Epoch, sequences: &Sequences) {
+        self.epochs
+            .entry((partition, epoch))
+            .or_default()
+            .unite(sequences);
     }
 
     /// Asks for everything that `other` asks for as well.
     pub fn unite(&mut self, other: &Self) {
-        for (partition, epoch, sequence) in other.iter() {
-            self.add(partition, epoch, sequence);
+        for (partition, epoch, sequences) in other.iter() {
+            self.add_all(partition, epoch, sequences);
         }
     }
 
     /// What is asked for, in order of partition and epoch.
-    pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, Sequence)> {
-        self.sequences
+    pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, &Sequences)> {
+        self.epochs
             .iter()
-            .map(|(&(partition, epoch), &sequence)| (partition, epoch, sequence))
+            .map(|(&(partition, epoch), sequences)| (partition, epoch, sequences))
     }
 
-    /// Whether nothing is asked for.
+    /// Whether this asks for nothing in `partition` that `other` does not ask for.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
+    pub fn is_within(&self, other: &Self, partition: Partition) -> bool {
+        self.iter()
+            .filter(|&(of, _, _)| of == partition)
+            .all(|(_, epoch, sequences)| {
+                other
+                    .epochs
+                    .get(&(partition, epoch))
+                    .unwrap_or(&Sequences::default())
+                    .includes(sequences)
+            })
     }
 }
 
@@ -166,7 +182,11 @@ mod tests {
         assert_eq!(position.judge(id(1, 2), 20), Verdict::New);
         assert_eq!(position.judge(id(2, 1), 10), Verdict::New);
         position.record(id(1, 2), 20);
-        assert_eq!(position.judge(id(1, 3), 30), Verdict::Applied, "the last checksum stays the last's");
+        assert_eq!(
+            position.judge(id(1, 3), 30),
+            Verdict::Applied,
+            "the last checksum stays the last's"
+        );
     }
 
     #[test]
@@ -175,14 +195,17 @@ mod tests {
         position.record(id(1, 1), 0);
         position.record(id(1, 3), 0);
         let mut requirement = Requirement::default();
-        assert!(position.covers(&requirement));
+        assert!(position.covers(&requirement, Partition(0)));
         requirement.add(Partition(0), Epoch(1), 3);
         requirement.add(Partition(0), Epoch(1), 2);
-        assert!(!position.covers(&requirement));
+        assert!(!position.covers(&requirement, Partition(0)));
         assert_eq!(position.holes(), 1);
         position.record(id(1, 2), 0);
-        assert!(position.covers(&requirement));
+        assert!(position.covers(&requirement, Partition(0)));
         requirement.add(Partition(0), Epoch(2), 1);
-        assert!(!position.covers(&requirement), "an epoch never heard of is not covered");
+        assert!(
+            !position.covers(&requirement, Partition(0)),
+            "an epoch never heard of is not covered"
+        );
     }
 }

@@ -69,6 +69,23 @@ impl Sequences {
         sequence <= self.prefix
     }
 
+    /// Whether every sequence of `other` is in the set.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        let within = |first: Sequence, last: Sequence| {
+            last <= self.prefix
+                || self
+                    .beyond
+                    .iter()
+                    .any(|&(from, to)| from <= first && last <= to)
+        };
+        other.prefix <= self.prefix
+            && other
+                .beyond
+                .iter()
+                .all(|&(first, last)| within(first, last))
+    }
+
     /// Adds `sequence`; says whether it was absent.
     pub fn insert(&mut self, sequence: Sequence) -> bool {
         if self.contains(sequence) {
@@ -157,6 +174,9 @@ mod tests {
             }
             let holes: BTreeSet<u64> = set.holes().into_iter().flat_map(|(a, b)| a..=b).collect();
             prop_assert_eq!(holes, missing);
+            prop_assert!(set.includes(&other));
+            let includes = (1..=40).all(|s| other.contains(s) || !set.contains(s));
+            prop_assert_eq!(other.includes(&set), includes);
             let again = Sequences::from_parts(set.prefix(), set.beyond().to_vec());
             prop_assert_eq!(again, Some(set));
         }

@@ -84,7 +84,10 @@ impl Token {
         let sequences = entries
             .iter()
             .map(|&[p0, p1, sequence @ ..]| {
-                (Partition(u16::from_le_bytes([p0, p1])), Sequence::from_le_bytes(sequence))
+                (
+                    Partition(u16::from_le_bytes([p0, p1])),
+                    Sequence::from_le_bytes(sequence),
+                )
             })
             .collect();
         Ok(Self {

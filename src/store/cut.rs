@@ -3,10 +3,10 @@
 //! Invariant: a cut changes only by [`Cut::apply`], a whole commit at a time, so counts and position shown
 //! together belong together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::model::{Partition, Partitioning, Position, TenantName};
+use crate::model::{Epoch, Partition, Partitioning, Position, Requirement, TenantName};
 
 use super::Staged;
 
@@ -24,6 +24,7 @@ pub struct Cut {
     counts: Vec<u64>,
     items: u64,
     position: Position,
+    live: BTreeSet<(Partition, Epoch)>,
     complete: bool,
 }
 
@@ -38,6 +39,7 @@ impl Cut {
             counts: Vec::new(),
             items: 0,
             position,
+            live: BTreeSet::new(),
             complete: false,
         }
     }
@@ -114,6 +116,25 @@ impl Cut {
         &self.position
     }
 
+    /// What this cut covers, as a requirement for another: of the epochs that changed since the store was
+    /// opened, or of all.
+    #[must_use]
+    pub fn covered(&self, all: bool) -> Requirement {
+        let mut covered = Requirement::default();
+        if all {
+            for (partition, epoch, part) in self.position.iter() {
+                covered.add_all(partition, epoch, &part.sequences);
+            }
+            return covered;
+        }
+        for &(partition, epoch) in &self.live {
+            if let Some(part) = self.position.get(partition, epoch) {
+                covered.add_all(partition, epoch, &part.sequences);
+            }
+        }
+        covered
+    }
+
     /// Whether the store has everything that it should have.
     #[must_use]
     pub fn complete(&self) -> bool {
@@ -134,6 +155,7 @@ impl Cut {
         }
         for &(id, checksum) in staged.records() {
             self.position.record(id, checksum);
+            self.live.insert((id.partition, id.epoch));
         }
         if let Some(complete) = staged.complete() {
             self.complete = complete;

@@ -1,0 +1,224 @@
+//! A client of the public API of any coordinator.
+//!
+//! Invariant: an error that is `retryable` may be answered by the same request again; nothing counts twice.
+
+use std::time::Duration;
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Response, StatusCode, Url};
+use serde::Deserialize;
+use thiserror::Error;
+
+/// How long a request may take in all: longer than a coordinator's own limits, so that it answers first.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Tenants asked for in one request; the API allows 1,000.
+const TENANTS_PER_REQUEST: usize = 500;
+
+/// Why a request did not succeed.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The URL is not one of a coordinator.
+    #[error("{0:?} is not the URL of a coordinator, such as http://localhost:3000")]
+    Url(String),
+    /// No answer: not connected, cut off, or too late. What was posted may count or not.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// 503 or 408: the coordinator asks to try again.
+    #[error("the coordinator asks to try again later: {0}")]
+    Unavailable(String),
+    /// Any other status: the same request would fail again.
+    #[error("refused with {status}: {detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the coordinator said.
+        detail: String,
+        /// The faults that it named, by the index of their line.
+        faults: Vec<(usize, String)>,
+    },
+    /// The answer is not what a coordinator answers.
+    #[error("the answer is not a coordinator's: {0}")]
+    Unexpected(String),
+}
+
+impl ClientError {
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::Unavailable(_))
+    }
+}
+
+/// Which counts to ask for.
+#[derive(Debug, Clone, Default)]
+pub struct CountsRequest {
+    /// The tenants.
+    pub tenants: Vec<String>,
+    /// `session`, `strong` or `eventual`; the coordinator's default if not given.
+    pub consistency: Option<String>,
+    /// A token that the counts must cover.
+    pub after: Option<String>,
+}
+
+/// A tenant's count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantCount {
+    /// The tenant.
+    pub tenant: String,
+    /// Its count.
+    pub count: u64,
+    /// Whether the count includes everything that the read asked for.
+    pub exact: bool,
+}
+
+/// A client of one coordinator; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PublicClient {
+    http: reqwest::Client,
+    items: Url,
+    counts: Url,
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    accepted: u64,
+}
+
+#[derive(Deserialize)]
+struct Counts {
+    counts: Vec<Row>,
+    exact: bool,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    tenant: String,
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+    #[serde(default)]
+    errors: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    index: usize,
+    detail: String,
+}
+
+impl PublicClient {
+    /// A client of the coordinator at `url`.
+    ///
+    /// # Errors
+    /// When `url` is no HTTP URL.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let wrong = || ClientError::Url(url.to_owned());
+        // Without the slash at its end, the last part of a base URL's path would be replaced.
+        let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(wrong());
+        }
+        let http = reqwest::Client::builder()
+            .timeout(REQUEST_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build()
+            .map_err(|error| ClientError::NoAnswer(error.to_string()))?;
+        Ok(Self {
+            http,
+            items: base.join("items").map_err(|_| wrong())?,
+            counts: base.join("counts").map_err(|_| wrong())?,
+        })
+    }
+
+    /// Posts items in NDJSON; returns how many were accepted, all of them durable.
+    ///
+    /// # Errors
+    /// [`ClientError`]; after a retryable one, post the same again.
+    pub async fn post_ndjson(&self, body: bytes::Bytes) -> Result<u64, ClientError> {
+        let request = self
+            .http
+            .post(self.items.clone())
+            .header(CONTENT_TYPE, "application/x-ndjson")
+            .body(body);
+        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        let accepted: Accepted = read(response).await?;
+        Ok(accepted.accepted)
+    }
+
+    /// Asks for the counts of any number of tenants.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn counts(&self, request: &CountsRequest) -> Result<Vec<TenantCount>, ClientError> {
+        let mut rows = Vec::with_capacity(request.tenants.len());
+        for tenants in request.tenants.chunks(TENANTS_PER_REQUEST) {
+            let mut url = self.counts.clone();
+            {
+                let mut query = url.query_pairs_mut();
+                query.extend_pairs(tenants.iter().map(|tenant| ("tenant", tenant)));
+                query.extend_pairs(
+                    request
+                        .consistency
+                        .iter()
+                        .map(|value| ("consistency", value)),
+                );
+                query.extend_pairs(request.after.iter().map(|value| ("after", value)));
+            }
+            let response = self
+                .http
+                .get(url)
+                .send()
+                .await
+                .map_err(|error| no_answer(&error))?;
+            let counts: Counts = read(response).await?;
+            rows.extend(counts.counts.into_iter().map(|row| TenantCount {
+                tenant: row.tenant,
+                count: row.count,
+                exact: counts.exact,
+            }));
+        }
+        Ok(rows)
+    }
+}
+
+/// The error's cause, which says more than that a request failed.
+fn no_answer(error: &reqwest::Error) -> ClientError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    ClientError::NoAnswer(cause.to_string())
+}
+
+async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+    let status = response.status();
+    let body = response.bytes().await.map_err(|error| no_answer(&error))?;
+    if status.is_success() {
+        return serde_json::from_slice(&body)
+            .map_err(|error| ClientError::Unexpected(error.to_string()));
+    }
+    let problem: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+        detail: status.canonical_reason().unwrap_or("no reason").to_owned(),
+        errors: Vec::new(),
+    });
+    if matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
+    ) {
+        return Err(ClientError::Unavailable(problem.detail));
+    }
+    let faults = problem
+        .errors
+        .into_iter()
+        .map(|fault| (fault.index, fault.detail));
+    Err(ClientError::Refused {
+        status: status.as_u16(),
+        detail: problem.detail,
+        faults: faults.collect(),
+    })
+}

@@ -1,0 +1,164 @@
+//! Admission: which posts may wait for a batch, so that what waits is bounded.
+//!
+//! Invariant: the bytes and posts admitted and not yet released never exceed the limits, but for one post
+//! alone that is larger than the byte limit.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::telemetry;
+
+/// How much may be admitted and not yet durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Bytes of encoded items.
+    pub waiting_bytes_max: usize,
+    /// Posts.
+    pub waiting_posts_max: usize,
+}
+
+/// Why a post is not admitted. It is certain that none of its items counts by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// As much waits as may.
+    Full,
+    /// The process is going down.
+    Closed,
+}
+
+/// The decision alone: what is admitted now.
+#[derive(Debug)]
+pub struct Admission {
+    limits: AdmissionLimits,
+    bytes: usize,
+    posts: usize,
+    open: bool,
+}
+
+impl Admission {
+    /// Nothing admitted yet.
+    #[must_use]
+    pub fn new(limits: AdmissionLimits) -> Self {
+        Self {
+            limits,
+            bytes: 0,
+            posts: 0,
+            open: true,
+        }
+    }
+
+    /// Admits a post of `bytes`, to be released later, or refuses it.
+    ///
+    /// # Errors
+    /// The refusal; nothing has changed then.
+    pub fn admit(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if !self.open {
+            return Err(Refusal::Closed);
+        }
+        let fits = self.bytes.saturating_add(bytes) <= self.limits.waiting_bytes_max;
+        if self.posts >= self.limits.waiting_posts_max || (self.posts > 0 && !fits) {
+            return Err(Refusal::Full);
+        }
+        self.bytes += bytes;
+        self.posts += 1;
+        Ok(())
+    }
+
+    /// Takes back what an admitted post of `bytes` held.
+    pub fn release(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.posts = self.posts.saturating_sub(1);
+    }
+
+    /// Refuses everything from now on.
+    pub fn close(&mut self) {
+        self.open = false;
+    }
+}
+
+/// The coordinator's shared admission.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<Mutex<Admission>>);
+
+/// An admitted post's room; dropping it releases it.
+pub(super) struct Ticket {
+    gate: Gate,
+    bytes: usize,
+}
+
+impl Gate {
+    pub fn new(limits: AdmissionLimits) -> Self {
+        Self(Arc::new(Mutex::new(Admission::new(limits))))
+    }
+
+    pub fn admit(&self, bytes: usize) -> Result<Ticket, Refusal> {
+        self.0.lock().admit(bytes)?;
+        Ok(Ticket {
+            gate: self.clone(),
+            bytes,
+        })
+    }
+
+    pub fn close(&self) {
+        self.0.lock().close();
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.0.lock().open
+    }
+
+    /// Sets the gauges of what waits.
+    pub fn report(&self) {
+        let (posts, bytes) = {
+            let admission = self.0.lock();
+            (admission.posts, admission.bytes)
+        };
+        metrics::gauge!(telemetry::POSTS_WAITING).set(posts as f64);
+        metrics::gauge!(telemetry::POSTS_WAITING_BYTES).set(bytes as f64);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.gate.0.lock().release(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: AdmissionLimits = AdmissionLimits {
+        waiting_bytes_max: 100,
+        waiting_posts_max: 4,
+    };
+
+    proptest! {
+        #[test]
+        fn what_waits_is_bounded_and_room_comes_back(posts in prop::collection::vec(0_usize..150, 1..40)) {
+            let mut admission = Admission::new(LIMITS);
+            let mut waiting: Vec<usize> = Vec::new();
+            for bytes in posts {
+                match admission.admit(bytes) {
+                    Ok(()) => waiting.push(bytes),
+                    Err(refusal) => {
+                        prop_assert_eq!(refusal, Refusal::Full);
+                        prop_assert!(waiting.len() == 4 || waiting.iter().sum::<usize>() + bytes > 100);
+                        admission.release(waiting.remove(0));
+                    }
+                }
+                prop_assert!(waiting.len() <= 4);
+                prop_assert!(waiting.len() <= 1 || waiting.iter().sum::<usize>() <= 100);
+            }
+            for bytes in waiting {
+                admission.release(bytes);
+            }
+            prop_assert_eq!(admission.admit(1_000), Ok(()), "an empty gate lets even a huge post pass");
+            admission.close();
+            prop_assert_eq!(admission.admit(0), Err(Refusal::Closed));
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The coordinator: admits items, groups them into batches, appends those to the log, answers reads.
+//!
+//! Invariant: an item is acknowledged only after the append of its batch returned `Ok`. Where that is not
+//! known, the client hears so, and posting again is safe.
+
+mod admission;
+mod batcher;
+mod merge;
+mod reads;
+mod session;
+
+pub use admission::{Admission, AdmissionLimits, Refusal};
+pub use reads::{Consistency, CounterView, Read, ReadError, ReadOptions};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+
+use self::admission::Gate;
+use self::batcher::{Batcher, BatcherOptions, LogEnded};
+use self::session::Session;
+use crate::counter::Queries;
+use crate::log::{Log, encoded_bytes};
+use crate::model::{Epoch, Partition, Partitioning, Requirement, Sequence, TenantItems, Token};
+use crate::telemetry;
+
+/// A coordinator's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoordinatorOptions {
+    /// Encoded bytes after which a batch takes no further post.
+    pub batch_bytes_max: usize,
+    /// What may be admitted and not yet durable.
+    pub admission: AdmissionLimits,
+    /// How long a post may wait to become durable, in all.
+    pub accept_timeout: Duration,
+}
+
+/// Why a post is not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AcceptError {
+    /// Rejected: as many posts wait as may.
+    #[error("too many posts are waiting to become durable")]
+    Overloaded,
+    /// Rejected: the process is going down.
+    #[error("this node is going down")]
+    Closed,
+    /// Unknown: it did not become durable in time, but still may.
+    #[error("the items did not become durable in time")]
+    TimedOut,
+    /// Unknown: the log ended under it.
+    #[error("the log ended before it said whether the items are durable")]
+    LogEnded,
+}
+
+/// The handle of a coordinator; cheap to clone. Its batchers end when the last handle is dropped.
+#[derive(Clone)]
+pub struct Coordinator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    epoch: Epoch,
+    partitioning: Partitioning,
+    options: CoordinatorOptions,
+    gate: Gate,
+    batchers: Vec<Batcher>,
+    members: Vec<Arc<dyn Queries>>,
+    session: Session,
+    started: AtomicBool,
+}
+
+impl Coordinator {
+    /// A coordinator of a new life `epoch` over a log and the counters behind it, by name. Reads are not
+    /// exact until [`start`](Self::start).
+    pub fn new(
+        epoch: Epoch,
+        partitioning: Partitioning,
+        log: &impl Log,
+        members: Vec<Arc<dyn Queries>>,
+        options: CoordinatorOptions,
+    ) -> Self {
+        let batcher = |partition| {
+            let options = BatcherOptions {
+                partition,
+                epoch,
+                batch_bytes_max: options.batch_bytes_max,
+                waiting_posts_max: options.admission.waiting_posts_max,
+            };
+            Batcher::start(log.clone(), options)
+        };
+        Self {
+            inner: Arc::new(Inner {
+                epoch,
+                partitioning,
+                options,
+                gate: Gate::new(options.admission),
+                batchers: partitioning.all().map(batcher).collect(),
+                members,
+                session: Session::new(epoch),
+                started: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The start read: learns everything that was acknowledged before this life, so that exact reads include
+    /// it. It also proves that the log and a majority of the counters work.
+    ///
+    /// # Errors
+    /// When they did not answer within `timeout`; it may be tried again.
+    pub async fn start(&self, timeout: Duration) -> Result<(), ReadError> {
+        let everything = self
+            .everything_acknowledged(Instant::now() + timeout)
+            .await?;
+        self.inner.session.note_shown(&everything);
+        self.inner.started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the start read has succeeded.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.inner.started.load(Ordering::Acquire)
+    }
+
+    /// Whether posts are admitted.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.inner.gate.is_open()
+    }
+
+    /// Admits no post from now on; what was admitted goes on.
+    pub fn close(&self) {
+        self.inner.gate.close();
+    }
+
+    /// Sets the gauges of what waits.
+    pub fn report(&self) {
+        self.inner.gate.report();
+    }
+
+    /// Makes items durable; they count from then on, each once. All of them or, in doubt, an error.
+    ///
+    /// # Errors
+    /// [`AcceptError`] tells a rejection, after which nothing counts, from an unknown outcome.
+    pub async fn accept(&self, items: Vec<TenantItems>) -> Result<Token, AcceptError> {
+        let epoch = self.inner.epoch;
+        if items.is_empty() {
+            return Ok(Token {
+                epoch,
+                sequences: Vec::new(),
+            });
+        }
+        let count: usize = items.iter().map(|group| group.hashes.len()).sum();
+        let bytes = items.iter().map(encoded_bytes).sum();
+        let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
+        let ticket = Arc::new(ticket);
+        let parts = split(self.inner.partitioning, items);
+        let submitted = parts.into_iter().map(|(partition, items)| {
+            let ticket = Some(Arc::clone(&ticket));
+            async move {
+                let batcher = &self.inner.batchers[usize::from(partition.0)];
+                batcher
+                    .submit(items, ticket)
+                    .await
+                    .map(|sequence| (partition, sequence))
+            }
+        });
+        let all = futures_util::future::try_join_all(submitted);
+        let sequences = match tokio::time::timeout(self.inner.options.accept_timeout, all).await {
+            Ok(Ok(sequences)) => sequences,
+            Ok(Err(LogEnded)) => return Err(not_accepted("log_ended", AcceptError::LogEnded)),
+            Err(_) => return Err(not_accepted("timed_out", AcceptError::TimedOut)),
+        };
+        telemetry::count(telemetry::ITEMS_ACCEPTED, count as u64);
+        Ok(Token { epoch, sequences })
+    }
+
+    /// Appends a barrier to every partition; returns their sequences.
+    async fn append_barriers(&self) -> Result<Vec<(Partition, Sequence)>, LogEnded> {
+        let batchers = self.inner.partitioning.all().zip(&self.inner.batchers);
+        let appended = batchers.map(|(partition, batcher)| async move {
+            let sequence = batcher.submit(Vec::new(), None).await?;
+            Ok((partition, sequence))
+        });
+        futures_util::future::try_join_all(appended).await
+    }
+}
+
+fn barrier_requirement(epoch: Epoch, barriers: &[(Partition, Sequence)]) -> Requirement {
+    let mut requirement = Requirement::default();
+    for &(partition, sequence) in barriers {
+        requirement.add(partition, epoch, sequence);
+    }
+    requirement
+}
+
+fn refused(refusal: Refusal) -> AcceptError {
+    let (reason, error) = match refusal {
+        Refusal::Full => ("overloaded", AcceptError::Overloaded),
+        Refusal::Closed => ("closed", AcceptError::Closed),
+    };
+    not_accepted(reason, error)
+}
+
+fn not_accepted(reason: &'static str, error: AcceptError) -> AcceptError {
+    metrics::counter!(telemetry::POSTS_REFUSED, "reason" => reason).increment(1);
+    error
+}
+
+/// Splits items by the partitions that their hashes belong to.
+fn split(
+    partitioning: Partitioning,
+    items: Vec<TenantItems>,
+) -> Vec<(Partition, Vec<TenantItems>)> {
+    if let Some(only) = partitioning.only() {
+        return vec![(only, items)];
+    }
+    let mut parts: Vec<(Partition, Vec<TenantItems>)> = partitioning
+        .all()
+        .map(|partition| (partition, Vec::new()))
+        .collect();
+    for group in items {
+        for hash in group.hashes {
+            let (_, part) = &mut parts[usize::from(partitioning.of(&hash).0)];
+            match part.last_mut() {
+                Some(last) if last.tenant == group.tenant => last.hashes.push(hash),
+                _ => part.push(TenantItems {
+                    tenant: group.tenant.clone(),
+                    hashes: vec![hash],
+                }),
+            }
+        }
+    }
+    parts.retain(|(_, part)| !part.is_empty());
+    parts
+}

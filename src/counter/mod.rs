@@ -1,0 +1,153 @@
+//! A counter: a replica that applies every batch exactly once to its store and answers queries.
+//!
+//! Invariant: an answer's numbers and what it says it covers come from the same commit.
+//!
+//! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query waits until
+//! the counter is complete and covers the requirement in every partition that it holds, at most `wait`; it
+//! then answers with what it has and says per partition whether that covers the requirement.
+
+mod local;
+mod step;
+mod task;
+
+pub use local::LocalCounter;
+pub use step::{Applied, apply};
+pub use task::{CounterError, CounterTask};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+
+use crate::model::{ItemHash, Partition, Requirement, TenantName};
+
+/// What an answer must cover, and how long the counter may wait for it.
+#[derive(Debug, Clone, Default)]
+pub struct Demand {
+    /// What the answer must cover.
+    pub requirement: Requirement,
+    /// How long to wait until it does.
+    pub wait: Duration,
+    /// Whether the answer names all that it covers, or only the epochs that changed in the counter's life.
+    pub whole_position: bool,
+}
+
+/// How far an answer goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cover {
+    /// The partitions that the counter holds, ascending, each with whether the answer is complete there and
+    /// covers what was demanded.
+    pub partitions: Vec<(Partition, bool)>,
+    /// What the answer covers, as far as the demand asked.
+    pub covered: Requirement,
+}
+
+/// The answer to a query for counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// How far the answer goes.
+    pub cover: Cover,
+    /// For each tenant asked for, in that order, its counts in [`Cover::partitions`].
+    pub counts: Vec<Vec<u64>>,
+}
+
+/// The answer to a query for one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// How far the answer goes.
+    pub cover: Cover,
+    /// Whether the item is counted.
+    pub counted: bool,
+}
+
+/// Which tenants to list.
+#[derive(Debug, Clone)]
+pub struct ListQuery {
+    /// Only tenants whose names start so.
+    pub prefix: String,
+    /// Only tenants after this name.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of tenants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// How far the answer goes.
+    pub cover: Cover,
+    /// Tenants in ascending order of their bytes, each with its counts in [`Cover::partitions`].
+    pub tenants: Vec<(TenantName, Vec<u64>)>,
+    /// Whether there are more after these.
+    pub more: bool,
+}
+
+/// What a counter says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// Whether it has everything that it should have.
+    pub complete: bool,
+    /// Tenants with items.
+    pub tenants: u64,
+    /// Items counted, over all tenants.
+    pub items: u64,
+    /// The epochs in its position, over all partitions.
+    pub epochs: u64,
+    /// The epoch that it applied last with its greatest sequence, if it applied any in this life.
+    pub last_applied: Option<(String, u64)>,
+    /// Ranges of sequences known to be missing.
+    pub holes: u64,
+    /// How old the last applied batch was when it was applied, in milliseconds.
+    pub lag_ms: u64,
+    /// Bytes of its files.
+    pub disk_bytes: u64,
+    /// Bytes of memory that grow with what it holds.
+    pub memory_bytes: u64,
+    /// Sorted runs in its store.
+    pub runs: u64,
+}
+
+/// Why a counter gives no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum QueryError {
+    /// It does not run, or can't be reached.
+    #[error("the counter can't be reached: {0}")]
+    Unreachable(String),
+    /// Its store can't be read.
+    #[error("the counter's store can't be read: {0}")]
+    Store(String),
+}
+
+/// What a coordinator asks of a counter. The contract is the module's.
+pub trait Queries: Send + Sync + 'static {
+    /// The counter's name.
+    fn name(&self) -> &str;
+
+    /// Counts of several tenants, of one commit.
+    fn counts(
+        &self,
+        tenants: Arc<[TenantName]>,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Counts, QueryError>>;
+
+    /// Whether an item is counted.
+    fn contains(
+        &self,
+        tenant: TenantName,
+        hash: ItemHash,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Membership, QueryError>>;
+
+    /// A page of tenants, of one commit.
+    fn list(
+        &self,
+        query: Arc<ListQuery>,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Listing, QueryError>>;
+
+    /// What the counter says of itself, at once.
+    fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>>;
+}

@@ -1,0 +1,253 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457).
+//!
+//! Invariant: the `type` of a problem never changes, and its `detail` says what to do. A 503 means that the
+//! request may be repeated as it is; nothing ever counts twice.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::parse::{ItemError, ParseError};
+use crate::coordinator::{AcceptError, ReadError};
+
+/// The media type of problems.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What every problem's `type` starts with.
+const TYPE_PREFIX: &str = "urn:headcount:problem:";
+
+/// Seconds after which a client should try again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// A problem, by RFC 9457.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    /// Which problem it is; stable over releases.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:headcount:problem:invalid-parameter")]
+    kind: String,
+    /// The problem in a few words.
+    title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What is wrong here, and what to do.
+    detail: String,
+    /// The faults of a bad batch, at most 100.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<Fault>,
+}
+
+/// One fault in a batch of items.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Fault {
+    /// The item's index in the array, or its line's index in NDJSON, from 0.
+    index: usize,
+    /// A JSON Pointer to the fault: into the body, or into the line in NDJSON.
+    pointer: String,
+    /// What is wrong.
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("{TYPE_PREFIX}{kind}"),
+            title: title.into(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    pub fn invalid_parameter(detail: impl Into<String>) -> Self {
+        let title = "A parameter is not valid";
+        Self::new(StatusCode::BAD_REQUEST, "invalid-parameter", title, detail)
+    }
+
+    pub fn unreadable_body(detail: impl Into<String>) -> Self {
+        let title = "The body could not be read";
+        Self::new(StatusCode::BAD_REQUEST, "unreadable-body", title, detail)
+    }
+
+    pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
+        let title = "The body's type is not supported";
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            title,
+            detail,
+        )
+    }
+
+    pub fn body_too_large(bytes_max: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-large",
+            "The body is too large",
+            format!(
+                "A body may have at most {bytes_max} bytes. Post the items in several requests."
+            ),
+        )
+    }
+
+    pub fn request_timeout(seconds: f64) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "The body came too slowly",
+            format!(
+                "The whole body must arrive within {seconds} seconds. Send it faster or in parts."
+            ),
+        )
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "There is nothing here",
+            "No resource has this path. GET /docs shows those that exist.",
+        )
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "The method is not allowed here",
+            "The header Allow names the methods that this resource has.",
+        )
+    }
+
+    pub fn not_ready(detail: impl Into<String>) -> Self {
+        Self::unavailable("not-ready", "This node is not ready", detail)
+    }
+
+    pub fn bodies_in_flight() -> Self {
+        Self::unavailable(
+            "overloaded",
+            "Too much is waiting",
+            "Too many bodies are being received at once. None of these items was taken; post them again.",
+        )
+    }
+
+    fn unavailable(kind: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+    }
+}
+
+impl From<ParseError> for Problem {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Malformed { detail, line } => {
+                let mut problem = Self::new(
+                    StatusCode::BAD_REQUEST,
+                    "malformed-body",
+                    "The body is not valid JSON",
+                    format!(
+                        "{detail}. None of the items counts; correct the body and post it again."
+                    ),
+                );
+                problem.errors.extend(line.map(|index| Fault {
+                    index,
+                    pointer: String::new(),
+                    detail,
+                }));
+                problem
+            }
+            ParseError::Invalid(errors) => {
+                let mut problem = Self::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "invalid-items",
+                    "Some items are not valid",
+                    "None of the items counts. Correct those that errors names and post all again.",
+                );
+                problem.errors = errors.into_iter().map(Fault::from).collect();
+                problem
+            }
+            ParseError::TooMany(items_max) => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-many-items",
+                "There are too many items",
+                format!(
+                    "A request may have at most {items_max} items. Post them in several requests."
+                ),
+            ),
+        }
+    }
+}
+
+impl From<ItemError> for Fault {
+    fn from(error: ItemError) -> Self {
+        Self {
+            index: error.index,
+            pointer: error.pointer,
+            detail: error.detail,
+        }
+    }
+}
+
+impl From<AcceptError> for Problem {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::Overloaded => Self::unavailable(
+                "overloaded",
+                "Too much is waiting",
+                "Too many items wait to become durable. None of these was taken; post them again.",
+            ),
+            AcceptError::Closed => Self::unavailable(
+                "going-down",
+                "This node is going down",
+                "None of these items was taken; post them again to a running node.",
+            ),
+            AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
+                "outcome-unknown",
+                "The outcome is unknown",
+                format!(
+                    "{error}. They may count or not; post the same ids again, none counts twice."
+                ),
+            ),
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        let title = "No counter can answer";
+        let detail = format!("{error}. Ask again, or see GET /counters for which counters are up.");
+        match error {
+            ReadError::NoCounter => Self::unavailable("no-counter", title, detail),
+            ReadError::NoMajority => Self::unavailable("no-majority", title, detail),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON))];
+        let mut response = (status, headers, to_json(&self)).into_response();
+        let extra: Option<(HeaderName, &'static str)> = match status {
+            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            // What is left of a body that came too slowly, or too large, is not worth waiting for.
+            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {
+                Some((header::CONNECTION, "close"))
+            }
+            _ => None,
+        };
+        if let Some((name, value)) = extra {
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+/// An answer's JSON. The API's types hold nothing that JSON can't, so the empty text never shows.
+pub fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

@@ -1,0 +1,90 @@
+//! `GET /healthz`, `GET /readyz`, `GET /metrics`.
+//!
+//! Invariant: `/readyz` is 200 only while posts are admitted and reads can be exact.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::Problem;
+use super::{App, json};
+use crate::telemetry;
+
+/// That a node is well.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"status": "ok"}))]
+pub struct Health {
+    /// Always `ok`.
+    status: &'static str,
+}
+
+/// Tells that the process lives.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "operation",
+    responses((status = 200, description = "The process lives.", body = Health)),
+)]
+pub async fn healthz() -> Response {
+    json(&Health { status: "ok" })
+}
+
+/// Tells whether this node can accept items and answer reads.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operation",
+    responses(
+        (status = 200, description = "It can.", body = Health),
+        (status = 503, description = "It can't, and why.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    if !app.coordinator.is_open() {
+        return Err(Problem::not_ready("It is going down."));
+    }
+    if !app.coordinator.is_started() {
+        return Err(Problem::not_ready(
+            "It has not yet learned what was acknowledged before it started.",
+        ));
+    }
+    let counters = app.coordinator.counters().await;
+    let complete = |status: &crate::counter::Status| status.complete;
+    if !counters
+        .iter()
+        .any(|counter| counter.status.as_ref().is_ok_and(complete))
+    {
+        return Err(Problem::not_ready(
+            "No complete counter answers; see GET /counters.",
+        ));
+    }
+    Ok(json(&Health { status: "ok" }))
+}
+
+/// Metrics in the Prometheus text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operation",
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+)]
+pub async fn get_metrics(State(app): State<Arc<App>>) -> Response {
+    for counter in app.coordinator.counters().await {
+        let Ok(status) = counter.status else { continue };
+        metrics::gauge!(telemetry::TENANTS).set(status.tenants as f64);
+        metrics::gauge!(telemetry::ITEMS).set(status.items as f64);
+        metrics::gauge!(telemetry::STORE_DISK_BYTES).set(status.disk_bytes as f64);
+        metrics::gauge!(telemetry::STORE_MEMORY_BYTES).set(status.memory_bytes as f64);
+        metrics::gauge!(telemetry::STORE_RUNS).set(status.runs as f64);
+    }
+    app.coordinator.report();
+    let headers = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (headers, (app.render_metrics)()).into_response()
+}

@@ -1,0 +1,177 @@
+//! The HTTP face: what clients see of a coordinator.
+//!
+//! Invariant: only this folder knows about HTTP servers and status codes; it decides nothing about counting.
+
+mod body;
+mod counters;
+mod counts;
+mod docs;
+mod error;
+mod health;
+mod items;
+mod options;
+pub mod parse;
+mod server;
+
+pub use body::BodyLimits;
+pub use server::{ServerLimits, serve};
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use serde::Serialize;
+use utoipa::IntoParams;
+
+use self::body::Bodies;
+use self::error::{Problem, to_json};
+use crate::coordinator::Coordinator;
+use crate::telemetry;
+
+/// The paths of the public API.
+pub const API_ROUTES: [&str; 9] = [
+    "/items",
+    "/items/{tenant}/ids/{id}",
+    "/items/{tenant}/count",
+    "/counts",
+    "/tenants",
+    "/counters",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+];
+
+/// Limits of what clients may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Items in one request.
+    pub items_max: usize,
+    /// Sizes and times of bodies.
+    pub bodies: BodyLimits,
+}
+
+/// What the handlers share.
+pub struct App {
+    coordinator: Coordinator,
+    limits: HttpLimits,
+    bodies: Bodies,
+    render_metrics: Box<dyn Fn() -> String + Send + Sync>,
+    openapi: Bytes,
+}
+
+impl App {
+    /// The handlers' state over a coordinator.
+    #[must_use]
+    pub fn new(
+        coordinator: Coordinator,
+        limits: HttpLimits,
+        render_metrics: Box<dyn Fn() -> String + Send + Sync>,
+    ) -> Self {
+        Self {
+            coordinator,
+            limits,
+            bodies: Bodies::new(limits.bodies),
+            render_metrics,
+            openapi: docs::openapi_json().into(),
+        }
+    }
+}
+
+/// How a client wants to read.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "it only describes parameters; options reads them without it"
+)]
+struct ReadParams {
+    /// The `token` of an answer to `POST /items`: the answer includes those items.
+    #[param(nullable = false)]
+    after: Option<String>,
+    /// What an exact answer includes: `session`, everything that this coordinator acknowledged and nothing
+    /// less than it has answered before; `strong`, everything that any coordinator acknowledged; `eventual`,
+    /// whatever is known at once.
+    #[param(inline, nullable = false)]
+    consistency: Option<ConsistencyParam>,
+    /// How long to wait for an answer that includes all that, in milliseconds; 5,000 if not given.
+    #[param(minimum = 0, maximum = 30_000, nullable = false)]
+    timeout_ms: Option<u64>,
+}
+
+#[derive(utoipa::ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(
+    dead_code,
+    reason = "it only describes a parameter; options reads it without it"
+)]
+enum ConsistencyParam {
+    Session,
+    Strong,
+    Eventual,
+}
+
+/// The routes of a node that runs a coordinator.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/items", post(items::post_items))
+        .route("/items/{tenant}/ids/{id}", get(items::get_item))
+        .route("/items/{tenant}/count", get(counts::get_count))
+        .route("/counts", get(counts::get_counts))
+        .route("/tenants", get(counts::get_tenants))
+        .route("/counters", get(counters::get_counters))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::get_metrics))
+        .route("/openapi.json", get(docs::get_openapi))
+        .route("/docs", get(docs::redirect_to_docs))
+        .route("/docs/", get(docs::get_docs_index))
+        .route("/docs/{*path}", get(docs::get_docs_file))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .fallback(async || Problem::not_found())
+        .layer(axum::middleware::from_fn(measure))
+        .with_state(Arc::new(app))
+}
+
+/// Counts and times every request, by route: never by path, which holds tenants and ids.
+async fn measure(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = matched.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let method = method_label(&method);
+    metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route.clone(), "method" => method)
+        .record(started.elapsed());
+    metrics::counter!(
+        telemetry::REQUESTS,
+        "route" => route,
+        "method" => method,
+        "status" => response.status().as_u16().to_string(),
+    )
+    .increment(1);
+    response
+}
+
+/// A method as a label: clients may invent methods, labels must stay few.
+fn method_label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}
+
+fn json(value: &impl Serialize) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], to_json(value)).into_response()
+}

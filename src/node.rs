@@ -1,0 +1,255 @@
+//! The composition root: puts a node's parts together, runs them, and takes them down in order.
+//!
+//! Invariant: only this file names concrete stores and logs. Going down goes the way of the data: stop
+//! admitting, answer what is in flight, end the log, close the store.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::BuildError;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::config::ServeConfig;
+use crate::coordinator::{Coordinator, ReadError};
+use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
+use crate::http::{self, App};
+use crate::log::{Deliveries, LocalLog};
+use crate::model::{Epoch, Partitioning};
+use crate::store::{Store, StoreError, StoreReader, StoreShape};
+use crate::telemetry;
+
+/// The name of the counter in a process that runs alone.
+pub const LOCAL_COUNTER: &str = "local";
+
+/// How long the start read may take.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often metrics that gather are tidied.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why a node ended, or did not start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The store could not be opened, or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The counter failed. Nothing was acknowledged since; a restart recovers.
+    #[error("the counter failed: {0}")]
+    Counter(#[from] CounterError),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// The coordinator's start read failed.
+    #[error("the first read failed: {0}")]
+    Start(#[from] ReadError),
+    /// Metrics could not be set up.
+    #[error("metrics could not be set up: {0}")]
+    Metrics(#[from] BuildError),
+    /// The system refused something that every node needs.
+    #[error("{what}: {detail}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's word.
+        detail: String,
+    },
+    /// A request was cut off when the time to drain was up; what it posted may or may not count.
+    #[error(
+        "not every request was answered within the time to drain; their clients must post again"
+    )]
+    DrainTimedOut,
+}
+
+/// What a started node tells.
+#[derive(Debug)]
+pub struct Listening {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where its data is.
+    pub data_dir: PathBuf,
+}
+
+/// Runs everything in this process, until it is told to stop.
+///
+/// # Errors
+/// When it can't start, or had to stop by itself.
+pub async fn serve(
+    config: ServeConfig,
+    listening: impl FnOnce(Listening),
+) -> Result<(), NodeError> {
+    // Asked for first, so that being told to stop while starting is not missed.
+    let stop = stop_signal()?;
+    let metrics = telemetry::start_metrics()?;
+    let store = open_store(&config)?;
+    let (log, deliveries) = crate::log::local();
+    let (counter, mut failed) = start_counter(store, deliveries)?;
+    let (coordinator, listener) = start_coordinator(&config, log, counter).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| system("the address", &error))?;
+
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    let app = App::new(
+        coordinator.clone(),
+        config.http,
+        Box::new(move || metrics.render()),
+    );
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "ready");
+    listening(Listening {
+        address,
+        data_dir: config.data_dir,
+    });
+
+    let mut outcome = None;
+    let stopped = async {
+        tokio::select! {
+            name = stop => tracing::info!(signal = name, "stopping"),
+            ended = &mut failed => outcome = Some(ended),
+        }
+        coordinator.close();
+    };
+    let drained = http::serve(listener, http::router(app), config.server, stopped).await;
+    drop(coordinator);
+    let ended = match outcome {
+        Some(ended) => ended,
+        // The log ends once the last batch is through, and with it the counter.
+        None => tokio::time::timeout(config.server.drain_timeout, failed)
+            .await
+            .map_err(|_| NodeError::DrainTimedOut)?,
+    };
+    ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
+    if !drained {
+        return Err(NodeError::DrainTimedOut);
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts a counter on a thread of its own; the receiver resolves when it has ended, however it did.
+fn start_counter<S: Store>(
+    store: S,
+    deliveries: impl Deliveries,
+) -> Result<
+    (
+        LocalCounter<S::Reader>,
+        oneshot::Receiver<Result<(), CounterError>>,
+    ),
+    NodeError,
+> {
+    let (task, handle) = CounterTask::new(LOCAL_COUNTER.into(), store, deliveries);
+    let (ended, failed) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("counter".into())
+        .spawn(move || {
+            let result = runtime.block_on(task.run());
+            if let Err(error) = &result {
+                tracing::error!(%error, "the counter failed; the process stops and a restart recovers");
+            }
+            let _ = ended.send(result);
+        })
+        .map_err(|error| system("the counter's thread", &error))?;
+    Ok((handle, failed))
+}
+
+async fn start_coordinator<R: StoreReader>(
+    config: &ServeConfig,
+    log: LocalLog,
+    counter: LocalCounter<R>,
+) -> Result<(Coordinator, TcpListener), NodeError> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| NodeError::Listen {
+            address: config.listen,
+            source,
+        })?;
+    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
+    let epoch = new_epoch()?;
+    let started = Instant::now();
+    let coordinator = Coordinator::new(
+        epoch,
+        Partitioning::SINGLE,
+        &log,
+        members,
+        config.coordinator,
+    );
+    coordinator.start(START_TIMEOUT).await?;
+    tracing::info!(%epoch, took_ms = started.elapsed().as_millis() as u64, "the coordinator started");
+    Ok((coordinator, listener))
+}
+
+fn new_epoch() -> Result<Epoch, NodeError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| NodeError::System {
+        what: "random bytes",
+        detail: error.to_string(),
+    })?;
+    Ok(Epoch(u128::from_le_bytes(bytes)))
+}
+
+/// Resolves with the signal's name once the process is told to stop. A second signal ends it at once.
+fn stop_signal() -> Result<impl Future<Output = &'static str>, NodeError> {
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| system("the signal SIGTERM", &error))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| system("the signal SIGINT", &error))?;
+    let (told, stop) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut told = Some(told);
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            match told.take() {
+                Some(told) => {
+                    let _ = told.send(name);
+                }
+                None => std::process::exit(130),
+            }
+        }
+    });
+    Ok(async move { stop.await.unwrap_or("the runtime's end") })
+}
+
+fn system(what: &'static str, error: &std::io::Error) -> NodeError {
+    NodeError::System {
+        what,
+        detail: error.to_string(),
+    }
+}
+
+fn open_store(_config: &ServeConfig) -> Result<impl Store, NodeError> {
+    let mut store = crate::store::memory::MemoryStore::new(StoreShape {
+        partitioning: Partitioning::SINGLE,
+    });
+    store.set_complete(true);
+    store.commit()?;
+    Ok(store)
+}
+
+/// Recounts every tenant of a stopped service's folder.
+///
+/// # Errors
+/// When the folder can't be opened or read.
+pub fn verify(_data_dir: &std::path::Path) -> Result<crate::store::verify::Report, NodeError> {
+    Ok(crate::store::verify::Report::default())
+}

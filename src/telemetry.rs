@@ -1,0 +1,186 @@
+//! Logs, and every metric's name.
+//!
+//! Invariant: no label grows with tenants or items; a secret never reaches a line or a label.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Requests answered, by route, method and status.
+pub const REQUESTS: &str = "headcount_http_requests_total";
+/// Seconds from a request's head to its answer's head, by route and method.
+pub const REQUEST_SECONDS: &str = "headcount_http_request_duration_seconds";
+/// Connections open.
+pub const CONNECTIONS: &str = "headcount_http_connections";
+/// Items in acknowledged requests, seen before or not.
+pub const ITEMS_ACCEPTED: &str = "headcount_items_accepted_total";
+/// Requests refused or given up before they were acknowledged, by reason.
+pub const POSTS_REFUSED: &str = "headcount_posts_refused_total";
+/// Items that a counter counted for the first time.
+pub const ITEMS_COUNTED: &str = "headcount_items_counted_total";
+/// Items that a counter had counted before.
+pub const ITEMS_DUPLICATE: &str = "headcount_items_duplicate_total";
+/// Items in each batch appended to the log.
+pub const BATCH_ITEMS: &str = "headcount_batch_items";
+/// Seconds from a batch's sealing to the end of its append.
+pub const APPEND_SECONDS: &str = "headcount_append_duration_seconds";
+/// Seconds that a counter's commit took.
+pub const COMMIT_SECONDS: &str = "headcount_commit_duration_seconds";
+/// Batches delivered again and skipped.
+pub const BATCHES_SKIPPED: &str = "headcount_batches_skipped_total";
+/// Batches of a known sequence with other content.
+pub const FORKS: &str = "headcount_forks_total";
+/// Posts admitted and not yet durable.
+pub const POSTS_WAITING: &str = "headcount_posts_waiting";
+/// Bytes of the posts admitted and not yet durable.
+pub const POSTS_WAITING_BYTES: &str = "headcount_posts_waiting_bytes";
+/// Answers to reads, by consistency and exactness.
+pub const READS: &str = "headcount_reads_total";
+/// Tenants of this process's counter.
+pub const TENANTS: &str = "headcount_tenants";
+/// Items of this process's counter.
+pub const ITEMS: &str = "headcount_items";
+/// Bytes of the store's files.
+pub const STORE_DISK_BYTES: &str = "headcount_store_disk_bytes";
+/// Bytes of the store's tables, filters and indexes.
+pub const STORE_MEMORY_BYTES: &str = "headcount_store_memory_bytes";
+/// Sorted runs in the store.
+pub const STORE_RUNS: &str = "headcount_store_runs";
+/// Resident memory of this process, in bytes.
+pub const PROCESS_RESIDENT_BYTES: &str = "process_resident_memory_bytes";
+/// Which release this is; always 1.
+pub const BUILD_INFO: &str = "headcount_build_info";
+
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+const ITEMS_BUCKETS: [f64; 9] = [
+    1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0,
+];
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is in the syntax of `tracing_subscriber::EnvFilter`; one that
+/// does not parse was refused with the settings before.
+pub fn start_logs(filter: EnvFilter, format: LogFormat) {
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
+    // A second start in one process (tests) keeps the first.
+    let _ = if json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(terminal).try_init()
+    };
+}
+
+/// Installs the process's metrics and returns the handle that renders them.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn start_metrics() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(BATCH_ITEMS.into()), &ITEMS_BUCKETS)?
+        .install_recorder()?;
+    describe();
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+fn describe() {
+    for (name, text) in [
+        (REQUESTS, "Requests answered"),
+        (
+            ITEMS_ACCEPTED,
+            "Items in acknowledged requests, seen before or not",
+        ),
+        (
+            POSTS_REFUSED,
+            "Requests refused or given up before they were acknowledged",
+        ),
+        (ITEMS_COUNTED, "Items counted for the first time"),
+        (ITEMS_DUPLICATE, "Items that had been counted before"),
+        (BATCHES_SKIPPED, "Batches delivered again and skipped"),
+        (FORKS, "Batches of a known sequence with other content"),
+        (READS, "Answers to reads"),
+    ] {
+        metrics::describe_counter!(name, text);
+        // A counter that exists from the start at 0 lets the first increase be seen.
+        if !matches!(name, REQUESTS | POSTS_REFUSED | READS) {
+            metrics::counter!(name).absolute(0);
+        }
+    }
+    for (name, unit, text) in [
+        (CONNECTIONS, Unit::Count, "Connections open"),
+        (
+            POSTS_WAITING,
+            Unit::Count,
+            "Posts admitted and not yet durable",
+        ),
+        (
+            POSTS_WAITING_BYTES,
+            Unit::Bytes,
+            "Bytes of the posts admitted and not yet durable",
+        ),
+        (TENANTS, Unit::Count, "Tenants of this counter"),
+        (ITEMS, Unit::Count, "Items of this counter"),
+        (STORE_DISK_BYTES, Unit::Bytes, "Bytes of the store's files"),
+        (
+            STORE_MEMORY_BYTES,
+            Unit::Bytes,
+            "Bytes of the store's tables, filters and indexes",
+        ),
+        (STORE_RUNS, Unit::Count, "Sorted runs in the store"),
+        (
+            PROCESS_RESIDENT_BYTES,
+            Unit::Bytes,
+            "Resident memory of this process",
+        ),
+        (BUILD_INFO, Unit::Count, "Which release this is"),
+    ] {
+        metrics::describe_gauge!(name, unit, text);
+    }
+    for (name, text) in [
+        (
+            REQUEST_SECONDS,
+            "Seconds from a request's head to its answer's head",
+        ),
+        (
+            APPEND_SECONDS,
+            "Seconds from a batch's sealing to the end of its append",
+        ),
+        (COMMIT_SECONDS, "Seconds that a commit took"),
+    ] {
+        metrics::describe_histogram!(name, Unit::Seconds, text);
+    }
+    metrics::describe_histogram!(BATCH_ITEMS, Unit::Count, "Items in each batch");
+}
+
+/// Adds to a counter without labels.
+pub fn count(name: &'static str, added: u64) {
+    metrics::counter!(name).increment(added);
+}
+
+/// Records in a histogram how many seconds `work` took.
+pub fn timed<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    metrics::histogram!(name).record(started.elapsed());
+    result
+}
