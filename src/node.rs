@@ -110,7 +110,10 @@ pub async fn serve(
     let app = App::new(
         coordinator.clone(),
         config.http,
-        Box::new(move || metrics.render()),
+        Box::new(move || {
+            telemetry::report_process();
+            metrics.render()
+        }),
     );
     tracing::info!(%address, data_dir = %config.data_dir.display(), "ready");
     listening(Listening {

@@ -172,6 +172,18 @@ fn describe() {
     metrics::describe_histogram!(BATCH_ITEMS, Unit::Count, "Items in each batch");
 }
 
+/// Sets the gauges of the process itself, where the system tells (Linux).
+pub fn report_process() {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return;
+    };
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
+    if let Some(kib) = kib {
+        metrics::gauge!(PROCESS_RESIDENT_BYTES).set(kib * 1024.0);
+    }
+}
+
 /// Adds to a counter without labels.
 pub fn count(name: &'static str, added: u64) {
     metrics::counter!(name).increment(added);

@@ -1,0 +1,180 @@
+//! Starting, stopping, and what is refused.
+//!
+//! Invariant: exit codes and the one line of an error are part of the interface.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::node::{Node, items, run};
+
+#[tokio::test]
+async fn sigterm_and_ctrl_c_drain_and_end_with_zero() {
+    for signal in ["-TERM", "-INT"] {
+        let mut node = Node::start(&[]);
+        node.post(&items("a", 0, 5)).await;
+        node.signal(signal);
+        assert_eq!(node.wait().code(), Some(0), "{signal}");
+        let verified = run(&[
+            "verify",
+            "--data-dir",
+            &node.data_dir().display().to_string(),
+        ]);
+        assert_eq!(verified.stdout, "1 tenants, 5 items: all counts agree\n");
+        assert_eq!(verified.status.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_while_stopping_is_there_afterwards() {
+    let mut node = Node::start(&[]);
+    let data_dir = node.data_dir().to_owned();
+    let posting = {
+        let client = reqwest::Client::new();
+        let url = format!("{}/items", node.url());
+        tokio::spawn(async move {
+            let mut acknowledged = 0_u64;
+            for id in 0.. {
+                let item = json!({"id": id.to_string(), "tenant": "a"});
+                let sent = client.post(&url).json(&item).send().await;
+                match sent {
+                    Ok(answer) if answer.status() == 200 => acknowledged += 1,
+                    _ => break,
+                }
+            }
+            acknowledged
+        })
+    };
+    while node.count("a").await < 20 {}
+    assert_eq!(node.terminate().code(), Some(0));
+    let acknowledged = posting.await.expect("joined");
+    let again = Node::start_in(&data_dir, &[]);
+    let count = again.count("a").await;
+    assert!(
+        (acknowledged..=acknowledged + 1).contains(&count),
+        "{acknowledged} <= {count}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_does_not_hold_up_the_stop_for_ever() {
+    let mut node = Node::start(&["--drain-timeout-ms", "200"]);
+    let address = node.url().trim_start_matches("http://").to_owned();
+    let mut stream = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("connected");
+    let head =
+        b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head)
+        .await
+        .expect("sent");
+    let mut buffer = [0; 25];
+    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut buffer)
+        .await
+        .expect("continue");
+    let stopped = tokio::time::timeout(Duration::from_secs(30), async { node.terminate() }).await;
+    assert_eq!(
+        stopped.expect("in time").code(),
+        Some(1),
+        "a cut request is not a clean end"
+    );
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_folder_is_refused() {
+    let node = Node::start(&[]);
+    let folder = node.data_dir().display().to_string();
+    for args in [
+        vec!["serve", "--listen", "127.0.0.1:0", "--data-dir", &folder],
+        vec!["verify", "--data-dir", &folder],
+    ] {
+        let refused = run(&args);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            refused.stderr.contains("is in use by another process"),
+            "{}",
+            refused.stderr
+        );
+    }
+    node.post(&items("a", 0, 1)).await;
+    assert_eq!(node.count("a").await, 1, "the first goes on");
+}
+
+#[test]
+fn a_bad_setting_ends_at_once_with_one_line() {
+    for (args, line) in [
+        (
+            ["serve", "--listen", "nowhere"],
+            "headcount: listen is \"nowhere\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000\n",
+        ),
+        (
+            ["serve", "--items-max", "-5"],
+            "headcount: items-max is \"-5\" (from --items-max): it must be a whole number from 1 to 1000000\n",
+        ),
+        (
+            ["serve", "--config", "/none.toml"],
+            "headcount: the settings file /none.toml: No such file or directory (os error 2)\n",
+        ),
+    ] {
+        let refused = run(&args);
+        assert_eq!(refused.stderr, line);
+        assert_eq!(refused.status.code(), Some(2));
+        assert_eq!(refused.stdout, "");
+    }
+}
+
+#[test]
+fn a_bad_environment_variable_is_named() {
+    let mut command = crate::node::headcount();
+    command.arg("serve").env("HEADCOUNT_LOG_FORMAT", "xml");
+    let output = command.output().expect("ran");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "headcount: log-format is \"xml\" (from HEADCOUNT_LOG_FORMAT): it must be auto, text or json\n"
+    );
+}
+
+#[test]
+fn an_address_in_use_and_a_folder_of_something_else_are_refused() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = taken.local_addr().expect("an address").to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data").display().to_string();
+    let refused = run(&["serve", "--listen", &address, "--data-dir", &data]);
+    assert_eq!(refused.status.code(), Some(1));
+    let last = refused.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with(&format!("headcount: can't listen on {address}: ")),
+        "{last}"
+    );
+
+    std::fs::write(folder.path().join("thesis.txt"), "precious").expect("written");
+    let foreign = folder.path().display().to_string();
+    let refused = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", &foreign]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains(&foreign), "{}", refused.stderr);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("read").collect();
+    assert!(left.len() <= 3, "nothing was made of it: {left:?}");
+}
+
+#[test]
+fn help_and_version_teach() {
+    let version = run(&["--version"]);
+    assert_eq!(
+        version.stdout,
+        concat!("headcount ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    let help = run(&["--help"]);
+    for word in ["serve", "count", "load", "verify", "curl"] {
+        assert!(help.stdout.contains(word), "{word} in\n{}", help.stdout);
+    }
+    let serve = run(&["serve", "--help"]);
+    for word in [
+        "--listen",
+        "HEADCOUNT_DATA_DIR",
+        "127.0.0.1:3000",
+        "--config",
+    ] {
+        assert!(serve.stdout.contains(word), "{word} in\n{}", serve.stdout);
+    }
+}

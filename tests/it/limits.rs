@@ -1,0 +1,140 @@
+//! Limits as a client meets them.
+//!
+//! Invariant: whatever is too large, too slow or too much is refused by name, and the node goes on.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::node::{Node, items};
+
+/// Sends raw bytes and reads until the node closes or `until` has come.
+fn raw(node: &Node, sent: &[u8], until: &str) -> (TcpStream, String) {
+    let address = node.url().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("set");
+    stream.write_all(sent).expect("sent");
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains(until) {
+        match stream.read(&mut buffer).expect("an answer in time") {
+            0 => break,
+            read => text.push_str(&String::from_utf8_lossy(&buffer[..read])),
+        }
+    }
+    (stream, text)
+}
+
+#[tokio::test]
+async fn too_many_bytes_or_items_are_refused() {
+    let node = Node::start(&["--body-bytes-max", "10000", "--items-max", "10"]);
+    assert_eq!(node.post(&items("a", 0, 10)).await.status, 200);
+    node.post(&items("a", 0, 11))
+        .await
+        .assert_problem(413, "too-many-items");
+    let ndjson = "{\"id\":\"1\",\"tenant\":\"a\"}\n".repeat(11);
+    node.post_as(Some("application/x-ndjson"), ndjson)
+        .await
+        .assert_problem(413, "too-many-items");
+    let long = format!(
+        "{{\"id\":\"1\",\"tenant\":\"a\",\"pad\":\"{}\"}}",
+        "x".repeat(10_000)
+    );
+    node.post_as(None, long.clone())
+        .await
+        .assert_problem(413, "body-too-large");
+
+    // Without an announced length, the limit holds while the body comes.
+    let head = "POST /items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("{:x}\r\n{long}\r\n", long.len());
+    let (_, text) = raw(&node, format!("{head}{chunk}").as_bytes(), "\r\n\r\n");
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
+    assert_eq!(node.count("a").await, 10);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_times_out() {
+    let node = Node::start(&["--body-timeout-ms", "200"]);
+    let head = "POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"id\"";
+    let (_, text) = raw(&node, head.as_bytes(), "urn:headcount:problem:");
+    assert!(text.starts_with("HTTP/1.1 408 "), "{text}");
+    assert!(
+        text.contains("urn:headcount:problem:request-timeout"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let node = Node::start(&["--idle-timeout-ms", "200"]);
+    let (_, text) = raw(&node, b"GET /healthz HT", "never");
+    assert_eq!(text, "");
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_for_their_turn() {
+    let node = Node::start(&["--connections-max", "2"]);
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (first, _) = raw(&node, ask, "ok");
+    let (_second, _) = raw(&node, ask, "ok");
+    let address = node.url().trim_start_matches("http://").to_owned();
+    let mut third = TcpStream::connect(address).expect("in the backlog");
+    third.write_all(ask).expect("sent");
+    third
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("set");
+    let mut buffer = [0; 1024];
+    assert!(third.read(&mut buffer).is_err(), "the third waits");
+    drop(first);
+    third
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("set");
+    let read = third.read(&mut buffer).expect("an answer");
+    assert!(String::from_utf8_lossy(&buffer[..read]).starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn bodies_received_at_once_share_bounded_room() {
+    let node = Node::start(&["--bodies-bytes-max", "12582912"]);
+    let head = "POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\nExpect: 100-continue\r\n\r\n";
+    let (first, text) = raw(&node, head.as_bytes(), "\r\n\r\n");
+    assert!(text.starts_with("HTTP/1.1 100 "), "{text}");
+    let (_, text) = raw(&node, head.as_bytes(), "urn:headcount:problem:overloaded");
+    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+    assert!(text.to_lowercase().contains("retry-after: "), "{text}");
+    assert_eq!(
+        node.post(&json!({"id": "1", "tenant": "a"})).await.status,
+        200
+    );
+    drop(first);
+}
+
+#[tokio::test]
+async fn posts_that_would_wait_beyond_the_limit_get_503_and_nothing_is_lost() {
+    let node = Node::start(&["--waiting-posts-max", "1"]);
+    let posts = (0..64_u64).map(|id| {
+        let node = &node;
+        async move { node.post(&items("a", id, 1)).await }
+    });
+    let mut accepted = 0;
+    for answer in futures_util::future::join_all(posts).await {
+        if answer.status == 200 {
+            accepted += 1;
+        } else {
+            answer.assert_problem(503, "overloaded");
+        }
+    }
+    assert!(
+        (1..64).contains(&accepted),
+        "{accepted} of 64 were accepted"
+    );
+    assert_eq!(
+        node.count("a").await,
+        accepted,
+        "a refused post counts nothing"
+    );
+}
