@@ -39,8 +39,7 @@ impl Staged {
             return Ok(number);
         }
         let next = cut.names().len() + self.tenants.len();
-        let number =
-            TenantNumber(u32::try_from(next).map_err(|_| StoreError::TenantsExhausted)?);
+        let number = TenantNumber(u32::try_from(next).map_err(|_| StoreError::TenantsExhausted)?);
         self.tenants.push(tenant.clone());
         self.numbers.insert(tenant.clone(), number);
         Ok(number)
