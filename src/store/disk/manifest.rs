@@ -57,6 +57,8 @@ impl Manifest {
 
     /// Puts it in place of the old one.
     pub(super) fn write(&self, files: &dyn Files) -> Result<(), StoreError> {
+        // The names of the files that it names must not be lost where its own name is not.
+        files.sync_names()?;
         files.replace(NAME, &self.encode())
     }
 

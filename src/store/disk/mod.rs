@@ -14,6 +14,8 @@ mod recovery;
 mod run;
 mod run_writer;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use reader::DiskReader;
