@@ -203,6 +203,25 @@ fn a_fault_at_every_operation_loses_nothing() {
     }
 }
 
+#[test]
+fn what_a_reopened_store_shows_survives_the_next_crash() {
+    let mut well = World::new(2);
+    well.live(25);
+    for at in 1..=well.files.operations() {
+        let mut world = World::new(2);
+        world.files.inject(Some((Fault::Error, at)));
+        world.live(25);
+        world.files.inject(None);
+        // The process is gone, the machine is not: unsynced writes and names can still be seen.
+        let store = world.open().expect("nothing fails any more");
+        world.settle_doubt(&store).expect("readable");
+        drop(store);
+        world.random = Random(at);
+        world.files.crash(&mut world.random);
+        world.live_well();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
