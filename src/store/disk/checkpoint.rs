@@ -2,26 +2,20 @@
 //!
 //! Invariant: a checkpoint and the runs of the same manifest hold the same commits.
 //!
-//! Layout, little-endian: magic `HCCP`, version (u32), number (u64), CRC-32 of these; then frames, each bytes
-//! of content (u32), CRC-32 (u32) of its offset in the file (u64) and its content, content. The first frame:
+//! Layout, little-endian: frames (see [`super::frames`]). The first frame:
 //! commit u64, partitions u16, complete u8, items u64, tenants u32, epochs u32. Then frames of whole tenants
 //! in order of their numbers (name: u16 of bytes, UTF-8; a LEB128 count for each partition), then frames of
 //! whole epochs (partition u16, epoch u128, prefix u64, last checksum u32, ranges u32; each two u64).
 
 use super::super::{Cut, Staged, StoreError, TenantNumber};
+use super::frames::{FrameReader, FrameWriter};
 use super::record::decode_name;
 use crate::model::{
     Epoch, EpochPosition, Partition, Partitioning, Position, Sequences, TenantName,
 };
 use crate::store::bytes::{Cursor, put_varint};
-use crate::store::files::{DiskFile, Files};
+use crate::store::files::Files;
 
-const MAGIC: [u8; 4] = *b"HCCP";
-const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 20;
-const FRAME_HEAD_BYTES: usize = 8;
-/// A frame is closed once it has so many bytes.
-const FRAME_BYTES: usize = 64 * 1024;
 /// Tenants copied at once from the dictionary while the store goes on.
 const NAMES_AT_ONCE: usize = 1024;
 
@@ -67,7 +61,7 @@ impl Image {
         number: u64,
         mut names: impl FnMut(usize, usize) -> Vec<TenantName>,
     ) -> Result<u64, StoreError> {
-        let mut out = FrameWriter::create(files, number)?;
+        let mut out = FrameWriter::create(files, &name(number), number)?;
         self.encode_head(&mut out.frame);
         out.end_frame()?;
         let partitions = usize::from(self.partitioning.count());
@@ -88,9 +82,7 @@ impl Image {
             encode_epoch(&mut out.frame, partition, epoch, part);
             out.end_full_frame()?;
         }
-        out.end_frame()?;
-        out.file.sync()?;
-        Ok(out.at)
+        out.finish()
     }
 
     fn encode_head(&self, out: &mut Vec<u8>) {
@@ -124,129 +116,6 @@ fn encode_epoch(out: &mut Vec<u8>, partition: Partition, epoch: Epoch, part: &Ep
     }
 }
 
-struct FrameWriter {
-    file: DiskFile,
-    at: u64,
-    frame: Vec<u8>,
-}
-
-impl FrameWriter {
-    fn create(files: &dyn Files, number: u64) -> Result<Self, StoreError> {
-        let file = files.create_file(&name(number))?;
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        head.extend_from_slice(&MAGIC);
-        head.extend_from_slice(&VERSION.to_le_bytes());
-        head.extend_from_slice(&number.to_le_bytes());
-        let crc = crc32fast::hash(&head);
-        head.extend_from_slice(&crc.to_le_bytes());
-        file.write_at(&head, 0)?;
-        Ok(Self {
-            file,
-            at: HEAD_BYTES as u64,
-            frame: Vec::new(),
-        })
-    }
-
-    fn end_full_frame(&mut self) -> Result<(), StoreError> {
-        if self.frame.len() >= FRAME_BYTES {
-            self.end_frame()?;
-        }
-        Ok(())
-    }
-
-    fn end_frame(&mut self) -> Result<(), StoreError> {
-        if self.frame.is_empty() {
-            return Ok(());
-        }
-        let mut bytes = Vec::with_capacity(FRAME_HEAD_BYTES + self.frame.len());
-        bytes.extend_from_slice(&(self.frame.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&checksum(self.at, &self.frame).to_le_bytes());
-        bytes.extend_from_slice(&self.frame);
-        self.file.write_at(&bytes, self.at)?;
-        self.at += bytes.len() as u64;
-        self.frame.clear();
-        Ok(())
-    }
-}
-
-fn checksum(at: u64, content: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&at.to_le_bytes());
-    crc.update(content);
-    crc.finalize()
-}
-
-/// Reads a checkpoint frame by frame, so that memory beyond the cut stays small.
-struct FrameReader {
-    file: DiskFile,
-    len: u64,
-    /// Where the frame that `frame` holds starts, and where the next one does.
-    at: u64,
-    next: u64,
-    frame: Vec<u8>,
-}
-
-impl FrameReader {
-    fn open(files: &dyn Files, number: u64) -> Result<Self, StoreError> {
-        let file = files.open_file(&name(number))?;
-        let len = file.len()?;
-        let mut head = [0; HEAD_BYTES];
-        if len < HEAD_BYTES as u64 {
-            return Err(file.damaged(len, "it is shorter than its head"));
-        }
-        file.read_at(&mut head, 0)?;
-        let mut cursor = Cursor::new(&head);
-        if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "it does not start as a checkpoint does"));
-        }
-        match cursor.u32() {
-            Some(VERSION) => {}
-            found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
-        }
-        let crc = crc32fast::hash(&head[..16]);
-        if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
-            return Err(file.damaged(0, "its head is not what was written"));
-        }
-        Ok(Self {
-            file,
-            len,
-            at: 0,
-            next: HEAD_BYTES as u64,
-            frame: Vec::new(),
-        })
-    }
-
-    /// Loads the next frame; `false` at the end of the file.
-    fn load(&mut self) -> Result<bool, StoreError> {
-        self.at = self.next;
-        if self.at == self.len {
-            return Ok(false);
-        }
-        let content_at = self.at + FRAME_HEAD_BYTES as u64;
-        if content_at > self.len {
-            return Err(self.bad("it ends too early"));
-        }
-        let mut head = [0; FRAME_HEAD_BYTES];
-        self.file.read_at(&mut head, self.at)?;
-        let mut cursor = Cursor::new(&head);
-        let (bytes, crc) = (cursor.u32().unwrap_or_default(), cursor.u32());
-        self.next = content_at + u64::from(bytes);
-        if self.next > self.len {
-            return Err(self.bad("a frame is longer than the file"));
-        }
-        self.frame.resize(bytes as usize, 0);
-        self.file.read_at(&mut self.frame, content_at)?;
-        if crc != Some(checksum(self.at, &self.frame)) {
-            return Err(self.bad("a frame is not what was written"));
-        }
-        Ok(true)
-    }
-
-    fn bad(&self, detail: &str) -> StoreError {
-        self.file.damaged(self.at, detail)
-    }
-}
-
 /// Reads the checkpoint `number`, which must be of `commit`.
 pub(super) fn read(
     files: &dyn Files,
@@ -254,7 +123,7 @@ pub(super) fn read(
     commit: u64,
     partitioning: Partitioning,
 ) -> Result<Cut, StoreError> {
-    let mut frames = FrameReader::open(files, number)?;
+    let mut frames = FrameReader::open(files, &name(number), number)?;
     let found = frames.load()?;
     let head = CheckpointHead::decode(&frames.frame)
         .filter(|head| found && head.commit == commit && head.partitions == partitioning.count())

@@ -14,6 +14,9 @@ use crate::store::files::{DiskFile, Files};
 /// Bytes gathered before each write.
 const BUFFER_BYTES: usize = 64 * BLOCK_BYTES;
 
+/// Bytes written between two syncs: a commit's sync must not wait behind one of a whole run.
+const SYNC_BYTES: u64 = 2 << 20;
+
 /// Takes ascending keys and makes a run of them, in bounded memory beyond the run's index and filter.
 pub(super) struct RunWriter {
     files: Arc<dyn Files>,
@@ -23,6 +26,7 @@ pub(super) struct RunWriter {
     block: BlockBuilder,
     buffer: Vec<u8>,
     written: u64,
+    synced: u64,
     first_keys: Vec<Key>,
     filter: Filter,
 }
@@ -51,6 +55,7 @@ impl RunWriter {
             block: BlockBuilder::new(),
             buffer,
             written: 0,
+            synced: 0,
             first_keys: Vec::new(),
             filter: Filter::new(filter_bytes(keys).unwrap_or_default()),
         })
@@ -131,6 +136,10 @@ impl RunWriter {
         self.file.write_at(&self.buffer, self.written)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        if self.written - self.synced >= SYNC_BYTES {
+            self.file.sync()?;
+            self.synced = self.written;
+        }
         Ok(())
     }
 }

@@ -3,5 +3,7 @@
 //! Invariant: whatever fails and whenever, a reopened store holds the last commit that returned, or the one
 //! that was being made, whole; and it stays at that through later crashes.
 
+mod checkpoint;
 mod crash;
+mod garbage;
 mod sim;
