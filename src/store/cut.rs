@@ -44,6 +44,14 @@ impl Cut {
         }
     }
 
+    /// The cut with another position and completeness: for decoders of stored cuts.
+    #[must_use]
+    pub fn with_position(mut self, position: Position, complete: bool) -> Self {
+        self.position = position;
+        self.complete = complete;
+        self
+    }
+
     /// How the cut's counts are split.
     #[must_use]
     pub fn partitioning(&self) -> Partitioning {

@@ -1,1 +1,259 @@
-//! stub
+//! The data folder: whose it is, and that one process has it.
+//!
+//! Invariant: nothing in the folder is read or changed by two processes at once, nor by a counter whose folder
+//! it is not. A folder that holds other files is never adopted.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::model::Partitioning;
+
+use super::StoreError;
+use super::bytes::Cursor;
+use super::files::{DiskFile, Files, RealFiles, TEMPORARY};
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+/// What an empty file system's top folder holds.
+const LOST_AND_FOUND: &str = "lost+found";
+const MAGIC: [u8; 8] = *b"HCOUNTID";
+const VERSION: u32 = 1;
+/// More than the longest counter name that [`Identity::decode`] takes.
+const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Whom a folder must belong to, or will from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Belonging {
+    /// The cluster's id; `None` takes what the folder says, and a random one for a new folder.
+    pub cluster: Option<u128>,
+    /// The counter's name, at most 65535 bytes.
+    pub counter: String,
+    /// How many partitions the cluster has.
+    pub partitioning: Partitioning,
+    /// The time now, in milliseconds since the Unix epoch: a new folder's date.
+    pub now_ms: u64,
+}
+
+/// What a folder says of itself.
+///
+/// The file `IDENTITY`, little-endian: magic `HCOUNTID`, version (u32, 1), cluster (u128), partitions (u16),
+/// created at (u64, Unix ms), the counter's name (u16 of bytes, then UTF-8), CRC-32 (u32) of all before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's random id.
+    pub cluster: u128,
+    /// The counter's name.
+    pub counter: String,
+    /// How many partitions the cluster has.
+    pub partitioning: Partitioning,
+    /// When the folder was made, in milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+}
+
+/// An open data folder. Its lock lasts as long as this value, and ends with the process however it ends.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    _lock: fs::File,
+}
+
+impl DataDir {
+    /// Opens the folder, making it when it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process has it, [`StoreError::Foreign`] when it is another's,
+    /// [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be read, and
+    /// [`StoreError::Io`].
+    pub fn open(path: &Path, expected: &Belonging) -> Result<Self, StoreError> {
+        make_folder(path)?;
+        let real = RealFiles::new(path);
+        let files: &dyn Files = &real;
+        let names = files.names()?;
+        let is_new = !names.iter().any(|name| name == IDENTITY);
+        if is_new {
+            refuse_strangers(path, &names)?;
+        }
+        let lock = lock(path)?;
+        let identity = if is_new && !files.names()?.iter().any(|name| name == IDENTITY) {
+            let identity = Identity {
+                cluster: expected.cluster.map_or_else(random_cluster, Ok)?,
+                counter: expected.counter.clone(),
+                partitioning: expected.partitioning,
+                created_at_ms: expected.now_ms,
+            };
+            files.replace(IDENTITY, &identity.encode(path)?)?;
+            identity
+        } else {
+            Identity::read(&files.open_file(IDENTITY)?)?
+        };
+        identity.check(path, expected)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+impl Identity {
+    fn encode(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        let name_bytes = u16::try_from(self.counter.len())
+            .map_err(|_| foreign(path, "the counter's name is longer than 65535 bytes"))?;
+        let mut out = Vec::with_capacity(64 + self.counter.len());
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.cluster.to_le_bytes());
+        out.extend_from_slice(&self.partitioning.count().to_le_bytes());
+        out.extend_from_slice(&self.created_at_ms.to_le_bytes());
+        out.extend_from_slice(&name_bytes.to_le_bytes());
+        out.extend_from_slice(self.counter.as_bytes());
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        // The file that is written can always be read back.
+        if out.len() as u64 > IDENTITY_BYTES_MAX {
+            return Err(foreign(path, "the counter's name is too long"));
+        }
+        Ok(out)
+    }
+
+    fn read(file: &DiskFile) -> Result<Self, StoreError> {
+        let bytes = file.read_all(IDENTITY_BYTES_MAX)?;
+        let mut cursor = Cursor::new(&bytes);
+        if cursor.array() != Some(MAGIC) {
+            return Err(file.damaged(0, "it does not start as an identity does"));
+        }
+        match cursor.u32() {
+            Some(VERSION) => {}
+            Some(found) => return Err(file.unknown_version(found, VERSION)),
+            None => return Err(file.damaged(bytes.len() as u64, "it ends too early")),
+        }
+        Self::decode(&bytes).ok_or_else(|| file.damaged(12, "its checksum or a field is wrong"))
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut cursor = Cursor::new(body);
+        cursor.array::<8>().filter(|magic| *magic == MAGIC)?;
+        cursor.u32().filter(|version| *version == VERSION)?;
+        let cluster = cursor.u128()?;
+        let partitioning = Partitioning::new(cursor.u16()?)?;
+        let created_at_ms = cursor.u64()?;
+        let name_bytes = usize::from(cursor.u16()?);
+        let counter = std::str::from_utf8(cursor.take(name_bytes)?)
+            .ok()?
+            .to_owned();
+        (cursor.remaining() == 0).then_some(Self {
+            cluster,
+            counter,
+            partitioning,
+            created_at_ms,
+        })
+    }
+
+    fn check(&self, path: &Path, expected: &Belonging) -> Result<(), StoreError> {
+        if self.counter != expected.counter {
+            let (its, ours) = (&self.counter, &expected.counter);
+            let detail = format!("it belongs to the counter {its:?}, not to {ours:?}");
+            return Err(foreign(path, detail));
+        }
+        if let Some(ours) = expected.cluster.filter(|cluster| *cluster != self.cluster) {
+            let its = self.cluster;
+            let detail = format!("it belongs to the cluster {its:032x}, not to {ours:032x}");
+            return Err(foreign(path, detail));
+        }
+        if self.partitioning != expected.partitioning {
+            let (its, ours) = (self.partitioning.count(), expected.partitioning.count());
+            let detail = format!("it was made for {its} partitions, not for {ours}");
+            return Err(foreign(path, detail));
+        }
+        Ok(())
+    }
+}
+
+fn foreign(path: &Path, detail: impl Into<String>) -> StoreError {
+    StoreError::Foreign {
+        path: path.to_owned(),
+        detail: detail.into(),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+/// Makes the folder, and makes its name survive a crash.
+fn make_folder(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(failed("create folder", path))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::File::open(parent)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed("sync folder", parent))
+}
+
+/// Refuses a folder without an identity that holds anything but what an interrupted [`DataDir::open`] leaves.
+fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
+    let temporary = format!("{IDENTITY}{TEMPORARY}");
+    let ours = [LOCK, LOST_AND_FOUND, temporary.as_str()];
+    match names.iter().find(|name| !ours.contains(&name.as_str())) {
+        Some(name) => Err(foreign(
+            path,
+            format!("it has no {IDENTITY} but holds other files, such as {name:?}"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn lock(path: &Path) -> Result<fs::File, StoreError> {
+    let file_path = path.join(LOCK);
+    let file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file_path)
+        .map_err(failed("open", &file_path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(fs::TryLockError::Error(source)) => Err(failed("lock", &file_path)(source)),
+    }
+}
+
+fn random_cluster() -> Result<u128, StoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Io {
+        action: "draw a random id for",
+        path: PathBuf::from(IDENTITY),
+        source: io::Error::other(error.to_string()),
+    })?;
+    Ok(u128::from_le_bytes(bytes))
+}

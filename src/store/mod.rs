@@ -5,9 +5,11 @@
 //!
 //! The contract of [`Store`] is checked by one suite, `tests/contract`, against every implementation.
 
+mod bytes;
 mod cut;
 pub mod data_dir;
 pub mod disk;
+mod files;
 pub mod memory;
 mod staged;
 pub mod verify;
@@ -110,6 +112,12 @@ pub enum StoreError {
     /// An earlier write or flush failed: what is on disk is unknown until the store is opened again.
     #[error("the store failed earlier and must be opened again")]
     Poisoned,
+    /// More was staged than one commit may hold.
+    #[error("a commit may hold {bytes_max} bytes at most")]
+    CommitTooLarge {
+        /// The most bytes that a commit may take on disk.
+        bytes_max: u64,
+    },
     /// There are more tenants than a u32 can number.
     #[error("no more tenants can be numbered")]
     TenantsExhausted,

@@ -1,1 +1,146 @@
-//! stub
+//! The durable store: our own engine for one large set of fixed-size keys, asked almost only "is it there?".
+//!
+//! Invariant: after any crash the store opens at the last commit that returned, or at the one that was being
+//! made, whole; a file that no crash can explain is refused by name and offset, and never repaired.
+//!
+//! # What it is
+//!
+//! A log-structured merge tree (O'Neil et al., 1996) without values, updates or deletions. That leaves little:
+//! a key is in exactly one place, places have no order among them, and a merge never drops anything. The counts
+//! are the set's sums, kept apart in memory and proven equal by a recount ([`verify`](super::verify)).
+//!
+//! ```text
+//!  insert ── absent from staged, table, frozen table, runs? ──► staged keys ── commit ──► journal ──► table
+//!                                                                                                      │ full
+//!                             runs ◄── merges ── runs ◄── sorted, with index and filter ◄── frozen table
+//! ```
+//!
+//! # Files
+//!
+//! | file | what | format |
+//! |---|---|---|
+//! | `journal-N` | the commits since the checkpoint, one record each | `journal`, `record` |
+//! | `run-N` | keys in ascending order, in blocks, with an index and a filter | `run`, `block`, `filter` |
+//! | `checkpoint-N` | dictionary, counts, position, completeness | `checkpoint` |
+//! | `MANIFEST` | which runs and which checkpoint are the store, and the first segment after them | `manifest` |
+//!
+//! Everything is little-endian, has a version at its start, and is covered by checksums: CRC-32 (IEEE), which
+//! finds every burst of up to 32 bits. Numbers of files are never used twice once a manifest named them.
+//!
+//! # Commit
+//!
+//! One record with the new tenants, applied batches and keys is written over zeros that were written ahead,
+//! and synced; then keys and counts become visible to readers, under one lock. Counts are not in the record:
+//! they follow from the keys. One commit is in flight at a time.
+//!
+//! When the table would overflow (or its segment is [`DiskOptions::segment_bytes_max`] long), it is frozen, and
+//! a new table and a new segment begin: a segment holds exactly one table. A background thread writes the
+//! frozen keys as a run and the cut as of then as a checkpoint, syncs both, puts a new manifest in place, and
+//! removes the segment. **Backpressure:** at most one table is frozen; a commit that fills the next one
+//! meanwhile waits, and a flush waits while there are 64 runs. So memory and the number of runs are bounded, and a disk
+//! that is too slow slows commits.
+//!
+//! # Lookup
+//!
+//! Staged keys, table, frozen table, then each run from the newest: its filter (10 bits a key) denies about 99
+//! of 100 absent keys; for the rest the index in memory names the one block of 4 KiB that could have the key,
+//! which is read and checked. New items, the common case, cost a few cache misses for each run and about a
+//! block read in a hundred per run; duplicates cost one block read, from the system's cache when it is there.
+//!
+//! # Merges
+//!
+//! See `merge`: four runs of a tier become one of the next. With n keys and tables of m, there are at most
+//! about 3·log₄(n/m) runs (plus those being merged), and a key is rewritten log₄(n/m) times. A merge streams:
+//! its memory is some blocks for each input, and the index and filter of its output. Smaller merges overtake
+//! larger ones. Readers hold the runs that they read; a file goes with its last reader.
+//!
+//! # Recovery
+//!
+//! The manifest names runs, checkpoint and first segment; the segments' records are replayed on top. A record
+//! that fails its checks is a *torn tail* when nothing valid follows, which is what a crash leaves. If a
+//! valid record follows, or a later segment starts beyond it, it was committed, and opening refuses. Records
+//! carry their segment's random salt, so neither older bytes nor a client's text in a torn record can pass for one. The last
+//! record is written and synced again before anyone sees it: it may have been written by a process that did
+//! not live to sync it. What can't be told from a torn write is later damage that
+//! reaches to the last commit of the journal, with nothing valid after it.
+//!
+//! Any failed write, sync or check poisons the store: nothing is acknowledged after it, and only opening it
+//! again, which starts from what is on disk, goes on. A full disk is such a failure; it loses nothing.
+//!
+//! # Costs
+//!
+//! About 13 bytes of disk and 1.3 bytes of memory (filter and index) for each key, beside the tables
+//! ([`DiskOptions::memory_bytes_max`]) and the cut (about 150 bytes a tenant). A merge needs its inputs' disk space and filters a
+//! second time until it ends. Every flush writes the whole dictionary: about 30 bytes a tenant.
+//!
+//! # Tests
+//!
+//! All file operations go through `Files`; the tests put a simulated disk under it that keeps, at a crash, any
+//! sectors of unsynced writes and any unsynced names, and let a crash, an error or a full disk hit every
+//! operation of a history. The contract suite is in `tests/contract`.
+
+mod block;
+mod checkpoint;
+mod filter;
+mod flush;
+mod frames;
+mod journal;
+mod key_set;
+mod manifest;
+mod merge;
+mod merged;
+mod reader;
+mod record;
+mod recovery;
+mod run;
+mod run_writer;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use reader::DiskReader;
+pub use writer::DiskStore;
+
+/// Limits of a [`DiskStore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Bytes of memory for keys that are in no run yet: two tables, and a sorted copy while one is flushed.
+    pub memory_bytes_max: usize,
+    /// Bytes after which a journal segment ends even if its table is not full.
+    pub segment_bytes_max: u64,
+    /// Bytes of zeros that the journal keeps written ahead of its records.
+    pub journal_ahead_bytes: u64,
+}
+
+/// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory.
+pub const MEMORY_BYTES_MAX_DEFAULT: usize = 64 << 20;
+/// Room for a full table of commits of a few items each.
+pub const SEGMENT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Some dozen commits of 1000 items between two extensions of the journal.
+pub const JOURNAL_AHEAD_BYTES_DEFAULT: u64 = 1 << 20;
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: MEMORY_BYTES_MAX_DEFAULT,
+            segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
+            journal_ahead_bytes: JOURNAL_AHEAD_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// The fewest places of a table.
+const TABLE_PLACES_MIN: usize = 16;
+
+impl DiskOptions {
+    /// Keys after which a table is full. One commit with more keys than that gets a table of its own, larger
+    /// than the limit: what one commit stages is its caller's to bound.
+    fn table_keys_max(&self) -> usize {
+        // Tables have a power of two of places and are seven eighths full before they would grow.
+        let place_bytes = 2 * key_set::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
+        let places = (self.memory_bytes_max / place_bytes).max(TABLE_PLACES_MIN);
+        let places = (places + 1).next_power_of_two() / 2;
+        places / 8 * 7
+    }
+}

@@ -1,0 +1,111 @@
+//! Reading the little-endian fields of a file's bytes.
+//!
+//! Invariant: no input makes it panic or allocate: what is not there is `None`.
+
+/// The unread rest of some bytes.
+pub(crate) struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// How many bytes are unread.
+    pub(crate) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The next `count` bytes.
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    /// The next `N` bytes.
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*taken)
+    }
+
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn u128(&mut self) -> Option<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    /// A count of things that follow, each of at least `each_bytes`; `None` when the rest can't hold them, so
+    /// that space for them may be reserved.
+    pub(crate) fn count(&mut self, each_bytes: usize) -> Option<usize> {
+        let count = self.u32()? as usize;
+        (count <= self.rest.len() / each_bytes).then_some(count)
+    }
+
+    /// An unsigned integer in LEB128 (seven bits a byte, least significant first).
+    pub(crate) fn varint(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+/// Appends what [`Cursor::varint`] reads.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn varints_survive_the_round_trip(value: u64, shift in 0_u32..64) {
+            let value = value >> shift;
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            let mut cursor = Cursor::new(&bytes);
+            prop_assert_eq!(cursor.varint(), Some(value));
+            prop_assert_eq!(cursor.remaining(), 0);
+        }
+    }
+
+    #[test]
+    fn an_overlong_varint_is_refused() {
+        assert_eq!(Cursor::new(&[0xff; 11]).varint(), None);
+        assert_eq!(Cursor::new(&[0x80]).varint(), None);
+    }
+}

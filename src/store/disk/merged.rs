@@ -1,0 +1,144 @@
+//! Several ascending sources of keys as one.
+//!
+//! Invariant: the stream ascends strictly; a source that does not, or two that share a key, end it with an
+//! error, since then counts and keys would differ.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::sync::Arc;
+
+use super::super::{Key, StoreError};
+use super::block::{self, BLOCK_BYTES};
+use super::run::Run;
+
+/// Blocks of a run read at once.
+const BLOCKS_AHEAD: u64 = 16;
+
+/// Keys of a run from its first to its last, a few blocks in memory at a time.
+pub(super) struct RunStream {
+    run: Arc<Run>,
+    next_block: u64,
+    bytes: Vec<u8>,
+    keys: Vec<Key>,
+    at: usize,
+}
+
+impl RunStream {
+    fn next(&mut self) -> Result<Option<Key>, StoreError> {
+        loop {
+            if let Some(key) = self.keys.get(self.at) {
+                self.at += 1;
+                return Ok(Some(*key));
+            }
+            let count = BLOCKS_AHEAD.min(self.run.blocks() - self.next_block);
+            if count == 0 {
+                return Ok(None);
+            }
+            self.keys.clear();
+            self.at = 0;
+            self.run
+                .read_blocks(self.next_block, count, &mut self.bytes)?;
+            for (number, bytes) in (self.next_block..).zip(self.bytes.chunks(BLOCK_BYTES)) {
+                block::decode(bytes, &mut self.keys).ok_or_else(|| self.run.bad_block(number))?;
+            }
+            self.next_block += count;
+        }
+    }
+
+    /// The error of a key that is not greater than the one before it.
+    fn disorder(&self) -> StoreError {
+        self.run.bad_block(self.next_block.saturating_sub(1))
+    }
+}
+
+/// Where keys come from, ascending.
+pub(super) enum Source {
+    Run(RunStream),
+    Memory(std::vec::IntoIter<Key>),
+}
+
+impl Source {
+    /// All keys of a run.
+    pub(super) fn run(run: Arc<Run>) -> Self {
+        Self::Run(RunStream {
+            run,
+            next_block: 0,
+            bytes: Vec::new(),
+            keys: Vec::new(),
+            at: 0,
+        })
+    }
+
+    /// Keys in memory, in any order.
+    pub(super) fn memory(mut keys: Vec<Key>) -> Self {
+        sort(&mut keys);
+        Self::Memory(keys.into_iter())
+    }
+
+    fn next(&mut self) -> Result<Option<Key>, StoreError> {
+        match self {
+            Self::Run(stream) => stream.next(),
+            Self::Memory(keys) => Ok(keys.next()),
+        }
+    }
+
+    fn disorder(&self) -> StoreError {
+        match self {
+            Self::Run(stream) => stream.disorder(),
+            // Keys in memory are a set apart from the runs': only a bug brings us here.
+            Self::Memory(_) => StoreError::Poisoned,
+        }
+    }
+}
+
+/// Sorts keys as numbers, which is faster than byte by byte.
+pub(super) fn sort(keys: &mut [Key]) {
+    keys.sort_unstable_by_key(|key| u128::from_be_bytes(key.0));
+}
+
+/// The keys of all sources, ascending, each once.
+pub(super) struct Merged {
+    sources: Vec<Source>,
+    /// The next key of each source that has one.
+    heads: BinaryHeap<Reverse<(u128, usize)>>,
+    last: Option<u128>,
+}
+
+impl Merged {
+    pub(super) fn new(mut sources: Vec<Source>) -> Result<Self, StoreError> {
+        let mut heads = BinaryHeap::with_capacity(sources.len());
+        for (at, source) in sources.iter_mut().enumerate() {
+            if let Some(key) = source.next()? {
+                heads.push(Reverse((u128::from_be_bytes(key.0), at)));
+            }
+        }
+        Ok(Self {
+            sources,
+            heads,
+            last: None,
+        })
+    }
+
+    /// The next key.
+    pub(super) fn next(&mut self) -> Result<Option<Key>, StoreError> {
+        let Some(mut head) = self.heads.peek_mut() else {
+            return Ok(None);
+        };
+        let Reverse((key, at)) = *head;
+        let Some(source) = self.sources.get_mut(at) else {
+            return Ok(None);
+        };
+        if self.last.is_some_and(|last| last >= key) {
+            return Err(source.disorder());
+        }
+        self.last = Some(key);
+        match source.next()? {
+            Some(next) => *head = Reverse((u128::from_be_bytes(next.0), at)),
+            None => {
+                PeekMut::pop(head);
+            }
+        }
+        Ok(Some(Key(key.to_be_bytes())))
+    }
+}

@@ -1,0 +1,123 @@
+//! Reading the last commit while the store goes on.
+//!
+//! Invariant: a reader sees whole commits only: keys become visible under the same lock as the counts.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLockReadGuard;
+
+use super::super::{Cut, Key, Snapshot, StoreError, StoreReader, StoreStats};
+use super::merged::{Merged, Source};
+use super::shared::Shared;
+use crate::model::{ItemHash, TenantName};
+
+/// The readers' handle of a [`DiskStore`](super::DiskStore).
+#[derive(Clone)]
+pub struct DiskReader {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl StoreReader for DiskReader {
+    fn cut(&self) -> RwLockReadGuard<'_, Cut> {
+        self.shared.cut.read()
+    }
+
+    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
+        let (key, view) = {
+            let cut = self.shared.cut.read();
+            let Some(number) = cut.number(tenant.as_str()) else {
+                return Ok(false);
+            };
+            let key = Key::new(number, hash);
+            let view = self.shared.view();
+            if view.table.read().contains(&key) {
+                return Ok(true);
+            }
+            (key, view)
+        };
+        if let Some(frozen) = &view.frozen
+            && frozen.read().contains(&key)
+        {
+            return Ok(true);
+        }
+        let mut absent = vec![key];
+        let mut scratch = Vec::new();
+        for run in view.runs.iter().rev() {
+            if let Err(error) = run.remove_known(&mut absent, &mut scratch) {
+                self.shared.poison();
+                return Err(error);
+            }
+            if absent.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (cut, view, table) = {
+            let cut = self.shared.cut.read();
+            let view = self.shared.view();
+            // A commit waits for the copy, not for the sorting: some milliseconds for a full table.
+            let table = view.table.read().to_vec();
+            (cut.clone(), view, table)
+        };
+        let frozen = view.frozen.iter().map(|table| table.read().to_vec());
+        let mut sources: Vec<Source> = frozen.map(Source::memory).collect();
+        sources.push(Source::memory(table));
+        sources.extend(view.runs.iter().cloned().map(Source::run));
+        let merged = Merged::new(sources).inspect_err(|_| self.shared.poison())?;
+        Ok(Snapshot {
+            cut,
+            keys: Box::new(SnapshotKeys {
+                merged: Some(merged),
+                shared: Arc::clone(&self.shared),
+            }),
+        })
+    }
+
+    fn stats(&self) -> StoreStats {
+        let view = self.shared.view();
+        let tables = [Some(&view.table), view.frozen.as_ref()];
+        let tables: usize = tables
+            .iter()
+            .flatten()
+            .map(|table| table.read().bytes())
+            .sum();
+        let of_journal = &self.shared.journal_bytes;
+        let others = [
+            of_journal,
+            &self.shared.frozen_journal_bytes,
+            &self.shared.checkpoint_bytes,
+        ];
+        let others = others.iter().map(|bytes| bytes.load(Ordering::Relaxed));
+        let runs = &view.runs;
+        StoreStats {
+            disk_bytes: runs.iter().map(|run| run.disk_bytes()).sum::<u64>() + others.sum::<u64>(),
+            memory_bytes: runs.iter().map(|run| run.memory_bytes()).sum::<u64>() + tables as u64,
+            runs: runs.len() as u64,
+        }
+    }
+}
+
+/// A snapshot's keys; the first error ends them.
+struct SnapshotKeys {
+    merged: Option<Merged>,
+    shared: Arc<Shared>,
+}
+
+impl Iterator for SnapshotKeys {
+    type Item = Result<Key, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.merged.as_mut()?.next().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.merged = None;
+        }
+        if matches!(next, Some(Err(_))) {
+            self.shared.poison();
+        }
+        next
+    }
+}

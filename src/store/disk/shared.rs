@@ -1,0 +1,194 @@
+//! What the writer, the readers and the background threads of one store share.
+//!
+//! Invariant: every key of the cut is in the view's table, its frozen table or one of its runs, and nowhere
+//! twice; a view that someone holds stays whole while the store goes on.
+//!
+//! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use super::super::{Cut, StoreError};
+use super::DiskOptions;
+use super::checkpoint::Image;
+use super::key_set::KeySet;
+use super::manifest::Manifest;
+use super::run::Run;
+use crate::store::files::Files;
+
+/// Committed keys that are in no run yet. Only the writer adds to it, until it is frozen.
+pub(super) type Table = RwLock<KeySet>;
+
+/// Where the keys of the last commit are.
+#[derive(Clone)]
+pub(super) struct View {
+    pub(super) table: Arc<Table>,
+    /// A full table on its way into a run.
+    pub(super) frozen: Option<Arc<Table>>,
+    pub(super) runs: Vec<Arc<Run>>,
+}
+
+/// A frozen table's way into a run.
+pub(super) struct Flush {
+    pub(super) table: Arc<Table>,
+    pub(super) image: Image,
+    /// The segments to remove afterwards: all from here…
+    pub(super) first_segment: u64,
+    /// …to before the one that follows.
+    pub(super) next_segment: u64,
+}
+
+/// How the background threads are to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Not yet.
+    No,
+    /// After the flush that waits.
+    Drained,
+    /// As soon as they notice.
+    Now,
+}
+
+/// What the threads tell each other.
+pub(super) struct State {
+    pub(super) flush: Option<Arc<Flush>>,
+    pub(super) merging: bool,
+    pub(super) stop: Stop,
+    /// Why the store is poisoned, until someone was told.
+    error: Option<StoreError>,
+}
+
+/// See the module.
+pub(super) struct Shared {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) options: DiskOptions,
+    pub(super) cut: RwLock<Cut>,
+    pub(super) view: RwLock<Arc<View>>,
+    pub(super) manifest: Mutex<Manifest>,
+    next_number: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+    poisoned: AtomicBool,
+    stopping: AtomicBool,
+    /// Bytes of the segment that is written, of those that wait for a flush, and of the checkpoint.
+    pub(super) journal_bytes: AtomicU64,
+    pub(super) frozen_journal_bytes: AtomicU64,
+    pub(super) checkpoint_bytes: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        options: DiskOptions,
+        cut: Cut,
+        view: View,
+        manifest: Manifest,
+        flush: Option<Flush>,
+    ) -> Self {
+        Self {
+            files,
+            options,
+            cut: RwLock::new(cut),
+            view: RwLock::new(Arc::new(view)),
+            next_number: AtomicU64::new(manifest.next_number),
+            manifest: Mutex::new(manifest),
+            state: Mutex::new(State {
+                flush: flush.map(Arc::new),
+                merging: false,
+                stop: Stop::No,
+                error: None,
+            }),
+            changed: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            journal_bytes: AtomicU64::new(0),
+            frozen_journal_bytes: AtomicU64::new(0),
+            checkpoint_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The view now.
+    pub(super) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    /// A number for a new run or checkpoint.
+    pub(super) fn take_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number that [`Self::take_number`] would give next.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_number.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Waits until the state may have changed.
+    pub(super) fn wait(&self, state: &mut MutexGuard<'_, State>) {
+        self.changed.wait(state);
+    }
+
+    /// Wakes everyone who waits.
+    pub(super) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Tells the threads to end.
+    pub(super) fn stop(&self, stop: Stop) {
+        self.state().stop = stop;
+        self.stopping.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Whether a merge should be given up.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether the store is poisoned.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Poisons the store.
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+        self.notify_stopped();
+    }
+
+    /// Poisons the store; the writer's next call tells why.
+    pub(super) fn fail(&self, error: StoreError) {
+        tracing::error!(%error, "the store failed");
+        self.state().error.get_or_insert(error);
+        self.poison();
+    }
+
+    /// An error when the store is poisoned: the first time the cause, if the writer was not told.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if self.is_poisoned() {
+            return Err(self.state().error.take().unwrap_or(StoreError::Poisoned));
+        }
+        Ok(())
+    }
+
+    /// Waits until no table is frozen.
+    pub(super) fn wait_for_flush(&self) -> Result<(), StoreError> {
+        let mut state = self.state();
+        while state.flush.is_some() && !self.is_poisoned() {
+            self.wait(&mut state);
+        }
+        drop(state);
+        self.check()
+    }
+
+    fn notify_stopped(&self) {
+        // Taking the lock makes sure that whoever checked before is waiting by now, and wakes.
+        drop(self.state());
+        self.notify();
+    }
+}

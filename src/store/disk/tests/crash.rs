@@ -1,0 +1,244 @@
+//! Random work, with something going wrong at every operation there is.
+//!
+//! Invariant: see the [module above](super).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::super::{DiskOptions, DiskStore};
+use super::sim::{Fault, Random, SimFiles};
+use crate::model::{BatchId, Epoch, ItemHash, Partition, Partitioning, TenantName, Verdict};
+use crate::store::verify::recount;
+use crate::store::{Key, Store, StoreError, StoreReader, StoreShape};
+
+/// Tables of 14 keys, so that a short history has flushes and merges in it.
+const OPTIONS: DiskOptions = DiskOptions {
+    memory_bytes_max: 16 * 48,
+    segment_bytes_max: 4096,
+    journal_ahead_bytes: 1024,
+};
+const SHAPE: StoreShape = StoreShape {
+    partitioning: Partitioning::SINGLE,
+};
+
+/// What a store should hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct State {
+    items: BTreeMap<String, BTreeSet<u64>>,
+    commits: u64,
+}
+
+/// A disk, what is known to be committed on it, and what may be.
+struct World {
+    files: SimFiles,
+    random: Random,
+    committed: State,
+    in_doubt: Option<State>,
+}
+
+fn batch(sequence: u64) -> BatchId {
+    BatchId {
+        partition: Partition(0),
+        epoch: Epoch(1),
+        sequence,
+    }
+}
+
+fn hash(id: u64) -> ItemHash {
+    ItemHash::of_id(&id.to_string())
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            files: SimFiles::new(),
+            random: Random(seed),
+            committed: State::default(),
+            in_doubt: None,
+        }
+    }
+
+    /// Opens the store. Only a fault may prevent it: a crash never leaves what looks like damage.
+    fn open(&self) -> Option<DiskStore> {
+        let files = Arc::new(self.files.clone());
+        match DiskStore::open_files(files, None, SHAPE, OPTIONS) {
+            Ok(store) => Some(store),
+            Err(StoreError::Io { .. }) => None,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// Looks which state the store is at, which settles what was in doubt; `None` when it can't be read.
+    fn settle_doubt(&mut self, store: &DiskStore) -> Option<()> {
+        let reader = store.reader();
+        let commits = reader
+            .cut()
+            .position()
+            .get(Partition(0), Epoch(1))
+            .map_or(0, |part| part.sequences.prefix());
+        if let Some(in_doubt) = self.in_doubt.take()
+            && in_doubt.commits == commits
+        {
+            self.committed = in_doubt;
+        }
+        assert_eq!(
+            commits, self.committed.commits,
+            "the last commit, or the one in flight"
+        );
+        let cut = reader.cut().clone();
+        assert_eq!(cut.tenants(), self.committed.items.len() as u64);
+        let mut expected = BTreeSet::new();
+        for (name, ids) in &self.committed.items {
+            let number = cut.number(name).expect("a committed tenant");
+            assert_eq!(cut.counts(name), [ids.len() as u64]);
+            expected.extend(ids.iter().map(|id| Key::new(number, &hash(*id))));
+        }
+        let keys: Result<Vec<Key>, StoreError> = reader.snapshot().ok()?.keys.collect();
+        assert_eq!(keys.ok()?, expected.into_iter().collect::<Vec<_>>());
+        assert_eq!(recount(&reader).ok()?.differences, []);
+        Some(())
+    }
+
+    /// Up to `commits` commits of random items; `None` when the store failed.
+    fn work(&mut self, store: &mut DiskStore, commits: u64) -> Option<()> {
+        for _ in 0..commits {
+            let mut staged = self.committed.clone();
+            staged.commits += 1;
+            for _ in 0..self.random.below(3) {
+                let name = format!("t{}", self.random.below(5));
+                let ids: Vec<u64> = (0..=self.random.below(5))
+                    .map(|_| self.random.below(200))
+                    .collect();
+                let hashes: Vec<ItemHash> = ids.iter().map(|id| hash(*id)).collect();
+                let tenant = TenantName::new(&name).expect("valid");
+                let known = staged.items.entry(name).or_default();
+                let before = known.len();
+                known.extend(ids);
+                let now = known.len();
+                match store.insert(Partition(0), &tenant, &hashes) {
+                    Ok(added) => assert_eq!(added, (now - before) as u64),
+                    Err(_) => return self.expect_poisoned(store),
+                }
+            }
+            assert_eq!(store.judge(batch(staged.commits), 0), Verdict::New);
+            store.record(batch(staged.commits), 0);
+            if store.commit().is_err() {
+                self.in_doubt = Some(staged);
+                return self.expect_poisoned(store);
+            }
+            self.committed = staged;
+        }
+        Some(())
+    }
+
+    fn expect_poisoned(&self, store: &mut DiskStore) -> Option<()> {
+        // The disk may be well again: the store must not go on.
+        self.files.inject(None);
+        let tenant = TenantName::new("t0").expect("valid");
+        assert!(store.insert(Partition(0), &tenant, &[hash(1)]).is_err());
+        store.record(batch(u64::MAX), 0);
+        assert!(store.commit().is_err());
+        None
+    }
+
+    /// One life of a process: opens, works, ends somehow.
+    fn live(&mut self, commits: u64) {
+        let Some(mut store) = self.open() else {
+            return;
+        };
+        if self.settle_doubt(&store).is_none() || self.work(&mut store, commits).is_none() {
+            return;
+        }
+        match self.random.below(3) {
+            0 => drop(store),
+            1 => drop(store.close()),
+            _ => drop(store.settle()),
+        }
+    }
+
+    /// A life without faults, in which everything must be there and go on.
+    fn live_well(&mut self) {
+        self.files.inject(None);
+        let files = Arc::new(self.files.clone());
+        let mut store =
+            DiskStore::open_files(files, None, SHAPE, OPTIONS).expect("nothing fails any more");
+        self.settle_doubt(&store).expect("readable");
+        self.work(&mut store, 30).expect("nothing fails any more");
+        store.settle().expect("nothing fails any more");
+        self.settle_doubt(&store).expect("readable");
+        store.close().expect("nothing fails any more");
+    }
+
+    /// The end of a life: of the machine too, if it went down or chance says so.
+    fn restart(&mut self) {
+        if self.files.is_down() || self.random.below(2) == 0 {
+            self.files.crash(&mut self.random);
+        }
+        self.files.inject(None);
+    }
+}
+
+#[test]
+fn a_fault_at_every_operation_loses_nothing() {
+    let mut well = World::new(1);
+    well.live(40);
+    let operations = well.files.operations();
+    assert!(
+        operations > 200,
+        "{operations} operations are too few to mean anything"
+    );
+    for fault in [Fault::Crash, Fault::Error, Fault::Full] {
+        for at in 1..=operations {
+            let mut world = World::new(1);
+            world.files.inject(Some((fault, at)));
+            world.live(40);
+            world.random = Random(at);
+            world.restart();
+            world.live_well();
+            world.files.crash(&mut world.random);
+            world.live_well();
+        }
+    }
+}
+
+#[test]
+fn what_a_reopened_store_shows_survives_the_next_crash() {
+    let mut well = World::new(2);
+    well.live(25);
+    for at in 1..=well.files.operations() {
+        let mut world = World::new(2);
+        world.files.inject(Some((Fault::Error, at)));
+        world.live(25);
+        world.files.inject(None);
+        // The process is gone, the machine is not: unsynced writes and names can still be seen.
+        let store = world.open().expect("nothing fails any more");
+        world.settle_doubt(&store).expect("readable");
+        drop(store);
+        world.random = Random(at);
+        world.files.crash(&mut world.random);
+        world.live_well();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn many_lives_with_faults_lose_nothing(
+        seed: u64,
+        faults in prop::collection::vec((0..3_usize, 1_u64..600), 1..8),
+    ) {
+        let mut world = World::new(seed);
+        for (kind, at) in faults {
+            let fault = [Fault::Crash, Fault::Error, Fault::Full][kind];
+            world.files.inject(Some((fault, at)));
+            world.live(25);
+            world.restart();
+        }
+        world.live_well();
+        world.files.crash(&mut world.random);
+        world.live_well();
+    }
+}

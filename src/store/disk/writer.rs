@@ -1,0 +1,313 @@
+//! The store itself: one writer's staging and commits.
+//!
+//! Invariant: a staged key is in no committed table and no run; it becomes visible after its record is synced.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+
+use parking_lot::RwLock;
+
+use super::super::data_dir::DataDir;
+use super::super::{Key, Staged, Store, StoreError, StoreShape};
+use super::checkpoint::Image;
+use super::journal::Journal;
+use super::key_set::KeySet;
+use super::recovery::{Recovered, recover};
+use super::shared::{Flush, Shared, Stop, View};
+use super::{DiskOptions, DiskReader, flush, merge};
+use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
+use crate::store::files::{Files, RealFiles};
+
+/// Staged keys for which room is kept between commits.
+const STAGED_KEYS_KEPT: usize = 1 << 16;
+
+/// A [`Store`] on disk. See the [module](super).
+pub struct DiskStore {
+    shared: Arc<Shared>,
+    journal: Journal,
+    /// The last commit's number.
+    commit: u64,
+    staged: Staged,
+    staged_keys: KeySet,
+    /// The staged keys in order of arrival.
+    staged_list: Vec<Key>,
+    position: Position,
+    fresh: Vec<Key>,
+    scratch: Vec<u8>,
+    threads: Vec<JoinHandle<()>>,
+    /// Holds the folder's lock as long as the store lives.
+    _dir: Option<DataDir>,
+}
+
+impl DiskStore {
+    /// Opens the store in a data folder, or makes one there.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]: nothing is repaired that a crash can't explain.
+    pub fn open(dir: DataDir, shape: StoreShape, options: DiskOptions) -> Result<Self, StoreError> {
+        let files = Arc::new(RealFiles::new(dir.path()));
+        Self::open_files(files, Some(dir), shape, options)
+    }
+
+    pub(super) fn open_files(
+        files: Arc<dyn Files>,
+        dir: Option<DataDir>,
+        shape: StoreShape,
+        options: DiskOptions,
+    ) -> Result<Self, StoreError> {
+        let recovered = recover(&files, shape, &options)?;
+        let Recovered {
+            manifest,
+            cut,
+            view,
+            flush,
+            journal,
+            commit,
+        } = recovered;
+        let position = cut.position().clone();
+        let shared = Shared::new(files, options, cut, view, manifest, flush);
+        let mut store = Self {
+            shared: Arc::new(shared),
+            journal,
+            commit,
+            staged: Staged::default(),
+            staged_keys: KeySet::with_capacity(0),
+            staged_list: Vec::new(),
+            position,
+            fresh: Vec::new(),
+            scratch: Vec::new(),
+            threads: Vec::new(),
+            _dir: dir,
+        };
+        store.spawn("store-flush", flush::work)?;
+        store.spawn("store-merge", merge::work)?;
+        Ok(store)
+    }
+
+    /// Waits until every flush and merge that is due is done: for tests and measurements.
+    ///
+    /// # Errors
+    /// When one of them failed.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let mut state = self.shared.state();
+        while !self.shared.is_poisoned()
+            && (state.flush.is_some() || state.merging || !merge::is_done(&self.shared))
+        {
+            self.shared.wait(&mut state);
+        }
+        drop(state);
+        self.shared.check()
+    }
+
+    fn spawn(&mut self, name: &'static str, work: fn(&Shared)) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(&shared))
+            .map_err(|source| StoreError::Io {
+                action: "start a thread for",
+                path: Path::to_owned(self.shared.files.folder()),
+                source,
+            })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Does `work` unless the store is poisoned; an error poisons it.
+    fn guarded<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.shared.check()?;
+        let done = work(self);
+        if done.is_err() {
+            self.shared.poison();
+        }
+        done
+    }
+
+    fn stage(
+        &mut self,
+        partition: Partition,
+        tenant: &TenantName,
+        hashes: &[ItemHash],
+    ) -> Result<u64, StoreError> {
+        let (number, is_new, partitioning) = {
+            let cut = self.shared.cut.read();
+            let number = self.staged.number_or_new(&cut, tenant)?;
+            let is_new = number.0 as usize >= cut.names().len();
+            (number, is_new, cut.partitioning())
+        };
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.clear();
+        fresh.extend(hashes.iter().map(|hash| Key::new(number, hash)));
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh.retain(|key| !self.staged_keys.contains(key));
+        if !is_new {
+            self.remove_committed(&mut fresh)?;
+        }
+        for key in &fresh {
+            self.staged_keys.insert(*key);
+            let owner = partitioning.of(&key.hash());
+            // A hash that is not of the partition it came for is counted where a recount would find it.
+            if owner != partition {
+                self.staged.add(number, owner, 1);
+            }
+        }
+        let of_partition = |key: &&Key| partitioning.of(&key.hash()) == partition;
+        let here = fresh.iter().filter(of_partition).count() as u64;
+        self.staged.add(number, partition, here);
+        self.staged_list.extend_from_slice(&fresh);
+        let added = fresh.len() as u64;
+        self.fresh = fresh;
+        Ok(added)
+    }
+
+    /// Removes from `keys`, which ascend, those that are committed.
+    fn remove_committed(&mut self, keys: &mut Vec<Key>) -> Result<(), StoreError> {
+        let view = self.shared.view();
+        for table in [Some(&view.table), view.frozen.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let table = table.read();
+            keys.retain(|key| !table.contains(key));
+        }
+        for run in view.runs.iter().rev() {
+            if keys.is_empty() {
+                break;
+            }
+            run.remove_known(keys, &mut self.scratch)?;
+        }
+        Ok(())
+    }
+
+    fn commit_staged(&mut self) -> Result<(), StoreError> {
+        let keys_max = self.shared.options.table_keys_max();
+        let keys = self.shared.view().table.read().len();
+        let is_full = keys > 0 && keys + self.staged_list.len() > keys_max;
+        if is_full || self.journal.position() >= self.shared.options.segment_bytes_max {
+            self.freeze()?;
+        }
+        self.journal
+            .append(self.commit + 1, &self.staged, &self.staged_list)?;
+        self.commit += 1;
+        let disk_bytes = self.journal.disk_bytes();
+        let journal_bytes = &self.shared.journal_bytes;
+        journal_bytes.store(disk_bytes, Ordering::Relaxed);
+        {
+            let mut cut = self.shared.cut.write();
+            let view = self.shared.view();
+            let mut table = view.table.write();
+            for key in &self.staged_list {
+                table.insert(*key);
+            }
+            cut.apply(&self.staged);
+        }
+        self.staged.clear();
+        self.staged_keys.clear(STAGED_KEYS_KEPT);
+        self.staged_list.clear();
+        self.staged_list.shrink_to(STAGED_KEYS_KEPT);
+        Ok(())
+    }
+
+    /// Hands the table to the flushing thread and goes on with an empty one and a new segment. Waits while
+    /// an earlier table is still being flushed: memory is bounded, so a slow disk slows commits.
+    fn freeze(&mut self) -> Result<(), StoreError> {
+        self.shared.wait_for_flush()?;
+        let ahead_bytes = self.shared.options.journal_ahead_bytes;
+        let (segment, base) = (self.journal.segment + 1, self.commit + 1);
+        let next = Journal::create(&*self.shared.files, segment, base, ahead_bytes)?;
+        let old = std::mem::replace(&mut self.journal, next);
+        let image = Image::of(&self.shared.cut.read(), self.commit);
+        let empty = KeySet::with_capacity(self.shared.options.table_keys_max());
+        let table = {
+            let mut view = self.shared.view.write();
+            let mut changed = View::clone(&view);
+            let table = std::mem::replace(&mut changed.table, Arc::new(RwLock::new(empty)));
+            changed.frozen = Some(Arc::clone(&table));
+            *view = Arc::new(changed);
+            table
+        };
+        let frozen_bytes = &self.shared.frozen_journal_bytes;
+        frozen_bytes.store(old.disk_bytes(), Ordering::Relaxed);
+        self.shared.state().flush = Some(Arc::new(Flush {
+            table,
+            image,
+            first_segment: old.segment,
+            next_segment: segment,
+        }));
+        self.shared.notify();
+        Ok(())
+    }
+
+    fn join(&mut self, stop: Stop) {
+        self.shared.stop(stop);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                self.shared.poison();
+            }
+        }
+    }
+}
+
+impl Store for DiskStore {
+    type Reader = DiskReader;
+
+    fn insert(
+        &mut self,
+        partition: Partition,
+        tenant: &TenantName,
+        hashes: &[ItemHash],
+    ) -> Result<u64, StoreError> {
+        if hashes.is_empty() {
+            return self.shared.check().map(|()| 0);
+        }
+        self.guarded(|store| store.stage(partition, tenant, hashes))
+    }
+
+    fn judge(&self, id: BatchId, checksum: u32) -> Verdict {
+        self.position.judge(id, checksum)
+    }
+
+    fn record(&mut self, id: BatchId, checksum: u32) {
+        self.position.record(id, checksum);
+        self.staged.record(id, checksum);
+    }
+
+    fn set_complete(&mut self, complete: bool) {
+        self.staged.set_complete(complete);
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if self.staged.is_empty() {
+            return self.shared.check();
+        }
+        self.guarded(Self::commit_staged)
+    }
+
+    fn reader(&self) -> DiskReader {
+        DiskReader {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    fn close(mut self) -> Result<(), StoreError> {
+        self.guarded(|store| {
+            if !store.journal.is_empty() {
+                store.freeze()?;
+            }
+            store.join(Stop::Drained);
+            store.shared.check()
+        })
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.join(Stop::Now);
+    }
+}

@@ -1,0 +1,261 @@
+//! Files: the only way in which the store touches a disk, so that tests can put a simulated one under it.
+//!
+//! Invariant: a [`Files`] speaks of one folder; every error names the file it is about.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// What the end of a name says of a file that is still being made.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
+/// An open file, read and written at given offsets.
+pub(crate) trait RawFile: Send + Sync {
+    /// Fills `bytes` from `offset`; fewer bytes than that are an error.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`; a gap before it reads as zeros.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes all writes so far (content and length) survive a crash of the machine.
+    fn sync(&self) -> io::Result<()>;
+    /// The length, in bytes.
+    fn len(&self) -> io::Result<u64>;
+}
+
+/// The files of one folder.
+///
+/// Contract: a name created, renamed or removed survives a crash only after [`sync_dir`](Self::sync_dir);
+/// a rename is atomic: after a crash the name stands for the old file or for the new one.
+pub(crate) trait Files: Send + Sync + 'static {
+    /// The folder.
+    fn folder(&self) -> &Path;
+    /// Makes an empty file for reading and writing, in place of any old one.
+    fn create(&self, name: &str) -> io::Result<Box<dyn RawFile>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>>;
+    /// Gives a file a new name, in place of any file of that name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// The names in the folder, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes all changes of names so far survive a crash of the machine.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+impl dyn Files {
+    /// The path of a name, for messages.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// [`Files::create`], its error named.
+    pub(crate) fn create_file(&self, name: &str) -> Result<DiskFile, StoreError> {
+        let raw = self.create(name);
+        self.disk_file("create", name, raw)
+    }
+
+    /// [`Files::open`], its error named.
+    pub(crate) fn open_file(&self, name: &str) -> Result<DiskFile, StoreError> {
+        let raw = self.open(name);
+        self.disk_file("open", name, raw)
+    }
+
+    /// [`Files::rename`], then [`Files::sync_dir`]: the file has its name for good.
+    pub(crate) fn settle_name(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        self.rename(from, to)
+            .map_err(|source| self.failed("rename", from, source))?;
+        self.sync_names()
+    }
+
+    /// [`Files::sync_dir`], its error named.
+    pub(crate) fn sync_names(&self) -> Result<(), StoreError> {
+        self.sync_dir()
+            .map_err(|source| self.failed("sync folder", "", source))
+    }
+
+    /// [`Files::list`], its error named.
+    pub(crate) fn names(&self) -> Result<Vec<String>, StoreError> {
+        self.list()
+            .map_err(|source| self.failed("list", "", source))
+    }
+
+    /// [`Files::remove`], its error named.
+    pub(crate) fn remove_file(&self, name: &str) -> Result<(), StoreError> {
+        self.remove(name)
+            .map_err(|source| self.failed("remove", name, source))
+    }
+
+    /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content or the new.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let temporary = format!("{name}{TEMPORARY}");
+        let file = self.create_file(&temporary)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?;
+        self.settle_name(&temporary, name)
+    }
+
+    fn disk_file(
+        &self,
+        action: &'static str,
+        name: &str,
+        raw: io::Result<Box<dyn RawFile>>,
+    ) -> Result<DiskFile, StoreError> {
+        match raw {
+            Ok(raw) => Ok(DiskFile {
+                path: self.path(name),
+                raw,
+            }),
+            Err(source) => Err(self.failed(action, name, source)),
+        }
+    }
+
+    fn failed(&self, action: &'static str, name: &str, source: io::Error) -> StoreError {
+        StoreError::Io {
+            action,
+            path: self.path(name),
+            source,
+        }
+    }
+}
+
+/// An open file that names itself in errors.
+pub(crate) struct DiskFile {
+    path: PathBuf,
+    raw: Box<dyn RawFile>,
+}
+
+impl DiskFile {
+    pub(crate) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let done = self.raw.read_at(bytes, offset);
+        self.named("read", done)
+    }
+
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let done = self.raw.write_at(bytes, offset);
+        self.named("write", done)
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let done = self.raw.sync();
+        self.named("sync", done)
+    }
+
+    pub(crate) fn len(&self) -> Result<u64, StoreError> {
+        let len = self.raw.len();
+        self.named("read the length of", len)
+    }
+
+    /// An error that says the file is not as it was written.
+    pub(crate) fn damaged(&self, offset: u64, detail: impl Into<String>) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            offset,
+            detail: detail.into(),
+        }
+    }
+
+    /// An error that says the file is of an unknown version.
+    pub(crate) fn unknown_version(&self, found: u32, known: u32) -> StoreError {
+        StoreError::Version {
+            path: self.path.clone(),
+            found,
+            known,
+        }
+    }
+
+    /// The whole file; more than `bytes_max` of it is damage.
+    pub(crate) fn read_all(&self, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let len = self.len()?;
+        if len > bytes_max {
+            return Err(self.damaged(bytes_max, "the file is longer than it can be"));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    fn named<T>(&self, action: &'static str, done: io::Result<T>) -> Result<T, StoreError> {
+        done.map_err(|source| StoreError::Io {
+            action,
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// A folder of the operating system.
+pub(crate) struct RealFiles {
+    folder: PathBuf,
+}
+
+impl RealFiles {
+    /// The files of `folder`, which exists.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+}
+
+impl RawFile for fs::File {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}
+
+impl Files for RealFiles {
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.folder.join(name))?;
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(self.folder.join(name))?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.folder.join(from), self.folder.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.folder.join(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.folder)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        fs::File::open(&self.folder)?.sync_all()
+    }
+}

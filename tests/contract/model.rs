@@ -1,0 +1,231 @@
+//! Random histories against a naive model, and what readers see after every step.
+//!
+//! Invariant: the model is too simple to be wrong: a set of ids for each tenant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headcount::model::{ItemHash, Verdict};
+use headcount::store::verify::recount;
+use headcount::store::{Snapshot, Store, StoreReader};
+use proptest::prelude::*;
+
+use super::harness::{Harness, InMemory, OnDisk, batch, count, insert, shape, tenant};
+
+const TENANTS: u8 = 12;
+const IDS: u32 = 150;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Insert(u8, Vec<u32>),
+    Record(u16, u64, u32),
+    Complete(bool),
+    Commit,
+    Crash,
+    Close,
+    TakeSnapshot,
+    ReadSnapshot,
+    Contains(u8, u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..TENANTS, prop::collection::vec(0..IDS, 0..25)).prop_map(|(t, ids)| Step::Insert(t, ids)),
+        2 => (0_u16..3, 1_u64..6, any::<u32>()).prop_map(|(p, s, c)| Step::Record(p, s, c)),
+        1 => any::<bool>().prop_map(Step::Complete),
+        6 => Just(Step::Commit),
+        1 => Just(Step::Crash),
+        1 => Just(Step::Close),
+        1 => Just(Step::TakeSnapshot),
+        1 => Just(Step::ReadSnapshot),
+        2 => (0..TENANTS, 0..IDS).prop_map(|(t, id)| Step::Contains(t, id)),
+    ]
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    items: BTreeMap<String, BTreeSet<u32>>,
+    batches: BTreeMap<(u16, u64), u32>,
+    complete: bool,
+}
+
+fn name(number: u8) -> String {
+    format!("tenant-{number}")
+}
+
+/// The model's last commit, what is staged on top, and a snapshot with the state it was taken of.
+#[derive(Default)]
+struct Model {
+    committed: State,
+    staged: State,
+    snapshot: Option<(Snapshot, State)>,
+}
+
+fn check_reader(reader: &impl StoreReader, state: &State) {
+    let cut = reader.cut();
+    assert_eq!(cut.tenants(), state.items.len() as u64);
+    assert_eq!(
+        cut.items(),
+        state
+            .items
+            .values()
+            .map(|ids| ids.len() as u64)
+            .sum::<u64>()
+    );
+    assert_eq!(cut.complete(), state.complete);
+    for number in 0..TENANTS {
+        let name = name(number);
+        let mut counts = vec![0; usize::from(shape().partitioning.count())];
+        for id in state.items.get(&name).into_iter().flatten() {
+            let owner = shape().partitioning.of(&ItemHash::of_id(&id.to_string()));
+            counts[usize::from(owner.0)] += 1;
+        }
+        assert_eq!(cut.counts(&name), counts, "{name}");
+    }
+    for partition in 0..3 {
+        for sequence in 1..6 {
+            let verdict = cut.position().judge(batch(partition, sequence), 0);
+            let is_known = state.batches.contains_key(&(partition, sequence));
+            assert_eq!(
+                verdict != Verdict::New,
+                is_known,
+                "batch {partition} {sequence}"
+            );
+        }
+    }
+}
+
+fn check_snapshot(snapshot: Snapshot, state: &State) {
+    let mut expected = BTreeSet::new();
+    for (name, ids) in &state.items {
+        let number = snapshot.cut.number(name).expect("a tenant with items");
+        for id in ids {
+            expected.insert(headcount::store::Key::new(
+                number,
+                &ItemHash::of_id(&id.to_string()),
+            ));
+        }
+        assert_eq!(
+            snapshot.cut.counts(name).iter().sum::<u64>(),
+            ids.len() as u64
+        );
+    }
+    let keys: Vec<_> = snapshot.keys.map(|key| key.expect("intact")).collect();
+    assert_eq!(keys, expected.into_iter().collect::<Vec<_>>());
+}
+
+fn apply<H: Harness>(
+    harness: &mut H,
+    mut store: H::Store,
+    model: &mut Model,
+    step: &Step,
+) -> H::Store {
+    match step {
+        Step::Insert(number, ids) => {
+            let name = name(*number);
+            let known = model.staged.items.get(&name).map_or(0, BTreeSet::len);
+            if !ids.is_empty() {
+                model
+                    .staged
+                    .items
+                    .entry(name.clone())
+                    .or_default()
+                    .extend(ids);
+            }
+            let now = model.staged.items.get(&name).map_or(0, BTreeSet::len);
+            let added = insert(&mut store, &name, ids).expect("inserted");
+            assert_eq!(added, (now - known) as u64);
+        }
+        Step::Record(partition, sequence, checksum) => {
+            let id = batch(*partition, *sequence);
+            let known = model.staged.batches.contains_key(&(*partition, *sequence));
+            assert_eq!(store.judge(id, *checksum) != Verdict::New, known);
+            if !known {
+                store.record(id, *checksum);
+                model
+                    .staged
+                    .batches
+                    .insert((*partition, *sequence), *checksum);
+            }
+        }
+        Step::Complete(complete) => {
+            store.set_complete(*complete);
+            model.staged.complete = *complete;
+        }
+        Step::Commit => {
+            store.commit().expect("committed");
+            model.committed = model.staged.clone();
+        }
+        Step::Crash | Step::Close => {
+            let again = match step {
+                Step::Crash => harness.crash(store),
+                _ => harness.close(store),
+            };
+            match again {
+                Ok(again) => {
+                    store = again;
+                    model.staged = model.committed.clone();
+                }
+                Err(same) => store = same,
+            }
+        }
+        Step::TakeSnapshot => {
+            let snapshot = store.reader().snapshot().expect("a snapshot");
+            model.snapshot = Some((snapshot, model.committed.clone()));
+        }
+        Step::ReadSnapshot => {
+            if let Some((snapshot, state)) = model.snapshot.take() {
+                check_snapshot(snapshot, &state);
+            }
+        }
+        Step::Contains(number, id) => {
+            let name = name(*number);
+            let hash = ItemHash::of_id(&id.to_string());
+            let known = model
+                .committed
+                .items
+                .get(&name)
+                .is_some_and(|ids| ids.contains(id));
+            let found = store.reader().contains(&tenant(&name), &hash);
+            assert_eq!(found.expect("read"), known, "{name} {id}");
+        }
+    }
+    store
+}
+
+fn run<H: Harness>(steps: &[Step]) {
+    let (mut harness, mut store) = H::make();
+    let mut model = Model::default();
+    for step in steps {
+        store = apply(&mut harness, store, &mut model, step);
+        check_reader(&store.reader(), &model.committed);
+    }
+    if let Some((snapshot, state)) = model.snapshot.take() {
+        check_snapshot(snapshot, &state);
+    }
+    let report = recount(&store.reader()).expect("recounted");
+    assert_eq!(report.differences, []);
+    check_snapshot(
+        store.reader().snapshot().expect("a snapshot"),
+        &model.committed,
+    );
+    for name in model.committed.items.keys() {
+        assert_eq!(
+            count(&store.reader(), name),
+            model.committed.items[name].len() as u64
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn memory_store_behaves_like_the_model(steps in prop::collection::vec(step(), 1..80)) {
+        run::<InMemory>(&steps);
+    }
+
+    #[test]
+    fn disk_store_behaves_like_the_model(steps in prop::collection::vec(step(), 1..120)) {
+        run::<OnDisk>(&steps);
+    }
+}

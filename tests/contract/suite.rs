@@ -1,0 +1,276 @@
+//! The contract's single promises, each by its name, for every store.
+//!
+//! Invariant: every test runs against every implementation; what needs a disk is skipped where there is none.
+
+use headcount::model::{ItemHash, Partition, Verdict};
+use headcount::store::verify::recount;
+use headcount::store::{Store, StoreReader};
+
+use super::harness::{Harness, InMemory, OnDisk, batch, count, insert, shape, tenant};
+
+macro_rules! for_every_store {
+    ($($test:ident),* $(,)?) => {
+        mod memory_store {
+            $(#[test] fn $test() { super::$test::<super::InMemory>(); })*
+        }
+        mod disk_store {
+            $(#[test] fn $test() { super::$test::<super::OnDisk>(); })*
+        }
+    };
+}
+
+for_every_store!(
+    repetitions_count_once,
+    readers_see_commits_only,
+    the_same_id_counts_for_each_tenant,
+    batches_are_judged_with_what_is_staged,
+    completeness_is_committed_like_the_rest,
+    tenants_are_listed_in_order_from_a_prefix,
+    a_snapshot_stays_as_it_was_taken,
+    nothing_committed_is_lost_by_a_crash,
+    staged_changes_go_with_a_close,
+    an_empty_commit_changes_nothing,
+    one_commit_may_be_far_larger_than_the_table,
+    readers_and_writer_work_at_once,
+    a_hash_of_another_partition_is_counted_where_it_belongs,
+);
+
+fn repetitions_count_once<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    assert_eq!(
+        insert(&mut store, "a", &[1, 2, 2, 1, 3]).expect("inserted"),
+        3
+    );
+    assert_eq!(insert(&mut store, "a", &[3, 4]).expect("inserted"), 1);
+    store.commit().expect("committed");
+    assert_eq!(insert(&mut store, "a", &[1, 4, 5]).expect("inserted"), 1);
+    store.commit().expect("committed");
+    assert_eq!(count(&store.reader(), "a"), 5);
+}
+
+fn readers_see_commits_only<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    let reader = store.reader();
+    insert(&mut store, "a", &[1]).expect("inserted");
+    store.record(batch(0, 1), 7);
+    store.set_complete(true);
+    let hash = ItemHash::of_id("1");
+    assert_eq!(count(&reader, "a"), 0);
+    assert_eq!(reader.cut().number("a"), None);
+    assert!(!reader.cut().complete());
+    assert!(reader.cut().position().is_empty());
+    assert!(!reader.contains(&tenant("a"), &hash).expect("read"));
+    assert_eq!(reader.snapshot().expect("a snapshot").keys.count(), 0);
+    store.commit().expect("committed");
+    assert_eq!(count(&reader, "a"), 1);
+    assert!(reader.cut().complete());
+    assert_eq!(
+        reader.cut().position().judge(batch(0, 1), 7),
+        Verdict::Applied
+    );
+    assert!(reader.contains(&tenant("a"), &hash).expect("read"));
+    assert_eq!(reader.snapshot().expect("a snapshot").keys.count(), 1);
+}
+
+fn the_same_id_counts_for_each_tenant<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    assert_eq!(insert(&mut store, "a", &[1]).expect("inserted"), 1);
+    assert_eq!(insert(&mut store, "b", &[1]).expect("inserted"), 1);
+    store.commit().expect("committed");
+    assert!(
+        store
+            .reader()
+            .contains(&tenant("b"), &ItemHash::of_id("1"))
+            .expect("read")
+    );
+    assert!(
+        !store
+            .reader()
+            .contains(&tenant("c"), &ItemHash::of_id("1"))
+            .expect("read")
+    );
+}
+
+fn batches_are_judged_with_what_is_staged<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    assert_eq!(store.judge(batch(1, 1), 5), Verdict::New);
+    store.record(batch(1, 1), 5);
+    assert_eq!(store.judge(batch(1, 1), 5), Verdict::Applied);
+    assert_eq!(store.judge(batch(1, 1), 6), Verdict::Fork);
+    assert_eq!(store.judge(batch(2, 1), 5), Verdict::New);
+}
+
+fn completeness_is_committed_like_the_rest<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    store.set_complete(true);
+    store.commit().expect("committed");
+    store.set_complete(false);
+    assert!(store.reader().cut().complete());
+    if let Ok(again) = harness.crash(store) {
+        assert!(again.reader().cut().complete());
+    }
+}
+
+fn tenants_are_listed_in_order_from_a_prefix<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    for name in ["b/2", "a", "b/1", "c", "b/3", "é"] {
+        insert(&mut store, name, &[1]).expect("inserted");
+        store.commit().expect("committed");
+    }
+    let store = match harness.close(store) {
+        Ok(store) | Err(store) => store,
+    };
+    let list = |prefix: &str, after: Option<&str>, limit| -> Vec<String> {
+        let reader = store.reader();
+        let cut = reader.cut();
+        let names = cut.list(prefix, after, limit);
+        names.map(|(name, _)| name.to_string()).collect()
+    };
+    assert_eq!(list("", None, 10), ["a", "b/1", "b/2", "b/3", "c", "é"]);
+    assert_eq!(list("b/", None, 2), ["b/1", "b/2"]);
+    assert_eq!(list("b/", Some("b/2"), 2), ["b/3"]);
+    assert_eq!(list("b/", Some("a"), 9), ["b/1", "b/2", "b/3"]);
+    assert_eq!(list("b/", Some("c"), 9), [""; 0]);
+}
+
+fn a_snapshot_stays_as_it_was_taken<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    let early: Vec<u32> = (0..200).collect();
+    for ids in early.chunks(10) {
+        insert(&mut store, "a", ids).expect("inserted");
+        store.commit().expect("committed");
+    }
+    let snapshot = store.reader().snapshot().expect("a snapshot");
+    let late: Vec<u32> = (200..600).collect();
+    for ids in late.chunks(10) {
+        insert(&mut store, "a", ids).expect("inserted");
+        insert(&mut store, "b", ids).expect("inserted");
+        store.commit().expect("committed");
+    }
+    assert_eq!(snapshot.cut.counts("a").iter().sum::<u64>(), 200);
+    assert_eq!(snapshot.cut.tenants(), 1);
+    let keys: Vec<_> = snapshot.keys.map(|key| key.expect("intact")).collect();
+    assert_eq!(keys.len(), 200);
+    assert!(keys.is_sorted());
+    assert_eq!(count(&store.reader(), "a"), 600);
+}
+
+fn nothing_committed_is_lost_by_a_crash<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    for round in 0_u32..40 {
+        let ids: Vec<u32> = (round * 7..round * 7 + 10).collect();
+        insert(&mut store, &format!("t{}", round % 3), &ids).expect("inserted");
+        store.record(batch(0, u64::from(round) + 1), round);
+        store.commit().expect("committed");
+        let before = (store.reader().cut().items(), store.reader().cut().tenants());
+        insert(&mut store, "never", &[1]).expect("inserted");
+        store = match harness.crash(store) {
+            Ok(again) => again,
+            Err(_) => return,
+        };
+        let after = (store.reader().cut().items(), store.reader().cut().tenants());
+        assert_eq!(before, after);
+        assert_eq!(
+            store.judge(batch(0, u64::from(round) + 1), round),
+            Verdict::Applied
+        );
+        assert_eq!(
+            insert(&mut store, &format!("t{}", round % 3), &ids).expect("inserted"),
+            0
+        );
+    }
+    assert_eq!(recount(&store.reader()).expect("recounted").differences, []);
+}
+
+fn staged_changes_go_with_a_close<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    insert(&mut store, "a", &[1, 2]).expect("inserted");
+    store.commit().expect("committed");
+    insert(&mut store, "a", &[3]).expect("inserted");
+    if let Ok(mut again) = harness.close(store) {
+        assert_eq!(count(&again.reader(), "a"), 2);
+        assert_eq!(insert(&mut again, "a", &[2, 3]).expect("inserted"), 1);
+    }
+}
+
+fn an_empty_commit_changes_nothing<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    store.commit().expect("committed");
+    assert_eq!(
+        store
+            .insert(Partition(0), &tenant("a"), &[])
+            .expect("inserted"),
+        0
+    );
+    store.commit().expect("committed");
+    assert_eq!(store.reader().cut().tenants(), 0);
+}
+
+fn one_commit_may_be_far_larger_than_the_table<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    let ids: Vec<u32> = (0..5_000).collect();
+    insert(&mut store, "a", &[0]).expect("inserted");
+    store.commit().expect("committed");
+    assert_eq!(insert(&mut store, "a", &ids).expect("inserted"), 4_999);
+    store.commit().expect("committed");
+    insert(&mut store, "a", &[5_000]).expect("inserted");
+    store.commit().expect("committed");
+    let store = match harness.crash(store) {
+        Ok(store) | Err(store) => store,
+    };
+    assert_eq!(count(&store.reader(), "a"), 5_001);
+    assert_eq!(recount(&store.reader()).expect("recounted").differences, []);
+}
+
+fn readers_and_writer_work_at_once<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    let reader = store.reader();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut last = 0;
+            loop {
+                let is_last = done.load(std::sync::atomic::Ordering::Acquire);
+                let report = recount(&reader).expect("recounted");
+                assert_eq!(report.differences, []);
+                assert!(report.items >= last, "a later snapshot has no fewer items");
+                last = report.items;
+                // An id whose commit is counted is found, wherever its key has moved to.
+                let newest = count(&reader, "a");
+                if let Some(newest) = newest.checked_sub(1) {
+                    let hash = ItemHash::of_id(&newest.to_string());
+                    assert!(reader.contains(&tenant("a"), &hash).expect("read"));
+                }
+                if is_last {
+                    return last;
+                }
+            }
+        });
+        for id in 0..600 {
+            insert(&mut store, "a", &[id]).expect("inserted");
+            store.commit().expect("committed");
+        }
+        done.store(true, std::sync::atomic::Ordering::Release);
+        assert_eq!(watcher.join().expect("no assertion failed"), 600);
+    });
+}
+
+fn a_hash_of_another_partition_is_counted_where_it_belongs<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    let hashes: Vec<ItemHash> = (0..30).map(|id| ItemHash::of_id(&id.to_string())).collect();
+    assert_eq!(
+        store
+            .insert(Partition(0), &tenant("a"), &hashes)
+            .expect("inserted"),
+        30
+    );
+    store.commit().expect("committed");
+    let store = match harness.crash(store) {
+        Ok(store) | Err(store) => store,
+    };
+    assert_eq!(count(&store.reader(), "a"), 30);
+    assert_eq!(
+        store.reader().cut().counts("a").len(),
+        usize::from(shape().partitioning.count())
+    );
+}
