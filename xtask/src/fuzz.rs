@@ -1,0 +1,65 @@
+//! The stage that runs every fuzz target for a moment, from the committed corpus.
+//!
+//! Invariant: what it finds goes below the target folder; the committed corpus stays as it is.
+
+use std::fs;
+
+use crate::stages::{self, Options};
+use crate::tools::Tool;
+
+/// How long each target runs, in seconds, once it is built.
+const RUN_S: u32 = 20;
+
+/// The longest that one input may take, in seconds, before it counts as a hang.
+const INPUT_S_MAX: u32 = 10;
+
+/// The longest input, in bytes.
+const INPUT_BYTES_MAX: u32 = 64 * 1024;
+
+/// Builds and runs the targets.
+///
+/// # Errors
+/// When the lock file is stale, a target doesn't build, or an input fails.
+pub fn run(options: &Options) -> Result<(), String> {
+    // cargo-fuzz has no such flag: it would renew a stale lock file without a word.
+    stages::cargo(options, "fetch --locked --manifest-path fuzz/Cargo.toml")?;
+    for target in targets(options)? {
+        let found = options.workspace.scratch("fuzz").join(&target);
+        fs::create_dir_all(&found)
+            .map_err(|why| format!("can't make {}: {why}", found.display()))?;
+        let mut fuzz = options.tools.command(Tool::CargoFuzz);
+        // AddressSanitizer wants a nightly compiler; without it, coverage needs only stable flags.
+        fuzz.args(["run", "--sanitizer", "none", &target])
+            .arg(found)
+            .arg(format!("fuzz/corpus/{target}"))
+            .arg("--")
+            .arg(format!("-max_total_time={RUN_S}"))
+            .arg(format!("-timeout={INPUT_S_MAX}"))
+            .arg(format!("-max_len={INPUT_BYTES_MAX}"))
+            .arg("-print_final_stats=1")
+            .current_dir(options.workspace.root());
+        stages::run(options, &mut fuzz)?;
+    }
+    Ok(())
+}
+
+/// The names of the targets: one for each file.
+fn targets(options: &Options) -> Result<Vec<String>, String> {
+    let folder = options.workspace.root().join("fuzz/fuzz_targets");
+    let unreadable = |why| format!("can't read {}: {why}", folder.display());
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            targets.extend(
+                path.file_stem()
+                    .map(|stem| stem.to_string_lossy().into_owned()),
+            );
+        }
+    }
+    targets.sort();
+    if targets.is_empty() {
+        return Err("there is no fuzz target".to_owned());
+    }
+    Ok(targets)
+}

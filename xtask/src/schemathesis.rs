@@ -1,0 +1,56 @@
+//! The stage that holds the running server against its own `OpenAPI` description.
+//!
+//! Invariant: the same code gets the same requests: `schemathesis.toml` fixes the seed and keeps nothing.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::process;
+use crate::server::Server;
+use crate::stages::{self, Options};
+use crate::tools::Tool;
+
+/// Requests for each operation in each phase.
+const EXAMPLES_MAX: u32 = 50;
+
+/// The same with `--long`.
+const LONG_EXAMPLES_MAX: u32 = 1000;
+
+/// The longest wait for one answer, in seconds.
+const REQUEST_S_MAX: u32 = 10;
+
+/// The longest that the run may take.
+const RUN_LIMIT: Duration = Duration::from_secs(8 * 60);
+
+/// The same with `--long`.
+const LONG_RUN_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Builds the server, runs all phases and checks against it, and stops it.
+///
+/// # Errors
+/// When a check fails, the run overruns, or the server doesn't start or end well.
+pub fn run(options: &Options) -> Result<(), String> {
+    stages::cargo(options, "build --locked --bin headcount")?;
+    let scratch = options.workspace.scratch("schemathesis");
+    fs::create_dir_all(&scratch)
+        .map_err(|why| format!("can't make {}: {why}", scratch.display()))?;
+    let server = Server::start(&options.workspace.binary("headcount"), &scratch)?;
+    let (examples_max, limit) = if options.long {
+        (LONG_EXAMPLES_MAX, LONG_RUN_LIMIT)
+    } else {
+        (EXAMPLES_MAX, RUN_LIMIT)
+    };
+    let mut schemathesis = options.tools.command(Tool::Schemathesis);
+    schemathesis
+        .arg("--config-file")
+        .arg(options.workspace.root().join("schemathesis.toml"))
+        .args(["run", "--no-color"])
+        .arg(format!("--max-examples={examples_max}"))
+        .arg(format!("--request-timeout={REQUEST_S_MAX}"))
+        .arg(format!("{}/openapi.json", server.url()))
+        // It leaves its caches where it runs.
+        .current_dir(&scratch);
+    process::run(&mut schemathesis, limit)
+        .map_err(|why| server.failure(&format!("failed its checks: {why}")))?;
+    server.stop()
+}

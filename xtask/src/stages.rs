@@ -1,0 +1,204 @@
+//! The stages of `cargo xtask test`: their order, what each needs, what each runs.
+//!
+//! Invariant: the cheapest come first, and every stage runs with the committed lock files.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::tools::{Tool, Toolbox};
+use crate::workspace::Workspace;
+use crate::{fuzz, process, schemathesis};
+
+/// The longest that one command of a stage may take; a cold build on two busy cores is the longest of them.
+const COMMAND_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// The same with `--long`.
+const LONG_COMMAND_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// What the stages share.
+#[derive(Debug)]
+pub struct Options {
+    /// Where things are.
+    pub workspace: Workspace,
+    /// The tools, all there.
+    pub tools: Toolbox,
+    /// Whether tests run their long versions.
+    pub long: bool,
+}
+
+/// A check that a change must pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// rustfmt.
+    Fmt,
+    /// Lints, without warnings.
+    Clippy,
+    /// The house rules of `tests/tidy.rs`.
+    Tidy,
+    /// Tests beside the code.
+    Unit,
+    /// One suite for every implementation of a contract.
+    Contract,
+    /// Real processes.
+    Integration,
+    /// Examples in the docs.
+    DocTests,
+    /// The docs themselves, without warnings.
+    Doc,
+    /// The API against its own description.
+    Schemathesis,
+    /// A short run of every fuzz target.
+    Fuzz,
+    /// Licences and sources of the dependencies.
+    Deny,
+}
+
+impl Stage {
+    /// All of them, in the order in which they run.
+    pub const ALL: [Self; 11] = [
+        Self::Fmt,
+        Self::Clippy,
+        Self::Tidy,
+        Self::Unit,
+        Self::Contract,
+        Self::Integration,
+        Self::DocTests,
+        Self::Doc,
+        Self::Schemathesis,
+        Self::Fuzz,
+        Self::Deny,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Tidy => "tidy",
+            Self::Unit => "unit",
+            Self::Contract => "contract",
+            Self::Integration => "integration",
+            Self::DocTests => "doc-tests",
+            Self::Doc => "doc",
+            Self::Schemathesis => "schemathesis",
+            Self::Fuzz => "fuzz",
+            Self::Deny => "deny",
+        }
+    }
+
+    /// The tools that must be there before it runs.
+    pub fn needs(self) -> &'static [Tool] {
+        match self {
+            Self::Fmt => &[],
+            Self::Deny => &[Tool::CargoDeny],
+            Self::Schemathesis => &[Tool::Cc, Tool::Schemathesis],
+            Self::Fuzz => &[Tool::Cc, Tool::Cxx, Tool::CargoFuzz],
+            _ => &[Tool::Cc],
+        }
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What went wrong, in one line; the details are in the output above it.
+    pub fn run(self, options: &Options) -> Result<(), String> {
+        match self {
+            Self::Fmt => {
+                cargo(options, "fmt --all --check")?;
+                cargo(options, "fmt --manifest-path fuzz/Cargo.toml --check")
+            }
+            Self::Clippy => cargo(
+                options,
+                "clippy --workspace --all-targets --locked -- -D warnings",
+            ),
+            Self::Tidy => cargo(options, "test --locked --test tidy"),
+            Self::Unit => cargo(options, "test --locked --workspace --lib --bins"),
+            Self::Contract => cargo(options, "test --locked --test contract"),
+            Self::Integration => cargo(options, "test --locked --test it"),
+            Self::DocTests => cargo(options, "test --locked --doc"),
+            Self::Doc => {
+                let args = "doc --locked --no-deps --workspace --document-private-items";
+                run(
+                    options,
+                    cargo_command(options, args).env("RUSTDOCFLAGS", "-D warnings"),
+                )
+            }
+            Self::Schemathesis => schemathesis::run(options),
+            Self::Fuzz => fuzz::run(options),
+            Self::Deny => {
+                let mut deny = options.tools.command(Tool::CargoDeny);
+                deny.args(["--workspace", "check", "bans", "licenses", "sources"])
+                    .current_dir(options.workspace.root());
+                run(options, &mut deny)
+            }
+        }
+    }
+}
+
+/// The stages left by `--only` and `--skip`, in their own order; no `only` means all.
+pub fn choose(only: &[String], skip: &[String]) -> Vec<Stage> {
+    let named = |names: &[String], stage: Stage| names.iter().any(|name| name == stage.name());
+    Stage::ALL
+        .into_iter()
+        .filter(|&stage| only.is_empty() || named(only, stage))
+        .filter(|&stage| !named(skip, stage))
+        .collect()
+}
+
+/// Runs cargo with `args`, separated by spaces.
+///
+/// # Errors
+/// When it fails or overruns.
+pub fn cargo(options: &Options, args: &str) -> Result<(), String> {
+    run(options, &mut cargo_command(options, args))
+}
+
+/// Runs `command` within the limit of a stage.
+///
+/// # Errors
+/// When it fails or overruns.
+pub fn run(options: &Options, command: &mut Command) -> Result<(), String> {
+    let limit = if options.long {
+        LONG_COMMAND_LIMIT
+    } else {
+        COMMAND_LIMIT
+    };
+    process::run(command, limit)
+}
+
+fn cargo_command(options: &Options, args: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command
+        .args(args.split(' '))
+        .current_dir(options.workspace.root());
+    if options.long {
+        command.env("HEADCOUNT_TEST_LONG", "1");
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(only: &[&str], skip: &[&str]) -> Vec<&'static str> {
+        let owned = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        choose(&owned(only), &owned(skip))
+            .into_iter()
+            .map(Stage::name)
+            .collect()
+    }
+
+    #[test]
+    fn all_run_unless_some_are_named() {
+        assert_eq!(names(&[], &[]).len(), Stage::ALL.len());
+        assert_eq!(names(&["deny", "fmt"], &[]), ["fmt", "deny"]);
+        assert_eq!(names(&["deny", "fmt"], &["fmt"]), ["deny"]);
+        assert!(!names(&[], &["fuzz"]).contains(&"fuzz"));
+    }
+}

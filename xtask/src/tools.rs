@@ -1,0 +1,326 @@
+//! The tools that the stages need beside cargo: what is missing, and how to install it.
+//!
+//! Invariant: nothing is installed unless asked for; a stage starts only when its tools are there, cargo's
+//! and Python's in exactly the pinned version.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::process;
+use crate::stages::Stage;
+use crate::workspace::Workspace;
+
+/// The longest that one step of an installation may take; building cargo-deny on two cores took 210 s.
+const INSTALL_LIMIT: Duration = Duration::from_secs(900);
+
+/// The exact versions, of all that schemathesis is made of, for pip.
+const SCHEMATHESIS_CONSTRAINTS: &str = "xtask/schemathesis-constraints.txt";
+
+/// Something that a stage needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// A C compiler: the TLS library, and linking.
+    Cc,
+    /// A C++ compiler: libFuzzer.
+    Cxx,
+    /// Python 3 with venv and pip: installs schemathesis.
+    Python,
+    /// Licences and sources of the dependencies.
+    CargoDeny,
+    /// Drives libFuzzer.
+    CargoFuzz,
+    /// Tests the HTTP API against its own description.
+    Schemathesis,
+}
+
+/// Where a tool comes from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// Packages of Debian and its kin.
+    System {
+        packages: &'static [&'static str],
+        probe: &'static [&'static str],
+    },
+    /// A program of crates.io.
+    Cargo { version: &'static str },
+    /// A program of PyPI, in a virtual environment of its own.
+    Pip { version: &'static str },
+}
+
+impl Tool {
+    /// All of them, in an order in which they can be installed.
+    const ALL: [Self; 6] = [
+        Self::Cc,
+        Self::Cxx,
+        Self::Python,
+        Self::CargoDeny,
+        Self::CargoFuzz,
+        Self::Schemathesis,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cc => "cc",
+            Self::Cxx => "c++",
+            Self::Python => "python3 with venv",
+            Self::CargoDeny => "cargo-deny",
+            Self::CargoFuzz => "cargo-fuzz",
+            Self::Schemathesis => "schemathesis",
+        }
+    }
+
+    fn source(self) -> Source {
+        match self {
+            Self::Cc => Source::System {
+                packages: &["gcc", "libc6-dev"],
+                probe: &["cc", "--version"],
+            },
+            Self::Cxx => Source::System {
+                packages: &["g++"],
+                probe: &["c++", "--version"],
+            },
+            Self::Python => Source::System {
+                packages: &["python3", "python3-venv"],
+                probe: &["python3", "-c", "import ensurepip, venv"],
+            },
+            Self::CargoDeny => Source::Cargo { version: "0.20.2" },
+            Self::CargoFuzz => Source::Cargo { version: "0.13.2" },
+            Self::Schemathesis => Source::Pip { version: "4.32.5" },
+        }
+    }
+
+    /// The name with the version where one is pinned.
+    fn title(self) -> String {
+        match self.source() {
+            Source::System { .. } => self.name().to_owned(),
+            Source::Cargo { version } | Source::Pip { version } => {
+                format!("{} {version}", self.name())
+            }
+        }
+    }
+}
+
+/// Finds, installs and runs the tools.
+#[derive(Debug)]
+pub struct Toolbox {
+    workspace: Workspace,
+}
+
+impl Toolbox {
+    /// Makes sure of every tool that `stages` need.
+    ///
+    /// # Errors
+    /// When something is missing and `install` is false, or it can't be installed.
+    pub fn prepare(workspace: &Workspace, stages: &[Stage], install: bool) -> Result<Self, String> {
+        let toolbox = Self {
+            workspace: workspace.clone(),
+        };
+        let missing = toolbox.missing(stages);
+        if missing.is_empty() {
+            println!("nothing is missing");
+            return Ok(toolbox);
+        }
+        let steps = toolbox.steps(&missing);
+        if !install {
+            return Err(how_to_install(&missing, &steps));
+        }
+        for mut step in steps {
+            process::run(&mut step, INSTALL_LIMIT)?;
+        }
+        match toolbox.missing(stages).as_slice() {
+            [] => Ok(toolbox),
+            still => Err(format!("still missing once installed: {}", titles(still))),
+        }
+    }
+
+    /// A command that runs `tool`.
+    pub fn command(&self, tool: Tool) -> Command {
+        Command::new(self.find(tool).unwrap_or_else(|| tool.name().into()))
+    }
+
+    fn missing(&self, stages: &[Stage]) -> Vec<Tool> {
+        let needed = |tool| stages.iter().any(|stage| stage.needs().contains(&tool));
+        let mut missing: Vec<Tool> = Tool::ALL
+            .into_iter()
+            .filter(|&tool| needed(tool) && self.find(tool).is_none())
+            .collect();
+        // Python matters only while there is something to install with it.
+        if missing.contains(&Tool::Schemathesis) && self.find(Tool::Python).is_none() {
+            missing.insert(0, Tool::Python);
+        }
+        missing
+    }
+
+    /// The program of `tool`, ours before the one on the PATH.
+    fn find(&self, tool: Tool) -> Option<PathBuf> {
+        let on_path = PathBuf::from(tool.name());
+        match tool.source() {
+            Source::System { probe, .. } => {
+                let (program, args) = probe.split_first()?;
+                process::output(Command::new(program).args(args)).map(|_| program.into())
+            }
+            Source::Cargo { version } => {
+                let ours = self.workspace.tools().join("bin").join(tool.name());
+                [ours, on_path]
+                    .into_iter()
+                    .find(|program| is_version(program, version))
+            }
+            Source::Pip { version } => {
+                let ours = self.venv(tool).join("bin").join(tool.name());
+                [ours, on_path]
+                    .into_iter()
+                    .find(|program| is_version(program, version))
+            }
+        }
+    }
+
+    fn venv(&self, tool: Tool) -> PathBuf {
+        self.workspace.tools().join(tool.name())
+    }
+
+    /// The commands that install `missing`, in order.
+    fn steps(&self, missing: &[Tool]) -> Vec<Command> {
+        let mut packages: Vec<&str> = Vec::new();
+        let mut steps = Vec::new();
+        for &tool in missing {
+            match tool.source() {
+                Source::System { packages: more, .. } => packages.extend(more),
+                Source::Cargo { version } => steps.push(self.cargo_install(tool, version)),
+                Source::Pip { version } => steps.extend(self.pip_install(tool, version)),
+            }
+        }
+        if !packages.is_empty() {
+            let install = ["install", "--yes", "--no-install-recommends"];
+            steps.insert(0, apt_get(&[&install[..], &packages].concat()));
+            steps.insert(0, apt_get(&["update"]));
+        }
+        steps
+    }
+
+    fn cargo_install(&self, tool: Tool, version: &str) -> Command {
+        let mut command = Command::new("cargo");
+        command
+            .args(["install", "--locked", "--version", version, "--root"])
+            .arg(self.workspace.tools())
+            .arg(tool.name());
+        command
+    }
+
+    fn pip_install(&self, tool: Tool, version: &str) -> [Command; 2] {
+        let venv = self.venv(tool);
+        let mut make = Command::new("python3");
+        make.args(["-m", "venv", "--clear"]).arg(&venv);
+        let mut install = Command::new(venv.join("bin/pip"));
+        install
+            .args(["install", "--quiet", "--constraint"])
+            .arg(self.workspace.root().join(SCHEMATHESIS_CONSTRAINTS))
+            .arg(format!("{}=={version}", tool.name()));
+        [make, install]
+    }
+}
+
+/// `apt-get` without questions, as root when there is a way.
+fn apt_get(args: &[&str]) -> Command {
+    let root = process::output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    let sudo = !root && process::output(Command::new("sudo").arg("--version")).is_some();
+    let mut command = Command::new(if sudo { "sudo" } else { "env" });
+    if sudo {
+        command.arg("env");
+    }
+    command
+        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .args(args);
+    command
+}
+
+/// Whether `program --version` ends its first line with `version`.
+fn is_version(program: &PathBuf, version: &str) -> bool {
+    process::output(Command::new(program).arg("--version")).is_some_and(|text| {
+        text.lines()
+            .next()
+            .and_then(|line| line.split_whitespace().last())
+            == Some(version)
+    })
+}
+
+fn titles(tools: &[Tool]) -> String {
+    let titles: Vec<String> = tools.iter().map(|tool| tool.title()).collect();
+    titles.join(", ")
+}
+
+fn how_to_install(missing: &[Tool], steps: &[Command]) -> String {
+    let lines: Vec<String> = steps
+        .iter()
+        .map(|step| format!("  {}\n", process::line(step)))
+        .collect();
+    format!(
+        "missing: {}\n\nInstall by `cargo xtask test --install`, which runs:\n\n{}",
+        titles(missing),
+        lines.concat()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_for(missing: &[Tool]) -> Vec<String> {
+        let workspace = Workspace::find().expect("built here");
+        let toolbox = Toolbox { workspace };
+        toolbox.steps(missing).iter().map(process::line).collect()
+    }
+
+    #[test]
+    fn system_packages_come_first_in_one_installation() {
+        let lines = lines_for(&[Tool::CargoDeny, Tool::Cxx, Tool::Python]);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].ends_with("apt-get update"), "{lines:?}");
+        assert!(lines[1].ends_with("g++ python3 python3-venv"), "{lines:?}");
+        assert!(
+            lines[2].starts_with("cargo install --locked --version"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn package_lists_are_fetched_only_for_packages() {
+        assert!(!lines_for(&[Tool::CargoFuzz]).concat().contains("apt-get"));
+        assert!(
+            !lines_for(&[Tool::Schemathesis])
+                .concat()
+                .contains("apt-get")
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_commands() {
+        let workspace = Workspace::find().expect("built here");
+        let toolbox = Toolbox { workspace };
+        let missing = [Tool::Schemathesis];
+        let text = how_to_install(&missing, &toolbox.steps(&missing));
+        assert!(text.contains("missing: schemathesis 4"), "{text}");
+        assert!(text.contains("-m venv"), "{text}");
+        assert!(text.contains("schemathesis==4"), "{text}");
+    }
+
+    #[test]
+    fn another_version_is_not_good() {
+        let cargo = PathBuf::from("rustc");
+        assert!(!is_version(&cargo, "0.0.0"));
+        assert!(!is_version(&PathBuf::from("no-such-program-here"), "0.0.0"));
+    }
+
+    #[test]
+    fn the_constraints_pin_the_same_schemathesis() {
+        let Source::Pip { version } = Tool::Schemathesis.source() else {
+            panic!("not of PyPI");
+        };
+        let constraints = include_str!("../schemathesis-constraints.txt");
+        assert!(
+            constraints
+                .lines()
+                .any(|line| line == format!("schemathesis=={version}"))
+        );
+    }
+}
