@@ -4,9 +4,9 @@
 //! admitting, answer what is in flight, end the log, close the store.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::BuildError;
 use thiserror::Error;
@@ -21,6 +21,9 @@ use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
 use crate::http::{self, App};
 use crate::log::{Deliveries, LocalLog};
 use crate::model::{Epoch, Partitioning};
+use crate::store::data_dir::{Belonging, DataDir};
+use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
+use crate::store::verify::{Report, recount};
 use crate::store::{Store, StoreError, StoreReader, StoreShape};
 use crate::telemetry;
 
@@ -240,19 +243,60 @@ fn system(what: &'static str, error: &std::io::Error) -> NodeError {
     }
 }
 
-fn open_store(_config: &ServeConfig) -> Result<impl Store, NodeError> {
-    let mut store = crate::store::memory::MemoryStore::new(StoreShape {
-        partitioning: Partitioning::SINGLE,
-    });
-    store.set_complete(true);
-    store.commit()?;
+/// Opens the folder's store, or makes one. A new one is complete: it has everything from the beginning.
+fn open_store(config: &ServeConfig) -> Result<DiskStore, NodeError> {
+    let started = Instant::now();
+    let mut store = open_disk(&config.data_dir, config.memory_bytes)?;
+    let is_new = store.reader().cut().position().is_empty();
+    if is_new {
+        store.set_complete(true);
+        store.commit()?;
+    }
+    let reader = store.reader();
+    let cut = reader.cut();
+    tracing::info!(
+        tenants = cut.tenants(),
+        items = cut.items(),
+        took_ms = started.elapsed().as_millis() as u64,
+        "the store is open"
+    );
+    drop(cut);
     Ok(store)
+}
+
+fn open_disk(data_dir: &Path, memory_bytes_max: usize) -> Result<DiskStore, StoreError> {
+    let partitioning = Partitioning::SINGLE;
+    let belonging = Belonging {
+        cluster: None,
+        counter: LOCAL_COUNTER.into(),
+        partitioning,
+        now_ms: now_ms(),
+    };
+    let dir = DataDir::open(data_dir, &belonging)?;
+    let options = DiskOptions {
+        memory_bytes_max,
+        ..DiskOptions::default()
+    };
+    DiskStore::open(dir, StoreShape { partitioning }, options)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Recounts every tenant of a stopped service's folder.
 ///
 /// # Errors
-/// When the folder can't be opened or read.
-pub fn verify(_data_dir: &std::path::Path) -> Result<crate::store::verify::Report, NodeError> {
-    Ok(crate::store::verify::Report::default())
+/// When the folder is none of ours, is in use, or can't be read.
+pub fn verify(data_dir: &Path) -> Result<Report, NodeError> {
+    if !data_dir.is_dir() {
+        return Err(NodeError::System {
+            what: "the data folder",
+            detail: format!("{} is not a folder", data_dir.display()),
+        });
+    }
+    let store = open_disk(data_dir, MEMORY_BYTES_MAX_DEFAULT)?;
+    Ok(recount(&store.reader())?)
 }
