@@ -13,8 +13,10 @@ use thiserror::Error;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Tenants asked for in one request; the API allows 1,000.
-const TENANTS_PER_REQUEST: usize = 500;
+/// Tenants asked for in one request, as the API allows.
+const TENANTS_PER_REQUEST: usize = 1_000;
+/// Bytes of tenants asked for in one request: a request line may have 64 KiB.
+const QUERY_BYTES_MAX: usize = 32 * 1024;
 
 /// Why a request did not succeed.
 #[derive(Debug, Error)]
@@ -156,7 +158,7 @@ impl PublicClient {
     /// [`ClientError`].
     pub async fn counts(&self, request: &CountsRequest) -> Result<Vec<TenantCount>, ClientError> {
         let mut rows = Vec::with_capacity(request.tenants.len());
-        for tenants in request.tenants.chunks(TENANTS_PER_REQUEST) {
+        for tenants in requests(&request.tenants) {
             let mut url = self.counts.clone();
             {
                 let mut query = url.query_pairs_mut();
@@ -184,6 +186,25 @@ impl PublicClient {
         }
         Ok(rows)
     }
+}
+
+/// Cuts tenants into slices that one request each can ask for.
+fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = tenants
+            .iter()
+            .take(TENANTS_PER_REQUEST)
+            .take_while(|tenant| {
+                // Each byte takes three at most, percent-encoded, and each tenant its parameter's name.
+                bytes += "tenant=&".len() + 3 * tenant.len();
+                bytes <= QUERY_BYTES_MAX
+            });
+        let count = fitting.count().max(1).min(tenants.len());
+        let (slice, rest) = tenants.split_at(count);
+        tenants = rest;
+        (!slice.is_empty()).then_some(slice)
+    })
 }
 
 /// The error's cause, which says more than that a request failed.
@@ -221,4 +242,24 @@ async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, C
         detail: problem.detail,
         faults: faults.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_are_asked_for_in_requests_that_fit() {
+        let many: Vec<String> = (0..2_500).map(|n| n.to_string()).collect();
+        assert_eq!(
+            requests(&many).map(<[String]>::len).collect::<Vec<_>>(),
+            [1_000, 1_000, 500]
+        );
+        let long = vec!["é".repeat(256); 50];
+        let slices: Vec<_> = requests(&long).map(<[String]>::len).collect();
+        assert_eq!(slices.iter().sum::<usize>(), 50);
+        assert!(slices.iter().all(|&count| count <= 21), "{slices:?}");
+        assert_eq!(requests(&["x".repeat(100_000)]).count(), 1);
+        assert_eq!(requests(&[]).count(), 0);
+    }
 }

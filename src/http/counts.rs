@@ -13,7 +13,7 @@ use super::error::Problem;
 use super::options::{PathParams, Query, tenant};
 use super::{App, json};
 use crate::counter::ListQuery;
-use crate::model::TenantName;
+use crate::model::{TENANT_CHARS_MAX, TenantName};
 
 /// The most tenants in one request to `GET /counts`.
 const TENANTS_ASKED_MAX: usize = 1_000;
@@ -21,6 +21,19 @@ const TENANTS_ASKED_MAX: usize = 1_000;
 const PAGE_MAX: u64 = 1_000;
 /// The tenants in a page of `GET /tenants` by default.
 const PAGE_DEFAULT: u64 = 100;
+
+/// A tenant's name.
+#[derive(ToSchema)]
+#[schema(
+    min_length = 1,
+    max_length = 256,
+    pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$"
+)]
+#[expect(
+    dead_code,
+    reason = "it only describes a parameter; options reads it without it"
+)]
+pub struct TenantText(String);
 
 /// A tenant's count.
 #[derive(Debug, Serialize, ToSchema)]
@@ -105,12 +118,13 @@ pub async fn get_count(
     path = "/counts",
     tag = "counts",
     params(
-        ("tenant" = Vec<String>, Query, style = Form, explode, description = "A tenant; give it up to 1,000 times.", min_items = 1, max_items = 1_000, example = json!(["asd"])),
+        ("tenant" = Vec<TenantText>, Query, style = Form, explode, description = "A tenant; give it up to 1,000 times.", min_items = 1, max_items = 1_000, example = json!(["asd"])),
         super::ReadParams,
     ),
     responses(
         (status = 200, description = "The tenants' counts, in the order asked for.", body = CountsAnswer),
         (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
+        (status = 414, description = "The request line is longer than 64 KiB: ask in several requests."),
         (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -158,8 +172,11 @@ pub async fn get_tenants(State(app): State<Arc<App>>, query: Query) -> Result<Re
     let options = query.read_options()?;
     let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
     let list = ListQuery {
-        prefix: query.one("prefix")?.unwrap_or_default().to_owned(),
-        after: query.one("cursor")?.map(str::to_owned),
+        prefix: query
+            .text("prefix", TENANT_CHARS_MAX)?
+            .unwrap_or_default()
+            .to_owned(),
+        after: query.text("cursor", TENANT_CHARS_MAX)?.map(str::to_owned),
         limit: limit as usize,
     };
     let read = app.coordinator.list(list, &options).await?;

@@ -33,6 +33,7 @@ use super::{counters, counts, health, items};
         health::readyz,
         health::get_metrics,
     ),
+    components(schemas(counts::TenantText)),
     tags(
         (name = "items", description = "Posting items, and asking after one"),
         (name = "counts", description = "Counts of tenants"),

@@ -99,10 +99,10 @@ enum Format {
     path = "/items",
     tag = "items",
     request_body(
-        description = "One item, an array of items, or (NDJSON) one item a line.",
+        description = "One item, an array of items, or (NDJSON) items one a line, without brackets and commas.",
         content(
             (ItemOrItems = "application/json"),
-            (String = "application/x-ndjson", example = "{\"id\":\"5\",\"tenant\":\"asd\"}\n{\"id\":\"6\",\"tenant\":\"asd\"}\n"),
+            (Vec<Item> = "application/x-ndjson", example = "{\"id\":\"5\",\"tenant\":\"asd\"}\n{\"id\":\"6\",\"tenant\":\"asd\"}\n"),
         ),
     ),
     responses(

@@ -92,7 +92,7 @@ impl App {
 )]
 struct ReadParams {
     /// The `token` of an answer to `POST /items`: the answer includes those items.
-    #[param(nullable = false)]
+    #[param(nullable = false, min_length = 28, pattern = "^[A-Za-z0-9_-]+$")]
     after: Option<String>,
     /// What an exact answer includes: `session`, everything that this coordinator acknowledged and nothing
     /// less than it has answered before; `strong`, everything that any coordinator acknowledged; `eventual`,

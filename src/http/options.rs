@@ -60,6 +60,16 @@ impl Query {
         Ok(first)
     }
 
+    /// A text of at most `chars_max` characters.
+    pub fn text(&self, name: &str, chars_max: usize) -> Result<Option<&str>, Problem> {
+        let text = self.one(name)?;
+        if text.is_some_and(|text| text.chars().nth(chars_max).is_some()) {
+            let detail = format!("{name} may have at most {chars_max} characters.");
+            return Err(Problem::invalid_parameter(detail));
+        }
+        Ok(text)
+    }
+
     /// A whole number from `min` to `max`.
     pub fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
         let Some(text) = self.one(name)? else {
