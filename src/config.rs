@@ -388,6 +388,18 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_every_setting() {
+        let readme = include_str!("../README.md");
+        for Setting {
+            key, default, help, ..
+        } in SETTINGS
+        {
+            let row = format!("| `{key}` | `{default}` | {help} |\n");
+            assert!(readme.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn a_bad_setting_is_one_line_that_names_it_its_source_and_what_is_allowed() {
         let error = |flags: &[&str], file| resolve(flags, file).expect_err("refused");
         assert_eq!(

@@ -44,10 +44,13 @@ pub fn run(options: &Options) -> Result<(), String> {
     schemathesis
         .arg("--config-file")
         .arg(options.workspace.root().join("schemathesis.toml"))
-        .args(["run", "--no-color"])
+        .args(["run", "--no-color", "--checks=all"])
         .arg(format!("--max-examples={examples_max}"))
         .arg(format!("--request-timeout={REQUEST_S_MAX}"))
         .arg(format!("{}/openapi.json", server.url()))
+        .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
+        .env("PYTHONPATH", options.workspace.root().join("xtask"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         // It leaves its caches where it runs.
         .current_dir(&scratch);
     process::run(&mut schemathesis, limit)
