@@ -125,6 +125,8 @@ impl PublicClient {
         if !matches!(base.scheme(), "http" | "https") {
             return Err(wrong());
         }
+        // A provider that is installed already, by whoever uses this crate as a library, is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)

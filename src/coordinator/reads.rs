@@ -281,3 +281,7 @@ impl Coordinator {
         answers
     }
 }
+
+#[cfg(test)]
+#[path = "reads_tests.rs"]
+mod tests;

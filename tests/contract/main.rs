@@ -5,5 +5,6 @@
 mod damage;
 mod data_dir;
 mod harness;
+mod log;
 mod model;
 mod suite;

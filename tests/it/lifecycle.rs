@@ -178,3 +178,33 @@ fn help_and_version_teach() {
         assert!(serve.stdout.contains(word), "{word} in\n{}", serve.stdout);
     }
 }
+
+/// A limit on the size of files stands for a full disk: the write that would exceed it fails.
+#[tokio::test]
+async fn a_failed_write_stops_the_process_and_loses_nothing_acknowledged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data_dir = folder.path().join("data");
+    let mut node = Node::start_limited(&data_dir, 4 << 10);
+    let mut acknowledged = 0;
+    for post in 0..2_000 {
+        let request =
+            node.request(reqwest::Method::POST, "/items")
+                .json(&items("a", post * 500, 500));
+        match crate::node::Answer::try_of(request).await {
+            Ok(answer) if answer.status == 200 => acknowledged += 500,
+            Ok(answer) => {
+                answer.assert_problem(503, "outcome-unknown");
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    assert_eq!(node.wait().code(), Some(1), "a failed write is fatal");
+    assert!(acknowledged > 0);
+    let node = Node::start_in(&data_dir, &[]);
+    let count = node.count("a").await;
+    assert!(
+        (acknowledged..=acknowledged + 500).contains(&count),
+        "{acknowledged} <= {count}"
+    );
+}

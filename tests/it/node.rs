@@ -52,7 +52,23 @@ impl Node {
 
     /// Starts a node on an existing folder and waits until it listens.
     pub fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
-        let mut child = headcount()
+        Self::spawn(headcount(), data_dir, flags)
+    }
+
+    /// Starts a node whose files may have at most `file_kib_max` KiB each: longer writes fail.
+    pub fn start_limited(data_dir: &Path, file_kib_max: u32) -> Self {
+        let mut shell = Command::new("sh");
+        // With the signal ignored, the write itself fails, like one on a full disk.
+        let script = format!(
+            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+            2 * file_kib_max
+        );
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_headcount")]);
+        Self::spawn(shell, data_dir, &["--memory-mb", "64"])
+    }
+
+    fn spawn(mut command: Command, data_dir: &Path, flags: &[&str]) -> Self {
+        let mut child = command
             .args([
                 "serve",
                 "--listen",

@@ -1,0 +1,133 @@
+//! The contract of a log, checked against every implementation of it.
+//!
+//! Invariant: each sentence of the contract in `headcount::log` has its check here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount::log::{AppendError, Deliveries, Log, local};
+use headcount::model::{
+    Batch, BatchId, Epoch, ItemHash, Partition, Sequence, TenantItems, TenantName,
+};
+
+/// Long enough that a delivery which may come has come.
+const QUIET: Duration = Duration::from_millis(50);
+/// The longest that a step may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
+    let id = BatchId {
+        partition: Partition(0),
+        epoch: Epoch(epoch),
+        sequence,
+    };
+    let items = TenantItems {
+        tenant: TenantName::new("t").expect("valid"),
+        hashes: vec![ItemHash::of_id(&sequence.to_string())],
+    };
+    Arc::new(Batch::new(id, 0, vec![items]))
+}
+
+async fn next(deliveries: &mut impl Deliveries) -> Option<Vec<Arc<Batch>>> {
+    tokio::time::timeout(PATIENCE, deliveries.next())
+        .await
+        .expect("a delivery in time")
+}
+
+/// `append` returns `Ok` only once the batch is acknowledged by the counter, if that is what makes it durable.
+async fn an_append_waits_for_durability(log: impl Log, mut deliveries: impl Deliveries) {
+    let appended = batch(1, 1);
+    let mut append = tokio::spawn({
+        let (log, appended) = (log.clone(), Arc::clone(&appended));
+        async move { log.append(appended).await }
+    });
+    assert_eq!(next(&mut deliveries).await, Some(vec![appended]));
+    let early = tokio::time::timeout(QUIET, &mut append).await;
+    assert!(early.is_err(), "delivered is not yet durable");
+    deliveries.acknowledge().await;
+    assert_eq!(append.await.expect("joined"), Ok(()));
+}
+
+/// Deliveries come in the order of their appends, from any number of appenders, none missing.
+async fn deliveries_come_in_order(log: impl Log, mut deliveries: impl Deliveries) {
+    const EACH: Sequence = 50;
+    let appenders: Vec<_> = (1..=3)
+        .map(|epoch| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                for sequence in 1..=EACH {
+                    log.append(batch(epoch, sequence)).await?;
+                }
+                Ok::<_, AppendError>(())
+            })
+        })
+        .collect();
+    drop(log);
+    let mut seen = [0; 3];
+    while let Some(batches) = next(&mut deliveries).await {
+        assert!(!batches.is_empty());
+        for batch in batches {
+            let last = &mut seen[batch.id().epoch.0 as usize - 1];
+            assert_eq!(batch.id().sequence, *last + 1);
+            *last += 1;
+        }
+        deliveries.acknowledge().await;
+    }
+    assert_eq!(seen, [EACH; 3], "it ended only once nothing was left");
+    for appender in appenders {
+        assert_eq!(appender.await.expect("joined"), Ok(()));
+    }
+}
+
+/// What is not acknowledged was never appended, as far as its appender knows.
+async fn a_lost_counter_leaves_the_outcome_unknown(log: impl Log, mut deliveries: impl Deliveries) {
+    let append = tokio::spawn({
+        let log = log.clone();
+        async move { log.append(batch(1, 1)).await }
+    });
+    next(&mut deliveries).await.expect("delivered");
+    drop(deliveries);
+    assert_eq!(
+        append.await.expect("joined"),
+        Err(AppendError::OutcomeUnknown)
+    );
+    assert_eq!(
+        log.append(batch(1, 2)).await,
+        Err(AppendError::OutcomeUnknown)
+    );
+}
+
+/// An appender that stops waiting does not take its batch back.
+async fn dropping_an_append_does_not_take_it_back(log: impl Log, mut deliveries: impl Deliveries) {
+    let abandoned = tokio::time::timeout(QUIET, log.append(batch(1, 1))).await;
+    assert!(abandoned.is_err());
+    assert_eq!(next(&mut deliveries).await, Some(vec![batch(1, 1)]));
+    deliveries.acknowledge().await;
+    drop(log);
+    assert_eq!(next(&mut deliveries).await, None);
+}
+
+macro_rules! suite {
+    ($implementation:ident, $make:expr, [$($test:ident),* $(,)?]) => {
+        mod $implementation {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let (log, deliveries) = $make;
+                    super::$test(log, deliveries).await;
+                }
+            )*
+        }
+    };
+}
+
+suite!(
+    local_log,
+    super::local(),
+    [
+        an_append_waits_for_durability,
+        deliveries_come_in_order,
+        a_lost_counter_leaves_the_outcome_unknown,
+        dropping_an_append_does_not_take_it_back,
+    ]
+);
