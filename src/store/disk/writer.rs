@@ -15,7 +15,7 @@ use super::checkpoint::Image;
 use super::journal::Journal;
 use super::key_set::KeySet;
 use super::recovery::{Recovered, recover};
-use super::shared::{Flush, Shared, Stop, View};
+use super::shared::{Flush, PoisonOnPanic, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
 use crate::store::files::{Files, RealFiles};
@@ -102,10 +102,10 @@ impl DiskStore {
     }
 
     fn spawn(&mut self, name: &'static str, work: fn(&Shared)) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
+        let shared = PoisonOnPanic(Arc::clone(&self.shared));
         let thread = thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || work(&shared))
+            .spawn(move || work(&shared.0))
             .map_err(|source| StoreError::Io {
                 action: "start a thread for",
                 path: Path::to_owned(self.shared.files.folder()),
