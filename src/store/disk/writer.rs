@@ -59,19 +59,22 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let recovered = recover(&files, shape, &options)?;
         let Recovered {
-            manifest,
-            cut,
-            view,
-            flush,
-            journal,
-            commit,
+            cut, view, journal, ..
         } = recovered;
         let position = cut.position().clone();
+        let (manifest, flush) = (recovered.manifest, recovered.flush);
         let shared = Shared::new(files, options, cut, view, manifest, flush);
+        let sizes = [
+            (&shared.journal_bytes, journal.disk_bytes()),
+            (&shared.checkpoint_bytes, recovered.checkpoint_bytes),
+        ];
+        for (size, bytes) in sizes {
+            size.store(bytes, Ordering::Relaxed);
+        }
         let mut store = Self {
             shared: Arc::new(shared),
             journal,
-            commit,
+            commit: recovered.commit,
             staged: Staged::default(),
             staged_keys: KeySet::with_capacity(0),
             staged_list: Vec::new(),
