@@ -198,7 +198,8 @@ pub struct Snapshot {
 
 /// A view of a store's last commit; cheap to clone, usable while the store works.
 pub trait StoreReader: Clone + Send + Sync + 'static {
-    /// The last commit's counts, dictionary and position. Hold it briefly: a commit waits for it.
+    /// The last commit's counts, dictionary and position. Hold it briefly: a commit waits for it. Call nothing
+    /// else of the reader meanwhile: that would wait behind the waiting commit, and so for ever.
     fn cut(&self) -> RwLockReadGuard<'_, Cut>;
 
     /// Whether the item is in the last commit. May read from disk.

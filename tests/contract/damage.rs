@@ -302,6 +302,16 @@ fn runs_are_merged_and_old_files_removed() {
         .into_keys()
         .filter(|path| path.to_string_lossy().contains("run-"));
     assert_eq!(runs.count() as u64, stats.runs);
+    let bytes: usize = files(folder.path()).values().map(Vec::len).sum();
+    // The lock, the identity and the manifest are not counted.
+    assert!(
+        bytes as u64 - stats.disk_bytes < 1_000,
+        "{stats:?}, {bytes} bytes of files"
+    );
+    drop(store);
+    let store = open_disk(folder.path()).expect("opened");
+    store.settle().expect("settled");
+    assert_eq!(store.reader().stats().disk_bytes, stats.disk_bytes);
     assert_eq!(recount(&store.reader()).expect("recounted").differences, []);
 }
 

@@ -113,6 +113,25 @@ fn check_snapshot(snapshot: Snapshot, state: &State) {
     assert_eq!(keys, expected.into_iter().collect::<Vec<_>>());
 }
 
+/// The store after a crash or a close; the same one when it has no disk.
+fn reopen<H: Harness>(
+    harness: &mut H,
+    store: H::Store,
+    model: &mut Model,
+    step: &Step,
+) -> H::Store {
+    let again = match step {
+        Step::Crash => harness.crash(store),
+        _ => harness.close(store),
+    };
+    if again.is_ok() {
+        model.staged = model.committed.clone();
+    }
+    match again {
+        Ok(store) | Err(store) => store,
+    }
+}
+
 fn apply<H: Harness>(
     harness: &mut H,
     mut store: H::Store,
@@ -155,19 +174,7 @@ fn apply<H: Harness>(
             store.commit().expect("committed");
             model.committed = model.staged.clone();
         }
-        Step::Crash | Step::Close => {
-            let again = match step {
-                Step::Crash => harness.crash(store),
-                _ => harness.close(store),
-            };
-            match again {
-                Ok(again) => {
-                    store = again;
-                    model.staged = model.committed.clone();
-                }
-                Err(same) => store = same,
-            }
-        }
+        Step::Crash | Step::Close => store = reopen(harness, store, model, step),
         Step::TakeSnapshot => {
             let snapshot = store.reader().snapshot().expect("a snapshot");
             model.snapshot = Some((snapshot, model.committed.clone()));

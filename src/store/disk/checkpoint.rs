@@ -54,7 +54,8 @@ impl Image {
         }
     }
 
-    /// Writes and syncs the checkpoint `number`; `names` gives the names from a number on, some at a time. Returns its length.
+    /// Writes and syncs the checkpoint `number`; `names` gives the names from a number on, some at a time.
+    /// Returns its length.
     pub(super) fn write(
         &self,
         files: &dyn Files,

@@ -142,3 +142,52 @@ impl Merged {
         Ok(Some(Key(key.to_be_bytes())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::KEY_BYTES;
+
+    fn key(number: u8) -> Key {
+        let mut bytes = [0; KEY_BYTES];
+        bytes[usize::from(number % 3) * 5] = number;
+        Key(bytes)
+    }
+
+    fn drain(mut merged: Merged) -> Result<Vec<Key>, StoreError> {
+        let mut keys = Vec::new();
+        while let Some(key) = merged.next()? {
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    proptest! {
+        #[test]
+        fn sources_become_one_ascending_stream_and_a_shared_key_is_refused(
+            owners in prop::collection::btree_map(1_u8..100, 0..4_usize, 0..60),
+            twice in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut parts = vec![Vec::new(); 4];
+            for (number, owner) in &owners {
+                parts[*owner].push(key(*number));
+            }
+            let expected: BTreeSet<Key> = parts.iter().flatten().copied().collect();
+            let twice = twice.filter(|_| !owners.is_empty());
+            if let Some(index) = twice {
+                let (number, owner) = owners.iter().nth(index.index(owners.len())).expect("some");
+                parts[(owner + 1) % 4].push(key(*number));
+            }
+            let sources = parts.into_iter().map(Source::memory).collect();
+            let keys = Merged::new(sources).and_then(drain);
+            match twice {
+                Some(_) => prop_assert!(keys.is_err()),
+                None => prop_assert_eq!(keys.ok(), Some(expected.into_iter().collect())),
+            }
+        }
+    }
+}

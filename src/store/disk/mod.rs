@@ -37,8 +37,8 @@
 //! a new table and a new segment begin: a segment holds exactly one table. A background thread writes the
 //! frozen keys as a run and the cut as of then as a checkpoint, syncs both, puts a new manifest in place, and
 //! removes the segment. **Backpressure:** at most one table is frozen; a commit that fills the next one
-//! meanwhile waits, and a flush waits while there are 64 runs. So memory and the number of runs are bounded, and a disk
-//! that is too slow slows commits.
+//! meanwhile waits, and a flush waits while there are 64 runs. So memory and the number of runs are bounded,
+//! and a disk that is too slow slows commits.
 //!
 //! # Lookup
 //!
@@ -59,8 +59,8 @@
 //! The manifest names runs, checkpoint and first segment; the segments' records are replayed on top. A record
 //! that fails its checks is a *torn tail* when nothing valid follows, which is what a crash leaves. If a
 //! valid record follows, or a later segment starts beyond it, it was committed, and opening refuses. Records
-//! carry their segment's random salt, so neither older bytes nor a client's text in a torn record can pass for one. The last
-//! record is written and synced again before anyone sees it: it may have been written by a process that did
+//! carry their segment's random salt, so neither older bytes nor a client's text in a torn record can pass for
+//! one. The last record is written and synced again before anyone sees it: it may have been written by a process that did
 //! not live to sync it. What can't be told from a torn write is later damage that
 //! reaches to the last commit of the journal, with nothing valid after it.
 //!
@@ -70,8 +70,8 @@
 //! # Costs
 //!
 //! About 13 bytes of disk and 1.3 bytes of memory (filter and index) for each key, beside the tables
-//! ([`DiskOptions::memory_bytes_max`]) and the cut (about 150 bytes a tenant). A merge needs its inputs' disk space and filters a
-//! second time until it ends. Every flush writes the whole dictionary: about 30 bytes a tenant.
+//! ([`DiskOptions::memory_bytes_max`]) and the cut (about 150 bytes a tenant). A merge needs its inputs' disk
+//! space and filters a second time until it ends. Tenants with one or two keys cost up to 18 bytes a key. Every flush writes the whole dictionary: about 30 bytes a tenant.
 //!
 //! # Tests
 //!

@@ -27,6 +27,7 @@ pub(super) struct Recovered {
     pub(super) journal: Journal,
     /// The last commit's number.
     pub(super) commit: u64,
+    pub(super) checkpoint_bytes: u64,
 }
 
 /// Opens the store in `files`, or makes one where there is none.
@@ -60,6 +61,10 @@ pub(super) fn recover(
     remove_leftovers(&**files, &names, &manifest)?;
     let commit = replayed.reader.next_commit().saturating_sub(1);
     let journal = replayed.reader.into_journal(options.journal_ahead_bytes)?;
+    let checkpoint_bytes = match manifest.checkpoint {
+        0 => 0,
+        number => files.open_file(&checkpoint::name(number))?.len()?,
+    };
     let (frozen, flush) = replayed.frozen.unzip();
     Ok(Recovered {
         manifest,
@@ -72,6 +77,7 @@ pub(super) fn recover(
         flush,
         journal,
         commit,
+        checkpoint_bytes,
     })
 }
 

@@ -192,3 +192,14 @@ impl Shared {
         self.notify();
     }
 }
+
+/// Poisons the store when the thread that holds it panics, so that nobody waits for that thread for ever.
+pub(super) struct PoisonOnPanic(pub(super) Arc<Shared>);
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison();
+        }
+    }
+}

@@ -15,7 +15,7 @@ use super::checkpoint::Image;
 use super::journal::Journal;
 use super::key_set::KeySet;
 use super::recovery::{Recovered, recover};
-use super::shared::{Flush, Shared, Stop, View};
+use super::shared::{Flush, PoisonOnPanic, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
 use crate::store::files::{Files, RealFiles};
@@ -59,19 +59,22 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let recovered = recover(&files, shape, &options)?;
         let Recovered {
-            manifest,
-            cut,
-            view,
-            flush,
-            journal,
-            commit,
+            cut, view, journal, ..
         } = recovered;
         let position = cut.position().clone();
+        let (manifest, flush) = (recovered.manifest, recovered.flush);
         let shared = Shared::new(files, options, cut, view, manifest, flush);
+        let sizes = [
+            (&shared.journal_bytes, journal.disk_bytes()),
+            (&shared.checkpoint_bytes, recovered.checkpoint_bytes),
+        ];
+        for (size, bytes) in sizes {
+            size.store(bytes, Ordering::Relaxed);
+        }
         let mut store = Self {
             shared: Arc::new(shared),
             journal,
-            commit,
+            commit: recovered.commit,
             staged: Staged::default(),
             staged_keys: KeySet::with_capacity(0),
             staged_list: Vec::new(),
@@ -102,10 +105,10 @@ impl DiskStore {
     }
 
     fn spawn(&mut self, name: &'static str, work: fn(&Shared)) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
+        let shared = PoisonOnPanic(Arc::clone(&self.shared));
         let thread = thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || work(&shared))
+            .spawn(move || work(&shared.0))
             .map_err(|source| StoreError::Io {
                 action: "start a thread for",
                 path: Path::to_owned(self.shared.files.folder()),
