@@ -11,7 +11,7 @@ use std::time::Duration;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
-use crate::node::{Node, long, run};
+use crate::node::{Node, client_builder, long, run};
 
 const TENANTS: usize = 10;
 const CLIENTS: usize = 64;
@@ -126,7 +126,7 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() {
         reads: AtomicU64::new(0),
         done: AtomicBool::new(false),
     });
-    let http = Client::builder()
+    let http = client_builder()
         .timeout(Duration::from_secs(5))
         .build()
         .expect("a client");

@@ -2,11 +2,11 @@
 //!
 //! Invariant: exit codes and the one line of an error are part of the interface.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::node::{Node, items, run};
+use crate::node::{Node, PATIENCE, items, run};
 
 #[tokio::test]
 async fn sigterm_and_ctrl_c_drain_and_end_with_zero() {
@@ -30,7 +30,7 @@ async fn what_is_acknowledged_while_stopping_is_there_afterwards() {
     let mut node = Node::start(&[]);
     let data_dir = node.data_dir().to_owned();
     let posting = {
-        let client = reqwest::Client::new();
+        let client = crate::node::client_builder().build().expect("a client");
         let url = format!("{}/items", node.url());
         tokio::spawn(async move {
             let mut acknowledged = 0_u64;
@@ -45,7 +45,10 @@ async fn what_is_acknowledged_while_stopping_is_there_afterwards() {
             acknowledged
         })
     };
-    while node.count("a").await < 20 {}
+    let deadline = Instant::now() + PATIENCE;
+    while node.count("a").await < 20 {
+        assert!(Instant::now() < deadline, "nothing is counted");
+    }
     assert_eq!(node.terminate().code(), Some(0));
     let acknowledged = posting.await.expect("joined");
     let again = Node::start_in(&data_dir, &[]);

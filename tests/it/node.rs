@@ -31,6 +31,12 @@ pub fn headcount() -> Command {
     command
 }
 
+/// A client's builder, with TLS ready although nothing here uses it.
+pub fn client_builder() -> reqwest::ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(PATIENCE)
+}
+
 /// A running node. Dropping it kills it.
 pub struct Node {
     child: Child,
@@ -99,7 +105,7 @@ impl Node {
             url: url.to_owned(),
             data_dir: data_dir.to_owned(),
             _folder: None,
-            http: reqwest::Client::new(),
+            http: client_builder().build().expect("a client"),
         }
     }
 
