@@ -51,7 +51,7 @@ const PARTS: [(&str, &str, &[&str]); 7] = [
 const STRANGERS: [(&str, &str, &str); 2] = [("log", "local", "amqp"), ("log", "amqp", "local")];
 
 /// How the names of limits end: what config may take from every module but node and cli.
-const LIMITS_SUFFIX: &str = "Limits";
+const LIMITS_SUFFIXES: [&str; 2] = ["Limits", "Options"];
 
 /// Findings in the imports of a file of `src`.
 pub fn check(source: &Source) -> Vec<Finding> {
@@ -89,7 +89,9 @@ fn refusal(module: &[String], path: &[String]) -> Option<String> {
     if to == "telemetry" {
         return None;
     }
-    let is_limits = path.iter().any(|name| name.ends_with(LIMITS_SUFFIX));
+    let is_limits = path
+        .iter()
+        .any(|name| LIMITS_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)));
     if from == "config" && is_limits && to != "node" && to != "cli" {
         return None;
     }

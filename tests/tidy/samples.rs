@@ -360,6 +360,9 @@ fn a_file_of_tests_is_test_code() {
         ("src/model/a/tests/deep.rs", tests),
     ];
     assert_eq!(findings_in(&deeper), Vec::<String>::new());
+    let named = "#[cfg(test)]\n#[path = \"a_tests.rs\"]\nmod tests;\n";
+    let beside = [("src/model/a.rs", named), ("src/model/a_tests.rs", tests)];
+    assert_eq!(findings_in(&beside), Vec::<String>::new());
     let undeclared = [
         ("src/model/mod.rs", "mod tests;\n"),
         ("src/model/tests.rs", tests),

@@ -55,15 +55,29 @@ impl Source {
 
     /// The modules that it declares, out of line, under `#[cfg(test)]`.
     pub fn test_modules(&self) -> Vec<Vec<String>> {
-        let lines = self.code.iter().zip(&self.test).filter(|(_, test)| **test);
-        lines
-            .filter_map(|(code, _)| code.trim().strip_suffix(';')?.rsplit_once("mod "))
-            .map(|(_, name)| {
+        let mut modules = Vec::new();
+        for (index, code) in self
+            .code
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| self.test[*index])
+        {
+            if let Some((_, name)) = code
+                .trim()
+                .strip_suffix(';')
+                .and_then(|code| code.rsplit_once("mod "))
+            {
                 let mut module = self.module();
                 module.push(name.trim().to_owned());
-                module
-            })
-            .collect()
+                modules.push(module);
+            }
+            let named = self.raw[index].trim().strip_prefix("#[path = \"");
+            if let Some(file) = named.and_then(|rest| rest.strip_suffix("\"]")) {
+                let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                modules.push(Self::parse(&format!("{folder}/{file}"), "").module());
+            }
+        }
+        modules
     }
 }
 

@@ -1,6 +1,6 @@
 //! The stage that runs every fuzz target for a moment, from the committed corpus.
 //!
-//! Invariant: what it finds goes below the target folder; the committed corpus stays as it is.
+//! Invariant: the committed corpus stays as it is; what a run adds goes below the target folder.
 
 use std::fs;
 
@@ -9,6 +9,9 @@ use crate::tools::Tool;
 
 /// How long each target runs, in seconds, once it is built.
 const RUN_S: u32 = 20;
+
+/// The same with `--long`.
+const LONG_RUN_S: u32 = 15 * 60;
 
 /// The longest that one input may take, in seconds, before it counts as a hang.
 const INPUT_S_MAX: u32 = 10;
@@ -28,15 +31,22 @@ pub fn run(options: &Options) -> Result<(), String> {
         fs::create_dir_all(&found)
             .map_err(|why| format!("can't make {}: {why}", found.display()))?;
         let mut fuzz = options.tools.command(Tool::CargoFuzz);
-        // AddressSanitizer wants a nightly compiler; without it, coverage needs only stable flags.
-        fuzz.args(["run", "--sanitizer", "none", &target])
+        let (sanitizer, run_s) = if options.long {
+            // AddressSanitizer is a nightly flag; this makes the pinned compiler take it.
+            fuzz.env("RUSTC_BOOTSTRAP", "1");
+            ("address", LONG_RUN_S)
+        } else {
+            // Coverage alone needs stable flags only, and builds in half the time.
+            ("none", RUN_S)
+        };
+        fuzz.args(["run", "--sanitizer", sanitizer, &target])
             .arg(found)
             .arg(format!("fuzz/corpus/{target}"))
             .arg("--")
-            .arg(format!("-max_total_time={RUN_S}"))
+            .arg(format!("-max_total_time={run_s}"))
             .arg(format!("-timeout={INPUT_S_MAX}"))
             .arg(format!("-max_len={INPUT_BYTES_MAX}"))
-            .arg("-print_final_stats=1")
+            .args(["-verbosity=0", "-print_final_stats=1"])
             .current_dir(options.workspace.root());
         stages::run(options, &mut fuzz)?;
     }

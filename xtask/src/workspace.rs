@@ -1,6 +1,6 @@
 //! Where things are: the workspace's root, and what the chores leave under `target/`.
 //!
-//! Invariant: the chores write nowhere but below the target folder.
+//! Invariant: the chores write only where git ignores it.
 
 use std::env;
 use std::path::{Path, PathBuf};
