@@ -149,17 +149,14 @@ pub async fn serve(
     Ok(())
 }
 
-/// Starts a counter on a thread of its own; the receiver resolves when it has ended, however it did.
+/// Resolves when a counter has ended, however it did.
+type CounterEnd = oneshot::Receiver<Result<(), CounterError>>;
+
+/// Starts a counter on a thread of its own.
 fn start_counter<S: Store>(
     store: S,
     deliveries: impl Deliveries,
-) -> Result<
-    (
-        LocalCounter<S::Reader>,
-        oneshot::Receiver<Result<(), CounterError>>,
-    ),
-    NodeError,
-> {
+) -> Result<(LocalCounter<S::Reader>, CounterEnd), NodeError> {
     let (task, handle) = CounterTask::new(LOCAL_COUNTER.into(), store, deliveries);
     let (ended, failed) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
@@ -246,38 +243,44 @@ fn system(what: &'static str, error: &std::io::Error) -> NodeError {
 /// Opens the folder's store, or makes one. A new one is complete: it has everything from the beginning.
 fn open_store(config: &ServeConfig) -> Result<DiskStore, NodeError> {
     let started = Instant::now();
-    let mut store = open_disk(&config.data_dir, config.memory_bytes)?;
-    let is_new = store.reader().cut().position().is_empty();
-    if is_new {
-        store.set_complete(true);
-        store.commit()?;
-    }
-    let reader = store.reader();
-    let cut = reader.cut();
-    tracing::info!(
-        tenants = cut.tenants(),
-        items = cut.items(),
-        took_ms = started.elapsed().as_millis() as u64,
-        "the store is open"
-    );
-    drop(cut);
-    Ok(store)
-}
-
-fn open_disk(data_dir: &Path, memory_bytes_max: usize) -> Result<DiskStore, StoreError> {
-    let partitioning = Partitioning::SINGLE;
     let belonging = Belonging {
         cluster: None,
         counter: LOCAL_COUNTER.into(),
-        partitioning,
+        partitioning: Partitioning::SINGLE,
         now_ms: now_ms(),
     };
-    let dir = DataDir::open(data_dir, &belonging)?;
+    let dir = DataDir::open(&config.data_dir, &belonging)?;
+    let mut store = open_disk(dir, config.memory_bytes)?;
+    let reader = store.reader();
+    let (tenants, items, complete, is_new) = {
+        let cut = reader.cut();
+        (
+            cut.tenants(),
+            cut.items(),
+            cut.complete(),
+            cut.position().is_empty(),
+        )
+    };
+    if is_new {
+        store.set_complete(true);
+        store.commit()?;
+    } else if !complete {
+        tracing::warn!("the store is not sure to have everything: no count will be exact");
+    }
+    let took_ms = started.elapsed().as_millis() as u64;
+    tracing::info!(tenants, items, took_ms, "the store is open");
+    Ok(store)
+}
+
+fn open_disk(dir: DataDir, memory_bytes_max: usize) -> Result<DiskStore, StoreError> {
+    let shape = StoreShape {
+        partitioning: dir.identity().partitioning,
+    };
     let options = DiskOptions {
         memory_bytes_max,
         ..DiskOptions::default()
     };
-    DiskStore::open(dir, StoreShape { partitioning }, options)
+    DiskStore::open(dir, shape, options)
 }
 
 fn now_ms() -> u64 {
@@ -291,12 +294,6 @@ fn now_ms() -> u64 {
 /// # Errors
 /// When the folder is none of ours, is in use, or can't be read.
 pub fn verify(data_dir: &Path) -> Result<Report, NodeError> {
-    if !data_dir.is_dir() {
-        return Err(NodeError::System {
-            what: "the data folder",
-            detail: format!("{} is not a folder", data_dir.display()),
-        });
-    }
-    let store = open_disk(data_dir, MEMORY_BYTES_MAX_DEFAULT)?;
+    let store = open_disk(DataDir::open_existing(data_dir)?, MEMORY_BYTES_MAX_DEFAULT)?;
     Ok(recount(&store.reader())?)
 }

@@ -7,6 +7,6 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson")
 def ndjson(ctx, value):
-    """An item a line; what is no list of items goes out as one line, to be refused."""
-    items = value if isinstance(value, list) else [value]
-    return "".join(json.dumps(item) + "\n" for item in items).encode()
+    """An element a line. What is no array gets brackets: one object alone would be a valid line."""
+    lines = value if isinstance(value, list) else [[value]]
+    return "".join(json.dumps(line, default=str) + "\n" for line in lines).encode()

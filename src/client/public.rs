@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Response, Url};
 use serde::Deserialize;
 use thiserror::Error;
 
 /// How long a request may take in all: longer than a coordinator's own limits, so that it answers first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The statuses with which a coordinator asks to try again: too slow, or unavailable.
+const TRY_AGAIN: [u16; 2] = [408, 503];
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tenants asked for in one request, as the API allows.
@@ -229,10 +231,7 @@ async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, C
         detail: status.canonical_reason().unwrap_or("no reason").to_owned(),
         errors: Vec::new(),
     });
-    if matches!(
-        status,
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
-    ) {
+    if TRY_AGAIN.contains(&status.as_u16()) {
         return Err(ClientError::Unavailable(problem.detail));
     }
     let faults = problem

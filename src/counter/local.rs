@@ -170,3 +170,111 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         std::future::ready(answer).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::counter::CounterTask;
+    use crate::log::{LocalLog, Log, local};
+    use crate::model::{
+        Batch, BatchId, Epoch, Partition, Partitioning, Requirement, Sequence, TenantItems,
+    };
+    use crate::store::memory::{MemoryReader, MemoryStore};
+    use crate::store::{Store, StoreShape};
+
+    fn start(complete: bool) -> (LocalLog, LocalCounter<MemoryReader>) {
+        let mut store = MemoryStore::new(StoreShape {
+            partitioning: Partitioning::SINGLE,
+        });
+        store.set_complete(complete);
+        store.commit().expect("commits");
+        let (log, deliveries) = local();
+        let (task, counter) = CounterTask::new("c".into(), store, deliveries);
+        tokio::spawn(task.run());
+        (log, counter)
+    }
+
+    fn tenant() -> TenantName {
+        TenantName::new("t").expect("valid")
+    }
+
+    fn batch(sequence: Sequence) -> Arc<Batch> {
+        let items = TenantItems {
+            tenant: tenant(),
+            hashes: vec![ItemHash::of_id(&sequence.to_string())],
+        };
+        let id = BatchId {
+            partition: Partition(0),
+            epoch: Epoch(1),
+            sequence,
+        };
+        Arc::new(Batch::new(id, 0, vec![items]))
+    }
+
+    fn demand(sequence: Sequence, wait: Duration) -> Demand {
+        let mut requirement = Requirement::default();
+        requirement.add(Partition(0), Epoch(1), sequence);
+        Demand {
+            requirement,
+            wait,
+            whole_position: false,
+        }
+    }
+
+    async fn count(counter: &LocalCounter<MemoryReader>, demand: Demand) -> (u64, bool) {
+        let counts = counter
+            .counts(Arc::new([tenant()]), demand)
+            .await
+            .expect("answers");
+        (counts.counts[0][0], counts.cover.partitions[0].1)
+    }
+
+    #[tokio::test]
+    async fn a_query_waits_until_it_is_covered() {
+        let (log, counter) = start(true);
+        log.append(batch(1)).await.expect("appended");
+        let waiting = tokio::spawn({
+            let counter = counter.clone();
+            async move { count(&counter, demand(2, Duration::from_secs(60))).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        log.append(batch(2)).await.expect("appended");
+        assert_eq!(waiting.await.expect("joined"), (2, true));
+    }
+
+    #[tokio::test]
+    async fn a_query_that_is_not_covered_in_time_says_so() {
+        let (log, counter) = start(true);
+        log.append(batch(2)).await.expect("appended");
+        // Sequence 1 is missing: a hole is not covered by what lies beyond it.
+        assert_eq!(
+            count(&counter, demand(2, Duration::from_millis(20))).await,
+            (1, false)
+        );
+        let status = counter.status().await.expect("runs");
+        assert_eq!((status.holes, status.items), (1, 1));
+        log.append(batch(1)).await.expect("appended");
+        assert_eq!(count(&counter, demand(2, Duration::ZERO)).await, (2, true));
+    }
+
+    #[tokio::test]
+    async fn an_incomplete_counter_covers_nothing() {
+        let (log, counter) = start(false);
+        log.append(batch(1)).await.expect("appended");
+        assert_eq!(count(&counter, Demand::default()).await, (1, false));
+    }
+
+    #[tokio::test]
+    async fn a_counter_that_has_ended_answers_at_once_with_what_it_has() {
+        let (log, counter) = start(true);
+        log.append(batch(1)).await.expect("appended");
+        drop(log);
+        let answer = count(&counter, demand(5, Duration::from_secs(3_600)));
+        let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
+        assert_eq!(answer.expect("at once"), (1, false));
+        assert!(counter.status().await.is_err());
+    }
+}

@@ -96,6 +96,25 @@ impl DataDir {
         })
     }
 
+    /// Opens a folder that is one already, whosever it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`] when it is none, and those of [`Self::open`].
+    pub fn open_existing(path: &Path) -> Result<Self, StoreError> {
+        if !path.join(IDENTITY).is_file() {
+            return Err(foreign(path, "there is no data of Headcount in it"));
+        }
+        let real = RealFiles::new(path);
+        let files: &dyn Files = &real;
+        let lock = lock(path)?;
+        let identity = Identity::read(&files.open_file(IDENTITY)?)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            _lock: lock,
+        })
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -161,6 +161,62 @@ fn an_address_in_use_and_a_folder_of_something_else_are_refused() {
 }
 
 #[test]
+fn verify_makes_nothing_of_a_folder_that_is_not_ours() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for path in [folder.path().to_owned(), folder.path().join("none")] {
+        let path = path.display().to_string();
+        let refused = run(&["verify", "--data-dir", &path]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert_eq!(
+            refused.stderr,
+            format!("headcount: {path}: there is no data of Headcount in it\n")
+        );
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("read").count(), 0);
+}
+
+/// Flips one byte of a file of a stopped node and expects that it is named.
+#[tokio::test]
+async fn a_damaged_file_is_refused_by_name_and_offset_and_left_as_it_is() {
+    let mut node = Node::start(&[]);
+    for post in 0..20 {
+        node.post(&items("a", post * 100, 100)).await;
+    }
+    node.kill();
+    let data_dir = node.data_dir().to_owned();
+    let folder = data_dir.display().to_string();
+    let journal = std::fs::read_dir(&data_dir)
+        .expect("read")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.display().to_string().contains("journal-"))
+        .expect("a journal");
+    let mut bytes = std::fs::read(&journal).expect("read");
+    let good = bytes.clone();
+    // In the midst of the records: their bytes end where the zeros written ahead begin.
+    let end = bytes.iter().rposition(|&byte| byte != 0).expect("records");
+    bytes[end / 2] ^= 0x40;
+    std::fs::write(&journal, &bytes).expect("written");
+    for args in [
+        vec!["serve", "--listen", "127.0.0.1:0", "--data-dir", &folder],
+        vec!["verify", "--data-dir", &folder],
+    ] {
+        let refused = run(&args);
+        assert_eq!(refused.status.code(), Some(1));
+        let last = refused.stderr.lines().last().unwrap_or_default();
+        let start = format!("headcount: {} is damaged at byte ", journal.display());
+        assert!(last.starts_with(&start), "{last}");
+        assert_eq!(
+            std::fs::read(&journal).expect("read"),
+            bytes,
+            "nothing was repaired"
+        );
+    }
+    std::fs::write(&journal, good).expect("written");
+    let node = Node::start_in(&data_dir, &[]);
+    assert_eq!(node.count("a").await, 2_000);
+}
+
+#[test]
 fn help_and_version_teach() {
     let version = run(&["--version"]);
     assert_eq!(

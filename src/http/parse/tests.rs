@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::{ItemHash, TenantName};
 
 fn invalid(body: &str) -> Vec<(usize, String, String)> {
     match parse_json(body.as_bytes(), 1_000) {

@@ -1,0 +1,139 @@
+//! Where a setting's value is from: flag, environment, file or default, in this order.
+//!
+//! Invariant: every refusal names the setting, the source of its value and what is allowed, in one line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use thiserror::Error;
+
+use super::settings::{SETTINGS, environment_name};
+
+/// The longest wait that a setting may ask for: an hour.
+const WAIT_MS_CEILING: u64 = 3_600_000;
+
+/// Why the settings can't be used. Its text is one line.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A setting's value is not allowed.
+    #[error("{key} is {value:?} (from {source_name}): it must be {allowed}")]
+    Value {
+        /// The setting.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Where the value is from.
+        source_name: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The file can't be read or is not TOML.
+    #[error("the settings file {}: {detail}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Reads the file's keys; one that is no setting is refused.
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+    let fault = |detail: String| ConfigError::File {
+        path: path.to_owned(),
+        detail,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
+    let mut values = BTreeMap::new();
+    for (name, value) in table {
+        let key = name.replace('_', "-");
+        if !SETTINGS
+            .iter()
+            .any(|setting| setting.key == key && !name.contains('-'))
+        {
+            return Err(fault(format!(
+                "{name} is not a setting; see headcount serve --help"
+            )));
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            _ => return Err(fault(format!("{name} must be a string or a whole number"))),
+        };
+        values.insert(key, value);
+    }
+    Ok(values)
+}
+
+pub(super) struct Values<'a> {
+    matches: &'a ArgMatches,
+    file: BTreeMap<String, String>,
+    path: PathBuf,
+}
+
+impl<'a> Values<'a> {
+    pub fn new(matches: &'a ArgMatches, file: Option<&Path>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            matches,
+            file: match file {
+                Some(path) => read_file(path)?,
+                None => BTreeMap::new(),
+            },
+            path: file.unwrap_or(Path::new("")).to_owned(),
+        })
+    }
+
+    /// A setting's text and where it is from.
+    fn get(&self, key: &str) -> (String, String) {
+        if let Some(text) = self.matches.get_one::<String>(key) {
+            let source = match self.matches.value_source(key) {
+                Some(ValueSource::EnvVariable) => environment_name(key),
+                _ => format!("--{key}"),
+            };
+            return (text.clone(), source);
+        }
+        if let Some(text) = self.file.get(key) {
+            return (text.clone(), format!("the file {}", self.path.display()));
+        }
+        let default = SETTINGS.iter().find(|setting| setting.key == key);
+        let default = default.map_or("", |setting| setting.default);
+        (default.to_owned(), "the default".to_owned())
+    }
+
+    pub fn parse<T>(
+        &self,
+        key: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let (value, source_name) = self.get(key);
+        parse(&value).ok_or_else(|| ConfigError::Value {
+            key: key.to_owned(),
+            value,
+            source_name,
+            allowed: allowed.to_owned(),
+        })
+    }
+
+    pub fn number(&self, key: &str, min: u64, max: u64) -> Result<usize, ConfigError> {
+        self.parse(
+            key,
+            &format!("a whole number from {min} to {max}"),
+            |text| {
+                let number: u64 = text.parse().ok()?;
+                (min..=max).contains(&number).then_some(number as usize)
+            },
+        )
+    }
+
+    pub fn milliseconds(&self, key: &str) -> Result<Duration, ConfigError> {
+        let milliseconds = self.number(key, 1, WAIT_MS_CEILING)?;
+        Ok(Duration::from_millis(milliseconds as u64))
+    }
+}

@@ -1,0 +1,118 @@
+//! Checking items one by one, and gathering them by tenant or their faults.
+//!
+//! Invariant: once there is a fault, no items come out.
+
+use std::collections::HashMap;
+
+use super::json::{Field, RawItem};
+use super::{ERRORS_MAX, ItemError, Items, ParseError};
+use crate::model::{ItemHash, NameError, TenantItems, TenantName, check_item_id, check_tenant};
+
+/// Gathers valid items by tenant, and faults.
+pub(super) struct Collector {
+    items_max: usize,
+    items: Items,
+    places: HashMap<TenantName, usize>,
+    errors: Vec<ItemError>,
+    pub too_many: bool,
+}
+
+impl Collector {
+    pub fn new(items_max: usize) -> Self {
+        Self {
+            items_max,
+            items: Items::default(),
+            places: HashMap::new(),
+            errors: Vec::new(),
+            too_many: false,
+        }
+    }
+
+    /// Takes the item of `index`; `position` is its place in the body's array, if that is one.
+    pub fn take(&mut self, index: usize, position: Option<usize>, item: &RawItem<'_>) {
+        if self.items.count >= self.items_max {
+            self.too_many = true;
+            return;
+        }
+        self.items.count += 1;
+        let base = position.map_or(String::new(), |position| format!("/{position}"));
+        match item {
+            RawItem::Other(found) => {
+                let detail =
+                    format!("must be an object with the fields id and tenant, not {found}");
+                self.fault(index, base, detail);
+            }
+            RawItem::Object { id, tenant } => {
+                let id = self.field(index, &base, "id", id, check_item_id);
+                let tenant = self.field(index, &base, "tenant", tenant, check_tenant);
+                if let (Some(id), Some(tenant)) = (id, tenant) {
+                    self.add(tenant, ItemHash::of_id(id));
+                }
+            }
+        }
+    }
+
+    fn field<'i>(
+        &mut self,
+        index: usize,
+        base: &str,
+        name: &str,
+        field: &'i Field<'_>,
+        check: fn(&str) -> Result<(), NameError>,
+    ) -> Option<&'i str> {
+        let detail = match field {
+            Field::Text(text) => match check(text) {
+                Ok(()) => return Some(text),
+                Err(error) => format!("{name} {error}"),
+            },
+            Field::Missing => format!("{name} is missing"),
+            Field::Repeated => format!("{name} is there more than once"),
+            Field::Other(found) => format!("{name} must be a string, not {found}"),
+        };
+        self.fault(index, format!("{base}/{name}"), detail);
+        None
+    }
+
+    fn fault(&mut self, index: usize, pointer: String, detail: String) {
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push(ItemError {
+                index,
+                pointer,
+                detail,
+            });
+        }
+    }
+
+    fn add(&mut self, tenant: &str, hash: ItemHash) {
+        if !self.errors.is_empty() {
+            return;
+        }
+        // Neighbours often share their tenant: that saves the look-up.
+        if let Some(last) = self.items.tenants.last_mut()
+            && last.tenant.as_str() == tenant
+        {
+            last.hashes.push(hash);
+            return;
+        }
+        if let Some(&place) = self.places.get(tenant) {
+            self.items.tenants[place].hashes.push(hash);
+            return;
+        }
+        // The check above passed, so the name is valid.
+        if let Ok(tenant) = TenantName::new(tenant) {
+            self.places.insert(tenant.clone(), self.items.tenants.len());
+            self.items.tenants.push(TenantItems {
+                tenant,
+                hashes: vec![hash],
+            });
+        }
+    }
+
+    pub fn finish(self) -> Result<Items, ParseError> {
+        if self.errors.is_empty() {
+            Ok(self.items)
+        } else {
+            Err(ParseError::Invalid(self.errors))
+        }
+    }
+}
