@@ -81,11 +81,14 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Asks the server to stop, as an operator would, and waits for a clean end.
+    /// Asks the server, which must still be ready, to stop, as an operator would, and waits for a clean end.
     ///
     /// # Errors
-    /// When it ends otherwise than with zero, or not in time.
+    /// When it isn't ready any more, ends otherwise than with zero, or not in time.
     pub fn stop(mut self) -> Result<(), String> {
+        if status_of(self.address, "/readyz") != Some(200) {
+            return Err(self.failure("is not ready any more"));
+        }
         process::signal("TERM", &self.child.id().to_string())?;
         match process::wait(&mut self.child, STOP_LIMIT)? {
             Some(status) if status.success() => Ok(()),
