@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::BuildError;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use crate::config::ServeConfig;
 use crate::coordinator::{Coordinator, ReadError};
 use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
-use crate::http::{self, App};
+use crate::http::{self, App, ServerLimits};
 use crate::log::{Deliveries, LocalLog};
 use crate::model::{Epoch, Partitioning};
 use crate::store::data_dir::{Belonging, DataDir};
@@ -32,6 +33,12 @@ pub const LOCAL_COUNTER: &str = "local";
 
 /// How long the start read may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the last batches and the store's last flush may take once all requests are answered.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Files kept for the store: its runs (64 at most, and those being merged), journal, manifest and the like.
+const FILES_RESERVED: usize = 160;
 
 /// How often metrics that gather are tidied.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -67,11 +74,9 @@ pub enum NodeError {
         /// The system's word.
         detail: String,
     },
-    /// A request was cut off when the time to drain was up; what it posted may or may not count.
-    #[error(
-        "not every request was answered within the time to drain; their clients must post again"
-    )]
-    DrainTimedOut,
+    /// The store was not closed in time. Nothing acknowledged is lost: opening it recovers, as after a crash.
+    #[error("the store was not closed in time; the next start recovers")]
+    CloseTimedOut,
 }
 
 /// What a started node tells.
@@ -94,13 +99,13 @@ pub async fn serve(
     // Asked for first, so that being told to stop while starting is not missed.
     let stop = stop_signal()?;
     let metrics = telemetry::start_metrics()?;
+    let server = limit_connections(config.server)?;
+    // Before the folder is touched: a second start by mistake leaves nothing behind.
+    let (listener, address) = listen(config.listen).await?;
     let store = open_store(&config)?;
     let (log, deliveries) = crate::log::local();
     let (counter, mut failed) = start_counter(store, deliveries)?;
-    let (coordinator, listener) = start_coordinator(&config, log, counter).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| system("the address", &error))?;
+    let coordinator = start_coordinator(&config, log, counter).await?;
 
     let upkeep = metrics.clone();
     tokio::spawn(async move {
@@ -132,21 +137,64 @@ pub async fn serve(
         }
         coordinator.close();
     };
-    let drained = http::serve(listener, http::router(app), config.server, stopped).await;
+    let cut = http::serve(listener, http::router(app), server, stopped).await;
+    if cut > 0 {
+        tracing::warn!(
+            connections = cut,
+            "connections were cut after the time to drain; what they posted last may count or not"
+        );
+    }
     drop(coordinator);
     let ended = match outcome {
         Some(ended) => ended,
         // The log ends once the last batch is through, and with it the counter.
-        None => tokio::time::timeout(config.server.drain_timeout, failed)
+        None => tokio::time::timeout(CLOSE_TIMEOUT, failed)
             .await
-            .map_err(|_| NodeError::DrainTimedOut)?,
+            .map_err(|_| NodeError::CloseTimedOut)?,
     };
     ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
-    if !drained {
-        return Err(NodeError::DrainTimedOut);
-    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Lets the process have as many files as the system allows it, and no more connections than leave enough of
+/// them to the store: without a file, the store could not go on.
+fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
+    let mut files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        files.current = files.maximum;
+        // Refused, the old limit stays, and is what is read below.
+        let _ = setrlimit(Resource::Nofile, files);
+    }
+    let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
+    let connections_max = limits
+        .connections_max
+        .min(files_max.saturating_sub(FILES_RESERVED));
+    if connections_max == 0 {
+        return Err(NodeError::System {
+            what: "open files",
+            detail: format!("the limit is {files_max}; set ulimit -n above {FILES_RESERVED}"),
+        });
+    }
+    if connections_max < limits.connections_max {
+        tracing::warn!(
+            connections_max,
+            files_max,
+            "fewer connections than set: too few open files"
+        );
+    }
+    Ok(ServerLimits {
+        connections_max,
+        ..limits
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let fault = |source| NodeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let address = listener.local_addr().map_err(fault)?;
+    Ok((listener, address))
 }
 
 /// Resolves when a counter has ended, however it did.
@@ -177,26 +225,16 @@ async fn start_coordinator<R: StoreReader>(
     config: &ServeConfig,
     log: LocalLog,
     counter: LocalCounter<R>,
-) -> Result<(Coordinator, TcpListener), NodeError> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| NodeError::Listen {
-            address: config.listen,
-            source,
-        })?;
+) -> Result<Coordinator, NodeError> {
     let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let epoch = new_epoch()?;
     let started = Instant::now();
-    let coordinator = Coordinator::new(
-        epoch,
-        Partitioning::SINGLE,
-        &log,
-        members,
-        config.coordinator,
-    );
+    let partitioning = Partitioning::SINGLE;
+    let coordinator = Coordinator::new(epoch, partitioning, &log, members, config.coordinator);
     coordinator.start(START_TIMEOUT).await?;
-    tracing::info!(%epoch, took_ms = started.elapsed().as_millis() as u64, "the coordinator started");
-    Ok((coordinator, listener))
+    let took_ms = started.elapsed().as_millis() as u64;
+    tracing::info!(%epoch, took_ms, "the coordinator started");
+    Ok(coordinator)
 }
 
 fn new_epoch() -> Result<Epoch, NodeError> {

@@ -61,7 +61,7 @@ pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeCo
         data_dir: values.parse("data-dir", "the path of a folder", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?,
-        memory_bytes: values.number("memory-mb", 1, 1 << 20)? << 20,
+        memory_bytes: values.number("memory-mb", 1, 16_384)? << 20,
         http: HttpLimits {
             items_max: values.number("items-max", 1, 1_000_000)?,
             bodies: BodyLimits {

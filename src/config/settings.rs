@@ -104,12 +104,12 @@ pub const SETTINGS: [Setting; 16] = [
         "idle-timeout-ms",
         "MS",
         "60000",
-        "Time a connection may be idle, or take over a request's head",
+        "Time a connection may be idle, take over a request's head, or leave an answer untaken",
     ),
     setting(
         "drain-timeout-ms",
         "MS",
-        "10000",
+        "5000",
         "Time for running requests to finish when the process is told to stop",
     ),
     setting(

@@ -5,6 +5,7 @@
 
 mod admission;
 mod batcher;
+mod members;
 mod merge;
 mod reads;
 mod session;
@@ -13,7 +14,6 @@ pub use admission::{Admission, AdmissionLimits, Refusal};
 pub use reads::{Consistency, CounterView, Read, ReadError, ReadOptions};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -21,10 +21,13 @@ use tokio::time::Instant;
 
 use self::admission::Gate;
 use self::batcher::{Batcher, BatcherOptions, LogEnded};
+use self::members::Member;
 use self::session::Session;
 use crate::counter::Queries;
-use crate::log::{Log, encoded_bytes};
-use crate::model::{Epoch, Partition, Partitioning, Requirement, Sequence, TenantItems, Token};
+use crate::log::Log;
+use crate::model::{
+    Epoch, ITEM_HASH_BYTES, Partition, Partitioning, Requirement, Sequence, TenantItems, Token,
+};
 use crate::telemetry;
 
 /// A coordinator's limits.
@@ -67,9 +70,8 @@ struct Inner {
     options: CoordinatorOptions,
     gate: Gate,
     batchers: Vec<Batcher>,
-    members: Vec<Arc<dyn Queries>>,
+    members: Vec<Member>,
     session: Session,
-    started: AtomicBool,
 }
 
 impl Coordinator {
@@ -98,9 +100,8 @@ impl Coordinator {
                 options,
                 gate: Gate::new(options.admission),
                 batchers: partitioning.all().map(batcher).collect(),
-                members,
+                members: members.into_iter().map(Member::new).collect(),
                 session: Session::new(epoch),
-                started: AtomicBool::new(false),
             }),
         }
     }
@@ -114,15 +115,14 @@ impl Coordinator {
         let everything = self
             .everything_acknowledged(Instant::now() + timeout)
             .await?;
-        self.inner.session.note_shown(&everything);
-        self.inner.started.store(true, Ordering::Release);
+        self.inner.session.set_floor(everything);
         Ok(())
     }
 
     /// Whether the start read has succeeded.
     #[must_use]
     pub fn is_started(&self) -> bool {
-        self.inner.started.load(Ordering::Acquire)
+        self.inner.session.floor().is_some()
     }
 
     /// Whether posts are admitted.
@@ -154,7 +154,7 @@ impl Coordinator {
             });
         }
         let count: usize = items.iter().map(|group| group.hashes.len()).sum();
-        let bytes = items.iter().map(encoded_bytes).sum();
+        let bytes = items.iter().map(waiting_bytes).sum();
         let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
         let ticket = Arc::new(ticket);
         let parts = split(self.inner.partitioning, items);
@@ -195,6 +195,13 @@ fn barrier_requirement(epoch: Epoch, barriers: &[(Partition, Sequence)]) -> Requ
         requirement.add(partition, epoch, sequence);
     }
     requirement
+}
+
+/// Bytes of memory that a tenant's items hold while they wait, about.
+fn waiting_bytes(items: &TenantItems) -> usize {
+    /// Headers of the name and the list, what allocators round up, and the group's place in the batch.
+    const GROUP_BYTES: usize = 160;
+    GROUP_BYTES + items.tenant.as_str().len() + items.hashes.capacity() * ITEM_HASH_BYTES
 }
 
 fn refused(refusal: Refusal) -> AcceptError {

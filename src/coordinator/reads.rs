@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::members::Member;
 use super::merge::{self, Covered};
 use super::{Coordinator, barrier_requirement};
 use crate::counter::{Demand, ListQuery, Queries, QueryError, Status};
@@ -149,7 +150,8 @@ impl Coordinator {
 
     /// Every counter as it can be seen now.
     pub async fn counters(&self) -> Vec<CounterView> {
-        let asked = self.inner.members.iter().map(|counter| async move {
+        let asked = self.inner.members.iter().map(|member| async move {
+            let counter = member.queries.as_ref();
             let status = tokio::time::timeout(STATUS_TIMEOUT, counter.status()).await;
             CounterView {
                 name: counter.name().to_owned(),
@@ -185,20 +187,21 @@ impl Coordinator {
             },
             whole_position: false,
         };
+        let floor = self.inner.session.floor();
+        let may_be_exact = floor.is_some() && options.consistency != Consistency::Eventual;
+        let floor = floor.filter(|_| may_be_exact);
         let partitioning = self.inner.partitioning;
         let answers = self
             .ask_all(
                 wait,
-                |counter| ask(counter, demand.clone()),
+                |member| ask_above(floor, member, demand.clone(), &ask),
                 |answers| merge::is_covered(partitioning, answers),
             )
             .await;
         if answers.is_empty() {
             return Err(ReadError::NoCounter);
         }
-        let exact = options.consistency != Consistency::Eventual
-            && self.is_started()
-            && merge::is_covered(partitioning, &answers);
+        let exact = may_be_exact && merge::is_covered(partitioning, &answers);
         if exact {
             self.inner
                 .session
@@ -240,7 +243,7 @@ impl Coordinator {
         let answers = self
             .ask_all(
                 wait,
-                |counter| counter.counts(Arc::clone(&nobody), demand.clone()),
+                |member| member.queries.counts(Arc::clone(&nobody), demand.clone()),
                 |answers| covering(answers) >= majority,
             )
             .await;
@@ -258,16 +261,11 @@ impl Coordinator {
     async fn ask_all<'a, A: Send>(
         &'a self,
         wait: Duration,
-        ask: impl Fn(&'a dyn Queries) -> BoxFuture<'a, Result<A, QueryError>>,
+        ask: impl Fn(&'a Member) -> BoxFuture<'a, Result<A, QueryError>>,
         enough: impl Fn(&[A]) -> bool,
     ) -> Vec<A> {
         let deadline = Instant::now() + wait + ANSWER_GRACE;
-        let mut asked: FuturesUnordered<_> = self
-            .inner
-            .members
-            .iter()
-            .map(|counter| ask(counter.as_ref()))
-            .collect();
+        let mut asked: FuturesUnordered<_> = self.inner.members.iter().map(ask).collect();
         let mut answers = Vec::with_capacity(asked.len());
         while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.next()).await {
             match answer {
@@ -280,6 +278,28 @@ impl Coordinator {
         }
         answers
     }
+}
+
+/// Asks a counter for an answer that covers the floor as well, unless it is known to hold that.
+fn ask_above<'a, A: Covered + Send + 'a>(
+    floor: Option<&Requirement>,
+    member: &'a Member,
+    mut demand: Demand,
+    ask: &impl Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+) -> BoxFuture<'a, Result<A, QueryError>> {
+    let Some(floor) = floor.filter(|_| !member.holds_floor()) else {
+        return ask(member.queries.as_ref(), demand);
+    };
+    demand.requirement.unite(floor);
+    let answer = ask(member.queries.as_ref(), demand);
+    async move {
+        let answer = answer.await?;
+        if answer.cover().partitions.iter().all(|&(_, covers)| covers) {
+            member.note_floor();
+        }
+        Ok(answer)
+    }
+    .boxed()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
 //! ends, and with it the process.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -12,6 +12,9 @@ use super::{Applied, LocalCounter, apply};
 use crate::log::Deliveries;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
+
+/// How often the store is asked whether it still works while nothing is delivered.
+const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a counter stopped before its log ended.
 #[derive(Debug, Error)]
@@ -60,7 +63,15 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// # Errors
     /// When the store failed. What was delivered since its last commit is not acknowledged.
     pub async fn run(mut self) -> Result<(), CounterError> {
-        while let Some(batches) = self.deliveries.next().await {
+        loop {
+            let received = tokio::time::timeout(STORE_CHECK_INTERVAL, self.deliveries.next()).await;
+            // Also when nothing comes: a store that failed in the background must not look well.
+            self.store.check()?;
+            let batches = match received {
+                Ok(Some(batches)) => batches,
+                Ok(None) => break,
+                Err(_) => continue,
+            };
             let mut accepted_at_ms = 0;
             for batch in &batches {
                 let applied = apply(&mut self.store, batch)?;

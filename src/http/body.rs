@@ -1,15 +1,15 @@
 //! Receiving request bodies: bounded in size, in time, and in what all of them hold together.
 //!
-//! Invariant: before a body is received, room for all of it is reserved; no room, no body.
+//! Invariant: no part of a body is kept without room for it; no room, no body.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::Problem;
 
@@ -46,31 +46,59 @@ impl Bodies {
         &self,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, SemaphorePermit<'_>), Problem> {
-        let bytes_max = self.limits.body_bytes_max;
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
         let announced = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|bytes| bytes > bytes_max) {
-            return Err(Problem::body_too_large(bytes_max));
+        if announced.is_some_and(|bytes| bytes > self.limits.body_bytes_max) {
+            return Err(Problem::body_too_large(self.limits.body_bytes_max));
         }
-        let reserve = u32::try_from(announced.unwrap_or(bytes_max)).unwrap_or(u32::MAX);
-        let permit = self
-            .room
-            .try_acquire_many(reserve)
-            .map_err(|_| Problem::bodies_in_flight())?;
-        let received = Limited::new(body, bytes_max).collect();
-        match tokio::time::timeout(self.limits.body_timeout, received).await {
-            Ok(Ok(body)) => Ok((body.to_bytes(), permit)),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(Problem::body_too_large(bytes_max))
+        tokio::time::timeout(self.limits.body_timeout, self.gather(body))
+            .await
+            .map_err(|_| Problem::request_timeout(self.limits.body_timeout.as_secs_f64()))?
+    }
+
+    /// Takes room for each part as it comes: what is only announced takes none.
+    async fn gather(
+        &self,
+        mut body: Body,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        let mut first = Bytes::new();
+        let mut whole = BytesMut::new();
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                Problem::unreadable_body(format!("The body broke off: {error}. Post it again."))
+            })?;
+            let Ok(part) = frame.into_data() else {
+                continue;
+            };
+            if first.len() + whole.len() + part.len() > self.limits.body_bytes_max {
+                return Err(Problem::body_too_large(self.limits.body_bytes_max));
             }
-            Ok(Err(error)) => Err(Problem::unreadable_body(format!(
-                "The body broke off: {error}. Post it again."
-            ))),
-            Err(_) => Err(Problem::request_timeout(
-                self.limits.body_timeout.as_secs_f64(),
-            )),
+            let permits = u32::try_from(part.len()).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.room)
+                .try_acquire_many_owned(permits)
+                .map_err(|_| Problem::bodies_in_flight())?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+            // Most bodies come in one part, which then needs no copy.
+            if first.is_empty() && whole.is_empty() {
+                first = part;
+            } else {
+                if whole.is_empty() {
+                    whole.extend_from_slice(&std::mem::take(&mut first));
+                }
+                whole.extend_from_slice(&part);
+            }
         }
+        let body = if whole.is_empty() {
+            first
+        } else {
+            whole.freeze()
+        };
+        Ok((body, room))
     }
 }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::parse::{ItemError, ParseError};
 use crate::coordinator::{AcceptError, ReadError};
+use crate::telemetry;
 
 /// The media type of problems.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -34,7 +35,7 @@ pub struct Problem {
     status: u16,
     /// What is wrong here, and what to do.
     detail: String,
-    /// The faults of a bad batch, at most 100.
+    /// The faults of a bad batch: those of its first 100 invalid items.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
@@ -127,6 +128,7 @@ impl Problem {
     }
 
     pub fn bodies_in_flight() -> Self {
+        metrics::counter!(telemetry::POSTS_REFUSED, "reason" => "bodies").increment(1);
         Self::unavailable(
             "overloaded",
             "Too much is waiting",

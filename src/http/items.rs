@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::error::Problem;
@@ -138,7 +139,7 @@ pub async fn post_items(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let items = receive_items(&app, &parts.headers, body).await?;
+    let (items, _room) = receive_items(&app, &parts.headers, body).await?;
     let token = app.coordinator.accept(items.tenants).await?;
     Ok(json(&Accepted {
         accepted: items.count,
@@ -146,16 +147,25 @@ pub async fn post_items(
     }))
 }
 
-async fn receive_items(app: &App, headers: &HeaderMap, body: Body) -> Result<Items, Problem> {
+/// The items of a body, and the body's room: kept until they wait under the coordinator's own limit.
+async fn receive_items(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem> {
     let format = format(headers)?;
     let items_max = app.limits.items_max;
-    let (body, _room) = app.bodies.receive(headers, body).await?;
+    let (body, room) = app.bodies.receive(headers, body).await?;
     if body.len() <= PARSE_INLINE_BYTES_MAX {
-        return Ok(parse(format, &body, items_max)?);
+        return Ok((parse(format, &body, items_max)?, room));
     }
-    let parsed = tokio::task::spawn_blocking(move || parse(format, &body, items_max)).await;
+    let parsed = tokio::task::spawn_blocking(move || {
+        // With the room inside, a client that goes away does not free it while its body is still there.
+        (parse(format, &body, items_max), room)
+    })
+    .await;
     match parsed {
-        Ok(parsed) => Ok(parsed?),
+        Ok((parsed, room)) => Ok((parsed?, room)),
         Err(_) => Err(Problem::not_ready(
             "The process is going down. Post the items again.",
         )),

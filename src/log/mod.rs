@@ -37,7 +37,7 @@ pub trait Log: Clone + Send + Sync + 'static {
 /// The consuming end, owned by one counter.
 pub trait Deliveries: Send + 'static {
     /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once every
-    /// appending end is gone and nothing is left.
+    /// appending end is gone and nothing is left. Dropping the future loses nothing.
     fn next(&mut self) -> impl Future<Output = Option<Vec<Arc<Batch>>>> + Send;
 
     /// Acknowledges everything that [`next`](Self::next) has returned so far.

@@ -38,7 +38,8 @@ pub struct Belonging {
 /// What a folder says of itself.
 ///
 /// The file `IDENTITY`, little-endian: magic `HCOUNTID`, version (u32, 1), cluster (u128), partitions (u16),
-/// created at (u64, Unix ms), the counter's name (u16 of bytes, then UTF-8), CRC-32 (u32) of all before it.
+/// created at (u64, Unix ms), whether the store was made (u8, 0 or 1), the counter's name (u16 of bytes, then UTF-8),
+/// CRC-32 (u32) of all before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster's random id.
@@ -49,6 +50,8 @@ pub struct Identity {
     pub partitioning: Partitioning,
     /// When the folder was made, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
+    /// Whether a store was made in the folder: from then on, its files must be there.
+    pub store_made: bool,
 }
 
 /// An open data folder. Its lock lasts as long as this value, and ends with the process however it ends.
@@ -82,6 +85,7 @@ impl DataDir {
                 counter: expected.counter.clone(),
                 partitioning: expected.partitioning,
                 created_at_ms: expected.now_ms,
+                store_made: false,
             };
             files.replace(IDENTITY, &identity.encode(path)?)?;
             identity
@@ -121,6 +125,20 @@ impl DataDir {
         &self.path
     }
 
+    /// Whether a store was made in it.
+    pub(super) fn store_made(&self) -> bool {
+        self.identity.store_made
+    }
+
+    /// Notes for good that a store was made in it.
+    pub(super) fn note_store_made(&mut self) -> Result<(), StoreError> {
+        self.identity.store_made = true;
+        let bytes = self.identity.encode(&self.path)?;
+        let real = RealFiles::new(&self.path);
+        let files: &dyn Files = &real;
+        files.replace(IDENTITY, &bytes)
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -138,6 +156,7 @@ impl Identity {
         out.extend_from_slice(&self.cluster.to_le_bytes());
         out.extend_from_slice(&self.partitioning.count().to_le_bytes());
         out.extend_from_slice(&self.created_at_ms.to_le_bytes());
+        out.push(u8::from(self.store_made));
         out.extend_from_slice(&name_bytes.to_le_bytes());
         out.extend_from_slice(self.counter.as_bytes());
         let crc = crc32fast::hash(&out);
@@ -174,6 +193,11 @@ impl Identity {
         let cluster = cursor.u128()?;
         let partitioning = Partitioning::new(cursor.u16()?)?;
         let created_at_ms = cursor.u64()?;
+        let store_made = match cursor.array::<1>()? {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
         let name_bytes = usize::from(cursor.u16()?);
         let counter = std::str::from_utf8(cursor.take(name_bytes)?)
             .ok()?
@@ -183,6 +207,7 @@ impl Identity {
             counter,
             partitioning,
             created_at_ms,
+            store_made,
         })
     }
 

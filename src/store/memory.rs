@@ -95,6 +95,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn reader(&self) -> MemoryReader {
         MemoryReader {
             shared: Arc::clone(&self.shared),

@@ -123,6 +123,48 @@ pub enum StoreError {
     TenantsExhausted,
 }
 
+impl StoreError {
+    /// The same error again: for one that must be told in two places.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        match self {
+            Self::Io {
+                action,
+                path,
+                source,
+            } => Self::Io {
+                action,
+                path: path.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Self::Damaged {
+                path,
+                offset,
+                detail,
+            } => Self::Damaged {
+                path: path.clone(),
+                offset: *offset,
+                detail: detail.clone(),
+            },
+            Self::Version { path, found, known } => Self::Version {
+                path: path.clone(),
+                found: *found,
+                known: *known,
+            },
+            Self::InUse { path } => Self::InUse { path: path.clone() },
+            Self::Foreign { path, detail } => Self::Foreign {
+                path: path.clone(),
+                detail: detail.clone(),
+            },
+            Self::Poisoned => Self::Poisoned,
+            Self::CommitTooLarge { bytes_max } => Self::CommitTooLarge {
+                bytes_max: *bytes_max,
+            },
+            Self::TenantsExhausted => Self::TenantsExhausted,
+        }
+    }
+}
+
 /// What a store takes up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -173,6 +215,13 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// When a write or flush failed; what is on disk is then unknown until the store is opened again.
     fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Says whether the store still works: what failed in the background, or under a reader, shows here at once
+    /// and not only at the next commit.
+    ///
+    /// # Errors
+    /// The cause of the failure, once; [`StoreError::Poisoned`] after that.
+    fn check(&self) -> Result<(), StoreError>;
 
     /// A handle for readers.
     fn reader(&self) -> Self::Reader;

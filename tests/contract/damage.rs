@@ -115,21 +115,31 @@ fn a_torn_last_commit_is_no_damage() {
     assert_eq!(recount(&store.reader()).expect("recounted").differences, []);
 }
 
+/// A segment is never shorter than when it was made, and no crash makes it so.
 #[test]
-fn a_journal_cut_short_at_its_last_commit_is_no_damage() {
+fn a_journal_cut_short_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     killed(folder.path(), 3);
     let journal = only_file(folder.path(), "journal-");
-    let last = position_of(&journal, b"HCJR", 2);
-    for len in (last..=last + 50).rev() {
+    let last = position_of(&journal, b"HCJR", 2) as u64;
+    for len in [last + 50, last, 64, 10, 0] {
         let file = fs::File::options()
             .write(true)
             .open(&journal)
             .expect("opened");
-        file.set_len(len as u64).expect("cut");
-        let store = open_disk(folder.path()).expect("recovered");
-        assert_eq!(count(&store.reader(), "a"), 2);
+        file.set_len(len).expect("cut");
+        assert_refused(folder.path(), &journal, len..=len);
     }
+}
+
+#[test]
+fn a_folder_whose_store_is_gone_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    killed(folder.path(), 3);
+    let manifest = folder.path().join("MANIFEST");
+    fs::remove_file(only_file(folder.path(), "journal-")).expect("removed");
+    fs::remove_file(&manifest).expect("removed");
+    assert_refused(folder.path(), &manifest, 0..=0);
 }
 
 /// A store killed while a full table's segment and the next one are both live: [`killed`]'s files with the
@@ -184,6 +194,8 @@ fn a_damaged_block_is_refused_when_read() {
     let is_the_block = |error: &StoreError| matches!(error, StoreError::Damaged { path, offset: 4096, .. } if *path == run);
     let mut store = open_disk(folder.path()).expect("blocks are checked when they are read");
     let error = recount(&store.reader()).expect_err("damaged");
+    assert!(is_the_block(&error), "{error}");
+    let error = store.check().expect_err("the writer hears of it too");
     assert!(is_the_block(&error), "{error}");
     let error = store.commit().expect_err("poisoned");
     assert!(matches!(error, StoreError::Poisoned), "{error}");

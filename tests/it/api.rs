@@ -201,7 +201,7 @@ async fn reads_honour_their_options() {
         "consistency=session".into(),
         "consistency=strong&timeout_ms=30000".into(),
         format!("after={token}"),
-        format!("consistency=strong&after={token}&timeout_ms=0&unknown=1"),
+        format!("consistency=strong&after={token}&timeout_ms=20000&unknown=1"),
     ] {
         let answer = node.get(&format!("/items/a/count?{options}")).await;
         assert_eq!(

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::json::{Field, RawItem};
-use super::{ERRORS_MAX, ItemError, Items, ParseError};
+use super::{INVALID_ITEMS_MAX, ItemError, Items, ParseError};
 use crate::model::{ItemHash, NameError, TenantItems, TenantName, check_item_id, check_tenant};
 
 /// Gathers valid items by tenant, and faults.
@@ -14,6 +14,7 @@ pub(super) struct Collector {
     items: Items,
     places: HashMap<TenantName, usize>,
     errors: Vec<ItemError>,
+    invalid_items: usize,
     pub too_many: bool,
 }
 
@@ -24,6 +25,7 @@ impl Collector {
             items: Items::default(),
             places: HashMap::new(),
             errors: Vec::new(),
+            invalid_items: 0,
             too_many: false,
         }
     }
@@ -74,7 +76,11 @@ impl Collector {
     }
 
     fn fault(&mut self, index: usize, pointer: String, detail: String) {
-        if self.errors.len() < ERRORS_MAX {
+        // An item's faults come one after another.
+        if self.errors.last().is_none_or(|last| last.index != index) {
+            self.invalid_items += 1;
+        }
+        if self.invalid_items <= INVALID_ITEMS_MAX {
             self.errors.push(ItemError {
                 index,
                 pointer,

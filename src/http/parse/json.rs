@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::value::RawValue;
 
 use super::collector::Collector;
 
@@ -127,8 +128,8 @@ impl<'de> Visitor<'de> for ItemSeed {
         let mut tenant = Field::Missing;
         while let Some(name) = object.next_key_seed(NameSeed)? {
             match name {
-                Name::Id => id.set(object.next_value_seed(FieldSeed)?),
-                Name::Tenant => tenant.set(object.next_value_seed(FieldSeed)?),
+                Name::Id => id.set(field(object.next_value()?).map_err(A::Error::custom)?),
+                Name::Tenant => tenant.set(field(object.next_value()?).map_err(A::Error::custom)?),
                 Name::Unknown => {
                     object.next_value::<IgnoredAny>()?;
                 }
@@ -182,40 +183,23 @@ impl Visitor<'_> for NameSeed {
     }
 }
 
-struct FieldSeed;
-
-impl<'de> DeserializeSeed<'de> for FieldSeed {
-    type Value = Field<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Field<'de>, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FieldSeed {
-    type Value = Field<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
-        Ok(Field::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
-        Ok(Field::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Field<'de>, A::Error> {
-        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Field::Other("an object"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Field<'de>, A::Error> {
-        while array.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Field::Other("an array"))
-    }
-
-    other_values!(|_, found| Ok(Field::Other(found)));
+/// Takes a value of any type, whatever is in it, and keeps it if it is a string.
+fn field(value: &RawValue) -> Result<Field<'_>, serde_json::Error> {
+    let text = value.get();
+    let found = match text.as_bytes().first() {
+        Some(b'"') => {
+            let inner = text.get(1..text.len() - 1).unwrap_or_default();
+            return Ok(Field::Text(if inner.contains('\\') {
+                Cow::Owned(serde_json::from_str(text)?)
+            } else {
+                Cow::Borrowed(inner)
+            }));
+        }
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    };
+    Ok(Field::Other(found))
 }

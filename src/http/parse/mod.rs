@@ -16,8 +16,8 @@ use self::collector::Collector;
 use self::json::{BodySeed, ItemSeed};
 use crate::model::TenantItems;
 
-/// At most so many invalid items are named.
-pub const ERRORS_MAX: usize = 100;
+/// The faults of so many invalid items are named.
+pub const INVALID_ITEMS_MAX: usize = 100;
 
 /// What is wrong with one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum ParseError {
         /// What is wrong and where.
         detail: String,
     },
-    /// Items are invalid: the first [`ERRORS_MAX`] faults.
+    /// Items are invalid: the faults of the first [`INVALID_ITEMS_MAX`].
     #[error("{} of the items' fields are invalid", .0.len())]
     Invalid(Vec<ItemError>),
     /// There are more items than allowed.
@@ -64,7 +64,7 @@ pub struct Items {
 /// [`ParseError`]; the whole body is read first, so malformed JSON wins over invalid items.
 pub fn parse_json(body: &[u8], items_max: usize) -> Result<Items, ParseError> {
     let mut collector = Collector::new(items_max);
-    let mut json = serde_json::Deserializer::from_slice(body);
+    let mut json = serde_json::Deserializer::from_str(utf8(body)?);
     let seed = BodySeed(&mut collector);
     let parsed = seed.deserialize(&mut json).and_then(|()| json.end());
     if collector.too_many {
@@ -83,11 +83,11 @@ pub fn parse_json(body: &[u8], items_max: usize) -> Result<Items, ParseError> {
 /// [`ParseError`]; the whole body is read first, so malformed JSON wins over invalid items.
 pub fn parse_ndjson(body: &[u8], items_max: usize) -> Result<Items, ParseError> {
     let mut collector = Collector::new(items_max);
-    for (index, line) in body.split(|&byte| byte == b'\n').enumerate() {
-        if line.iter().all(u8::is_ascii_whitespace) {
+    for (index, line) in utf8(body)?.split('\n').enumerate() {
+        if line.bytes().all(|byte| byte.is_ascii_whitespace()) {
             continue;
         }
-        let mut json = serde_json::Deserializer::from_slice(line);
+        let mut json = serde_json::Deserializer::from_str(line);
         let parsed = ItemSeed.deserialize(&mut json).and_then(|item| {
             json.end()?;
             Ok(item)
@@ -106,6 +106,14 @@ pub fn parse_ndjson(body: &[u8], items_max: usize) -> Result<Items, ParseError> 
         }
     }
     collector.finish()
+}
+
+/// The body as text: an ignored field must be UTF-8 too.
+fn utf8(body: &[u8]) -> Result<&str, ParseError> {
+    std::str::from_utf8(body).map_err(|error| ParseError::Malformed {
+        line: None,
+        detail: format!("it is not UTF-8 at byte {}", error.valid_up_to()),
+    })
 }
 
 /// The error's text without its "line 1", which would mislead beside the line's index.

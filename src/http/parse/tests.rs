@@ -105,6 +105,11 @@ fn every_fault_is_named_by_index_and_pointer() {
             expect(0, "/tenant", "tenant must be a string, not an array"),
         ]
     );
+    let huge = r#"{"id":1e999,"tenant":"a\"b","x":-1e-999}"#;
+    assert_eq!(
+        invalid(huge),
+        [expect(0, "/id", "id must be a string, not a number")]
+    );
     assert_eq!(invalid(r#""text""#)[0].1, "");
     assert_eq!(invalid("null")[0].1, "");
 }
@@ -130,9 +135,14 @@ fn lengths_count_characters_at_their_limits() {
 }
 
 #[test]
-fn at_most_a_hundred_faults_are_named() {
+fn the_faults_of_at_most_a_hundred_items_are_named() {
     let body = format!("[{}]", vec!["{}"; 200].join(","));
-    assert_eq!(invalid(&body).len(), ERRORS_MAX);
+    let faults = invalid(&body);
+    assert_eq!(faults.len(), 2 * INVALID_ITEMS_MAX, "two of each item");
+    assert_eq!(
+        faults.last().map(|fault| fault.0),
+        Some(INVALID_ITEMS_MAX - 1)
+    );
 }
 
 #[test]
@@ -143,6 +153,7 @@ fn malformed_json_wins_over_invalid_items_and_limits_hold() {
         b"",
         b"\xff",
         br#"{"id":"\ud800","tenant":"a"}"#,
+        b"{\"id\":\"1\",\"tenant\":\"a\",\"ignored\":\"\xff\"}",
         b"[] []",
     ] {
         let parsed = parse_json(body, 10);

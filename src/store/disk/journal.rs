@@ -4,8 +4,8 @@
 //! is zeros or the rest of one record that was being written when the process or the machine died.
 //!
 //! Layout of a segment, little-endian: head, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment (u64), base
-//! (u64, the number of its first commit), salt (u64, random), CRC-32 of these (u32), zeros; then records (see
-//! [`super::record`]). A segment gets its name once its head is on disk. It grows by zeros written ahead of
+//! (u64, the number of its first commit), salt (u64, random), bytes written ahead when it was made (u64; it is never
+//! shorter than these), CRC-32 of these (u32), zeros; then records (see [`super::record`]). A segment gets its name once its head is on disk. It grows by zeros written ahead of
 //! the records: overwriting zeros and syncing is almost twice as fast as appending.
 
 use super::super::{Key, Staged, StoreError};
@@ -18,7 +18,7 @@ const MAGIC: [u8; 4] = *b"HCJS";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 64;
 /// Bytes of the head before its checksum.
-const HEAD_FIELDS_BYTES: usize = 32;
+const HEAD_FIELDS_BYTES: usize = 40;
 /// Bytes of one write of zeros, and of one read in the search beyond the last record.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -54,6 +54,7 @@ impl Journal {
         head.extend_from_slice(&segment.to_le_bytes());
         head.extend_from_slice(&base.to_le_bytes());
         head.extend_from_slice(&salt.to_le_bytes());
+        head.extend_from_slice(&ahead_bytes.to_le_bytes());
         let crc = crc32fast::hash(&head);
         head.extend_from_slice(&crc.to_le_bytes());
         head.resize(HEAD_BYTES, 0);
@@ -160,9 +161,13 @@ impl SegmentReader {
             found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
         }
         let (its_segment, base, salt) = (cursor.u64(), cursor.u64(), cursor.u64());
+        let ahead_bytes = cursor.u64().unwrap_or_default();
         let crc = crc32fast::hash(&head[..HEAD_FIELDS_BYTES]);
         if cursor.u32() != Some(crc) || its_segment != Some(segment) {
             return Err(file.damaged(0, "its head is not what was written"));
+        }
+        if len < (HEAD_BYTES as u64).saturating_add(ahead_bytes) {
+            return Err(file.damaged(len, "it is shorter than when it was made"));
         }
         Ok(Self {
             file,

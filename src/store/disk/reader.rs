@@ -45,7 +45,7 @@ impl StoreReader for DiskReader {
         let mut scratch = Vec::new();
         for run in view.runs.iter().rev() {
             if let Err(error) = run.remove_known(&mut absent, &mut scratch) {
-                self.shared.poison();
+                self.shared.fail(error.duplicate());
                 return Err(error);
             }
             if absent.is_empty() {
@@ -67,7 +67,8 @@ impl StoreReader for DiskReader {
         let mut sources: Vec<Source> = frozen.map(Source::memory).collect();
         sources.push(Source::memory(table));
         sources.extend(view.runs.iter().cloned().map(Source::run));
-        let merged = Merged::new(sources).inspect_err(|_| self.shared.poison())?;
+        let merged =
+            Merged::new(sources).inspect_err(|error| self.shared.fail(error.duplicate()))?;
         Ok(Snapshot {
             cut,
             keys: Box::new(SnapshotKeys {
@@ -115,8 +116,8 @@ impl Iterator for SnapshotKeys {
         if !matches!(next, Some(Ok(_))) {
             self.merged = None;
         }
-        if matches!(next, Some(Err(_))) {
-            self.shared.poison();
+        if let Some(Err(error)) = &next {
+            self.shared.fail(error.duplicate());
         }
         next
     }

@@ -14,6 +14,7 @@ use super::super::{Key, Staged, Store, StoreError, StoreShape};
 use super::checkpoint::Image;
 use super::journal::Journal;
 use super::key_set::KeySet;
+use super::manifest;
 use super::recovery::{Recovered, recover};
 use super::shared::{Flush, PoisonOnPanic, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
@@ -38,7 +39,7 @@ pub struct DiskStore {
     scratch: Vec<u8>,
     threads: Vec<JoinHandle<()>>,
     /// Holds the folder's lock as long as the store lives.
-    _dir: Option<DataDir>,
+    dir: Option<DataDir>,
 }
 
 impl DiskStore {
@@ -47,8 +48,20 @@ impl DiskStore {
     /// # Errors
     /// Any [`StoreError`]: nothing is repaired that a crash can't explain.
     pub fn open(dir: DataDir, shape: StoreShape, options: DiskOptions) -> Result<Self, StoreError> {
-        let files = Arc::new(RealFiles::new(dir.path()));
-        Self::open_files(files, Some(dir), shape, options)
+        let files: Arc<dyn Files> = Arc::new(RealFiles::new(dir.path()));
+        let was_made = dir.store_made();
+        if was_made && !files.names()?.iter().any(|name| name == manifest::NAME) {
+            return Err(StoreError::Damaged {
+                path: files.path(manifest::NAME),
+                offset: 0,
+                detail: "it is missing, but a store was made here".to_owned(),
+            });
+        }
+        let mut store = Self::open_files(files, Some(dir), shape, options)?;
+        if let Some(dir) = store.dir.as_mut().filter(|_| !was_made) {
+            dir.note_store_made()?;
+        }
+        Ok(store)
     }
 
     pub(super) fn open_files(
@@ -82,7 +95,7 @@ impl DiskStore {
             fresh: Vec::new(),
             scratch: Vec::new(),
             threads: Vec::new(),
-            _dir: dir,
+            dir,
         };
         store.spawn("store-flush", flush::work)?;
         store.spawn("store-merge", merge::work)?;
@@ -290,6 +303,10 @@ impl Store for DiskStore {
             return self.shared.check();
         }
         self.guarded(Self::commit_staged)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.shared.check()
     }
 
     fn reader(&self) -> DiskReader {
