@@ -52,6 +52,7 @@ pub struct ServeConfig {
 pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeConfig, ConfigError> {
     let values = Values::new(matches, file)?;
     let accept_timeout = values.milliseconds("accept-timeout-ms")?;
+    let body_bytes_max = values.number("body-bytes-max", 1, BODY_BYTES_CEILING)?;
     Ok(ServeConfig {
         listen: values.parse(
             "listen",
@@ -65,8 +66,12 @@ pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeCo
         http: HttpLimits {
             items_max: values.number("items-max", 1, 1_000_000)?,
             bodies: BodyLimits {
-                body_bytes_max: values.number("body-bytes-max", 1, BODY_BYTES_CEILING)?,
-                bodies_bytes_max: values.number("bodies-bytes-max", BODY_BYTES_CEILING, 1 << 40)?,
+                body_bytes_max,
+                bodies_bytes_max: values.number(
+                    "bodies-bytes-max",
+                    body_bytes_max as u64,
+                    1 << 40,
+                )?,
                 body_timeout: values.milliseconds("body-timeout-ms")?,
             },
         },

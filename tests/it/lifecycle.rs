@@ -80,6 +80,49 @@ async fn a_request_that_never_ends_does_not_hold_up_the_stop_for_ever() {
 }
 
 #[tokio::test]
+async fn connections_that_say_nothing_do_not_spoil_the_stop() {
+    let mut node = Node::start(&["--drain-timeout-ms", "200"]);
+    node.post(&items("a", 0, 1)).await;
+    let address = node.url().trim_start_matches("http://").to_owned();
+    let mut idle = Vec::new();
+    for sent in ["", "GET /healthz HT"] {
+        let mut stream = std::net::TcpStream::connect(&address).expect("connected");
+        std::io::Write::write_all(&mut stream, sent.as_bytes()).expect("sent");
+        idle.push(stream);
+    }
+    assert_eq!(node.terminate().code(), Some(0));
+}
+
+/// A read that meets damage tells which file and where, and the process does not go on as if all were well.
+#[tokio::test]
+async fn damage_that_a_read_meets_stops_the_process_and_is_named() {
+    let mut node = Node::start(&[]);
+    node.post(&items("a", 0, 20_000)).await;
+    let data_dir = node.data_dir().to_owned();
+    // A clean stop leaves everything in a run.
+    assert_eq!(node.terminate().code(), Some(0));
+    let run = std::fs::read_dir(&data_dir)
+        .expect("read")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.display().to_string().contains("run-"))
+        .expect("a run");
+    let mut node = Node::start_logged(&data_dir);
+    let mut bytes = std::fs::read(&run).expect("read");
+    for block in 1..bytes.len() / 4096 {
+        bytes[block * 4096 + 1_000] ^= 1;
+    }
+    std::fs::write(&run, bytes).expect("written");
+    let answer = node.get("/items/a/ids/7").await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    assert_eq!(node.wait().code(), Some(1));
+    let log = node.log();
+    assert!(
+        log.contains(&format!("{} is damaged at byte ", run.display())),
+        "{log}"
+    );
+}
+
+#[tokio::test]
 async fn a_second_process_on_the_same_folder_is_refused() {
     let node = Node::start(&[]);
     let folder = node.data_dir().display().to_string();
@@ -239,7 +282,7 @@ fn help_and_version_teach() {
 async fn a_failed_write_stops_the_process_and_loses_nothing_acknowledged() {
     let folder = tempfile::tempdir().expect("a folder");
     let data_dir = folder.path().join("data");
-    let mut node = Node::start_limited(&data_dir, 4 << 10);
+    let mut node = Node::start_limited(&data_dir, "-f 8192", &[]);
     let mut acknowledged = 0;
     for post in 0..2_000 {
         let request =

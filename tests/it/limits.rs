@@ -3,12 +3,12 @@
 //! Invariant: whatever is too large, too slow or too much is refused by name, and the node goes on.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::node::{Node, items};
+use crate::node::{Node, PATIENCE, items};
 
 /// Sends raw bytes and reads until the node closes or `until` has come.
 fn raw(node: &Node, sent: &[u8], until: &str) -> (TcpStream, String) {
@@ -99,18 +99,64 @@ async fn more_connections_than_allowed_wait_for_their_turn() {
 
 #[tokio::test]
 async fn bodies_received_at_once_share_bounded_room() {
-    let node = Node::start(&["--bodies-bytes-max", "12582912"]);
-    let head = "POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\nExpect: 100-continue\r\n\r\n";
-    let (first, text) = raw(&node, head.as_bytes(), "\r\n\r\n");
-    assert!(text.starts_with("HTTP/1.1 100 "), "{text}");
-    let (_, text) = raw(&node, head.as_bytes(), "urn:headcount:problem:overloaded");
-    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
-    assert!(text.to_lowercase().contains("retry-after: "), "{text}");
-    assert_eq!(
-        node.post(&json!({"id": "1", "tenant": "a"})).await.status,
-        200
-    );
+    let node = Node::start(&["--body-bytes-max", "10000", "--bodies-bytes-max", "10000"]);
+    let item = json!({"id": "1", "tenant": "a", "pad": "x".repeat(2_000)});
+    // What is only announced takes no room.
+    let head = "POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n";
+    let (mut first, _) = raw(&node, head.as_bytes(), "");
+    assert_eq!(node.post(&item).await.status, 200);
+    first.write_all(&[b' '; 9_000]).expect("sent");
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        let answer = node.post(&item).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "the first body takes room");
+    };
+    refused.assert_problem(503, "overloaded");
     drop(first);
+    while node.post(&item).await.status != 200 {
+        assert!(Instant::now() < deadline, "the room comes back");
+    }
+}
+
+/// Files that connections take are not there for the store.
+#[tokio::test]
+async fn connections_leave_files_to_the_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data_dir = folder.path().join("data");
+    let node = Node::start_limited(&data_dir, "-n 200", &["--memory-mb", "1"]);
+    let address = node.url().trim_start_matches("http://").to_owned();
+    assert_eq!(node.post(&items("a", 0, 1)).await.status, 200);
+    let idle: Vec<_> = (0..300)
+        .map(|_| TcpStream::connect(&address).expect("at least in the backlog"))
+        .collect();
+    // Enough for several files; the kept connection of this client is among those that are served.
+    for post in 0..20 {
+        let answer = node.post(&items("a", post * 10_000, 10_000)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    drop(idle);
+    assert_eq!(node.count("a").await, 200_000);
+}
+
+/// As `nc -N` does: the client ends its side and waits for the answer.
+#[tokio::test]
+async fn a_client_that_ends_its_side_is_answered() {
+    let node = Node::start(&[]);
+    let item = r#"{"id":"1","tenant":"a"}"#;
+    let head = format!(
+        "POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        item.len()
+    );
+    for _ in 0..20 {
+        let (mut stream, _) = raw(&node, format!("{head}{item}").as_bytes(), "");
+        stream.shutdown(Shutdown::Write).expect("ended");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,11 @@ pub fn client_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder().timeout(PATIENCE)
 }
 
+/// Beside the data folder, which takes no strangers.
+fn log_path(data_dir: &Path) -> PathBuf {
+    data_dir.with_extension("log")
+}
+
 /// A running node. Dropping it kills it.
 pub struct Node {
     child: Child,
@@ -61,16 +66,26 @@ impl Node {
         Self::spawn(headcount(), data_dir, flags)
     }
 
-    /// Starts a node whose files may have at most `file_kib_max` KiB each: longer writes fail.
-    pub fn start_limited(data_dir: &Path, file_kib_max: u32) -> Self {
+    /// Starts a node whose log is kept for [`Self::log`].
+    pub fn start_logged(data_dir: &Path) -> Self {
+        let mut command = headcount();
+        let log = std::fs::File::create(log_path(data_dir)).expect("a file");
+        command.stderr(log);
+        Self::spawn(command, data_dir, &[])
+    }
+
+    /// The log of a node made by [`Self::start_logged`].
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(&self.data_dir)).expect("a log")
+    }
+
+    /// Starts a node under a limit of the shell's `ulimit`.
+    pub fn start_limited(data_dir: &Path, limit: &str, flags: &[&str]) -> Self {
         let mut shell = Command::new("sh");
-        // With the signal ignored, the write itself fails, like one on a full disk.
-        let script = format!(
-            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
-            2 * file_kib_max
-        );
+        // With the signal ignored, a write beyond the limit on files fails, like one on a full disk.
+        let script = format!("trap '' XFSZ; ulimit {limit}; exec \"$0\" \"$@\"");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_headcount")]);
-        Self::spawn(shell, data_dir, &["--memory-mb", "64"])
+        Self::spawn(shell, data_dir, flags)
     }
 
     fn spawn(mut command: Command, data_dir: &Path, flags: &[&str]) -> Self {
