@@ -27,7 +27,11 @@ fn main() -> ExitCode {
     };
     match invocation {
         Invocation::Serve(config) => done(runtime.block_on(serve(*config))),
-        Invocation::Count { url, request } => done(runtime.block_on(cli::count(&url, &request))),
+        Invocation::Count { url, request } => match runtime.block_on(cli::count(&url, &request)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => failed(error, 1),
+        },
         Invocation::Load(options) => done(runtime.block_on(cli::load(&options))),
         Invocation::Verify { data_dir } => match node::verify(&data_dir) {
             Ok(report) if cli::print_report(&report) => ExitCode::SUCCESS,
@@ -44,13 +48,15 @@ async fn serve(mut config: ServeConfig) -> Result<(), node::NodeError> {
 
 fn greet(node: Listening) {
     let url = format!("http://{}", node.address);
-    println!(
+    let greeting = format!(
         "Headcount {} is listening on {url} (data in {}). Try:\n\n  \
          curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
-         curl {url}/items/asd/count\n\nAPI: {url}/docs",
+         curl {url}/items/asd/count\n\nAPI: {url}/docs\n",
         env!("CARGO_PKG_VERSION"),
         node.data_dir.display(),
     );
+    // Who does not read the greeting is served all the same.
+    let _ = cli::print(&greeting);
 }
 
 fn done(result: Result<(), impl Display>) -> ExitCode {
@@ -61,6 +67,6 @@ fn done(result: Result<(), impl Display>) -> ExitCode {
 }
 
 fn failed(error: impl Display, status: u8) -> ExitCode {
-    eprintln!("headcount: {error}");
+    cli::print_error(&error.to_string());
     ExitCode::from(status)
 }

@@ -79,6 +79,8 @@ pub fn start_logs(filter: EnvFilter, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that can't be written is lost; to report that on the same standard error would panic.
+        .log_internal_errors(false)
         .with_target(false);
     let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
     // A second start in one process (tests) keeps the first.

@@ -11,8 +11,9 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use indicatif::{ProgressBar, ProgressStyle};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::print;
 use super::source::{Cutting, SourceBatch, SourceError, read_files, total_bytes};
 use crate::client::{ClientError, PublicClient};
 
@@ -46,6 +47,9 @@ pub enum LoadError {
     /// A file can't be read. What was read before is loaded.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The system gives no thread to read in.
+    #[error("no thread to read the files: {0}")]
+    Thread(std::io::Error),
     /// The coordinator can't be used.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -69,13 +73,7 @@ pub enum LoadError {
 /// When not every item was acknowledged; load the same again once the cause is gone.
 pub async fn load(options: &LoadOptions) -> Result<(), LoadError> {
     let client = PublicClient::new(&options.url)?;
-    let (sender, receiver) = mpsc::channel(READ_AHEAD);
-    let cutting = Cutting {
-        batch_items: options.batch_items,
-        format: options.format.clone(),
-    };
-    let files = options.files.clone();
-    let reading = tokio::task::spawn_blocking(move || read_files(&files, &cutting, &sender));
+    let (receiver, reading) = start_reading(options)?;
     let loader = Loader {
         client,
         retry_for: Duration::from_secs(options.retry_for_s),
@@ -98,16 +96,40 @@ pub async fn load(options: &LoadOptions) -> Result<(), LoadError> {
             break;
         }
     }
+    let outcome = match failed {
+        // The reader may wait for input that never comes; it ends with the process.
+        Some(error) => Err(error),
+        None => match reading.await {
+            Ok(read) => read.map_err(LoadError::from),
+            Err(_) => Err(LoadError::Thread(std::io::Error::other("it ended early"))),
+        },
+    };
     loader.progress.finish_and_clear();
-    loader.print_summary(started.elapsed(), failed.is_none());
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    match reading.await {
-        Ok(read) => Ok(read?),
-        Err(error) => Err(ClientError::Unexpected(error.to_string()).into()),
-    }
+    loader.print_summary(started.elapsed(), outcome.is_ok());
+    outcome
 }
+
+/// Reads the files on a thread of their own, which, unlike the runtime's, the process's end does not wait for.
+fn start_reading(options: &LoadOptions) -> Result<(Batches, Reading), LoadError> {
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let (ended, reading) = oneshot::channel();
+    let cutting = Cutting {
+        batch_items: options.batch_items,
+        format: options.format.clone(),
+    };
+    let files = options.files.clone();
+    std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(move || {
+            // Once the load has failed, nobody asks.
+            let _ = ended.send(read_files(&files, &cutting, &sender));
+        })
+        .map_err(LoadError::Thread)?;
+    Ok((receiver, reading))
+}
+
+type Batches = mpsc::Receiver<SourceBatch>;
+type Reading = oneshot::Receiver<Result<(), SourceError>>;
 
 struct Loader {
     client: PublicClient,
@@ -146,14 +168,16 @@ impl Loader {
     fn print_summary(&self, elapsed: Duration, whole: bool) {
         let accepted = self.accepted.load(Ordering::Relaxed);
         let rate = accepted as f64 / elapsed.as_secs_f64().max(0.001);
-        println!(
-            "{} {} items in {:.1} s ({} items/s), {} retries",
+        let summary = format!(
+            "{} {} items in {:.1} s ({} items/s), {} retries\n",
             if whole { "Loaded" } else { "Stopped after" },
             grouped(accepted),
             elapsed.as_secs_f64(),
             grouped(rate as u64),
             self.retries.load(Ordering::Relaxed),
         );
+        // What is loaded is loaded, whoever reads the summary.
+        let _ = print(&summary);
     }
 }
 
@@ -165,10 +189,17 @@ fn jitter() -> f64 {
     0.5 + f64::from(byte[0]) / 256.0
 }
 
-fn refused(batch: &SourceBatch, error: ClientError) -> LoadError {
+fn refused(batch: &SourceBatch, mut error: ClientError) -> LoadError {
     let mut faults = String::new();
-    if let ClientError::Refused { faults: named, .. } = &error {
+    if let ClientError::Refused {
+        detail,
+        faults: named,
+        ..
+    } = &mut error
+    {
+        *detail = without_index(detail).to_owned();
         for (index, detail) in named {
+            let detail = without_index(detail);
             faults.push_str(&format!(
                 "\n  line {}: {detail}",
                 batch.first_line + *index as u64
@@ -180,6 +211,17 @@ fn refused(batch: &SourceBatch, error: ClientError) -> LoadError {
         first_line: batch.first_line,
         error,
         faults,
+    }
+}
+
+/// A detail without the index of its line in the request, which would mislead beside the line in the file.
+fn without_index(detail: &str) -> &str {
+    let rest = detail
+        .strip_prefix("line index ")
+        .and_then(|rest| rest.split_once(": "));
+    match rest {
+        Some((index, rest)) if index.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+        _ => detail,
     }
 }
 

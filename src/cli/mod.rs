@@ -4,11 +4,13 @@
 
 mod count;
 mod load;
+mod print;
 mod source;
 mod verify;
 
 pub use count::count;
 pub use load::{LoadOptions, load};
+pub use print::{print, print_error};
 pub use verify::print_report;
 
 use std::path::PathBuf;

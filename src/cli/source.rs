@@ -2,16 +2,22 @@
 //!
 //! Invariant: every line of every file is in exactly one batch, in order; what is read ahead is bounded.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-/// Bytes after which a batch takes no further line; far below the service's limit on bodies.
+/// Bytes of a batch; far below the service's limit on bodies.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one line, or of one CSV record: far more than an item takes.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// What some programs put at the start of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A part of a file, ready to be posted.
 pub struct SourceBatch {
@@ -35,6 +41,14 @@ pub enum SourceError {
         file: String,
         /// The system's word.
         error: io::Error,
+    },
+    /// A line is longer than any that holds an item.
+    #[error("{file}, line {line}: longer than {LINE_BYTES_MAX} bytes")]
+    Line {
+        /// The file.
+        file: String,
+        /// The line, from 1; of CSV the record.
+        line: u64,
     },
     /// It is not CSV, or lacks a column.
     #[error("{file}: {detail}")]
@@ -86,6 +100,7 @@ pub fn read_files(
             body: Vec::new(),
             items: 0,
             first_line: 1,
+            next_line: 1,
             source_bytes: 0,
         };
         let csv_name = Path::new(file)
@@ -95,12 +110,14 @@ pub fn read_files(
             .format
             .as_deref()
             .map_or(csv_name, |format| format == "csv");
-        let open = if csv {
-            cut_csv(input, &mut cutter)?
+        let cut = if csv {
+            cut_csv(input, &mut cutter)
         } else {
-            cut_ndjson(BufReader::with_capacity(1 << 18, input), &mut cutter).map_err(fault)?
+            cut_ndjson(BufReader::with_capacity(1 << 18, input), &mut cutter)
         };
-        if !open {
+        // What comes before a fault is loaded too.
+        let open = cutter.send();
+        if !(cut? && open) {
             return Ok(());
         }
     }
@@ -115,65 +132,121 @@ struct Cutter<'a> {
     body: Vec<u8>,
     items: usize,
     first_line: u64,
+    next_line: u64,
     source_bytes: u64,
 }
 
 impl Cutter<'_> {
-    /// Notes that the item on `line`, of `source_bytes` of the file, is in the body. False: nobody receives.
-    fn added(&mut self, line: u64, source_bytes: u64) -> bool {
-        self.items += 1;
-        self.source_bytes += source_bytes;
-        if self.items >= self.cutting.batch_items || self.body.len() >= BATCH_BYTES_MAX {
-            return self.send(line + 1);
+    /// Adds the next line, which took `source_bytes` of the file. False: nobody receives.
+    fn add(&mut self, text: &[u8], source_bytes: usize) -> bool {
+        // With its end, which the last line of a file may lack.
+        if self.body.len() + text.len() + 1 > BATCH_BYTES_MAX && !self.send() {
+            return false;
         }
-        true
+        self.source_bytes += source_bytes as u64;
+        self.next_line += 1;
+        if text.iter().all(u8::is_ascii_whitespace) {
+            if self.items == 0 {
+                self.first_line = self.next_line;
+                return true;
+            }
+            // Between items it is kept, so that indexes in answers stay lines of the file.
+        } else {
+            self.items += 1;
+        }
+        self.body.extend_from_slice(text);
+        self.body.push(b'\n');
+        self.items < self.cutting.batch_items || self.send()
     }
 
-    fn send(&mut self, next_line: u64) -> bool {
+    /// Sends what was gathered, if that is anything. False: nobody receives.
+    fn send(&mut self) -> bool {
+        let first_line = std::mem::replace(&mut self.first_line, self.next_line);
+        if self.items == 0 {
+            return true;
+        }
+        self.items = 0;
         let batch = SourceBatch {
             file: self.file.to_owned(),
-            first_line: self.first_line,
+            first_line,
             body: std::mem::take(&mut self.body).into(),
-            source_bytes: self.source_bytes,
+            source_bytes: std::mem::take(&mut self.source_bytes),
         };
-        self.first_line = next_line;
-        self.items = 0;
-        self.source_bytes = 0;
         self.batches.blocking_send(batch).is_ok()
+    }
+
+    fn line_too_long(&self) -> SourceError {
+        SourceError::Line {
+            file: self.file.to_owned(),
+            line: self.next_line,
+        }
     }
 }
 
-fn cut_ndjson(mut input: impl BufRead, cutter: &mut Cutter<'_>) -> io::Result<bool> {
-    let mut line = 0;
+fn cut_ndjson(mut input: impl BufRead, cutter: &mut Cutter<'_>) -> Result<bool, SourceError> {
+    let mut line = Vec::new();
     loop {
-        let before = cutter.body.len();
-        let read = input.read_until(b'\n', &mut cutter.body)?;
+        line.clear();
+        let mut bounded = input.by_ref().take(LINE_BYTES_MAX as u64 + 1);
+        let read = bounded
+            .read_until(b'\n', &mut line)
+            .map_err(|error| SourceError::Io {
+                file: cutter.file.to_owned(),
+                error,
+            })?;
         if read == 0 {
-            break;
+            return Ok(true);
         }
-        line += 1;
-        if !cutter.body.ends_with(b"\n") {
-            cutter.body.push(b'\n');
+        if line.ends_with(b"\n") {
+            line.pop();
+        } else if read > LINE_BYTES_MAX {
+            return Err(cutter.line_too_long());
         }
-        let blank = cutter.body[before..].iter().all(u8::is_ascii_whitespace);
-        if blank {
-            // Kept in the body, so that indexes in answers stay lines of the file.
-            cutter.source_bytes += read as u64;
-        } else if !cutter.added(line, read as u64) {
+        let text = match line.strip_prefix(BYTE_ORDER_MARK) {
+            Some(rest) if cutter.next_line == 1 => rest,
+            _ => &line,
+        };
+        if !cutter.add(text, read) {
             return Ok(false);
         }
     }
-    Ok(cutter.items == 0 || cutter.send(line + 1))
+}
+
+/// A reader that gives at most `left` bytes until it is set again: a quote that never ends can't fill memory.
+struct Bounded<R> {
+    input: R,
+    left: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other("the record is too long"));
+        }
+        let wanted = buffer.len().min(left);
+        let read = self.input.read(&mut buffer[..wanted])?;
+        self.left.set(left - read);
+        Ok(read)
+    }
 }
 
 fn cut_csv(input: Box<dyn Read>, cutter: &mut Cutter<'_>) -> Result<bool, SourceError> {
     let file = cutter.file.to_owned();
+    let left = Rc::new(Cell::new(LINE_BYTES_MAX));
     let fault = |detail: String| SourceError::Csv {
         file: file.clone(),
         detail,
     };
-    let mut reader = csv::Reader::from_reader(input);
-    let header = reader.headers().map_err(|error| fault(error.to_string()))?;
+    let mut reader = csv::Reader::from_reader(Bounded {
+        input,
+        left: Rc::clone(&left),
+    });
+    let header = match reader.headers() {
+        Ok(header) => header,
+        Err(_) if left.get() == 0 => return Err(cutter.line_too_long()),
+        Err(error) => return Err(fault(error.to_string())),
+    };
     let column = |name: &str| {
         header
             .iter()
@@ -183,26 +256,26 @@ fn cut_csv(input: Box<dyn Read>, cutter: &mut Cutter<'_>) -> Result<bool, Source
     let (id, tenant) = (column("id")?, column("tenant")?);
     let mut record = csv::StringRecord::new();
     let mut position = reader.position().byte();
-    let mut row = 1;
     cutter.first_line = 2;
-    while reader
-        .read_record(&mut record)
-        .map_err(|error| fault(error.to_string()))?
-    {
-        row += 1;
+    cutter.next_line = 2;
+    loop {
+        left.set(LINE_BYTES_MAX);
+        match reader.read_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => return Ok(true),
+            Err(_) if left.get() == 0 => return Err(cutter.line_too_long()),
+            Err(error) => return Err(fault(error.to_string())),
+        }
         let item = serde_json::json!({
             "id": record.get(id).unwrap_or_default(),
             "tenant": record.get(tenant).unwrap_or_default(),
         });
-        cutter.body.extend_from_slice(item.to_string().as_bytes());
-        cutter.body.push(b'\n');
         let read_to = reader.position().byte();
-        if !cutter.added(row, read_to - position) {
+        if !cutter.add(item.to_string().as_bytes(), (read_to - position) as usize) {
             return Ok(false);
         }
         position = read_to;
     }
-    Ok(cutter.items == 0 || cutter.send(row + 1))
 }
 
 #[cfg(test)]
@@ -236,6 +309,44 @@ mod tests {
     fn ndjson_is_cut_by_items_and_keeps_its_lines() {
         let batches = cut("a.ndjson", "1\n\n2\n3", 2).expect("read");
         assert_eq!(batches, [(1, "1\n\n2\n".to_owned()), (4, "3\n".to_owned())]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_blank_lines_leave_line_numbers_right() {
+        let content = "\u{feff}1\n\n\n2\n";
+        let batches = cut("a.ndjson", content, 1).expect("read");
+        assert_eq!(batches, [(1, "1\n".to_owned()), (4, "2\n".to_owned())]);
+        assert_eq!(cut("a.ndjson", "\n \r\n\n", 1), Ok(vec![]));
+    }
+
+    #[test]
+    fn no_batch_is_longer_than_its_limit() {
+        let long = "x".repeat(LINE_BYTES_MAX - 1);
+        let content = format!("{}1\n{}{long}\n2", "\n".repeat(10), "\n".repeat(9_000_000));
+        let batches = cut("a.ndjson", &content, 100).expect("read");
+        let first: Vec<u64> = batches.iter().map(|(first, _)| *first).collect();
+        assert_eq!(first, [11, 9_000_012]);
+        assert_eq!(batches[1].1, format!("{long}\n2\n"));
+        let batches = cut("a.ndjson", &format!("{long}\n").repeat(9), 100).expect("read");
+        let first: Vec<u64> = batches.iter().map(|(first, _)| *first).collect();
+        assert_eq!(first, [1, 5, 9]);
+        assert!(
+            batches
+                .iter()
+                .all(|(_, body)| body.len() <= BATCH_BYTES_MAX)
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_named() {
+        let long = "x".repeat(2 * LINE_BYTES_MAX);
+        for (name, head) in [("a.ndjson", "\n\n"), ("a.csv", "id,tenant\n1,a\n")] {
+            let error = cut(name, &format!("{head}\"{long}\n1,a\n"), 100).expect_err("refused");
+            assert!(
+                error.contains(", line 3: longer than 1048576 bytes"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -2,28 +2,30 @@
 //!
 //! Invariant: every difference is named.
 
+use super::print;
 use crate::store::verify::Report;
 
-/// Prints a recount's report; says whether everything agreed.
+/// Prints a recount's report; says whether everything agreed and the report was written.
 #[must_use]
 pub fn print_report(report: &Report) -> bool {
+    let mut text = String::new();
     for difference in &report.differences {
         let name = match &difference.tenant {
             Some(name) => name.as_str(),
             None => "(no tenant of the dictionary)",
         };
-        println!(
-            "{name}\tcount {}\trecounted {}",
+        text.push_str(&format!(
+            "{name}\tcount {}\trecounted {}\n",
             difference.stored, difference.recounted
-        );
+        ));
     }
     let verdict = match report.differences.len() {
         0 => "all counts agree".to_owned(),
         differing => format!("{differing} differ"),
     };
-    println!(
-        "{} tenants, {} items: {verdict}",
+    text.push_str(&format!(
+        "{} tenants, {} items: {verdict}\n",
         report.tenants, report.items
-    );
-    report.differences.is_empty()
+    ));
+    print(&text) && report.differences.is_empty()
 }

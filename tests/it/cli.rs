@@ -3,10 +3,13 @@
 //! Invariant: they say what happened, and running them again is safe.
 
 use std::fmt::Write;
+use std::io::Write as _;
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::Instant;
 
 use serde_json::json;
 
-use crate::node::{Node, items, run};
+use crate::node::{Node, PATIENCE, headcount, items, run, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn count_prints_a_line_a_tenant() {
@@ -115,4 +118,137 @@ async fn load_names_the_lines_that_are_refused() {
         "{}",
         missing.stderr
     );
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A pipe's end that nobody reads.
+fn broken_pipe() -> Stdio {
+    let (_, writer) = std::io::pipe().expect("a pipe");
+    writer.into()
+}
+
+/// Starts `load` of standard input.
+fn load_stdin(url: &str, batch_items: &str) -> (Child, ChildStdin) {
+    let mut child = headcount()
+        .args(["load", "--url", url, "--batch-items", batch_items, "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let stdin = child.stdin.take().expect("piped");
+    (child, stdin)
+}
+
+fn lines(ids: std::ops::Range<u32>) -> String {
+    ids.map(|id| format!("{{\"id\":\"{id}\",\"tenant\":\"a\"}}\n"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_from_standard_input_outlives_the_node() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let flags = ["--listen", &address];
+    let mut node = Node::start(&flags);
+    let (mut child, mut stdin) = load_stdin(node.url(), "50");
+    stdin.write_all(lines(0..1_000).as_bytes()).expect("read");
+    let deadline = Instant::now() + PATIENCE;
+    while node.count("a").await == 0 {
+        assert!(Instant::now() < deadline, "nothing was loaded");
+    }
+    node.kill();
+    // In the node's place, a listener that answers nothing: the load certainly met the gap.
+    let gap = tokio::net::TcpListener::bind(&address).await.expect("free");
+    stdin
+        .write_all(lines(1_000..2_000).as_bytes())
+        .expect("read");
+    let met = tokio::time::timeout(PATIENCE, gap.accept()).await;
+    drop(met.expect("in time").expect("a connection"));
+    drop(gap);
+    node.kill_and_restart(&flags);
+    stdin
+        .write_all(lines(1_500..3_000).as_bytes())
+        .expect("read");
+    drop(stdin);
+    assert_eq!(wait(&mut child).code(), Some(0));
+    let output = child.wait_with_output().expect("output");
+    let summary = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(summary.starts_with("Loaded 3,500 items in "), "{summary}");
+    assert!(!summary.contains(" 0 retries"), "{summary}");
+    assert_eq!(node.count("a").await, 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_ends_load_while_its_input_stays_open() {
+    let node = Node::start(&[]);
+    let (mut child, mut stdin) = load_stdin(node.url(), "1");
+    stdin.write_all(b"\n{\"id\":\n").expect("read");
+    assert_eq!(wait(&mut child).code(), Some(1));
+    drop(stdin);
+    let output = child.wait_with_output().expect("output");
+    let error = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(error.contains("line 2: "), "{error}");
+    assert!(!error.contains("line index"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_says_that_it_stopped_at_a_missing_file() {
+    let node = Node::start(&[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = folder.path().join("good.ndjson").display().to_string();
+    std::fs::write(&good, lines(0..3)).expect("written");
+    let loaded = run(&["load", "--url", node.url(), &good, "/none.ndjson"]);
+    assert_eq!(loaded.status.code(), Some(1));
+    assert!(
+        loaded.stdout.starts_with("Stopped after 3 items in "),
+        "{}",
+        loaded.stdout
+    );
+    assert_eq!(node.count("a").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_have_gone_stop_neither_server_nor_commands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let mut server = headcount()
+        .args([
+            "serve",
+            "--log",
+            "debug",
+            "--listen",
+            &url[7..],
+            "--data-dir",
+        ])
+        .arg(folder.path().join("data"))
+        .stdout(broken_pipe())
+        .stderr(broken_pipe())
+        .spawn()
+        .expect("the program starts");
+    let good = folder.path().join("good.ndjson").display().to_string();
+    std::fs::write(&good, lines(0..3)).expect("written");
+    // It tries again until the server listens.
+    let loaded = run(&["load", "--url", &url, "--retry-for-s", "30", &good]);
+    assert_eq!(loaded.status.code(), Some(0), "{}", loaded.stderr);
+    assert_eq!(run(&["count", "--url", &url, "a"]).stdout, "a\t3\n");
+    let mut count = headcount()
+        .args(["count", "--url", &url, "a"])
+        .stdout(broken_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    assert_eq!(wait(&mut count).code(), Some(1));
+    let output = count.wait_with_output().expect("output");
+    assert_eq!(String::from_utf8(output.stderr).expect("UTF-8"), "");
+    let pid = server.id().to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-TERM", &pid])
+        .status();
+    assert!(killed.expect("kill runs").success());
+    assert_eq!(wait(&mut server).code(), Some(0));
 }

@@ -3,29 +3,44 @@
 //! Invariant checked at every read: distinct ids acknowledged before it ≤ exact count ≤ distinct ids ever
 //! attempted, and never less than an exact count read before; afterwards, equality.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::node::{Node, client_builder, long, run};
 
 const TENANTS: usize = 10;
 const CLIENTS: usize = 64;
-const ITEMS_PER_POST: u64 = 10;
+/// Ids of a post that only its client posts.
+const OWN_IDS: u64 = 5;
+/// Ids of a post that the other client of its pair posts too.
+const SHARED_IDS: u64 = 5;
 
 /// What is known from the outside, per tenant.
 #[derive(Default)]
 struct Ledger {
-    attempted: AtomicU64,
-    acknowledged: AtomicU64,
+    attempted: Mutex<HashSet<String>>,
+    acknowledged: Mutex<HashSet<String>>,
     greatest_read: AtomicU64,
 }
 
+impl Ledger {
+    fn attempted(&self) -> u64 {
+        self.attempted.lock().expect("not poisoned").len() as u64
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.lock().expect("not poisoned").len() as u64
+    }
+}
+
 struct World {
+    deadline: Instant,
     url: Mutex<String>,
     ledgers: Vec<Ledger>,
     reads: AtomicU64,
@@ -38,13 +53,14 @@ impl World {
     }
 }
 
-/// One client's share of a tenant's ids: its own, each posted until acknowledged, some of them twice.
+/// One client's share of the ids: its own and its pair's, each posted until acknowledged, some of them twice.
 async fn post_all(world: Arc<World>, http: Client, client: usize, posts: u64) {
     for post in 0..posts {
-        let tenant = (client + post as usize) % TENANTS;
-        let ids: Vec<String> = (0..ITEMS_PER_POST)
-            .map(|n| format!("{client}-{post}-{n}"))
-            .collect();
+        let pair = client / 2;
+        let tenant = (pair + post as usize) % TENANTS;
+        let own = (0..OWN_IDS).map(|n| format!("{client}-{post}-{n}"));
+        let shared = (0..SHARED_IDS).map(|n| format!("pair-{pair}-{post}-{n}"));
+        let ids: Vec<String> = own.chain(shared).collect();
         let mut items: Vec<Value> = ids
             .iter()
             .map(|id| json!({"id": id, "tenant": format!("t{tenant}")}))
@@ -53,18 +69,26 @@ async fn post_all(world: Arc<World>, http: Client, client: usize, posts: u64) {
         items.push(items[0].clone());
         let body = Value::Array(items).to_string();
         let ledger = &world.ledgers[tenant];
-        ledger.attempted.fetch_add(ITEMS_PER_POST, Ordering::SeqCst);
+        let attempted = ids.iter().cloned();
+        ledger
+            .attempted
+            .lock()
+            .expect("not poisoned")
+            .extend(attempted);
         for _ in 0..1 + post % 2 {
             post_until_acknowledged(&world, &http, &body).await;
         }
         ledger
             .acknowledged
-            .fetch_add(ITEMS_PER_POST, Ordering::SeqCst);
+            .lock()
+            .expect("not poisoned")
+            .extend(ids);
     }
 }
 
 async fn post_until_acknowledged(world: &World, http: &Client, body: &str) {
     loop {
+        assert!(Instant::now() < world.deadline, "not acknowledged in time");
         let sent = http
             .post(world.url("/items"))
             .header("Content-Type", "application/json")
@@ -74,8 +98,9 @@ async fn post_until_acknowledged(world: &World, http: &Client, body: &str) {
         match sent {
             Ok(answer) if answer.status() == StatusCode::OK => return,
             Ok(answer) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(_) => {}
         }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -87,8 +112,7 @@ async fn read_until_done(world: Arc<World>, http: Client, reader: usize) {
         let tenant = turn % TENANTS;
         let ledger = &world.ledgers[tenant];
         let floor = ledger
-            .acknowledged
-            .load(Ordering::SeqCst)
+            .acknowledged()
             .max(ledger.greatest_read.load(Ordering::SeqCst));
         let sent = http
             .get(world.url(&format!("/items/t{tenant}/count")))
@@ -102,7 +126,7 @@ async fn read_until_done(world: Arc<World>, http: Client, reader: usize) {
         let Ok(body) = answer.json::<Value>().await else {
             continue;
         };
-        let ceiling = ledger.attempted.load(Ordering::SeqCst);
+        let ceiling = ledger.attempted();
         assert_eq!(body["exact"], json!(true), "one counter is always exact");
         let count = body["count"].as_u64().expect("a count");
         assert!(
@@ -116,11 +140,12 @@ async fn read_until_done(world: Arc<World>, http: Client, reader: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_nine_under_load_loses_and_doubles_nothing() {
-    let (kills, posts) = if long() { (10, 320) } else { (5, 60) };
+    let (kills, posts, minutes) = if long() { (10, 320, 30) } else { (5, 60, 5) };
     // A small table, so that files are written and merged between the kills.
     let flags = ["--memory-mb", "1"];
     let mut node = Node::start(&flags);
     let world = Arc::new(World {
+        deadline: Instant::now() + Duration::from_secs(60 * minutes),
         url: Mutex::new(node.url().to_owned()),
         ledgers: (0..TENANTS).map(|_| Ledger::default()).collect(),
         reads: AtomicU64::new(0),
@@ -130,31 +155,31 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() {
         .timeout(Duration::from_secs(5))
         .build()
         .expect("a client");
-    let posting: Vec<_> = (0..CLIENTS)
-        .map(|client| tokio::spawn(post_all(Arc::clone(&world), http.clone(), client, posts)))
+    let mut posting: JoinSet<()> = (0..CLIENTS)
+        .map(|client| post_all(Arc::clone(&world), http.clone(), client, posts))
         .collect();
     let reading: Vec<_> = (0..4)
         .map(|reader| tokio::spawn(read_until_done(Arc::clone(&world), http.clone(), reader)))
         .collect();
 
-    let total = CLIENTS as u64 * posts * ITEMS_PER_POST;
-    let acknowledged = || -> u64 {
-        world
-            .ledgers
-            .iter()
-            .map(|ledger| ledger.acknowledged.load(Ordering::SeqCst))
-            .sum()
-    };
-    for kill in 1..=kills {
-        // At a random moment within the load's share before it: the pace of the machine decides.
-        while acknowledged() < total * kill / (kills + 1) {
+    let total = CLIENTS as u64 * posts * OWN_IDS + CLIENTS as u64 / 2 * posts * SHARED_IDS;
+    let acknowledged = || -> u64 { world.ledgers.iter().map(Ledger::acknowledged).sum() };
+    let share = total / (kills + 1);
+    for kill in 0..kills {
+        let mark = share * kill + random_below(share);
+        eprintln!("kill {kill} after {mark} of {total} ids");
+        while acknowledged() < mark {
+            assert!(Instant::now() < world.deadline, "the load is too slow");
+            while let Some(ended) = posting.try_join_next() {
+                ended.expect("every post was acknowledged");
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         node.kill_and_restart(&flags);
         *world.url.lock().expect("not poisoned") = node.url().to_owned();
     }
-    for posting in posting {
-        posting.await.expect("every post was acknowledged");
+    while let Some(ended) = posting.join_next().await {
+        ended.expect("every post was acknowledged");
     }
     world.done.store(true, Ordering::SeqCst);
     for reading in reading {
@@ -167,10 +192,7 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() {
 
     let mut expected = HashMap::new();
     for (tenant, ledger) in world.ledgers.iter().enumerate() {
-        expected.insert(
-            format!("t{tenant}"),
-            ledger.attempted.load(Ordering::SeqCst),
-        );
+        expected.insert(format!("t{tenant}"), ledger.attempted());
     }
     for (tenant, distinct) in &expected {
         assert_eq!(node.count(tenant).await, *distinct, "{tenant}");
@@ -187,4 +209,10 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() {
         "{}",
         verified.stderr
     );
+}
+
+fn random_below(end: u64) -> u64 {
+    let mut bytes = [0_u8; 8];
+    getrandom::fill(&mut bytes).expect("randomness");
+    u64::from_le_bytes(bytes) % end
 }

@@ -89,15 +89,14 @@ impl Node {
     }
 
     fn spawn(mut command: Command, data_dir: &Path, flags: &[&str]) -> Self {
+        let listen: &[&str] = match flags.contains(&"--listen") {
+            true => &[],
+            false => &["--listen", "127.0.0.1:0"],
+        };
         let mut child = command
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--log",
-                "warn",
-                "--data-dir",
-            ])
+            .arg("serve")
+            .args(listen)
+            .args(["--log", "warn", "--data-dir"])
             .arg(data_dir)
             .args(flags)
             .stdout(Stdio::piped())
