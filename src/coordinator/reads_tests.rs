@@ -165,6 +165,11 @@ impl World {
         }
     }
 
+    async fn start(&self) {
+        let started = self.coordinator.start(Duration::from_secs(5)).await;
+        started.expect("a majority answers");
+    }
+
     /// Which counters the log reaches from now on.
     fn reach(&self, counters: &[usize]) {
         *self.log.0.lock() = counters
@@ -217,11 +222,7 @@ fn foreign(sequence: Sequence) -> Batch {
 async fn reads_are_exact_only_after_the_start_read() {
     let world = World::new();
     assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     assert_eq!(world.count(Consistency::Session).await, Ok((0, true)));
 }
 
@@ -234,11 +235,7 @@ async fn the_start_read_needs_a_majority_and_takes_what_it_has_as_the_floor() {
     let started = world.coordinator.start(Duration::from_millis(50)).await;
     assert_eq!(started, Err(ReadError::NoMajority));
     world.counters[1].set(Mode::Answers);
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     // Only the first has what an earlier life was told; the second must not answer for it.
     world.counters[0].set(Mode::Gone);
     assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
@@ -249,11 +246,7 @@ async fn the_start_read_needs_a_majority_and_takes_what_it_has_as_the_floor() {
 #[tokio::test]
 async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
     let world = World::new();
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     world.reach(&[2]);
     world.post(1).await;
     assert_eq!(
@@ -270,11 +263,7 @@ async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
 #[tokio::test]
 async fn an_incomplete_counter_never_makes_an_answer_exact() {
     let world = World::new();
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     world.post(1).await;
     for counter in &world.counters {
         counter.0.lock().complete = false;
@@ -287,11 +276,7 @@ async fn an_incomplete_counter_never_makes_an_answer_exact() {
 #[tokio::test]
 async fn exact_reads_never_go_backwards() {
     let world = World::new();
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     world.counters[1].set(Mode::Gone);
     world.counters[2].set(Mode::Gone);
     // Another coordinator's batch has reached the first counter alone, and is shown.
@@ -311,11 +296,7 @@ async fn exact_reads_never_go_backwards() {
 #[tokio::test]
 async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
     let world = World::new();
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     world.counters[0].apply(&foreign(1));
     world.counters[1].apply(&foreign(1));
     for _ in 0..20 {
@@ -332,11 +313,7 @@ async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
 #[tokio::test]
 async fn without_any_counter_there_is_no_answer() {
     let world = World::new();
-    world
-        .coordinator
-        .start(Duration::from_secs(5))
-        .await
-        .expect("started");
+    world.start().await;
     for counter in &world.counters {
         counter.set(Mode::Gone);
     }

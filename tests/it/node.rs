@@ -103,13 +103,17 @@ impl Node {
             .spawn()
             .expect("the program starts");
         let stdout = child.stdout.take().expect("piped");
-        let mut lines = BufReader::new(stdout).lines();
-        let first = match lines.next() {
-            Some(Ok(line)) => line,
-            other => panic!("the node printed {other:?} and ended: {:?}", child.wait()),
+        let (printed, first) = std::sync::mpsc::channel();
+        // Read to the end: left unread, a full pipe would stop the node.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = printed.send(line);
+            }
+        });
+        let Ok(first) = first.recv_timeout(PATIENCE) else {
+            let _ = child.kill();
+            panic!("the node printed nothing; it ended with {:?}", child.wait());
         };
-        // Left unread, a full pipe would stop the node.
-        std::thread::spawn(move || lines.for_each(drop));
         let url = first
             .split_whitespace()
             .find(|word| word.starts_with("http://"))
