@@ -25,10 +25,12 @@
 //! | [`coordinator`] | admits items, groups them into batches, merges answers |
 //! | [`http`] | the public API |
 //! | [`client`] | clients of that API |
+//! | [`clock`] | the time of day |
 //! | [`config`], [`cli`], [`node`], [`telemetry`] | settings, commands, composition, logs and metrics |
 
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod coordinator;
 pub mod counter;

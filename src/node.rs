@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::BuildError;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::clock::now_ms;
 use crate::config::ServeConfig;
 use crate::coordinator::{Coordinator, ReadError};
 use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
@@ -319,12 +320,6 @@ fn open_disk(dir: DataDir, memory_bytes_max: usize) -> Result<DiskStore, StoreEr
         ..DiskOptions::default()
     };
     DiskStore::open(dir, shape, options)
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Recounts every tenant of a stopped service's folder.

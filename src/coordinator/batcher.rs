@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
+use crate::clock::now_ms;
 use crate::log::{Log, encoded_bytes};
 use crate::model::{Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
 use crate::telemetry;
@@ -181,12 +182,6 @@ async fn append(
         let _ = done.send(id.sequence);
     }
     Ok(())
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

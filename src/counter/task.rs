@@ -3,12 +3,13 @@
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
 //! ends, and with it the process.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{Applied, LocalCounter, apply};
+use crate::clock::now_ms;
 use crate::log::Deliveries;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -110,10 +111,4 @@ fn report(epoch: crate::model::Epoch, applied: Applied) {
             }
         }
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }

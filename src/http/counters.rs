@@ -3,7 +3,6 @@
 //! Invariant: a counter that does not answer is listed all the same, with the reason.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::response::Response;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{App, json};
+use crate::clock::now_ms;
 use crate::coordinator::CounterView;
 
 /// The counters behind a coordinator.
@@ -146,16 +146,11 @@ impl From<CounterView> for CounterAnswer {
                     holes: status.holes,
                 });
                 answer.lag_ms = Some(status.lag_ms);
-                answer.last_seen_ms = now_ms();
+                answer.last_seen_ms = Some(now_ms());
                 answer.disk_bytes = Some(status.disk_bytes);
                 answer.memory_bytes = Some(status.memory_bytes);
             }
         }
         answer
     }
-}
-
-fn now_ms() -> Option<u64> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
 }

@@ -6,9 +6,10 @@
 use crate::Finding;
 use crate::source::{Source, is_word};
 
-/// Each module with those that it may import; all may import themselves and `telemetry`.
-const TABLE: [(&str, &[&str]); 11] = [
+/// Each module with those that it may import; all may import themselves, `telemetry` and `clock`.
+const TABLE: [(&str, &[&str]); 12] = [
     ("model", &[]),
+    ("clock", &[]),
     ("telemetry", &[]),
     ("store", &["model"]),
     ("log", &["model"]),
@@ -24,6 +25,7 @@ const TABLE: [(&str, &[&str]); 11] = [
 /// What the composition root may import, and main.
 const EVERYTHING: &[&str] = &[
     "model",
+    "clock",
     "telemetry",
     "store",
     "log",
@@ -86,7 +88,7 @@ fn refusal(module: &[String], path: &[String]) -> Option<String> {
         let met = STRANGERS.iter().any(strangers);
         return met.then(|| format!("crate::{named}: `local` and `amqp` don't know each other"));
     }
-    if to == "telemetry" {
+    if to == "telemetry" || to == "clock" {
         return None;
     }
     let is_limits = path
