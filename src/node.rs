@@ -206,7 +206,7 @@ fn start_counter<S: Store>(
     store: S,
     deliveries: impl Deliveries,
 ) -> Result<(LocalCounter<S::Reader>, CounterEnd), NodeError> {
-    let (task, handle) = CounterTask::new(LOCAL_COUNTER.into(), store, deliveries);
+    let (task, handle) = CounterTask::new(LOCAL_COUNTER.into(), 1, store, deliveries);
     let (ended, failed) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     std::thread::Builder::new()
@@ -231,7 +231,14 @@ async fn start_coordinator<R: StoreReader>(
     let epoch = new_epoch()?;
     let started = Instant::now();
     let partitioning = Partitioning::SINGLE;
-    let coordinator = Coordinator::new(epoch, partitioning, &log, members, config.coordinator);
+    let coordinator = Coordinator::new(
+        epoch,
+        new_epoch()?,
+        partitioning,
+        &log,
+        members,
+        config.coordinator,
+    );
     coordinator.start(START_TIMEOUT).await?;
     let took_ms = started.elapsed().as_millis() as u64;
     tracing::info!(%epoch, took_ms, "the coordinator started");

@@ -76,7 +76,7 @@ impl Batcher {
         durable.await.map_err(|_| LogEnded)
     }
 
-    /// The sequence of the last durable batch that held items; 0 before the first.
+    /// The sequence of the last durable batch; 0 before the first.
     pub fn confirmed(&self) -> Sequence {
         self.confirmed.load(Ordering::Acquire)
     }
@@ -165,7 +165,6 @@ async fn append(
         waiting.push((post.done, post.ticket));
     }
     let batch = Arc::new(Batch::new(id, now_ms(), items));
-    let barrier = batch.is_barrier();
     metrics::histogram!(telemetry::BATCH_ITEMS).record(batch.item_count() as f64);
     let started = Instant::now();
     if let Err(error) = log.append(batch).await {
@@ -173,10 +172,8 @@ async fn append(
         return Err(LogEnded);
     }
     metrics::histogram!(telemetry::APPEND_SECONDS).record(started.elapsed());
-    if !barrier {
-        // Before any client hears of it, so that a read that begins afterwards asks for it.
-        confirmed.store(id.sequence, Ordering::Release);
-    }
+    // Before any client hears of it, so that a read that begins afterwards asks for it.
+    confirmed.store(id.sequence, Ordering::Release);
     for (done, ticket) in waiting {
         drop(ticket);
         let _ = done.send(id.sequence);

@@ -152,6 +152,7 @@ mod tests {
             cover: Cover {
                 partitions: partitions.collect(),
                 covered,
+                ..Cover::default()
             },
             counts: counts.iter().map(|counts| counts.to_vec()).collect(),
         }
@@ -189,7 +190,7 @@ mod tests {
         Listing {
             cover: Cover {
                 partitions: vec![(Partition(0), true)],
-                covered: Requirement::default(),
+                ..Cover::default()
             },
             tenants: names
                 .iter()

@@ -25,9 +25,7 @@ use self::members::Member;
 use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
-use crate::model::{
-    Epoch, ITEM_HASH_BYTES, Partition, Partitioning, Requirement, Sequence, TenantItems, Token,
-};
+use crate::model::{BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token};
 use crate::telemetry;
 
 /// A coordinator's limits.
@@ -70,21 +68,25 @@ struct Inner {
     options: CoordinatorOptions,
     gate: Gate,
     batchers: Vec<Batcher>,
+    /// Barriers have an epoch of their own: they are in no position, so they would look like holes.
+    barrier_epoch: Epoch,
+    barriers: Vec<Batcher>,
     members: Vec<Member>,
     session: Session,
 }
 
 impl Coordinator {
-    /// A coordinator of a new life `epoch` over a log and the counters behind it, by name. Reads are not
-    /// exact until [`start`](Self::start).
+    /// A coordinator of a new life over a log and the counters behind it, by name: its items go under `epoch`,
+    /// its barriers under `barrier_epoch`. Reads are not exact until [`start`](Self::start).
     pub fn new(
         epoch: Epoch,
+        barrier_epoch: Epoch,
         partitioning: Partitioning,
         log: &impl Log,
         members: Vec<Arc<dyn Queries>>,
         options: CoordinatorOptions,
     ) -> Self {
-        let batcher = |partition| {
+        let batcher = |epoch, partition| {
             let options = BatcherOptions {
                 partition,
                 epoch,
@@ -99,7 +101,15 @@ impl Coordinator {
                 partitioning,
                 options,
                 gate: Gate::new(options.admission),
-                batchers: partitioning.all().map(batcher).collect(),
+                batchers: partitioning
+                    .all()
+                    .map(|partition| batcher(epoch, partition))
+                    .collect(),
+                barrier_epoch,
+                barriers: partitioning
+                    .all()
+                    .map(|partition| batcher(barrier_epoch, partition))
+                    .collect(),
                 members: members.into_iter().map(Member::new).collect(),
                 session: Session::new(epoch),
             }),
@@ -178,23 +188,20 @@ impl Coordinator {
         Ok(Token { epoch, sequences })
     }
 
-    /// Appends a barrier to every partition; returns their sequences.
-    async fn append_barriers(&self) -> Result<Vec<(Partition, Sequence)>, LogEnded> {
-        let batchers = self.inner.partitioning.all().zip(&self.inner.batchers);
+    /// Appends a barrier to every partition; returns their names.
+    async fn append_barriers(&self) -> Result<Vec<BatchId>, LogEnded> {
+        let epoch = self.inner.barrier_epoch;
+        let batchers = self.inner.partitioning.all().zip(&self.inner.barriers);
         let appended = batchers.map(|(partition, batcher)| async move {
             let sequence = batcher.submit(Vec::new(), None).await?;
-            Ok((partition, sequence))
+            Ok(BatchId {
+                partition,
+                epoch,
+                sequence,
+            })
         });
         futures_util::future::try_join_all(appended).await
     }
-}
-
-fn barrier_requirement(epoch: Epoch, barriers: &[(Partition, Sequence)]) -> Requirement {
-    let mut requirement = Requirement::default();
-    for &(partition, sequence) in barriers {
-        requirement.add(partition, epoch, sequence);
-    }
-    requirement
 }
 
 /// Bytes of memory that a tenant's items hold while they wait, about.

@@ -12,9 +12,9 @@ use futures_util::{FutureExt, StreamExt};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::Coordinator;
 use super::members::Member;
 use super::merge::{self, Covered};
-use super::{Coordinator, barrier_requirement};
 use crate::counter::{Demand, ListQuery, Queries, QueryError, Status};
 use crate::model::{ItemHash, Requirement, TenantName, Token};
 use crate::telemetry;
@@ -181,6 +181,7 @@ impl Coordinator {
         let wait = deadline.saturating_duration_since(Instant::now());
         let demand = Demand {
             requirement,
+            barriers: Vec::new(),
             wait: match (options.consistency, &options.after) {
                 (Consistency::Eventual, None) => Duration::ZERO,
                 _ => wait,
@@ -222,23 +223,24 @@ impl Coordinator {
         &self,
         deadline: Instant,
     ) -> Result<Requirement, ReadError> {
-        let barrier = tokio::time::timeout_at(deadline, self.append_barriers())
+        let barriers = tokio::time::timeout_at(deadline, self.append_barriers())
             .await
             .map_err(|_| ReadError::NoMajority)?
             .map_err(|_| ReadError::NoMajority)?;
         let wait = deadline.saturating_duration_since(Instant::now());
         let demand = Demand {
-            requirement: barrier_requirement(self.inner.epoch, &barrier),
+            requirement: Requirement::default(),
+            barriers,
             wait,
             whole_position: true,
         };
         let majority = self.inner.members.len() / 2 + 1;
         let nobody: Arc<[TenantName]> = Arc::new([]);
         let covering = |answers: &[crate::counter::Counts]| {
-            let covers = |answer: &&crate::counter::Counts| {
-                answer.cover.partitions.iter().all(|&(_, covers)| covers)
-            };
-            answers.iter().filter(covers).count()
+            answers
+                .iter()
+                .filter(|answer| answer.cover.barriers)
+                .count()
         };
         let answers = self
             .ask_all(
@@ -251,7 +253,7 @@ impl Coordinator {
             return Err(ReadError::NoMajority);
         }
         let mut everything = Requirement::default();
-        for answer in &answers {
+        for answer in answers.iter().filter(|answer| answer.cover.barriers) {
             everything.unite(&answer.cover.covered);
         }
         Ok(everything)

@@ -157,7 +157,14 @@ impl World {
             accept_timeout: Duration::from_secs(10),
         };
         let members = members.collect();
-        let coordinator = Coordinator::new(Epoch(9), Partitioning::SINGLE, &log, members, options);
+        let coordinator = Coordinator::new(
+            Epoch(9),
+            Epoch(10),
+            Partitioning::SINGLE,
+            &log,
+            members,
+            options,
+        );
         Self {
             counters,
             log,

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::task::Progress;
+use super::progress::Watching;
 use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status};
 use crate::model::{ItemHash, TenantName};
 use crate::store::{Cut, StoreReader};
@@ -18,14 +17,16 @@ use crate::store::{Cut, StoreReader};
 #[derive(Clone)]
 pub struct LocalCounter<R> {
     name: Arc<str>,
+    life: u64,
     reader: R,
-    progress: watch::Receiver<Progress>,
+    progress: Watching,
 }
 
 impl<R: StoreReader> LocalCounter<R> {
-    pub(super) fn new(name: String, reader: R, progress: watch::Receiver<Progress>) -> Self {
+    pub(super) fn new(name: String, life: u64, reader: R, progress: Watching) -> Self {
         Self {
             name: name.into(),
+            life,
             reader,
             progress,
         }
@@ -34,15 +35,14 @@ impl<R: StoreReader> LocalCounter<R> {
     /// Answers from the first commit that covers the demand, or from the last one when the time is up.
     async fn answer<A>(&self, demand: Demand, read: impl Fn(&Cut, Cover) -> A) -> A {
         let deadline = Instant::now() + demand.wait;
-        let mut progress = self.progress.clone();
+        let mut progress = self.progress.tally.clone();
         loop {
             // Marked as seen before looking, so that a commit in between wakes the wait below.
             progress.borrow_and_update();
             {
                 let cut = self.reader.cut();
-                let cover = cover(&cut, &demand);
-                let covers = cover.partitions.iter().all(|&(_, covers)| covers);
-                if covers || Instant::now() >= deadline {
+                let cover = self.cover(&cut, &demand);
+                if cover.is_full() || Instant::now() >= deadline {
                     return read(&cut, cover);
                 }
             }
@@ -50,22 +50,26 @@ impl<R: StoreReader> LocalCounter<R> {
             if matches!(changed, Ok(Err(_))) {
                 // The task has ended: no commit will come any more.
                 let cut = self.reader.cut();
-                return read(&cut, cover(&cut, &demand));
+                let cover = self.cover(&cut, &demand);
+                return read(&cut, cover);
             }
         }
     }
-}
 
-fn cover(cut: &Cut, demand: &Demand) -> Cover {
-    let covers =
-        |partition| cut.complete() && cut.position().covers(&demand.requirement, partition);
-    Cover {
-        partitions: cut
-            .partitioning()
-            .all()
-            .map(|partition| (partition, covers(partition)))
-            .collect(),
-        covered: cut.covered(demand.whole_position),
+    fn cover(&self, cut: &Cut, demand: &Demand) -> Cover {
+        let covers =
+            |partition| cut.complete() && cut.position().covers(&demand.requirement, partition);
+        Cover {
+            life: self.life,
+            // No commit ends while the cut is held, so what a noted barrier vouches for is in it.
+            barriers: self.progress.has_seen(&demand.barriers),
+            partitions: cut
+                .partitioning()
+                .all()
+                .map(|partition| (partition, covers(partition)))
+                .collect(),
+            covered: cut.covered(demand.whole_position),
+        }
     }
 }
 
@@ -140,8 +144,8 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>> {
-        let progress = *self.progress.borrow();
-        let running = self.progress.has_changed().is_ok();
+        let tally = *self.progress.tally.borrow();
+        let running = self.progress.tally.has_changed().is_ok();
         let stats = self.reader.stats();
         let cut = self.reader.cut();
         let last_applied = cut
@@ -157,7 +161,10 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             epochs: cut.position().len() as u64,
             last_applied,
             holes: cut.position().holes() as u64,
-            lag_ms: progress.lag_ms,
+            lag_ms: tally.lag_ms,
+            redeliveries: tally.redeliveries,
+            snapshots: tally.snapshots,
+            forks: tally.forks,
             disk_bytes: stats.disk_bytes,
             memory_bytes: stats.memory_bytes,
             runs: stats.runs,
@@ -191,7 +198,7 @@ mod tests {
         store.set_complete(complete);
         store.commit().expect("commits");
         let (log, deliveries) = local();
-        let (task, counter) = CounterTask::new("c".into(), store, deliveries);
+        let (task, counter) = CounterTask::new("c".into(), 1, store, deliveries);
         tokio::spawn(task.run());
         (log, counter)
     }
@@ -218,6 +225,7 @@ mod tests {
         requirement.add(Partition(0), Epoch(1), sequence);
         Demand {
             requirement,
+            barriers: Vec::new(),
             wait,
             whole_position: false,
         }

@@ -4,9 +4,11 @@
 //!
 //! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query waits until
 //! the counter is complete and covers the requirement in every partition that it holds, at most `wait`; it
-//! then answers with what it has and says per partition whether that covers the requirement.
+//! then answers with what it has and says per partition whether that covers the requirement. A query that
+//! demands barriers waits for those too.
 
 mod local;
+mod progress;
 mod step;
 mod task;
 
@@ -17,16 +19,21 @@ pub use task::{CounterError, CounterTask};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use thiserror::Error;
 
-use crate::model::{ItemHash, Partition, Requirement, TenantName};
+use crate::model::{BatchId, ItemHash, Partition, Requirement, TenantName};
 
 /// What an answer must cover, and how long the counter may wait for it.
 #[derive(Debug, Clone, Default)]
 pub struct Demand {
     /// What the answer must cover.
     pub requirement: Requirement,
+    /// Barriers that must have come through the counter's own queue in its present life, at least these or later
+    /// ones of their epochs. One that came by snapshot, or before a restart, proves nothing about the queue.
+    pub barriers: Vec<BatchId>,
     /// How long to wait until it does.
     pub wait: Duration,
     /// Whether the answer names all that it covers, or only the epochs that changed in the counter's life.
@@ -36,11 +43,24 @@ pub struct Demand {
 /// How far an answer goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cover {
+    /// The counter's present life: random, new at every start. What a counter held in an earlier life it may
+    /// have lost since.
+    pub life: u64,
+    /// Whether every barrier that was demanded has come through the counter's own queue in this life.
+    pub barriers: bool,
     /// The partitions that the counter holds, ascending, each with whether the answer is complete there and
     /// covers what was demanded.
     pub partitions: Vec<(Partition, bool)>,
     /// What the answer covers, as far as the demand asked.
     pub covered: Requirement,
+}
+
+impl Cover {
+    /// Whether the answer covers what was demanded, in every partition that the counter holds.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.barriers && self.partitions.iter().all(|&(_, covers)| covers)
+    }
 }
 
 /// The answer to a query for counts.
@@ -102,6 +122,12 @@ pub struct Status {
     pub holes: u64,
     /// How old the last applied batch was when it was applied, in milliseconds.
     pub lag_ms: u64,
+    /// Batches that came a second time, in this life.
+    pub redeliveries: u64,
+    /// Snapshots united with the store, in this life.
+    pub snapshots: u64,
+    /// Batches of a sequence that had come before with other content, in this life.
+    pub forks: u64,
     /// Bytes of its files.
     pub disk_bytes: u64,
     /// Bytes of memory that grow with what it holds.
@@ -119,6 +145,15 @@ pub enum QueryError {
     /// Its store can't be read.
     #[error("the counter's store can't be read: {0}")]
     Store(String),
+}
+
+/// A snapshot's bytes as they are sent, in frames of bounded size.
+pub type SnapshotStream = BoxStream<'static, Result<Bytes, QueryError>>;
+
+/// What a counter that catches up asks of another, beside its queries.
+pub trait Peer: Queries {
+    /// The counter's last commit with all its keys, while it goes on.
+    fn snapshot(&self) -> BoxFuture<'_, Result<SnapshotStream, QueryError>>;
 }
 
 /// What a coordinator asks of a counter. The contract is the module's.

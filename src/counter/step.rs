@@ -4,7 +4,7 @@
 //! distinct hashes among them. The seen-set makes it so; the position only saves work and tells what is
 //! covered.
 
-use crate::model::{Batch, Verdict};
+use crate::model::{Acceptance, Batch, BatchId, Verdict};
 use crate::store::{Store, StoreError};
 
 /// What became of a delivered batch.
@@ -21,6 +21,8 @@ pub enum Applied {
     },
     /// It had been applied before.
     Skipped,
+    /// It holds nothing and leaves no trace in the store.
+    Barrier,
 }
 
 /// Stages a batch's changes; nothing is durable or visible before the store's commit.
@@ -28,6 +30,9 @@ pub enum Applied {
 /// # Errors
 /// When the store fails; it is poisoned then.
 pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreError> {
+    if batch.is_barrier() {
+        return Ok(Applied::Barrier);
+    }
     let id = batch.id();
     let verdict = store.judge(id, batch.checksum());
     if verdict == Verdict::Applied {
@@ -36,6 +41,9 @@ pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreErro
     let mut new = 0;
     for items in batch.tenants() {
         new += store.insert(id.partition, &items.tenant, &items.hashes)?;
+    }
+    if let Some(acceptance) = batch.acceptance() {
+        accept(store, id, acceptance);
     }
     if verdict == Verdict::New {
         store.record(id, batch.checksum());
@@ -46,6 +54,28 @@ pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreErro
         fork: verdict == Verdict::Fork,
     })
 }
+
+/// What is lost for good counts as applied from here on: nothing waits for it any more.
+fn accept(store: &mut impl Store, id: BatchId, acceptance: &Acceptance) {
+    for &(epoch, first, last) in &acceptance.losses {
+        for sequence in first..=last {
+            let lost = BatchId {
+                partition: id.partition,
+                epoch,
+                sequence,
+            };
+            if store.judge(lost, LOST) == Verdict::New {
+                store.record(lost, LOST);
+            }
+        }
+    }
+    if acceptance.complete {
+        store.set_complete(true);
+    }
+}
+
+/// The checksum recorded for what is lost. Should it come after all, it comes as a fork, and counts.
+const LOST: u32 = 0;
 
 #[cfg(test)]
 mod tests {
@@ -86,8 +116,8 @@ mod tests {
         /// any size: always the naive count, and everything delivered is covered.
         #[test]
         fn counts_what_a_naive_model_counts(
-            first in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 0..6), 1..8),
-            second in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 0..6), 1..8),
+            first in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 1..6), 1..8),
+            second in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 1..6), 1..8),
             deliveries in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..60),
         ) {
             let mut batches = Vec::new();
@@ -132,6 +162,36 @@ mod tests {
                 prop_assert_eq!(reader.cut().position().covers(&single, Partition(0)), seen.contains(&id));
             }
         }
+    }
+
+    #[test]
+    fn what_is_accepted_as_lost_is_no_longer_a_hole() {
+        let mut store = store();
+        apply(&mut store, &batch(1, 5, &vec![(0, 1)])).expect("applies");
+        let losses = vec![(Epoch(1), 1, 4)];
+        let id = BatchId {
+            partition: Partition(0),
+            epoch: Epoch(2),
+            sequence: 1,
+        };
+        let acceptance = Acceptance {
+            losses,
+            complete: true,
+        };
+        apply(&mut store, &Batch::accepting(id, 0, acceptance)).expect("applies");
+        store.commit().expect("commits");
+        let reader = store.reader();
+        assert!(reader.cut().complete());
+        assert_eq!(reader.cut().position().holes(), 0);
+    }
+
+    #[test]
+    fn a_barrier_leaves_no_trace() {
+        let mut store = store();
+        let applied = apply(&mut store, &batch(7, 1, &vec![])).expect("applies");
+        assert_eq!(applied, Applied::Barrier);
+        store.commit().expect("commits");
+        assert!(store.reader().cut().position().is_empty());
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
 //! ends, and with it the process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::watch;
 
+use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
-use crate::log::Deliveries;
+use crate::log::{Delivered, Deliveries, DeliveryError};
+use crate::model::Batch;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -23,33 +25,32 @@ pub enum CounterError {
     /// Its store failed. Nothing was acknowledged since; a restart recovers.
     #[error("the store failed: {0}")]
     Store(#[from] StoreError),
+    /// Its log can't go on without an operator.
+    #[error(transparent)]
+    Deliveries(#[from] DeliveryError),
     /// Its thread could not be started, or panicked.
     #[error("the counter's thread failed: {0}")]
     Thread(String),
-}
-
-/// What the task has done lately, for queries that wait and for status.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Progress {
-    /// Commits so far in this life.
-    pub commits: u64,
-    /// How old the last applied batch was when it was committed, in milliseconds.
-    pub lag_ms: u64,
 }
 
 /// A counter over its store and its end of the log, not running yet.
 pub struct CounterTask<S: Store, D: Deliveries> {
     store: S,
     deliveries: D,
-    progress: watch::Sender<Progress>,
+    progress: Progress,
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
-    /// A counter called `name`, and the handle that answers queries for it.
+    /// A counter called `name` in its life `life`, and the handle that answers queries for it.
     #[must_use]
-    pub fn new(name: String, store: S, deliveries: D) -> (Self, LocalCounter<S::Reader>) {
-        let (progress, watching) = watch::channel(Progress::default());
-        let handle = LocalCounter::new(name, store.reader(), watching);
+    pub fn new(
+        name: String,
+        life: u64,
+        store: S,
+        deliveries: D,
+    ) -> (Self, LocalCounter<S::Reader>) {
+        let (progress, watching) = Progress::new();
+        let handle = LocalCounter::new(name, life, store.reader(), watching);
         let task = Self {
             store,
             deliveries,
@@ -68,32 +69,63 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             let received = tokio::time::timeout(STORE_CHECK_INTERVAL, self.deliveries.next()).await;
             // Also when nothing comes: a store that failed in the background must not look well.
             self.store.check()?;
-            let batches = match received {
-                Ok(Some(batches)) => batches,
-                Ok(None) => break,
+            let delivered = match received {
+                Ok(delivered) => delivered?,
                 Err(_) => continue,
             };
-            let mut accepted_at_ms = 0;
-            for batch in &batches {
-                let applied = apply(&mut self.store, batch)?;
-                report(batch.id().epoch, applied);
-                accepted_at_ms = accepted_at_ms.max(batch.accepted_at_ms());
+            match delivered {
+                Some(Delivered::Batches(batches)) => self.apply_all(&batches)?,
+                Some(Delivered::FromTheBeginning) => self.note_complete(true)?,
+                Some(Delivered::MayHaveLost { why }) => {
+                    tracing::error!(
+                        why,
+                        "batches may have been lost on their way; no answer of this counter is exact until it has caught up"
+                    );
+                    self.note_complete(false)?;
+                }
+                None => break,
             }
-            telemetry::timed(telemetry::COMMIT_SECONDS, || self.store.commit())?;
-            let lag_ms = now_ms().saturating_sub(accepted_at_ms);
-            self.progress.send_modify(|progress| {
-                progress.commits += 1;
-                progress.lag_ms = lag_ms;
-            });
             self.deliveries.acknowledge().await;
         }
         self.store.close()?;
+        Ok(())
+    }
+
+    fn apply_all(&mut self, batches: &[Arc<Batch>]) -> Result<(), CounterError> {
+        let mut accepted_at_ms = 0;
+        let mut barriers = Vec::new();
+        let (mut redeliveries, mut forks) = (0, 0);
+        for batch in batches {
+            let applied = apply(&mut self.store, batch)?;
+            match applied {
+                Applied::Barrier => barriers.push(batch.id()),
+                Applied::Skipped => redeliveries += 1,
+                Applied::Counted { fork, .. } => forks += u64::from(fork),
+            }
+            report(batch.id().epoch, applied);
+            accepted_at_ms = accepted_at_ms.max(batch.accepted_at_ms());
+        }
+        telemetry::timed(telemetry::COMMIT_SECONDS, || self.store.commit())?;
+        let lag_ms = now_ms().saturating_sub(accepted_at_ms);
+        self.progress.note(&barriers, |tally| {
+            tally.lag_ms = lag_ms;
+            tally.redeliveries += redeliveries;
+            tally.forks += forks;
+        });
+        Ok(())
+    }
+
+    fn note_complete(&mut self, complete: bool) -> Result<(), CounterError> {
+        self.store.set_complete(complete);
+        self.store.commit()?;
+        self.progress.note(&[], |_| {});
         Ok(())
     }
 }
 
 fn report(epoch: crate::model::Epoch, applied: Applied) {
     match applied {
+        Applied::Barrier => {}
         Applied::Skipped => telemetry::count(telemetry::BATCHES_SKIPPED, 1),
         Applied::Counted {
             new,

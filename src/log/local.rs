@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::model::Batch;
 
-use super::{AppendError, Deliveries, Log};
+use super::{AppendError, Delivered, Deliveries, DeliveryError, Log};
 
 /// Appends that may wait in the channel; each (epoch, partition) has one in flight.
 const APPENDS_WAITING_MAX: usize = 64;
@@ -56,19 +56,19 @@ impl Log for LocalLog {
 }
 
 impl Deliveries for LocalDeliveries {
-    async fn next(&mut self) -> Option<Vec<Arc<Batch>>> {
+    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
         self.receiver
             .recv_many(&mut self.received, APPENDS_WAITING_MAX)
             .await;
         if self.received.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mut batches = Vec::with_capacity(self.received.len());
         for append in self.received.drain(..) {
             batches.push(append.batch);
             self.unacknowledged.push(append.done);
         }
-        Some(batches)
+        Ok(Some(Delivered::Batches(batches)))
     }
 
     async fn acknowledge(&mut self) {

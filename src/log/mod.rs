@@ -4,6 +4,8 @@
 //! - [`Log::append`] returns `Ok` only when the batch is durable and will reach every counter.
 //! - Deliveries come at least once, in the order of their appends but for redelivery.
 //! - Acknowledging means committed: what is not acknowledged comes again, or its append never returned `Ok`.
+//! - What the log learns of itself comes as a delivery as well ([`Delivered`]), and is acknowledged in the same
+//!   way: the log acts on it only once the counter's store remembers it.
 
 mod local;
 pub mod wire;
@@ -18,8 +20,11 @@ use thiserror::Error;
 use crate::model::{Batch, TenantItems};
 
 /// Why an append did not return `Ok`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AppendError {
+    /// The log refuses the batch for good: the epoch must end, since its sequence can't be given again.
+    #[error("the log refuses the batch for good: {0}")]
+    Refused(String),
     /// The log ended while the batch was on its way: it may or may not become durable.
     #[error("the log ended; the batch may or may not be durable")]
     OutcomeUnknown,
@@ -34,11 +39,58 @@ pub trait Log: Clone + Send + Sync + 'static {
     fn append(&self, batch: Arc<Batch>) -> impl Future<Output = Result<(), AppendError>> + Send;
 }
 
+/// What comes out of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// Batches, in order; at least one.
+    Batches(Vec<Arc<Batch>>),
+    /// Every batch ever appended comes, or came, this way: a store that has applied what came is complete.
+    FromTheBeginning,
+    /// Batches may have been lost on their way here: the store is not complete until it has caught up.
+    MayHaveLost {
+        /// What was found, for the operator.
+        why: String,
+    },
+}
+
+/// Why nothing is delivered any more.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DeliveryError {
+    /// A delivery is no batch that this release knows. It stays in the queue, and all behind it.
+    #[error(
+        "the first batch in {queue} can't be read: {detail}. Nothing is lost: it stays there. Start a release that \
+         knows it, or stop this counter and see headcount skip-poison --help"
+    )]
+    Undecodable {
+        /// Where it is.
+        queue: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The log no longer takes this counter.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What a log asks of a counter's store before it lets it consume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it has applied anything, ever.
+    pub holds_position: bool,
+    /// Whether it is complete.
+    pub complete: bool,
+    /// Whether the operator says that this store is the history of a cluster that is new to the log.
+    pub adopted: bool,
+}
+
 /// The consuming end, owned by one counter.
 pub trait Deliveries: Send + 'static {
     /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once every
     /// appending end is gone and nothing is left. Dropping the future loses nothing.
-    fn next(&mut self) -> impl Future<Output = Option<Vec<Arc<Batch>>>> + Send;
+    ///
+    /// # Errors
+    /// When the log can't go on without an operator. Nothing unacknowledged is lost.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Delivered>, DeliveryError>> + Send;
 
     /// Acknowledges everything that [`next`](Self::next) has returned so far.
     fn acknowledge(&mut self) -> impl Future<Output = ()> + Send;

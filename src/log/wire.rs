@@ -18,12 +18,16 @@
 //! | … its name, UTF-8 | 1 to 1,024 |
 //! | … number of hashes, at least 1 | 4 |
 //! | … the hashes | 12 each |
+//! | kind of what follows: 0 nothing, 1 an operator's acceptance of losses, 2 the same, and counters are complete | 1 |
+//! | for 1 and 2: number of ranges | 4 |
+//! | … per range: epoch, first and last sequence | 32 |
 //! | CRC-32 (IEEE) of all before | 4 |
 
 use thiserror::Error;
 
 use crate::model::{
-    Batch, BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, Partition, TenantItems, TenantName,
+    Acceptance, Batch, BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, Partition, TenantItems,
+    TenantName,
 };
 
 const MAGIC: [u8; 3] = *b"HCB";
@@ -32,7 +36,7 @@ const HEADER_BYTES: usize = 42;
 const CHECKSUM_BYTES: usize = 4;
 
 /// Bytes of an encoded batch beside its tenants.
-pub const OVERHEAD_BYTES: usize = HEADER_BYTES + CHECKSUM_BYTES;
+pub const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + CHECKSUM_BYTES;
 
 /// Why bytes are no batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -79,6 +83,7 @@ pub fn encode(batch: &Batch) -> Vec<u8> {
             bytes.extend_from_slice(&hash.0);
         }
     }
+    encode_acceptance(batch.acceptance(), &mut bytes);
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes
@@ -117,10 +122,55 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
         }
         items.push(next);
     }
+    let acceptance = decode_acceptance(&mut fields)?;
     if !fields.0.is_empty() {
-        return Err(WireError::Malformed("it has bytes after its last tenant"));
+        return Err(WireError::Malformed("it has bytes after its end"));
     }
-    Ok(Batch::new(id, accepted_at_ms, items))
+    match acceptance {
+        None => Ok(Batch::new(id, accepted_at_ms, items)),
+        Some(acceptance) if items.is_empty() => {
+            Ok(Batch::accepting(id, accepted_at_ms, acceptance))
+        }
+        Some(_) => Err(WireError::Malformed("it has both items and an acceptance")),
+    }
+}
+
+fn encode_acceptance(acceptance: Option<&Acceptance>, bytes: &mut Vec<u8>) {
+    let Some(acceptance) = acceptance else {
+        bytes.push(0);
+        return;
+    };
+    bytes.push(1 + u8::from(acceptance.complete));
+    bytes.extend_from_slice(&(acceptance.losses.len() as u32).to_le_bytes());
+    for (epoch, first, last) in &acceptance.losses {
+        bytes.extend_from_slice(&epoch.0.to_le_bytes());
+        bytes.extend_from_slice(&first.to_le_bytes());
+        bytes.extend_from_slice(&last.to_le_bytes());
+    }
+}
+
+fn decode_acceptance(fields: &mut Fields<'_>) -> Result<Option<Acceptance>, WireError> {
+    let [kind] = fields.take()?;
+    if kind == 0 {
+        return Ok(None);
+    }
+    if kind > 2 {
+        return Err(WireError::Malformed("it is of an unknown kind"));
+    }
+    let mut losses = Vec::new();
+    for _ in 0..u32::from_le_bytes(fields.take()?) {
+        let epoch = Epoch(u128::from_le_bytes(fields.take()?));
+        let first = u64::from_le_bytes(fields.take()?);
+        let last = u64::from_le_bytes(fields.take()?);
+        if first == 0 || first > last {
+            return Err(WireError::Malformed("a range is empty"));
+        }
+        losses.push((epoch, first, last));
+    }
+    Ok(Some(Acceptance {
+        losses,
+        complete: kind == 2,
+    }))
 }
 
 fn decode_tenant(fields: &mut Fields<'_>) -> Result<TenantItems, WireError> {
@@ -220,6 +270,20 @@ mod tests {
             if let Ok(batch) = decode(&bytes) {
                 prop_assert_eq!(encode(&batch), bytes);
             }
+        }
+    }
+
+    #[test]
+    fn an_acceptance_survives_the_round_trip() {
+        let id = BatchId {
+            partition: Partition(1),
+            epoch: Epoch(2),
+            sequence: 3,
+        };
+        for complete in [false, true] {
+            let losses = vec![(Epoch(9), 1, 4), (Epoch(8), 7, 7)];
+            let batch = Batch::accepting(id, 5, Acceptance { losses, complete });
+            assert_eq!(decode(&encode(&batch)), Ok(batch));
         }
     }
 

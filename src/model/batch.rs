@@ -52,7 +52,17 @@ pub struct Batch {
     id: BatchId,
     accepted_at_ms: u64,
     tenants: Vec<TenantItems>,
+    acceptance: Option<Acceptance>,
     checksum: u32,
+}
+
+/// An operator's signature that something is lost for good: counters go on as if it had been applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Sequences of the batch's partition that nobody holds any more: the epoch, the first and the last one.
+    pub losses: Vec<(Epoch, Sequence, Sequence)>,
+    /// Whether counters that are not complete are complete from here on, with what they hold.
+    pub complete: bool,
 }
 
 impl Batch {
@@ -62,13 +72,35 @@ impl Batch {
     #[must_use]
     pub fn new(id: BatchId, accepted_at_ms: u64, items: Vec<TenantItems>) -> Self {
         let tenants = merge_by_tenant(items);
-        let checksum = checksum(&id, accepted_at_ms, &tenants);
+        Self::sealed(id, accepted_at_ms, tenants, None)
+    }
+
+    /// Makes a batch without items that carries an operator's signature.
+    #[must_use]
+    pub fn accepting(id: BatchId, accepted_at_ms: u64, acceptance: Acceptance) -> Self {
+        Self::sealed(id, accepted_at_ms, Vec::new(), Some(acceptance))
+    }
+
+    fn sealed(
+        id: BatchId,
+        accepted_at_ms: u64,
+        tenants: Vec<TenantItems>,
+        acceptance: Option<Acceptance>,
+    ) -> Self {
+        let checksum = checksum(&id, accepted_at_ms, &tenants, acceptance.as_ref());
         Self {
             id,
             accepted_at_ms,
             tenants,
+            acceptance,
             checksum,
         }
+    }
+
+    /// The operator's signature that the batch carries, if any.
+    #[must_use]
+    pub fn acceptance(&self) -> Option<&Acceptance> {
+        self.acceptance.as_ref()
     }
 
     /// The batch's name.
@@ -95,10 +127,11 @@ impl Batch {
         self.checksum
     }
 
-    /// Whether the batch holds no items.
+    /// Whether the batch holds nothing: it only marks a place in the log. Barriers come in epochs of their own
+    /// and are never recorded in a position.
     #[must_use]
     pub fn is_barrier(&self) -> bool {
-        self.tenants.is_empty()
+        self.tenants.is_empty() && self.acceptance.is_none()
     }
 
     /// Items in the batch, repetitions included.
@@ -124,7 +157,12 @@ pub fn merge_by_tenant(mut items: Vec<TenantItems>) -> Vec<TenantItems> {
     items
 }
 
-fn checksum(id: &BatchId, accepted_at_ms: u64, tenants: &[TenantItems]) -> u32 {
+fn checksum(
+    id: &BatchId,
+    accepted_at_ms: u64,
+    tenants: &[TenantItems],
+    acceptance: Option<&Acceptance>,
+) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&id.partition.0.to_le_bytes());
     crc.update(&id.epoch.0.to_le_bytes());
@@ -136,6 +174,14 @@ fn checksum(id: &BatchId, accepted_at_ms: u64, tenants: &[TenantItems]) -> u32 {
         crc.update(&(group.hashes.len() as u64).to_le_bytes());
         for hash in &group.hashes {
             crc.update(&hash.0);
+        }
+    }
+    if let Some(acceptance) = acceptance {
+        crc.update(&[u8::from(acceptance.complete)]);
+        for (epoch, first, last) in &acceptance.losses {
+            crc.update(&epoch.0.to_le_bytes());
+            crc.update(&first.to_le_bytes());
+            crc.update(&last.to_le_bytes());
         }
     }
     crc.finalize()

@@ -3,6 +3,7 @@
 //! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is valid.
 
 mod batch;
+mod counter_name;
 mod hash;
 mod item;
 mod partition;
@@ -11,7 +12,8 @@ mod sequences;
 mod tenant;
 mod token;
 
-pub use batch::{Batch, BatchId, Epoch, Sequence, TenantItems, merge_by_tenant};
+pub use batch::{Acceptance, Batch, BatchId, Epoch, Sequence, TenantItems, merge_by_tenant};
+pub use counter_name::{COUNTER_NAME_CHARS_MAX, CounterName};
 pub use hash::{ITEM_HASH_BYTES, ItemHash};
 pub use item::{ITEM_ID_CHARS_MAX, check_item_id};
 pub use partition::{PARTITIONS_MAX, Partition, Partitioning};

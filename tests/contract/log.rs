@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headcount::log::{AppendError, Deliveries, Log, local};
+use headcount::log::{AppendError, Delivered, Deliveries, Log, local};
 use headcount::model::{
     Batch, BatchId, Epoch, ItemHash, Partition, Sequence, TenantItems, TenantName,
 };
@@ -32,6 +32,11 @@ async fn next(deliveries: &mut impl Deliveries) -> Option<Vec<Arc<Batch>>> {
     tokio::time::timeout(PATIENCE, deliveries.next())
         .await
         .expect("a delivery in time")
+        .expect("the log goes on")
+        .map(|delivered| match delivered {
+            Delivered::Batches(batches) => batches,
+            other => panic!("{other:?}"),
+        })
 }
 
 /// `append` returns `Ok` only once the batch is acknowledged by the counter, if that is what makes it durable.

@@ -1,0 +1,59 @@
+//! The name of a counter: part of the names of its queue and of its markers.
+//!
+//! Invariant: a name that exists is plain enough for both, and for a file.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The most characters of a counter's name.
+pub const COUNTER_NAME_CHARS_MAX: usize = 64;
+
+/// A counter's name: 1 to 64 letters, digits, `-` or `_` of ASCII, the first a letter or digit. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterName(Arc<str>);
+
+impl CounterName {
+    /// A name; `None` when it is not allowed.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let first = text.bytes().next()?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let allowed = first.is_ascii_alphanumeric()
+            && text.len() <= COUNTER_NAME_CHARS_MAX
+            && text.bytes().all(plain);
+        allowed.then(|| Self(text.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CounterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CounterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_names() {
+        for good in ["c1", "C-2_x", "9"] {
+            assert_eq!(CounterName::new(good).expect("allowed").as_str(), good);
+        }
+        for bad in ["", "-c", "a.b", "a b", "é", &"x".repeat(65)] {
+            assert_eq!(CounterName::new(bad), None, "{bad}");
+        }
+    }
+}
