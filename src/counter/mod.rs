@@ -7,6 +7,7 @@
 //! then answers with what it has and says per partition whether that covers the requirement. A query that
 //! demands barriers waits for those too.
 
+pub mod catch_up;
 mod local;
 mod progress;
 mod step;

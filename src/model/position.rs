@@ -143,6 +143,47 @@ impl Requirement {
             .map(|(&(partition, epoch), sequences)| (partition, epoch, sequences))
     }
 
+    /// What this asks for and `other` does not.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for (partition, epoch, sequences) in self.iter() {
+            let rest = match other.epochs.get(&(partition, epoch)) {
+                Some(held) => sequences.minus(held),
+                None => sequences.clone(),
+            };
+            if rest.last() > 0 {
+                left.epochs.insert((partition, epoch), rest);
+            }
+        }
+        left
+    }
+
+    /// The sequences that are missing below later ones.
+    #[must_use]
+    pub fn holes(&self) -> Self {
+        let mut holes = Self::default();
+        for (partition, epoch, sequences) in self.iter() {
+            let missing = Sequences::up_to(sequences.last()).minus(sequences);
+            if missing.last() > 0 {
+                holes.epochs.insert((partition, epoch), missing);
+            }
+        }
+        holes
+    }
+
+    /// How many sequences are asked for.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.epochs.values().map(Sequences::count).sum()
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.epochs.values().all(|sequences| sequences.last() == 0)
+    }
+
     /// Whether this asks for nothing in `partition` that `other` does not ask for.
     #[must_use]
     pub fn is_within(&self, other: &Self, partition: Partition) -> bool {
