@@ -7,6 +7,7 @@
 //! then answers with what it has and says per partition whether that covers the requirement.
 
 mod local;
+pub mod snapshot;
 mod step;
 mod task;
 
