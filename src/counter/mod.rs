@@ -10,6 +10,7 @@
 pub mod catch_up;
 mod local;
 mod progress;
+pub mod snapshot;
 mod step;
 mod task;
 
