@@ -154,7 +154,10 @@ mod tests {
             peer: "d".into(),
             holding: having.holding.position.clone(),
         };
-        assert_eq!(next(&own, &noticed, std::slice::from_ref(&having), &[]), fetch);
+        assert_eq!(
+            next(&own, &noticed, std::slice::from_ref(&having), &[]),
+            fetch
+        );
         assert_eq!(next(&own, &noticed, &[having], &["d".into()]), done);
     }
 
@@ -183,7 +186,10 @@ mod tests {
         let own = holding(true, &[(1, 2, 2), (2, 2, 2)]);
         let noticed = position(&[(1, 1, 1), (2, 1, 1)]);
         let other = peer("b", false, holding(true, &[(1, 2, 2), (2, 1, 2)]));
-        assert!(matches!(next(&own, &noticed, &[other], &[]), Next::Fetch { .. }));
+        assert!(matches!(
+            next(&own, &noticed, &[other], &[]),
+            Next::Fetch { .. }
+        ));
         let own = holding(true, &[(1, 2, 2), (2, 1, 2)]);
         let done = Next::Done {
             unfillable: position(&[(1, 1, 1)]),

@@ -96,6 +96,16 @@ impl Position {
             .sum()
     }
 
+    /// The whole position as a requirement for another.
+    #[must_use]
+    pub fn requirement(&self) -> Requirement {
+        let mut requirement = Requirement::default();
+        for (partition, epoch, part) in self.iter() {
+            requirement.add_all(partition, epoch, &part.sequences);
+        }
+        requirement
+    }
+
     /// Whether everything that `requirement` asks for in `partition` is applied.
     #[must_use]
     pub fn covers(&self, requirement: &Requirement, partition: Partition) -> bool {
