@@ -62,6 +62,17 @@ impl Position {
         self.epochs.insert((partition, epoch), part);
     }
 
+    /// Adds everything that `other` has. Of two last checksums the one of the greater sequence stays.
+    pub fn unite(&mut self, other: &Self) {
+        for (partition, epoch, theirs) in other.iter() {
+            let ours = self.epochs.entry((partition, epoch)).or_default();
+            if theirs.sequences.last() > ours.sequences.last() {
+                ours.last_checksum = theirs.last_checksum;
+            }
+            ours.sequences.unite(&theirs.sequences);
+        }
+    }
+
     /// Every epoch's part, in order of partition and epoch.
     pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, &EpochPosition)> {
         self.epochs
@@ -238,6 +249,29 @@ mod tests {
             Verdict::Applied,
             "the last checksum stays the last's"
         );
+    }
+
+    #[test]
+    fn a_union_has_both_sides_sequences_and_the_greater_ones_checksum() {
+        let mut ours = Position::default();
+        ours.record(id(1, 1), 10);
+        ours.record(id(1, 4), 40);
+        ours.record(id(2, 1), 11);
+        let mut theirs = Position::default();
+        theirs.record(id(1, 2), 20);
+        theirs.record(id(1, 3), 30);
+        theirs.record(id(2, 2), 22);
+        theirs.record(id(3, 1), 33);
+        let mut union = ours.clone();
+        union.unite(&theirs);
+        let mut other_way = theirs.clone();
+        other_way.unite(&ours);
+        assert_eq!(union, other_way);
+        for (epoch, last, checksum) in [(1, 4, 40), (2, 2, 22), (3, 1, 33)] {
+            let part = union.get(Partition(0), Epoch(epoch)).expect("known");
+            assert_eq!(part.sequences, Sequences::up_to(last), "nothing missing");
+            assert_eq!(part.last_checksum, checksum);
+        }
     }
 
     #[test]
