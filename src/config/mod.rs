@@ -7,11 +7,13 @@
 mod settings;
 mod values;
 
-pub use settings::{SETTINGS, Setting, args, environment_name};
+pub use settings::{Role, SETTINGS, Setting, args, environment_name};
 pub use values::ConfigError;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ArgMatches;
 use tracing_subscriber::EnvFilter;
@@ -19,30 +21,106 @@ use tracing_subscriber::EnvFilter;
 use self::values::Values;
 use crate::coordinator::{AdmissionLimits, CoordinatorOptions};
 use crate::http::{BodyLimits, HttpLimits, ServerLimits};
+use crate::model::CounterName;
 use crate::telemetry::LogFormat;
 
 /// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a message.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
 
-/// The checked settings of `headcount serve`.
+/// What every node needs.
 #[derive(Debug)]
-pub struct ServeConfig {
+pub struct CommonConfig {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Where everything is kept.
-    pub data_dir: PathBuf,
-    /// Bytes of memory for recent items.
-    pub memory_bytes: usize,
-    /// Limits of what clients may send.
-    pub http: HttpLimits,
     /// Limits of connections.
     pub server: ServerLimits,
-    /// The coordinator's limits.
-    pub coordinator: CoordinatorOptions,
     /// What is logged.
     pub log: EnvFilter,
     /// How log lines look.
     pub log_format: LogFormat,
+}
+
+/// What a node that has a store needs.
+#[derive(Debug)]
+pub struct StoreConfig {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Bytes of memory for recent items.
+    pub memory_bytes: usize,
+}
+
+/// What a node of a cluster needs.
+#[derive(Debug)]
+pub struct ClusterConfig {
+    /// RabbitMQ's addresses; at least one.
+    pub amqp_urls: SecretTexts,
+    /// Whether queues are classic ones.
+    pub classic_queues: bool,
+    /// Time for a confirm.
+    pub confirm_timeout: Duration,
+    /// How often a connection proves that it lives.
+    pub heartbeat: Duration,
+    /// The file with the nodes' secret.
+    pub cluster_secret_file: Option<PathBuf>,
+    /// Where other nodes reach this one.
+    pub advertise_url: Option<String>,
+}
+
+/// Texts that are never shown.
+#[derive(Clone)]
+pub struct SecretTexts(pub Vec<String>);
+
+impl fmt::Debug for SecretTexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} hidden", self.0.len())
+    }
+}
+
+/// The checked settings of `headcount serve`.
+#[derive(Debug)]
+pub struct ServeConfig {
+    /// What every node needs.
+    pub common: CommonConfig,
+    /// Where data is kept.
+    pub store: StoreConfig,
+    /// Limits of what clients may send.
+    pub http: HttpLimits,
+    /// The coordinator's limits.
+    pub coordinator: CoordinatorOptions,
+}
+
+/// The checked settings of `headcount coordinator`.
+#[derive(Debug)]
+pub struct CoordinatorConfig {
+    /// What every node needs.
+    pub common: CommonConfig,
+    /// What a node of a cluster needs.
+    pub cluster: ClusterConfig,
+    /// The counters that must get every item; at least one.
+    pub counters: Vec<CounterName>,
+    /// Batches in a queue after which posts are refused.
+    pub queue_messages_max: u64,
+    /// Limits of what clients may send.
+    pub http: HttpLimits,
+    /// The coordinator's limits.
+    pub coordinator: CoordinatorOptions,
+}
+
+/// The checked settings of `headcount counter`.
+#[derive(Debug)]
+pub struct CounterConfig {
+    /// What every node needs.
+    pub common: CommonConfig,
+    /// What a node of a cluster needs.
+    pub cluster: ClusterConfig,
+    /// Where data is kept.
+    pub store: StoreConfig,
+    /// The counter's name.
+    pub name: CounterName,
+    /// Whether the folder is taken as the cluster's history.
+    pub adopt: bool,
+    /// Batches that may be under way.
+    pub prefetch: u16,
 }
 
 /// Checks the settings of `matches`, made with [`args`], and of the optional file.
@@ -51,42 +129,88 @@ pub struct ServeConfig {
 /// The first setting that is not allowed.
 pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeConfig, ConfigError> {
     let values = Values::new(matches, file)?;
-    let accept_timeout = values.milliseconds("accept-timeout-ms")?;
-    let body_bytes_max = values.number("body-bytes-max", 1, BODY_BYTES_CEILING)?;
     Ok(ServeConfig {
+        common: common(&values)?,
+        store: store(&values)?,
+        http: http_limits(&values)?,
+        coordinator: coordinator_options(&values)?,
+    })
+}
+
+/// Checks the settings of a coordinator, as [`serve_config`] does.
+///
+/// # Errors
+/// The first setting that is not allowed.
+pub fn coordinator_config(
+    matches: &ArgMatches,
+    file: Option<&Path>,
+) -> Result<CoordinatorConfig, ConfigError> {
+    let values = Values::new(matches, file)?;
+    let common = common(&values)?;
+    Ok(CoordinatorConfig {
+        cluster: cluster(&values, &common)?,
+        common,
+        counters: values.parse(
+            "counters",
+            "names of counters with commas between, such as c1,c2,c3: each once, of letters, digits, - and _",
+            counter_names,
+        )?,
+        queue_messages_max: values.number("queue-messages-max", 1, 1 << 40)? as u64,
+        http: http_limits(&values)?,
+        coordinator: coordinator_options(&values)?,
+    })
+}
+
+/// Checks the settings of a counter, as [`serve_config`] does.
+///
+/// # Errors
+/// The first setting that is not allowed.
+pub fn counter_config(
+    matches: &ArgMatches,
+    file: Option<&Path>,
+) -> Result<CounterConfig, ConfigError> {
+    let values = Values::new(matches, file)?;
+    let mut common = common(&values)?;
+    if values.is_default("listen") {
+        // Nobody types a counter's address, and several run on one machine.
+        common.listen.set_port(0);
+    }
+    Ok(CounterConfig {
+        cluster: cluster(&values, &common)?,
+        common,
+        store: store(&values)?,
+        name: values.parse(
+            "name",
+            "a name such as c1: up to 64 letters, digits, - and _",
+            CounterName::new,
+        )?,
+        adopt: values.parse("adopt", "true or false", |text| text.parse().ok())?,
+        prefetch: values.number("prefetch", 1, 10_000)? as u16,
+    })
+}
+
+fn counter_names(text: &str) -> Option<Vec<CounterName>> {
+    let mut names: Vec<CounterName> = text
+        .split(',')
+        .map(|name| CounterName::new(name.trim()))
+        .collect::<Option<_>>()?;
+    let count = names.len();
+    names.sort();
+    names.dedup();
+    (names.len() == count).then_some(names)
+}
+
+fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
+    Ok(CommonConfig {
         listen: values.parse(
             "listen",
             "an address and port such as 127.0.0.1:3000 or [::1]:3000",
             |text| text.parse().ok(),
         )?,
-        data_dir: values.parse("data-dir", "the path of a folder", |text| {
-            (!text.is_empty()).then(|| PathBuf::from(text))
-        })?,
-        memory_bytes: values.number("memory-mb", 1, 16_384)? << 20,
-        http: HttpLimits {
-            items_max: values.number("items-max", 1, 1_000_000)?,
-            bodies: BodyLimits {
-                body_bytes_max,
-                bodies_bytes_max: values.number(
-                    "bodies-bytes-max",
-                    body_bytes_max as u64,
-                    1 << 40,
-                )?,
-                body_timeout: values.milliseconds("body-timeout-ms")?,
-            },
-        },
         server: ServerLimits {
             connections_max: values.number("connections-max", 1, 1_000_000)?,
             idle_timeout: values.milliseconds("idle-timeout-ms")?,
             drain_timeout: values.milliseconds("drain-timeout-ms")?,
-        },
-        coordinator: CoordinatorOptions {
-            batch_bytes_max: values.number("batch-bytes-max", 1, BODY_BYTES_CEILING)?,
-            admission: AdmissionLimits {
-                waiting_bytes_max: values.number("waiting-bytes-max", 1, 1 << 40)?,
-                waiting_posts_max: values.number("waiting-posts-max", 1, 1_000_000)?,
-            },
-            accept_timeout,
         },
         log: values.parse(
             "log",
@@ -102,6 +226,96 @@ pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeCo
     })
 }
 
+fn store(values: &Values<'_>) -> Result<StoreConfig, ConfigError> {
+    Ok(StoreConfig {
+        data_dir: values.parse("data-dir", "the path of a folder", |text| {
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        })?,
+        memory_bytes: values.number("memory-mb", 1, 16_384)? << 20,
+    })
+}
+
+fn http_limits(values: &Values<'_>) -> Result<HttpLimits, ConfigError> {
+    let body_bytes_max = values.number("body-bytes-max", 1, BODY_BYTES_CEILING)?;
+    Ok(HttpLimits {
+        items_max: values.number("items-max", 1, 1_000_000)?,
+        bodies: BodyLimits {
+            body_bytes_max,
+            bodies_bytes_max: values.number("bodies-bytes-max", body_bytes_max as u64, 1 << 40)?,
+            body_timeout: values.milliseconds("body-timeout-ms")?,
+        },
+    })
+}
+
+fn coordinator_options(values: &Values<'_>) -> Result<CoordinatorOptions, ConfigError> {
+    Ok(CoordinatorOptions {
+        batch_bytes_max: values.number("batch-bytes-max", 1, BODY_BYTES_CEILING)?,
+        admission: AdmissionLimits {
+            waiting_bytes_max: values.number("waiting-bytes-max", 1, 1 << 40)?,
+            waiting_posts_max: values.number("waiting-posts-max", 1, 1_000_000)?,
+        },
+        accept_timeout: values.milliseconds("accept-timeout-ms")?,
+    })
+}
+
+fn cluster(values: &Values<'_>, common: &CommonConfig) -> Result<ClusterConfig, ConfigError> {
+    let optional = |key, allowed, plausible: fn(&str) -> bool| {
+        values.parse(key, allowed, |text| match text {
+            "" => Some(None),
+            text => plausible(text).then(|| Some(text.to_owned())),
+        })
+    };
+    let secret_file = optional("cluster-secret-file", "the path of a file", |_| true)?;
+    if secret_file.is_none() && !common.listen.ip().is_loopback() {
+        values.parse(
+            "listen",
+            "a loopback address such as 127.0.0.1:3000 as long as cluster-secret-file is not set",
+            |_| None::<()>,
+        )?;
+    }
+    Ok(ClusterConfig {
+        amqp_urls: amqp_urls(values)?,
+        classic_queues: values.parse("queue-type", "quorum or classic", |text| match text {
+            "quorum" => Some(false),
+            "classic" => Some(true),
+            _ => None,
+        })?,
+        confirm_timeout: values.milliseconds("confirm-timeout-ms")?,
+        heartbeat: Duration::from_secs(values.number("heartbeat-s", 1, 600)? as u64),
+        cluster_secret_file: secret_file.map(PathBuf::from),
+        advertise_url: optional("advertise-url", "a URL such as http://host:3001", |text| {
+            text.starts_with("http://") || text.starts_with("https://")
+        })?,
+    })
+}
+
+/// The broker's addresses: those given, and those of the file.
+fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
+    let split = |text: &str| -> Vec<String> {
+        let parts = text.split([',', '\n']).map(str::trim);
+        parts
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut urls: Vec<String> = values.parse(values::AMQP_URL, "", |text| Some(split(text)))?;
+    let file = values.parse("amqp-url-file", "", |text| Some(PathBuf::from(text)))?;
+    if !file.as_os_str().is_empty() {
+        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::File {
+            path: file,
+            detail: error.to_string(),
+        })?;
+        urls.extend(split(&text));
+    }
+    let plausible = |url: &String| url.starts_with("amqp://") || url.starts_with("amqps://");
+    values.parse(
+        values::AMQP_URL,
+        "amqp://user:password@host:port/vhost or amqps://…, given here or in amqp-url-file",
+        |_| (!urls.is_empty() && urls.iter().all(plausible)).then_some(()),
+    )?;
+    Ok(SecretTexts(urls))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Command;
@@ -110,7 +324,8 @@ mod tests {
 
     fn resolve(flags: &[&str], file: &str) -> Result<ServeConfig, String> {
         let command = Command::new("test").no_binary_name(true);
-        let command = args().fold(command, |command, arg| command.arg(arg.env(None::<&str>)));
+        let command =
+            args(Role::Serve).fold(command, |command, arg| command.arg(arg.env(None::<&str>)));
         let matches = command
             .try_get_matches_from(flags)
             .map_err(|error| error.to_string())?;
@@ -128,7 +343,7 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file = "listen = \"127.0.0.1:1\"\nitems_max = 5\n";
         let config = resolve(&["--listen", "127.0.0.1:2"], file).expect("valid");
-        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.common.listen.port(), 2);
         assert_eq!(config.http.items_max, 5);
         assert_eq!(config.http.bodies.body_bytes_max, 8 << 20);
     }
@@ -136,11 +351,25 @@ mod tests {
     #[test]
     fn the_readme_shows_every_setting() {
         let readme = include_str!("../../README.md");
-        for Setting {
-            key, default, help, ..
-        } in SETTINGS
-        {
-            let row = format!("| `{key}` | `{default}` | {help} |\n");
+        for setting in SETTINGS {
+            let Setting {
+                key, default, help, ..
+            } = setting;
+            let roles = match setting.roles.len() {
+                3 => "all".to_owned(),
+                _ => setting
+                    .roles
+                    .iter()
+                    .map(|role| role.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            };
+            let default = if default.is_empty() {
+                String::new()
+            } else {
+                format!("`{default}`")
+            };
+            let row = format!("| `{key}` | {roles} | {default} | {help} |\n");
             assert!(readme.contains(&row), "{row}");
         }
     }

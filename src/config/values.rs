@@ -15,6 +15,11 @@ use super::settings::{SETTINGS, environment_name};
 /// The longest wait that a setting may ask for: an hour.
 const WAIT_MS_CEILING: u64 = 3_600_000;
 
+const DEFAULT: &str = "the default";
+/// The setting whose value is a secret.
+pub(super) const AMQP_URL: &str = "amqp-url";
+const HIDDEN: &str = "(hidden)";
+
 /// Why the settings can't be used. Its text is one line.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -91,19 +96,21 @@ impl<'a> Values<'a> {
 
     /// A setting's text and where it is from.
     fn get(&self, key: &str) -> (String, String) {
-        if let Some(text) = self.matches.get_one::<String>(key) {
+        // A setting that this command does not know has only its default.
+        if let Ok(Some(texts)) = self.matches.try_get_many::<String>(key) {
             let source = match self.matches.value_source(key) {
                 Some(ValueSource::EnvVariable) => environment_name(key),
                 _ => format!("--{key}"),
             };
-            return (text.clone(), source);
+            let texts: Vec<&str> = texts.map(String::as_str).collect();
+            return (texts.join(","), source);
         }
         if let Some(text) = self.file.get(key) {
             return (text.clone(), format!("the file {}", self.path.display()));
         }
         let default = SETTINGS.iter().find(|setting| setting.key == key);
         let default = default.map_or("", |setting| setting.default);
-        (default.to_owned(), "the default".to_owned())
+        (default.to_owned(), DEFAULT.to_owned())
     }
 
     pub fn parse<T>(
@@ -115,10 +122,20 @@ impl<'a> Values<'a> {
         let (value, source_name) = self.get(key);
         parse(&value).ok_or_else(|| ConfigError::Value {
             key: key.to_owned(),
-            value,
+            // It may have a password.
+            value: if key == AMQP_URL {
+                HIDDEN.into()
+            } else {
+                value
+            },
             source_name,
             allowed: allowed.to_owned(),
         })
+    }
+
+    /// Whether nobody gave the setting a value.
+    pub fn is_default(&self, key: &str) -> bool {
+        self.get(key).1 == DEFAULT
     }
 
     pub fn number(&self, key: &str, min: u64, max: u64) -> Result<usize, ConfigError> {
