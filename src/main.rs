@@ -32,6 +32,11 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::FAILURE,
             Err(error) => failed(error, 1),
         },
+        Invocation::Health { url, ready } => match runtime.block_on(cli::health(&url, ready)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => failed(error, 1),
+        },
         Invocation::Load(options) => done(runtime.block_on(cli::load(&options))),
         Invocation::Verify { data_dir } => match node::verify(&data_dir) {
             Ok(report) if cli::print_report(&report) => ExitCode::SUCCESS,

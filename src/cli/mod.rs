@@ -3,12 +3,14 @@
 //! Invariant: results go to standard output, everything else to standard error; an error is one line.
 
 mod count;
+mod health;
 mod load;
 mod print;
 mod source;
 mod verify;
 
 pub use count::count;
+pub use health::health;
 pub use load::{LoadOptions, load};
 pub use print::{print, print_error};
 pub use verify::print_report;
@@ -58,6 +60,13 @@ pub enum Invocation {
         /// What to ask.
         request: CountsRequest,
     },
+    /// Ask a node how it is.
+    Health {
+        /// The node.
+        url: String,
+        /// Whether it must be able to do its work, or only live.
+        ready: bool,
+    },
     /// Post the items of files.
     Load(LoadOptions),
     /// Recount a store.
@@ -81,6 +90,10 @@ pub fn parse() -> Result<Invocation, ConfigError> {
                 consistency: matches.get_one("consistency").cloned(),
                 after: matches.get_one("after").cloned(),
             },
+        }),
+        Some(("health", matches)) => Ok(Invocation::Health {
+            url: text(matches, "url"),
+            ready: matches.get_flag("ready"),
         }),
         Some(("load", matches)) => Ok(Invocation::Load(LoadOptions {
             url: text(matches, "url"),
@@ -147,6 +160,7 @@ fn command() -> Command {
                         .help("A token of a post that the counts must include"),
                 ),
         )
+        .subcommand(health_command())
         .subcommand(load_command())
         .subcommand(
             Command::new("verify")
@@ -159,6 +173,18 @@ fn command() -> Command {
                         .default_value("./headcount-data")
                         .help("The folder of the stopped service"),
                 ),
+        )
+}
+
+fn health_command() -> Command {
+    Command::new("health")
+        .about("Ask a node whether it lives; fails when it doesn't")
+        .arg(url_arg().help("The coordinator or counter to ask"))
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("Ask whether it can do its work, not only whether it lives"),
         )
 }
 

@@ -15,6 +15,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const TRY_AGAIN: [u16; 2] = [408, 503];
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node may take to tell how it is; whoever checks has little patience.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tenants asked for in one request, as the API allows.
 const TENANTS_PER_REQUEST: usize = 1_000;
 /// Bytes of tenants asked for in one request: a request line may have 64 KiB.
@@ -83,11 +85,17 @@ pub struct PublicClient {
     http: reqwest::Client,
     items: Url,
     counts: Url,
+    base: Url,
 }
 
 #[derive(Deserialize)]
 struct Accepted {
     accepted: u64,
+}
+
+#[derive(Deserialize)]
+struct Health {
+    status: String,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +146,7 @@ impl PublicClient {
             http,
             items: base.join("items").map_err(|_| wrong())?,
             counts: base.join("counts").map_err(|_| wrong())?,
+            base,
         })
     }
 
@@ -154,6 +163,22 @@ impl PublicClient {
         let response = request.send().await.map_err(|error| no_answer(&error))?;
         let accepted: Accepted = read(response).await?;
         Ok(accepted.accepted)
+    }
+
+    /// Asks whether the node lives or, with `ready`, whether it can do its work; returns its word.
+    ///
+    /// # Errors
+    /// When it doesn't or can't, or nothing answers within 5 seconds.
+    pub async fn health(&self, ready: bool) -> Result<String, ClientError> {
+        let path = if ready { "readyz" } else { "healthz" };
+        let url = self
+            .base
+            .join(path)
+            .map_err(|_| ClientError::Url(self.base.to_string()))?;
+        let request = self.http.get(url).timeout(HEALTH_TIMEOUT);
+        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        let health: Health = read(response).await?;
+        Ok(health.status)
     }
 
     /// Asks for the counts of any number of tenants.

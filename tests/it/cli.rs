@@ -52,6 +52,24 @@ fn a_coordinator_that_is_not_there_is_said_in_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_is_what_the_node_says_of_itself() {
+    let mut node = Node::start(&[]);
+    for flags in [&[][..], &["--ready"]] {
+        let well = run(&[&["health", "--url", node.url()], flags].concat());
+        assert_eq!(well.stdout, "ok\n");
+        assert_eq!(well.status.code(), Some(0), "{}", well.stderr);
+    }
+    // Something that answers is not yet a node.
+    let other = run(&["health", "--url", &format!("{}/docs", node.url())]);
+    assert_eq!(other.status.code(), Some(1));
+    node.kill();
+    let dead = run(&["health", "--url", node.url()]);
+    assert_eq!(dead.status.code(), Some(1));
+    assert!(dead.stderr.contains("no answer"), "{}", dead.stderr);
+    assert_eq!(dead.stdout, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn load_posts_files_and_may_be_run_again() {
     let node = Node::start(&[]);
     let folder = tempfile::tempdir().expect("a folder");

@@ -5,6 +5,7 @@
 mod api;
 mod cli;
 mod crash;
+mod deploy;
 mod lifecycle;
 mod limits;
 mod node;

@@ -2,7 +2,11 @@
 //!
 //! Invariant: exits with zero only when every stage that was asked for ran and passed.
 
+mod broker;
+mod cluster;
+mod deploy;
 mod fuzz;
+mod members;
 mod process;
 mod report;
 mod schemathesis;
@@ -11,10 +15,12 @@ mod stages;
 mod tools;
 mod workspace;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use report::Report;
 use stages::{Options, Stage};
@@ -25,6 +31,7 @@ fn main() -> ExitCode {
     let matches = cli().get_matches();
     let outcome = match matches.subcommand() {
         Some(("test", args)) => test(args),
+        Some(("cluster", args)) => cluster(args),
         _ => Err("no such task".to_owned()),
     };
     match outcome {
@@ -70,6 +77,46 @@ fn cli() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(test)
+        .subcommand(cluster_command())
+}
+
+fn cluster_command() -> Command {
+    Command::new("cluster")
+        .about("Run RabbitMQ, a coordinator and three counters as plain processes, until Ctrl-C")
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_name("ADDRESS")
+                .default_value("127.0.0.1:3000")
+                .value_parser(value_parser!(SocketAddr))
+                .help("Where the coordinator listens"),
+        )
+        .arg(
+            Arg::new("ephemeral")
+                .long("ephemeral")
+                .action(ArgAction::SetTrue)
+                .help(
+                    "Start empty and keep nothing but logs, instead of going on in target/cluster",
+                ),
+        )
+        .arg(
+            Arg::new("program")
+                .long("program")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Run this headcount instead of building one"),
+        )
+}
+
+fn cluster(args: &ArgMatches) -> Result<(), String> {
+    let options = cluster::Options {
+        listen: *args
+            .get_one("listen")
+            .ok_or("the coordinator needs an address")?,
+        ephemeral: args.get_flag("ephemeral"),
+        program: args.get_one::<PathBuf>("program").cloned(),
+    };
+    cluster::run(&Workspace::find()?, &options)
 }
 
 fn test(args: &ArgMatches) -> Result<(), String> {
@@ -88,6 +135,7 @@ fn test(args: &ArgMatches) -> Result<(), String> {
     let options = Options {
         tools: report.time("tools", || Toolbox::prepare(&workspace, &stages, install))?,
         workspace,
+        install,
         long: args.get_flag("long"),
     };
     let outcome = stages.iter().try_for_each(|stage| {

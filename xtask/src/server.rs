@@ -160,7 +160,7 @@ fn address_in(line: &str) -> Option<SocketAddr> {
 }
 
 /// The status of a GET, if an answer comes.
-fn status_of(address: SocketAddr, path: &str) -> Option<u16> {
+pub fn status_of(address: SocketAddr, path: &str) -> Option<u16> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT).ok()?;
     stream.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;
     stream.set_write_timeout(Some(ANSWER_LIMIT)).ok()?;

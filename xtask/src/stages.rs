@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
-use crate::{fuzz, process, schemathesis};
+use crate::{deploy, fuzz, process, schemathesis};
 
 /// The longest that one command of a stage may take; a cold build on two busy cores is the longest of them.
 const COMMAND_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -22,6 +22,8 @@ pub struct Options {
     pub workspace: Workspace,
     /// The tools, all there.
     pub tools: Toolbox,
+    /// Whether what is missing may be installed.
+    pub install: bool,
     /// Whether tests run their long versions.
     pub long: bool,
 }
@@ -31,6 +33,8 @@ pub struct Options {
 pub enum Stage {
     /// rustfmt.
     Fmt,
+    /// The Dockerfile and the compose file.
+    Deploy,
     /// Lints, without warnings.
     Clippy,
     /// The house rules of `tests/tidy.rs`.
@@ -55,8 +59,9 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Fmt,
+        Self::Deploy,
         Self::Clippy,
         Self::Tidy,
         Self::Unit,
@@ -73,6 +78,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Fmt => "fmt",
+            Self::Deploy => "deploy",
             Self::Clippy => "clippy",
             Self::Tidy => "tidy",
             Self::Unit => "unit",
@@ -90,6 +96,7 @@ impl Stage {
     pub fn needs(self) -> &'static [Tool] {
         match self {
             Self::Fmt => &[],
+            Self::Deploy => &[Tool::Hadolint],
             Self::Deny => &[Tool::CargoDeny],
             Self::Schemathesis => &[Tool::Cc, Tool::Schemathesis],
             Self::Fuzz => &[Tool::Cc, Tool::Cxx, Tool::CargoFuzz],
@@ -107,6 +114,7 @@ impl Stage {
                 cargo(options, "fmt --all --check")?;
                 cargo(options, "fmt --manifest-path fuzz/Cargo.toml --check")
             }
+            Self::Deploy => deploy::run(options),
             Self::Clippy => cargo(
                 options,
                 "clippy --workspace --all-targets --locked -- -D warnings",

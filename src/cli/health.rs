@@ -1,0 +1,15 @@
+//! `headcount health`: for health checks where nothing else can speak HTTP, as in a small container.
+//!
+//! Invariant: it succeeds only when the node itself said that it is well.
+
+use super::print;
+use crate::client::{ClientError, PublicClient};
+
+/// Prints what the node at `url` says of itself; says whether that was written.
+///
+/// # Errors
+/// When it is not well, or doesn't answer.
+pub async fn health(url: &str, ready: bool) -> Result<bool, ClientError> {
+    let status = PublicClient::new(url)?.health(ready).await?;
+    Ok(print(&format!("{status}\n")))
+}

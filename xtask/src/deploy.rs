@@ -1,0 +1,96 @@
+//! The stage that checks the image and the cluster's compose file as far as that goes without containers.
+//!
+//! Invariant: it never claims more than it did; what could not be rendered is said.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::process;
+use crate::stages::{self, Options};
+use crate::tools::Tool;
+
+/// Unpacks docker-compose 2 where this system has none.
+const FETCH_COMPOSE: &str = "xtask/fetch-compose.sh";
+
+/// The longest that fetching it may take.
+const FETCH_LIMIT: Duration = Duration::from_secs(300);
+
+/// Lints the Dockerfile and renders the compose file.
+///
+/// # Errors
+/// When the linter finds something, or the file doesn't render.
+pub fn run(options: &Options) -> Result<(), String> {
+    let mut hadolint = options.tools.command(Tool::Hadolint);
+    hadolint
+        .args(["--no-color", "--failure-threshold=info", "Dockerfile"])
+        .current_dir(options.workspace.root());
+    stages::run(options, &mut hadolint)?;
+    let Some(compose) = compose(options) else {
+        println!("docker-compose.yml was NOT rendered: there is no docker-compose 2 here");
+        return Ok(());
+    };
+    let mut render = Command::new(compose);
+    render
+        .args(["--file", "docker-compose.yml", "config", "--quiet"])
+        .current_dir(options.workspace.root());
+    stages::run(options, &mut render)
+}
+
+/// A docker-compose of version 2 or later: the system's, ours, or one fetched now.
+fn compose(options: &Options) -> Option<PathBuf> {
+    let folder = options.workspace.tools().join("docker-compose");
+    let ours = folder.join("docker-compose");
+    let find = || {
+        [PathBuf::from("docker-compose"), ours.clone()]
+            .into_iter()
+            .find(is_recent)
+    };
+    if let Some(program) = find() {
+        return Some(program);
+    }
+    if options.install {
+        let mut fetch = Command::new("sh");
+        fetch
+            .arg(options.workspace.root().join(FETCH_COMPOSE))
+            .arg(&folder);
+        if let Err(why) = process::run(&mut fetch, FETCH_LIMIT) {
+            println!("{why}");
+        }
+    }
+    find()
+}
+
+fn is_recent(program: &PathBuf) -> bool {
+    process::output(Command::new(program).arg("--version"))
+        .and_then(|text| major(&text))
+        .is_some_and(|major| major >= 2)
+}
+
+/// The first number of the version that `text` ends with.
+fn major(text: &str) -> Option<u32> {
+    let version = text.split_whitespace().last()?.trim_start_matches('v');
+    version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(major("Docker Compose version 2.40.3-3\n"), Some(2));
+        assert_eq!(major("Docker Compose version v5.1.0\n"), Some(5));
+        assert_eq!(major("docker-compose version 1.29.2, build unknown"), None);
+        assert_eq!(major(""), None);
+    }
+
+    #[test]
+    fn the_image_has_the_toolchain_of_the_workspace() {
+        let toolchain = include_str!("../../rust-toolchain.toml");
+        let dockerfile = include_str!("../../Dockerfile");
+        let (_, rest) = toolchain.split_once("channel = \"").expect("a channel");
+        let (channel, _) = rest.split_once('"').expect("a string");
+        assert!(dockerfile.contains(&format!("FROM rust:{channel}-slim-")));
+    }
+}
