@@ -265,7 +265,7 @@ pub fn args(role: Role) -> impl Iterator<Item = Arg> {
         .iter()
         .filter(move |setting| setting.roles.contains(&role));
     known.map(|setting| {
-        Arg::new(setting.key)
+        let arg = Arg::new(setting.key)
             .long(setting.key)
             .env(environment_name(setting.key))
             .value_name(setting.value)
@@ -273,9 +273,12 @@ pub fn args(role: Role) -> impl Iterator<Item = Arg> {
                 "" => setting.help.to_owned(),
                 default => format!("{} [default: {default}]", setting.help),
             })
-            .hide_env_values(true)
-            .action(ArgAction::Append)
-            .allow_hyphen_values(true)
+            .allow_hyphen_values(true);
+        match (setting.key, setting.value) {
+            (super::values::AMQP_URL, _) => arg.hide_env_values(true).action(ArgAction::Append),
+            (_, "BOOL") => arg.num_args(0..=1).default_missing_value("true"),
+            _ => arg,
+        }
     })
 }
 
