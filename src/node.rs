@@ -30,7 +30,7 @@ use crate::store::{Store, StoreError, StoreReader, StoreShape};
 use crate::telemetry;
 
 /// The name of the counter in a process that runs alone.
-pub const LOCAL_COUNTER: &str = "local";
+pub use crate::store::data_dir::LOCAL_COUNTER;
 
 /// How long the start read may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -285,6 +285,7 @@ fn open_store(config: &ServeConfig) -> Result<DiskStore, NodeError> {
     let belonging = Belonging {
         cluster: None,
         counter: LOCAL_COUNTER.into(),
+        adopt: false,
         partitioning: Partitioning::SINGLE,
         now_ms: now_ms(),
     };

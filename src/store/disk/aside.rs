@@ -170,7 +170,7 @@ impl Aside {
         })
     }
 
-    /// At least how many keys were set aside.
+    /// At most so many keys were set aside.
     pub(super) fn keys_max(&self) -> u64 {
         self.runs.iter().map(|run| run.keys).sum()
     }
@@ -218,7 +218,7 @@ impl ResolvedStream {
                 None => out.push(key),
                 // It comes under its true number as well.
                 Some(number) if number < self.resolved.first_new => {}
-                Some(number) => out.push(Key::new(number, &ItemHash(key.hash().0))),
+                Some(number) => out.push(Key::new(number, &key.hash())),
             }
         }
         Ok(())
