@@ -23,14 +23,12 @@ use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
 use crate::http::{self, App, ServerLimits};
 use crate::log::{Deliveries, LocalLog};
 use crate::model::{Epoch, Partitioning};
+pub use crate::store::data_dir::LOCAL_COUNTER;
 use crate::store::data_dir::{Belonging, DataDir};
 use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
 use crate::store::verify::{Report, recount};
 use crate::store::{Store, StoreError, StoreReader, StoreShape};
 use crate::telemetry;
-
-/// The name of the counter in a process that runs alone.
-pub use crate::store::data_dir::LOCAL_COUNTER;
 
 /// How long the start read may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ use super::merged::{Merged, Source, sort};
 use super::run::Run;
 use super::run_writer::RunWriter;
 use super::shared::Shared;
-use crate::model::{ItemHash, TenantName};
+use crate::model::TenantName;
 
 /// The first provisional number; a store's own numbers stay below, or there is no more unite.
 const PROVISIONAL_FIRST: u32 = 1 << 31;
