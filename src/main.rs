@@ -3,6 +3,7 @@
 //! Invariant: it ends with 0 only if everything asked for was done; an error is one line on standard error.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use headcount::cli::{self, Invocation};
@@ -47,19 +48,42 @@ fn main() -> ExitCode {
 }
 
 async fn serve(mut config: ServeConfig) -> Result<(), node::NodeError> {
-    telemetry::start_logs(std::mem::take(&mut config.log), config.log_format);
+    telemetry::start_logs(
+        std::mem::take(&mut config.common.log),
+        config.common.log_format,
+    );
     node::serve(config, greet).await
 }
 
 fn greet(node: Listening) {
-    let url = format!("http://{}", node.address);
-    let greeting = format!(
-        "Headcount {} is listening on {url} (data in {}). Try:\n\n  \
-         curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
-         curl {url}/items/asd/count\n\nAPI: {url}/docs\n",
-        env!("CARGO_PKG_VERSION"),
-        node.data_dir.display(),
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    let curls = |address: SocketAddr| {
+        let url = format!("http://{address}");
+        format!(
+            "Try:\n\n  \
+             curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
+             curl {url}/items/asd/count\n\nAPI: {url}/docs\n"
+        )
+    };
+    let greeting = match node {
+        Listening::Serve { address, data_dir } => format!(
+            "Headcount {version} is listening on http://{address} (data in {}). {}",
+            data_dir.display(),
+            curls(address)
+        ),
+        Listening::Coordinator { address } => format!(
+            "Headcount {version}, a coordinator, is listening on http://{address} . {}",
+            curls(address)
+        ),
+        Listening::Counter {
+            name,
+            address,
+            data_dir,
+        } => format!(
+            "Headcount {version}, counter {name}, is listening on http://{address} (data in {}).\n",
+            data_dir.display()
+        ),
+    };
     // Who does not read the greeting is served all the same.
     let _ = cli::print(&greeting);
 }

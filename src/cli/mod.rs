@@ -241,7 +241,7 @@ fn serve_args(command: Command, hide: bool) -> Command {
         .value_parser(value_parser!(PathBuf))
         .help("A TOML file with settings")
         .hide(hide);
-    config::args().fold(command.arg(config), |command, arg| {
+    config::args(config::Role::Serve).fold(command.arg(config), |command, arg| {
         command.arg(arg.hide(hide))
     })
 }

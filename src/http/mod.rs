@@ -116,6 +116,9 @@ enum ConsistencyParam {
     Eventual,
 }
 
+/// What a node serves.
+pub type Routes = Router;
+
 /// The routes of a node that runs a coordinator.
 pub fn router(app: App) -> Router {
     Router::new()

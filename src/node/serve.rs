@@ -1,0 +1,99 @@
+//! `headcount serve`: everything in one process.
+//!
+//! Invariant: going down goes the way of the data: stop admitting, answer what is in flight, end the log,
+//! close the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::stores::{open_store, run_counter};
+use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
+use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError};
+use crate::clock::now_ms;
+use crate::config::ServeConfig;
+use crate::coordinator::Coordinator;
+use crate::counter::{CounterError, CounterTask, Queries};
+use crate::http::{self, App};
+use crate::model::Partitioning;
+use crate::store::Store;
+use crate::store::data_dir::Belonging;
+
+/// How long the start read may take.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs everything in this process, until it is told to stop.
+///
+/// # Errors
+/// When it can't start, or had to stop by itself.
+pub async fn serve(
+    config: ServeConfig,
+    listening: impl FnOnce(Listening),
+) -> Result<(), NodeError> {
+    // Asked for first, so that being told to stop while starting is not missed.
+    let stop = stop_signal()?;
+    let metrics = start_metrics()?;
+    let server = limit_connections(config.common.server)?;
+    // Before the folder is touched: a second start by mistake leaves nothing behind.
+    let (listener, address) = listen(config.common.listen).await?;
+    let belonging = Belonging {
+        cluster: None,
+        counter: LOCAL_COUNTER.into(),
+        adopt: false,
+        partitioning: Partitioning::SINGLE,
+        now_ms: now_ms(),
+    };
+    let (mut store, opened) = open_store(&config.store, &belonging)?;
+    if !opened.holds_position {
+        // A new store has everything from the beginning.
+        store.set_complete(true);
+        store.commit()?;
+    } else if !opened.complete {
+        tracing::warn!("the store is not sure to have everything: no count will be exact");
+    }
+    let (log, deliveries) = crate::log::local();
+    let (task, counter) = CounterTask::new(LOCAL_COUNTER.into(), new_life()?, store, deliveries);
+    let mut failed = run_counter(task)?;
+    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
+    let started = Instant::now();
+    let coordinator = Coordinator::new(
+        new_epoch()?,
+        new_epoch()?,
+        Partitioning::SINGLE,
+        &log,
+        members,
+        config.coordinator,
+    );
+    drop(log);
+    coordinator.start(START_TIMEOUT).await?;
+    let took_ms = started.elapsed().as_millis() as u64;
+    tracing::info!(took_ms, "the coordinator started");
+
+    let app = App::new(coordinator.clone(), config.http, metrics);
+    tracing::info!(%address, data_dir = %config.store.data_dir.display(), "ready");
+    listening(Listening::Serve {
+        address,
+        data_dir: config.store.data_dir,
+    });
+    let mut outcome = None;
+    let stopped = async {
+        tokio::select! {
+            name = stop => tracing::info!(signal = name, "stopping"),
+            ended = &mut failed => outcome = Some(ended),
+        }
+        coordinator.close();
+    };
+    super::run_server(listener, http::router(app), server, stopped).await;
+    drop(coordinator);
+    let ended = match outcome {
+        Some(ended) => ended,
+        // The log ends once the last batch is through, and with it the counter.
+        None => tokio::time::timeout(CLOSE_TIMEOUT, failed)
+            .await
+            .map_err(|_| NodeError::CloseTimedOut)?,
+    };
+    ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
+    tracing::info!("stopped");
+    Ok(())
+}

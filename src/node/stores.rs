@@ -1,0 +1,103 @@
+//! Opens a node's store and runs its counter.
+//!
+//! Invariant: a counter runs on a thread of its own, and its end, however it comes, is told.
+
+use std::path::Path;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::NodeError;
+use super::system::system;
+use crate::config::StoreConfig;
+use crate::counter::{CounterError, CounterTask};
+use crate::log::Deliveries;
+use crate::store::data_dir::{Belonging, DataDir};
+use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
+use crate::store::verify::{Report, recount};
+use crate::store::{Store, StoreError, StoreReader, StoreShape};
+
+/// Resolves when a counter has ended, however it did.
+pub(super) type CounterEnd = oneshot::Receiver<Result<(), CounterError>>;
+
+/// Runs a counter on a thread of its own.
+pub(super) fn run_counter<S: Store, D: Deliveries>(
+    task: CounterTask<S, D>,
+) -> Result<CounterEnd, NodeError> {
+    let (ended, failed) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("counter".into())
+        .spawn(move || {
+            let result = runtime.block_on(task.run());
+            if let Err(error) = &result {
+                tracing::error!(%error, "the counter failed; the process stops and a restart recovers");
+            }
+            let _ = ended.send(result);
+        })
+        .map_err(|error| system("the counter's thread", &error))?;
+    Ok(failed)
+}
+
+/// What an opened store holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opened {
+    /// Whether it is complete.
+    pub complete: bool,
+    /// Whether it has applied anything, ever.
+    pub holds_position: bool,
+}
+
+/// Opens the folder's store, or makes one.
+pub(super) fn open_store(
+    config: &StoreConfig,
+    belonging: &Belonging,
+) -> Result<(DiskStore, Opened), NodeError> {
+    let started = Instant::now();
+    let dir = DataDir::open(&config.data_dir, belonging)?;
+    let store = open_disk(dir, config.memory_bytes)?;
+    let reader = store.reader();
+    let opened = {
+        let cut = reader.cut();
+        let took_ms = started.elapsed().as_millis() as u64;
+        tracing::info!(
+            tenants = cut.tenants(),
+            items = cut.items(),
+            complete = cut.complete(),
+            took_ms,
+            "the store is open"
+        );
+        Opened {
+            complete: cut.complete(),
+            holds_position: !cut.position().is_empty(),
+        }
+    };
+    Ok((store, opened))
+}
+
+fn open_disk(dir: DataDir, memory_bytes_max: usize) -> Result<DiskStore, StoreError> {
+    let shape = StoreShape {
+        partitioning: dir.identity().partitioning,
+    };
+    let options = DiskOptions {
+        memory_bytes_max,
+        ..DiskOptions::default()
+    };
+    DiskStore::open(dir, shape, options)
+}
+
+/// Opens the store of a folder that has one, whosever it is.
+pub(super) fn open_existing(data_dir: &Path) -> Result<DiskStore, NodeError> {
+    Ok(open_disk(
+        DataDir::open_existing(data_dir)?,
+        MEMORY_BYTES_MAX_DEFAULT,
+    )?)
+}
+
+/// Recounts every tenant of a stopped service's folder.
+///
+/// # Errors
+/// When the folder is none of ours, is in use, or can't be read.
+pub fn verify(data_dir: &Path) -> Result<Report, NodeError> {
+    Ok(recount(&open_existing(data_dir)?.reader())?)
+}

@@ -1,0 +1,131 @@
+//! What every node asks of the system: files, an address, signals, random numbers, metrics.
+//!
+//! Invariant: a node that can't have what it needs says so before it touches any data.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::NodeError;
+use crate::http::ServerLimits;
+use crate::model::Epoch;
+use crate::telemetry;
+
+/// Files kept for the store: its runs (64 at most, those set aside, and those being merged), journal, manifest
+/// and the like.
+const FILES_RESERVED: usize = 160;
+
+/// How often metrics that gather are tidied.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Starts the metrics and returns what renders them.
+pub(super) fn start_metrics() -> Result<Box<dyn Fn() -> String + Send + Sync>, NodeError> {
+    let metrics: PrometheusHandle = telemetry::start_metrics()?;
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(Box::new(move || {
+        telemetry::report_process();
+        metrics.render()
+    }))
+}
+
+/// Lets the process have as many files as the system allows it, and no more connections than leave enough of
+/// them to the store: without a file, the store could not go on.
+pub(super) fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
+    let mut files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        files.current = files.maximum;
+        // Refused, the old limit stays, and is what is read below.
+        let _ = setrlimit(Resource::Nofile, files);
+    }
+    let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
+    let connections_max = limits
+        .connections_max
+        .min(files_max.saturating_sub(FILES_RESERVED));
+    if connections_max == 0 {
+        return Err(NodeError::System {
+            what: "open files",
+            detail: format!("the limit is {files_max}; set ulimit -n above {FILES_RESERVED}"),
+        });
+    }
+    if connections_max < limits.connections_max {
+        tracing::warn!(
+            connections_max,
+            files_max,
+            "fewer connections than set: too few open files"
+        );
+    }
+    Ok(ServerLimits {
+        connections_max,
+        ..limits
+    })
+}
+
+pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let fault = |source| NodeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let address = listener.local_addr().map_err(fault)?;
+    Ok((listener, address))
+}
+
+pub(super) fn new_epoch() -> Result<Epoch, NodeError> {
+    Ok(Epoch(u128::from_le_bytes(random()?)))
+}
+
+/// A number for a node's new life.
+pub(super) fn new_life() -> Result<u64, NodeError> {
+    Ok(u64::from_le_bytes(random()?))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NodeError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| NodeError::System {
+        what: "random bytes",
+        detail: error.to_string(),
+    })?;
+    Ok(bytes)
+}
+
+/// Resolves with the signal's name once the process is told to stop. A second signal ends it at once.
+pub(super) fn stop_signal() -> Result<impl Future<Output = &'static str>, NodeError> {
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| system("the signal SIGTERM", &error))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| system("the signal SIGINT", &error))?;
+    let (told, stop) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut told = Some(told);
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            match told.take() {
+                Some(told) => {
+                    let _ = told.send(name);
+                }
+                None => std::process::exit(130),
+            }
+        }
+    });
+    Ok(async move { stop.await.unwrap_or("the runtime's end") })
+}
+
+pub(super) fn system(what: &'static str, error: &std::io::Error) -> NodeError {
+    NodeError::System {
+        what,
+        detail: error.to_string(),
+    }
+}
