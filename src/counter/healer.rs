@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::catch_up::{Holding, Next, PeerView, next, notice};
 use super::snapshot::{Part, SnapshotDecoder, SnapshotError};
-use super::task::{TaskEnded, UniteHandle};
+use super::task::{CounterControl, TaskEnded};
 use super::{Demand, LocalCounter, Peer, Queries, QueryError};
 use crate::log::Log;
 use crate::model::{
@@ -57,7 +57,7 @@ pub type Peers = Arc<dyn Fn() -> Vec<Arc<dyn Peer>> + Send + Sync>;
 /// Keeps one counter whole.
 pub struct Healer<R, L> {
     own: LocalCounter<R>,
-    unite: UniteHandle,
+    control: CounterControl,
     log: L,
     /// The counter's own epoch in this life: it holds nothing but barriers.
     epoch: Epoch,
@@ -86,7 +86,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     #[must_use]
     pub fn new(
         own: LocalCounter<R>,
-        unite: UniteHandle,
+        control: CounterControl,
         log: L,
         epoch: Epoch,
         partitioning: Partitioning,
@@ -95,7 +95,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     ) -> Self {
         Self {
             own,
-            unite,
+            control,
             log,
             epoch,
             partitioning,
@@ -156,7 +156,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
                 Next::Fetch { peer, holding } => {
                     tried.push(peer.clone());
                     if let Err(error) = self.fetch(&peer, &holding, losses).await {
-                        self.unite.abandon().await?;
+                        self.control.abandon().await?;
                         tracing::warn!(%error, "a snapshot was not united");
                     }
                 }
@@ -247,7 +247,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             .snapshot()
             .await
             .map_err(|error| fault(error.to_string()))?;
-        self.unite.begin().await?;
+        self.control.begin().await?;
         let mut decoder = SnapshotDecoder::default();
         let mut gathered = Gathered::default();
         let broken = |error: SnapshotError| fault(error.to_string());
@@ -261,18 +261,20 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             decoder.push(&bytes).map_err(broken)?;
             while let Some(part) = decoder.next().map_err(broken)? {
                 if let Some(keys) = gathered.take(part) {
-                    self.unite.keys(keys).await?;
+                    self.control.keys(keys).await?;
                 }
             }
         }
         decoder.finish().map_err(broken)?;
-        self.unite.keys(std::mem::take(&mut gathered.keys)).await?;
+        self.control
+            .keys(std::mem::take(&mut gathered.keys))
+            .await?;
         let held = gathered.position.unwrap_or_default();
         // Else the peer has lost since what it said it held.
         if !holding.minus(&held.requirement()).is_empty() {
             return Err(fault("its snapshot lacks what it had".into()));
         }
-        self.unite.finish(held, losses).await?;
+        self.control.finish(held, losses).await?;
         telemetry::count(telemetry::SNAPSHOTS_UNITED, 1);
         let took_ms = started.elapsed().as_millis() as u64;
         tracing::info!(
@@ -347,3 +349,7 @@ async fn holding(counter: &dyn Queries, demand: Demand) -> Result<(Holding, bool
     };
     Ok((holding, cover.barriers))
 }
+
+#[cfg(test)]
+#[path = "healer_tests.rs"]
+mod tests;

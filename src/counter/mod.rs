@@ -18,7 +18,7 @@ mod task;
 pub use healer::{Healer, HealerOptions, Peers};
 pub use local::LocalCounter;
 pub use step::{Applied, apply};
-pub use task::{CounterError, CounterTask, UniteHandle};
+pub use task::{CounterControl, CounterError, CounterTask, TaskEnded};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -34,16 +34,17 @@ pub enum CounterError {
     Thread(String),
 }
 
-/// What a healer asks of the task.
-enum Unite {
+/// What is asked of the task.
+enum Wish {
     Begin,
     Keys(Vec<(TenantName, Vec<ItemHash>)>),
     Finish { position: Position, losses: u64 },
     Abandon,
+    Stop,
 }
 
 struct Command {
-    what: Unite,
+    what: Wish,
     done: oneshot::Sender<()>,
 }
 
@@ -52,16 +53,25 @@ struct Command {
 #[error("the counter has stopped")]
 pub struct TaskEnded;
 
-/// Takes another counter's keys into a running counter's store; cheap to clone, used by one at a time.
+/// Steers a running counter: takes another's keys into its store, or stops it. Cheap to clone; one at a time
+/// may unite.
 #[derive(Clone)]
-pub struct UniteHandle {
+pub struct CounterControl {
     commands: mpsc::Sender<Command>,
 }
 
-impl UniteHandle {
+impl CounterControl {
+    /// Ends the task as the log's end would: the store is closed, what is not acknowledged comes again.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub async fn stop(&self) -> Result<(), TaskEnded> {
+        self.send(Wish::Stop).await
+    }
+
     /// Begins anew.
     pub(super) async fn begin(&self) -> Result<(), TaskEnded> {
-        self.send(Unite::Begin).await
+        self.send(Wish::Begin).await
     }
 
     /// Sets keys aside.
@@ -69,21 +79,21 @@ impl UniteHandle {
         &self,
         keys: Vec<(TenantName, Vec<ItemHash>)>,
     ) -> Result<(), TaskEnded> {
-        self.send(Unite::Keys(keys)).await
+        self.send(Wish::Keys(keys)).await
     }
 
     /// Takes all that was set aside in, at once. The store is complete then, unless the log has said since
     /// that batches may be lost: `losses` is how often it had said so when the round began.
     pub(super) async fn finish(&self, position: Position, losses: u64) -> Result<(), TaskEnded> {
-        self.send(Unite::Finish { position, losses }).await
+        self.send(Wish::Finish { position, losses }).await
     }
 
     /// Forgets what was set aside.
     pub(super) async fn abandon(&self) -> Result<(), TaskEnded> {
-        self.send(Unite::Abandon).await
+        self.send(Wish::Abandon).await
     }
 
-    async fn send(&self, what: Unite) -> Result<(), TaskEnded> {
+    async fn send(&self, what: Wish) -> Result<(), TaskEnded> {
         let (done, carried_out) = oneshot::channel();
         let command = Command { what, done };
         self.commands.send(command).await.map_err(|_| TaskEnded)?;
@@ -97,7 +107,7 @@ pub struct CounterTask<S: Store, D: Deliveries> {
     deliveries: D,
     progress: Progress,
     commands: mpsc::Receiver<Command>,
-    unite: mpsc::Sender<Command>,
+    control: mpsc::Sender<Command>,
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
@@ -111,22 +121,22 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     ) -> (Self, LocalCounter<S::Reader>) {
         let (progress, watching) = Progress::new();
         let handle = LocalCounter::new(name, life, store.reader(), watching);
-        let (unite, commands) = mpsc::channel(1);
+        let (control, commands) = mpsc::channel(1);
         let task = Self {
             store,
             deliveries,
             progress,
             commands,
-            unite,
+            control,
         };
         (task, handle)
     }
 
-    /// A handle to take another counter's keys in while the task runs.
+    /// The handle that steers it while it runs.
     #[must_use]
-    pub fn unite_handle(&self) -> UniteHandle {
-        UniteHandle {
-            commands: self.unite.clone(),
+    pub fn control(&self) -> CounterControl {
+        CounterControl {
+            commands: self.control.clone(),
         }
     }
 
@@ -140,7 +150,9 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             let received = tokio::select! {
                 received = tokio::time::timeout(STORE_CHECK_INTERVAL, self.deliveries.next()) => received,
                 Some(command) = self.commands.recv() => {
-                    self.carry_out(command)?;
+                    if self.carry_out(command)? {
+                        break;
+                    }
                     continue;
                 }
             };
@@ -193,25 +205,28 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         Ok(())
     }
 
-    fn carry_out(&mut self, command: Command) -> Result<(), CounterError> {
+    /// Says whether the task is to end.
+    fn carry_out(&mut self, command: Command) -> Result<bool, CounterError> {
+        let stop = matches!(command.what, Wish::Stop);
         match command.what {
-            Unite::Begin => self.store.begin_unite()?,
-            Unite::Keys(keys) => {
+            Wish::Begin => self.store.begin_unite()?,
+            Wish::Keys(keys) => {
                 for (tenant, hashes) in keys {
                     self.store.unite(&tenant, &hashes)?;
                 }
             }
-            Unite::Finish { position, losses } => {
+            Wish::Finish { position, losses } => {
                 // A loss noticed since the round began is not made good by what was fetched in it.
                 let complete = self.progress.losses() == losses;
                 self.store.finish_unite(&position, complete)?;
                 self.progress.note(&[], |tally| tally.snapshots += 1);
             }
-            Unite::Abandon => self.store.abandon_unite(),
+            Wish::Abandon => self.store.abandon_unite(),
+            Wish::Stop => {}
         }
         // A healer that no longer waits has nothing to learn.
         let _ = command.done.send(());
-        Ok(())
+        Ok(stop)
     }
 
     fn note_complete(&mut self, complete: bool) -> Result<(), CounterError> {
