@@ -17,9 +17,9 @@ const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// our own, so it meets no other.
 const NODE: &str = "headcount@localhost";
 
-/// Settings for the log: all of it in a file, what is wrong on standard output too.
+/// Settings for the log: all of it in a file of its own, what is wrong on standard output too.
 const LOG_SETTINGS: &str =
-    "log.file = rabbitmq.log\nlog.console = true\nlog.console.level = warning\n";
+    "log.file = broker.log\nlog.console = true\nlog.console.level = warning\n";
 
 /// A node that is described, whether it runs or not.
 #[derive(Debug)]

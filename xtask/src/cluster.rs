@@ -117,6 +117,9 @@ fn start(
         &mut broker.await_startup(BROKER_START_S_MAX),
         Duration::from_secs(BROKER_START_S_MAX + 10),
     )?;
+    if stop.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let ports: [u16; COUNTERS.len()] =
         free_ports().map_err(|why| format!("can't find free ports: {why}"))?;
     for (name, port) in COUNTERS.into_iter().zip(ports) {
