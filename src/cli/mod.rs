@@ -2,6 +2,8 @@
 //!
 //! Invariant: results go to standard output, everything else to standard error; an error is one line.
 
+mod command;
+mod confirm;
 mod count;
 mod health;
 mod load;
@@ -9,50 +11,68 @@ mod print;
 mod source;
 mod verify;
 
+pub use confirm::confirm;
 pub use count::count;
 pub use health::health;
 pub use load::{LoadOptions, load};
 pub use print::{print, print_error};
 pub use verify::print_report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::ArgMatches;
 
 use crate::client::CountsRequest;
-use crate::config::{self, ConfigError, ServeConfig};
+use crate::config::{
+    self, ConfigError, CoordinatorConfig, CounterConfig, SecretTexts, ServeConfig,
+};
+use crate::model::CounterName;
 
-const ABOUT: &str =
-    "Counts items per tenant, each item once, and never loses or doubles one, whatever crashes.";
-
-const EXAMPLES: &str = "\
-Start the service, alone on this machine:
-  headcount serve
-
-Count an item, and ask for the count:
-  curl -X POST http://localhost:3000/items -H 'Content-Type: application/json' -d '{\"id\":\"5\",\"tenant\":\"asd\"}'
-  curl http://localhost:3000/items/asd/count
-
-Load a file, and ask again:
-  headcount load items.ndjson
-  headcount count asd";
-
-const SERVE_ABOUT: &str = "\
-Runs the whole service in this process: it listens for items, counts them and keeps them on disk.
-
-Each setting is a flag, an environment variable or a key of the settings file (with _ for -), in that order.
-The service stops on SIGTERM or Ctrl-C, once what it is doing is answered.";
-
-const LOAD_ABOUT: &str = "\
-Posts the items of files to a coordinator, in batches, and tries again what did not get through.
-
-NDJSON has an item a line: {\"id\":\"5\",\"tenant\":\"asd\"}. CSV has a header that names the columns id and
-tenant; other columns are ignored. Loading the same file again is safe: no item counts twice.";
+/// What to accept as lost, and where to say so.
+#[derive(Debug)]
+pub struct AcceptLossOptions {
+    /// The coordinator.
+    pub url: String,
+    /// The file with the nodes' secret.
+    pub cluster_secret_file: Option<PathBuf>,
+    /// The epoch of one range, in hex.
+    pub epoch: Option<String>,
+    /// Its first and last sequence.
+    pub range: Option<String>,
+    /// Whether not to ask.
+    pub yes: bool,
+}
 
 /// What the command line asks for.
 pub enum Invocation {
     /// Run the service.
     Serve(Box<ServeConfig>),
+    /// Run a coordinator of a cluster.
+    Coordinator(Box<CoordinatorConfig>),
+    /// Run a counter of a cluster.
+    Counter(Box<CounterConfig>),
+    /// Delete a counter's queue.
+    RemoveCounter {
+        /// The broker.
+        amqp_urls: SecretTexts,
+        /// The counter.
+        name: CounterName,
+        /// Whether not to ask.
+        yes: bool,
+    },
+    /// Accept a loss.
+    AcceptLoss(AcceptLossOptions),
+    /// Skip a batch that can't be read.
+    SkipPoison {
+        /// The broker.
+        amqp_urls: SecretTexts,
+        /// The counter.
+        name: CounterName,
+        /// The counter's folder.
+        data_dir: PathBuf,
+        /// Whether not to ask.
+        yes: bool,
+    },
     /// Ask for counts.
     Count {
         /// The coordinator.
@@ -81,7 +101,7 @@ pub enum Invocation {
 /// # Errors
 /// A setting that is not allowed.
 pub fn parse() -> Result<Invocation, ConfigError> {
-    let matches = command().get_matches();
+    let matches = command::command().get_matches();
     match matches.subcommand() {
         Some(("count", matches)) => Ok(Invocation::Count {
             url: text(matches, "url"),
@@ -106,169 +126,44 @@ pub fn parse() -> Result<Invocation, ConfigError> {
         Some(("verify", matches)) => Ok(Invocation::Verify {
             data_dir: text(matches, "data-dir").into(),
         }),
+        Some(("coordinator", matches)) => {
+            let config = config::coordinator_config(matches, file(matches))?;
+            Ok(Invocation::Coordinator(Box::new(config)))
+        }
+        Some(("counter", matches)) => {
+            let config = config::counter_config(matches, file(matches))?;
+            Ok(Invocation::Counter(Box::new(config)))
+        }
+        Some(("remove-counter", matches)) => Ok(Invocation::RemoveCounter {
+            amqp_urls: config::broker(matches)?,
+            name: config::counter_name(matches)?,
+            yes: matches.get_flag("yes"),
+        }),
+        Some(("accept-loss", matches)) => Ok(Invocation::AcceptLoss(AcceptLossOptions {
+            url: text(matches, "url"),
+            cluster_secret_file: config::secret_file(matches)?,
+            epoch: matches.get_one("epoch").cloned(),
+            range: matches.get_one("range").cloned(),
+            yes: matches.get_flag("yes"),
+        })),
+        Some(("skip-poison", matches)) => Ok(Invocation::SkipPoison {
+            amqp_urls: config::broker(matches)?,
+            name: config::counter_name(matches)?,
+            data_dir: config::data_dir(matches)?,
+            yes: matches.get_flag("yes"),
+        }),
         Some(("serve", matches)) => serve(matches),
         _ => serve(&matches),
     }
 }
 
 fn serve(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
-    let file = matches.get_one::<PathBuf>("config");
-    let config = config::serve_config(matches, file.map(PathBuf::as_path))?;
+    let config = config::serve_config(matches, file(matches))?;
     Ok(Invocation::Serve(Box::new(config)))
 }
 
-/// The whole command line.
-fn command() -> Command {
-    let bare = Command::new("headcount")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about(ABOUT)
-        .long_about(format!(
-            "{ABOUT}\n\nWithout a command it serves, like `headcount serve`."
-        ))
-        .after_help(EXAMPLES)
-        .args_conflicts_with_subcommands(true);
-    // Without a command the settings of `serve` work too, but would bury the commands in the help.
-    serve_args(bare, true)
-        .subcommand(serve_args(
-            Command::new("serve")
-                .about("Run the whole service in this process")
-                .long_about(SERVE_ABOUT),
-            false,
-        ))
-        .subcommand(
-            Command::new("count")
-                .about("Print the counts of tenants")
-                .arg(url_arg())
-                .arg(
-                    Arg::new("tenant")
-                        .value_name("TENANT")
-                        .required(true)
-                        .action(ArgAction::Append)
-                        .help("Whose items to count"),
-                )
-                .arg(
-                    Arg::new("consistency")
-                        .long("consistency")
-                        .value_name("LEVEL")
-                        .value_parser(["session", "strong", "eventual"])
-                        .help("What the counts must include"),
-                )
-                .arg(
-                    Arg::new("after")
-                        .long("after")
-                        .value_name("TOKEN")
-                        .help("A token of a post that the counts must include"),
-                ),
-        )
-        .subcommand(health_command())
-        .subcommand(load_command())
-        .subcommand(
-            Command::new("verify")
-                .about("Recount every tenant from the stored items and compare (server stopped)")
-                .arg(
-                    Arg::new("data-dir")
-                        .long("data-dir")
-                        .env("HEADCOUNT_DATA_DIR")
-                        .value_name("FOLDER")
-                        .default_value("./headcount-data")
-                        .help("The folder of the stopped service"),
-                ),
-        )
-}
-
-fn health_command() -> Command {
-    Command::new("health")
-        .about("Ask a node whether it lives; fails when it doesn't")
-        .arg(url_arg().help("The coordinator or counter to ask"))
-        .arg(
-            Arg::new("ready")
-                .long("ready")
-                .action(ArgAction::SetTrue)
-                .help("Ask whether it can do its work, not only whether it lives"),
-        )
-}
-
-fn load_command() -> Command {
-    Command::new("load")
-        .about("Post the items of files, in batches; safe to run again")
-        .long_about(LOAD_ABOUT)
-        .arg(url_arg())
-        .arg(
-            Arg::new("file")
-                .value_name("FILE")
-                .required(true)
-                .action(ArgAction::Append)
-                .help("NDJSON or CSV; - is standard input"),
-        )
-        .arg(
-            Arg::new("format")
-                .long("format")
-                .value_name("FORMAT")
-                .value_parser(["ndjson", "csv"])
-                .help("The files' format [default: csv for names that end in .csv, else ndjson]"),
-        )
-        .arg(number_arg(
-            "batch-items",
-            "N",
-            "10000",
-            1,
-            100_000,
-            "Items in one request",
-        ))
-        .arg(number_arg(
-            "connections",
-            "N",
-            "4",
-            1,
-            256,
-            "Requests under way at once",
-        ))
-        .arg(number_arg(
-            "retry-for-s",
-            "SECONDS",
-            "300",
-            0,
-            86_400,
-            "How long to try again while nothing gets through",
-        ))
-}
-
-fn serve_args(command: Command, hide: bool) -> Command {
-    let config = Arg::new("config")
-        .long("config")
-        .env("HEADCOUNT_CONFIG")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf))
-        .help("A TOML file with settings")
-        .hide(hide);
-    config::args(config::Role::Serve).fold(command.arg(config), |command, arg| {
-        command.arg(arg.hide(hide))
-    })
-}
-
-fn url_arg() -> Arg {
-    Arg::new("url")
-        .long("url")
-        .env("HEADCOUNT_URL")
-        .value_name("URL")
-        .default_value("http://localhost:3000")
-        .help("The coordinator to ask")
-}
-
-fn number_arg(
-    name: &'static str,
-    value: &'static str,
-    default: &'static str,
-    min: u64,
-    max: u64,
-    help: &'static str,
-) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .value_name(value)
-        .default_value(default)
-        .value_parser(value_parser!(u64).range(min..=max))
-        .help(help)
+fn file(matches: &ArgMatches) -> Option<&Path> {
+    matches.get_one::<PathBuf>("config").map(PathBuf::as_path)
 }
 
 fn text(matches: &ArgMatches, name: &str) -> String {
@@ -293,6 +188,6 @@ fn number(matches: &ArgMatches, name: &str) -> usize {
 mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
-        super::command().debug_assert();
+        super::command::command().debug_assert();
     }
 }

@@ -4,16 +4,16 @@
 //! or a named constant. A bad setting ends the program with one line that says which, whence and what is
 //! allowed.
 
+mod cluster;
 mod settings;
 mod values;
 
+pub use cluster::{ClusterConfig, SecretTexts, broker, counter_name, data_dir, secret_file};
 pub use settings::{Role, SETTINGS, Setting, args, environment_name};
 pub use values::ConfigError;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::ArgMatches;
 use tracing_subscriber::EnvFilter;
@@ -47,33 +47,6 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// Bytes of memory for recent items.
     pub memory_bytes: usize,
-}
-
-/// What a node of a cluster needs.
-#[derive(Debug)]
-pub struct ClusterConfig {
-    /// RabbitMQ's addresses; at least one.
-    pub amqp_urls: SecretTexts,
-    /// Whether queues are classic ones.
-    pub classic_queues: bool,
-    /// Time for a confirm.
-    pub confirm_timeout: Duration,
-    /// How often a connection proves that it lives.
-    pub heartbeat: Duration,
-    /// The file with the nodes' secret.
-    pub cluster_secret_file: Option<PathBuf>,
-    /// Where other nodes reach this one.
-    pub advertise_url: Option<String>,
-}
-
-/// Texts that are never shown.
-#[derive(Clone)]
-pub struct SecretTexts(pub Vec<String>);
-
-impl fmt::Debug for SecretTexts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} hidden", self.0.len())
-    }
 }
 
 /// The checked settings of `headcount serve`.
@@ -148,12 +121,12 @@ pub fn coordinator_config(
     let values = Values::new(matches, file)?;
     let common = common(&values)?;
     Ok(CoordinatorConfig {
-        cluster: cluster(&values, &common)?,
+        cluster: cluster::cluster(&values, &common)?,
         common,
         counters: values.parse(
             "counters",
             "names of counters with commas between, such as c1,c2,c3: each once, of letters, digits, - and _",
-            counter_names,
+            cluster::counter_names,
         )?,
         queue_messages_max: values.number("queue-messages-max", 1, 1 << 40)? as u64,
         http: http_limits(&values)?,
@@ -176,28 +149,17 @@ pub fn counter_config(
         common.listen.set_port(0);
     }
     Ok(CounterConfig {
-        cluster: cluster(&values, &common)?,
+        cluster: cluster::cluster(&values, &common)?,
         common,
         store: store(&values)?,
         name: values.parse(
             "name",
             "a name such as c1: up to 64 letters, digits, - and _",
-            CounterName::new,
+            cluster::plain_name,
         )?,
         adopt: values.parse("adopt", "true or false", |text| text.parse().ok())?,
         prefetch: values.number("prefetch", 1, 10_000)? as u16,
     })
-}
-
-fn counter_names(text: &str) -> Option<Vec<CounterName>> {
-    let mut names: Vec<CounterName> = text
-        .split(',')
-        .map(|name| CounterName::new(name.trim()))
-        .collect::<Option<_>>()?;
-    let count = names.len();
-    names.sort();
-    names.dedup();
-    (names.len() == count).then_some(names)
 }
 
 fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
@@ -256,64 +218,6 @@ fn coordinator_options(values: &Values<'_>) -> Result<CoordinatorOptions, Config
         },
         accept_timeout: values.milliseconds("accept-timeout-ms")?,
     })
-}
-
-fn cluster(values: &Values<'_>, common: &CommonConfig) -> Result<ClusterConfig, ConfigError> {
-    let optional = |key, allowed, plausible: fn(&str) -> bool| {
-        values.parse(key, allowed, |text| match text {
-            "" => Some(None),
-            text => plausible(text).then(|| Some(text.to_owned())),
-        })
-    };
-    let secret_file = optional("cluster-secret-file", "the path of a file", |_| true)?;
-    if secret_file.is_none() && !common.listen.ip().is_loopback() {
-        values.parse(
-            "listen",
-            "a loopback address such as 127.0.0.1:3000 as long as cluster-secret-file is not set",
-            |_| None::<()>,
-        )?;
-    }
-    Ok(ClusterConfig {
-        amqp_urls: amqp_urls(values)?,
-        classic_queues: values.parse("queue-type", "quorum or classic", |text| match text {
-            "quorum" => Some(false),
-            "classic" => Some(true),
-            _ => None,
-        })?,
-        confirm_timeout: values.milliseconds("confirm-timeout-ms")?,
-        heartbeat: Duration::from_secs(values.number("heartbeat-s", 1, 600)? as u64),
-        cluster_secret_file: secret_file.map(PathBuf::from),
-        advertise_url: optional("advertise-url", "a URL such as http://host:3001", |text| {
-            text.starts_with("http://") || text.starts_with("https://")
-        })?,
-    })
-}
-
-/// The broker's addresses: those given, and those of the file.
-fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
-    let split = |text: &str| -> Vec<String> {
-        let parts = text.split([',', '\n']).map(str::trim);
-        parts
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let mut urls: Vec<String> = values.parse(values::AMQP_URL, "", |text| Some(split(text)))?;
-    let file = values.parse("amqp-url-file", "", |text| Some(PathBuf::from(text)))?;
-    if !file.as_os_str().is_empty() {
-        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::File {
-            path: file,
-            detail: error.to_string(),
-        })?;
-        urls.extend(split(&text));
-    }
-    let plausible = |url: &String| url.starts_with("amqp://") || url.starts_with("amqps://");
-    values.parse(
-        values::AMQP_URL,
-        "amqp://user:password@host:port/vhost or amqps://…, given here or in amqp-url-file",
-        |_| (!urls.is_empty() && urls.iter().all(plausible)).then_some(()),
-    )?;
-    Ok(SecretTexts(urls))
 }
 
 #[cfg(test)]

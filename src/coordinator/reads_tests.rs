@@ -90,7 +90,9 @@ impl Queries for Scripted {
                             vec![inside.counts.get(tenant.as_str()).copied().unwrap_or(0)]
                         };
                         return Ok(Counts {
-                            cover: Cover { life: 1, barriers: true,
+                            cover: Cover {
+                                life: 1,
+                                barriers: true,
                                 partitions: vec![(Partition(0), covers)],
                                 covered,
                             },
