@@ -285,14 +285,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_barrier_takes_a_sequence_but_confirms_no_items() {
+    async fn barriers_count_in_sequences_of_their_own_epoch() {
         let log = scripted();
         let batcher = start(&log, usize::MAX);
         log.confirms.add_permits(100);
         assert_eq!(batcher.submit(Vec::new(), None).await, Ok(1));
-        assert_eq!(batcher.confirmed(), 0);
-        assert_eq!(batcher.submit(items(1), None).await, Ok(2));
+        assert_eq!(batcher.submit(Vec::new(), None).await, Ok(2));
         assert_eq!(batcher.confirmed(), 2);
+        assert!(log.appended.lock().expect("not poisoned")[1].is_barrier());
     }
 
     #[tokio::test]
