@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::config::ServeConfig;
-use crate::coordinator::{Coordinator, ReadError};
+use crate::coordinator::{Coordinator, Fatal, ReadError};
 use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
 use crate::http::{self, App, ServerLimits};
 use crate::log::{Deliveries, LocalLog};
@@ -64,6 +64,9 @@ pub enum NodeError {
     /// The coordinator's start read failed.
     #[error("the first read failed: {0}")]
     Start(#[from] ReadError),
+    /// The coordinator must not go on. A restart begins anew.
+    #[error(transparent)]
+    Coordinator(#[from] Fatal),
     /// Metrics could not be set up.
     #[error("metrics could not be set up: {0}")]
     Metrics(#[from] BuildError),
@@ -131,10 +134,12 @@ pub async fn serve(
     });
 
     let mut outcome = None;
+    let mut fatal = None;
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
             ended = &mut failed => outcome = Some(ended),
+            reason = coordinator.fatal() => fatal = Some(reason),
         }
         coordinator.close();
     };
@@ -155,7 +160,10 @@ pub async fn serve(
     };
     ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
     tracing::info!("stopped");
-    Ok(())
+    match fatal {
+        Some(reason) => Err(reason.into()),
+        None => Ok(()),
+    }
 }
 
 /// Lets the process have as many files as the system allows it, and no more connections than leave enough of
@@ -236,6 +244,7 @@ async fn start_coordinator<R: StoreReader>(
         new_epoch()?,
         partitioning,
         &log,
+        vec![LOCAL_COUNTER.into()],
         members,
         config.coordinator,
     );

@@ -24,6 +24,9 @@ use crate::telemetry::LogFormat;
 /// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a message.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
 
+/// Strong reads at once, at most: some hundred kilobytes of positions each where coordinators restarted often.
+const STRONG_READS_MAX: usize = 256;
+
 /// The checked settings of `headcount serve`.
 #[derive(Debug)]
 pub struct ServeConfig {
@@ -87,6 +90,7 @@ pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeCo
                 waiting_posts_max: values.number("waiting-posts-max", 1, 1_000_000)?,
             },
             accept_timeout,
+            strong_reads_max: STRONG_READS_MAX,
         },
         log: values.parse(
             "log",

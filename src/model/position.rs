@@ -143,6 +143,28 @@ impl Requirement {
             .map(|(&(partition, epoch), sequences)| (partition, epoch, sequences))
     }
 
+    /// What is asked for of one epoch.
+    #[must_use]
+    pub fn get(&self, partition: Partition, epoch: Epoch) -> Option<&Sequences> {
+        self.epochs.get(&(partition, epoch))
+    }
+
+    /// What this asks for and `other` does not.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for (partition, epoch, sequences) in self.iter() {
+            let rest = match other.get(partition, epoch) {
+                Some(taken) => sequences.without(taken),
+                None => sequences.clone(),
+            };
+            if rest.last() > 0 {
+                left.epochs.insert((partition, epoch), rest);
+            }
+        }
+        left
+    }
+
     /// Whether this asks for nothing in `partition` that `other` does not ask for.
     #[must_use]
     pub fn is_within(&self, other: &Self, partition: Partition) -> bool {

@@ -105,6 +105,44 @@ impl Sequences {
         self.normalise();
     }
 
+    /// All ranges of the set, first and last included, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = (Sequence, Sequence)> {
+        let prefix = (self.prefix > 0).then_some((1, self.prefix));
+        prefix.into_iter().chain(self.beyond.iter().copied())
+    }
+
+    /// What is in this set and not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut taken = other.ranges().peekable();
+        let mut left = Vec::new();
+        for (first, last) in self.ranges() {
+            // Where what is left of the range begins; none once nothing is left.
+            let mut from = Some(first);
+            while let (Some(start), Some(&(begin, end))) = (from, taken.peek()) {
+                if begin > last {
+                    break;
+                }
+                if begin > start {
+                    left.push((start, begin - 1));
+                }
+                from = Some(start.max(end.saturating_add(1))).filter(|_| end < last);
+                if end > last {
+                    // It may reach into the next range too.
+                    break;
+                }
+                taken.next();
+            }
+            left.extend(from.map(|from| (from, last)));
+        }
+        let mut set = Self {
+            prefix: 0,
+            beyond: left,
+        };
+        set.normalise();
+        set
+    }
+
     /// The missing ranges below the greatest sequence: known to exist, not applied.
     #[must_use]
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
@@ -177,6 +215,14 @@ mod tests {
             prop_assert!(set.includes(&other));
             let includes = (1..=40).all(|s| other.contains(s) || !set.contains(s));
             prop_assert_eq!(other.includes(&set), includes);
+            let without = set.without(&other);
+            for sequence in 1..=40 {
+                let expected = model.contains(&sequence) && !other.contains(sequence);
+                prop_assert_eq!(without.contains(sequence), expected);
+            }
+            prop_assert_eq!(other.without(&set), Sequences::default());
+            let ranged: BTreeSet<u64> = set.ranges().flat_map(|(a, b)| a..=b).collect();
+            prop_assert_eq!(&ranged, &model);
             let again = Sequences::from_parts(set.prefix(), set.beyond().to_vec());
             prop_assert_eq!(again, Some(set));
         }
