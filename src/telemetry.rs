@@ -43,6 +43,8 @@ pub const POSTS_WAITING: &str = "headcount_posts_waiting";
 pub const POSTS_WAITING_BYTES: &str = "headcount_posts_waiting_bytes";
 /// Answers to reads, by consistency and exactness.
 pub const READS: &str = "headcount_reads_total";
+/// Batches that were shown, never acknowledged, and lost with their only holder: no longer waited for.
+pub const REQUIREMENTS_DROPPED: &str = "headcount_requirements_dropped_total";
 /// Tenants of this process's counter.
 pub const TENANTS: &str = "headcount_tenants";
 /// Items of this process's counter.
@@ -126,6 +128,10 @@ fn describe() {
         (FORKS, "Batches of a known sequence with other content"),
         (SNAPSHOTS_UNITED, "Snapshots of other counters taken in"),
         (READS, "Answers to reads"),
+        (
+            REQUIREMENTS_DROPPED,
+            "Batches shown, never acknowledged and lost with their only holder",
+        ),
     ] {
         metrics::describe_counter!(name, text);
         // A counter that exists from the start at 0 lets the first increase be seen.

@@ -27,6 +27,9 @@ use crate::telemetry::LogFormat;
 /// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a message.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
 
+/// Strong reads at once, at most: some hundred kilobytes of positions each where coordinators restarted often.
+const STRONG_READS_MAX: usize = 256;
+
 /// What every node needs.
 #[derive(Debug)]
 pub struct CommonConfig {
@@ -217,6 +220,7 @@ fn coordinator_options(values: &Values<'_>) -> Result<CoordinatorOptions, Config
             waiting_posts_max: values.number("waiting-posts-max", 1, 1_000_000)?,
         },
         accept_timeout: values.milliseconds("accept-timeout-ms")?,
+        strong_reads_max: STRONG_READS_MAX,
     })
 }
 

@@ -1,7 +1,7 @@
-//! Admission: which posts may wait for a batch, so that what waits is bounded.
+//! Admission: which posts may wait for a batch, so that what waits is bounded, here and in the log.
 //!
 //! Invariant: the bytes and posts admitted and not yet released never exceed the limits, but for one post
-//! alone that is larger than the byte limit.
+//! alone that is larger than the byte limit. Nothing is admitted while the log says that it takes nothing.
 
 use std::sync::Arc;
 
@@ -19,12 +19,37 @@ pub struct AdmissionLimits {
 }
 
 /// Why a post is not admitted. It is certain that none of its items counts by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// As much waits as may.
     Full,
     /// The process is going down.
     Closed,
+    /// The log takes nothing now.
+    LogBlocked,
+    /// The named counter's queue is longer than it may be.
+    CountersLag(String),
+}
+
+/// How the log is, as far as admission and readiness depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogState {
+    /// Whether it can be reached. If not, posts wait for it, as many as may.
+    pub connected: bool,
+    /// Whether it takes appends: not while its broker is short of memory or disk.
+    pub writable: bool,
+    /// The counter with the longest queue, when that is longer than it may be.
+    pub lagging: Option<String>,
+}
+
+impl Default for LogState {
+    fn default() -> Self {
+        Self {
+            connected: true,
+            writable: true,
+            lagging: None,
+        }
+    }
 }
 
 /// The decision alone: what is admitted now.
@@ -34,6 +59,7 @@ pub struct Admission {
     bytes: usize,
     posts: usize,
     open: bool,
+    log: LogState,
 }
 
 impl Admission {
@@ -45,7 +71,27 @@ impl Admission {
             bytes: 0,
             posts: 0,
             open: true,
+            log: LogState::default(),
         }
+    }
+
+    /// Takes note of how the log is.
+    pub fn set_log_state(&mut self, log: LogState) {
+        self.log = log;
+    }
+
+    /// Whether anything at all may be appended.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_open(&self) -> Result<(), Refusal> {
+        if !self.open {
+            return Err(Refusal::Closed);
+        }
+        if !self.log.writable {
+            return Err(Refusal::LogBlocked);
+        }
+        Ok(())
     }
 
     /// Admits a post of `bytes`, to be released later, or refuses it.
@@ -53,8 +99,9 @@ impl Admission {
     /// # Errors
     /// The refusal; nothing has changed then.
     pub fn admit(&mut self, bytes: usize) -> Result<(), Refusal> {
-        if !self.open {
-            return Err(Refusal::Closed);
+        self.check_open()?;
+        if let Some(name) = &self.log.lagging {
+            return Err(Refusal::CountersLag(name.clone()));
         }
         let fits = self.bytes.saturating_add(bytes) <= self.limits.waiting_bytes_max;
         if self.posts >= self.limits.waiting_posts_max || (self.posts > 0 && !fits) {
@@ -108,6 +155,18 @@ impl Gate {
         self.0.lock().open
     }
 
+    pub fn check_open(&self) -> Result<(), Refusal> {
+        self.0.lock().check_open()
+    }
+
+    pub fn set_log_state(&self, log: LogState) {
+        self.0.lock().set_log_state(log);
+    }
+
+    pub fn log_state(&self) -> LogState {
+        self.0.lock().log.clone()
+    }
+
     /// Sets the gauges of what waits.
     pub fn report(&self) {
         let (posts, bytes) = {
@@ -135,6 +194,33 @@ mod tests {
         waiting_bytes_max: 100,
         waiting_posts_max: 4,
     };
+
+    #[test]
+    fn a_blocked_log_and_a_counter_that_lags_refuse_posts_until_they_recover() {
+        let mut admission = Admission::new(LIMITS);
+        let lagging = LogState {
+            lagging: Some("c2".into()),
+            ..LogState::default()
+        };
+        admission.set_log_state(lagging.clone());
+        assert_eq!(admission.admit(1), Err(Refusal::CountersLag("c2".into())));
+        assert_eq!(admission.check_open(), Ok(()));
+        admission.set_log_state(LogState {
+            writable: false,
+            ..lagging
+        });
+        assert_eq!(admission.admit(1), Err(Refusal::LogBlocked));
+        assert_eq!(admission.check_open(), Err(Refusal::LogBlocked));
+        admission.set_log_state(LogState {
+            connected: false,
+            ..LogState::default()
+        });
+        assert_eq!(
+            admission.admit(1),
+            Ok(()),
+            "what can't be sent yet may wait"
+        );
+    }
 
     proptest! {
         #[test]

@@ -9,14 +9,22 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
+use super::ending::{Ending, Fatal};
 use crate::clock::now_ms;
-use crate::log::{Log, encoded_bytes};
-use crate::model::{Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
+use crate::log::{AppendError, Log, encoded_bytes};
+use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
 use crate::telemetry;
 
-/// A post's part for one partition; no items make it a barrier.
+/// What a submission is of.
+enum Load {
+    /// A post's part for one partition; no items make it a barrier.
+    Items(Vec<TenantItems>),
+    /// An operator's signature, which has a batch of its own.
+    Acceptance(Acceptance),
+}
+
 struct Submission {
-    items: Vec<TenantItems>,
+    load: Load,
     /// Released once the batch is durable.
     ticket: Option<Arc<Ticket>>,
     done: oneshot::Sender<Sequence>,
@@ -26,7 +34,16 @@ struct Submission {
 #[derive(Clone)]
 pub(super) struct Batcher {
     submissions: mpsc::Sender<Submission>,
-    confirmed: Arc<AtomicU64>,
+    reached: Arc<Reached>,
+}
+
+/// How far a batcher has come.
+#[derive(Default)]
+struct Reached {
+    /// The last sequence that the log was given.
+    handed: AtomicU64,
+    /// The last sequence that is durable.
+    confirmed: AtomicU64,
 }
 
 /// The log ended: whether what was handed over becomes durable is unknown.
@@ -45,15 +62,20 @@ pub(super) struct BatcherOptions {
 }
 
 impl Batcher {
-    /// Starts a batcher over `log`. It ends when every handle is dropped and the last batch is confirmed, or
-    /// when the log ends.
-    pub fn start(log: impl Log, options: BatcherOptions) -> Self {
+    /// Starts a batcher over `log`. It ends when every handle is dropped and the last batch is confirmed, when
+    /// the log ends, or when the coordinator must not go on.
+    pub fn start(log: impl Log, options: BatcherOptions, ending: Arc<Ending>) -> Self {
         let (submissions, receiver) = mpsc::channel(options.waiting_posts_max.max(1));
-        let confirmed = Arc::new(AtomicU64::new(0));
-        tokio::spawn(run(log, options, receiver, Arc::clone(&confirmed)));
+        let reached = Arc::<Reached>::default();
+        let appender = Appender {
+            log,
+            reached: Arc::clone(&reached),
+            ending,
+        };
+        tokio::spawn(run(appender, options, receiver));
         Self {
             submissions,
-            confirmed,
+            reached,
         }
     }
 
@@ -63,12 +85,21 @@ impl Batcher {
         items: Vec<TenantItems>,
         ticket: Option<Arc<Ticket>>,
     ) -> Result<Sequence, LogEnded> {
+        self.hand_over(Load::Items(items), ticket).await
+    }
+
+    /// Hands an operator's signature over and waits until its batch is durable; returns its sequence.
+    pub async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, LogEnded> {
+        self.hand_over(Load::Acceptance(acceptance), None).await
+    }
+
+    async fn hand_over(
+        &self,
+        load: Load,
+        ticket: Option<Arc<Ticket>>,
+    ) -> Result<Sequence, LogEnded> {
         let (done, durable) = oneshot::channel();
-        let submission = Submission {
-            items,
-            ticket,
-            done,
-        };
+        let submission = Submission { load, ticket, done };
         self.submissions
             .send(submission)
             .await
@@ -78,7 +109,12 @@ impl Batcher {
 
     /// The sequence of the last durable batch; 0 before the first.
     pub fn confirmed(&self) -> Sequence {
-        self.confirmed.load(Ordering::Acquire)
+        self.reached.confirmed.load(Ordering::Acquire)
+    }
+
+    /// The sequence of the last batch that the log was given; 0 before the first.
+    pub fn handed(&self) -> Sequence {
+        self.reached.handed.load(Ordering::Acquire)
     }
 }
 
@@ -87,6 +123,7 @@ struct Gathering {
     bytes_max: usize,
     bytes: usize,
     posts: usize,
+    closed: bool,
 }
 
 impl Gathering {
@@ -95,25 +132,31 @@ impl Gathering {
             bytes_max,
             bytes: 0,
             posts: 0,
+            closed: false,
         }
     }
 
-    /// Whether a post of `bytes` goes into this batch. The first always does: a post is never split.
-    fn take(&mut self, bytes: usize) -> bool {
-        let fits = self.posts == 0 || self.bytes.saturating_add(bytes) <= self.bytes_max;
+    /// Whether `load` goes into this batch. The first always does: a post is never split.
+    fn take(&mut self, load: &Load) -> bool {
+        let (bytes, alone) = match load {
+            Load::Items(items) => (items.iter().map(encoded_bytes).sum(), false),
+            Load::Acceptance(_) => (0, true),
+        };
+        let room = !self.closed && !alone && self.bytes.saturating_add(bytes) <= self.bytes_max;
+        let fits = self.posts == 0 || room;
         if fits {
             self.bytes += bytes;
             self.posts += 1;
+            self.closed = alone;
         }
         fits
     }
 }
 
 async fn run(
-    log: impl Log,
+    appender: Appender<impl Log>,
     options: BatcherOptions,
     mut receiver: mpsc::Receiver<Submission>,
-    confirmed: Arc<AtomicU64>,
 ) {
     let mut carried = None;
     let mut sequence = 0;
@@ -129,7 +172,7 @@ async fn run(
         while let Some(submission) = next {
             if submission.done.is_closed() {
                 // Its client gave up before any of it was sent: nothing is owed.
-            } else if gathering.take(submission.items.iter().map(encoded_bytes).sum()) {
+            } else if gathering.take(&submission.load) {
                 posts.push(submission);
             } else {
                 carried = Some(submission);
@@ -146,39 +189,62 @@ async fn run(
             epoch: options.epoch,
             sequence,
         };
-        if append(&log, id, posts, &confirmed).await.is_err() {
+        if appender.append(id, posts).await.is_err() {
             return;
         }
     }
 }
 
-async fn append(
-    log: &impl Log,
-    id: BatchId,
-    posts: Vec<Submission>,
-    confirmed: &AtomicU64,
-) -> Result<(), LogEnded> {
-    let mut items = Vec::new();
-    let mut waiting = Vec::with_capacity(posts.len());
-    for post in posts {
-        items.extend(post.items);
-        waiting.push((post.done, post.ticket));
+/// What takes one batch after the other to the log.
+struct Appender<L> {
+    log: L,
+    reached: Arc<Reached>,
+    ending: Arc<Ending>,
+}
+
+impl<L: Log> Appender<L> {
+    async fn append(&self, id: BatchId, posts: Vec<Submission>) -> Result<(), LogEnded> {
+        let mut items = Vec::new();
+        let mut acceptance = None;
+        let mut waiting = Vec::with_capacity(posts.len());
+        for post in posts {
+            match post.load {
+                Load::Items(of_post) => items.extend(of_post),
+                Load::Acceptance(signed) => acceptance = Some(signed),
+            }
+            waiting.push((post.done, post.ticket));
+        }
+        let batch = Arc::new(match acceptance {
+            Some(acceptance) => Batch::accepting(id, now_ms(), acceptance),
+            None => Batch::new(id, now_ms(), items),
+        });
+        if self.ending.is_fatal() {
+            return Err(LogEnded);
+        }
+        // Before anyone can have it, so that a counter that holds more was given it by another.
+        self.reached.handed.store(id.sequence, Ordering::Release);
+        metrics::histogram!(telemetry::BATCH_ITEMS).record(batch.item_count() as f64);
+        let started = Instant::now();
+        if let Err(error) = self.log.append(batch).await {
+            tracing::error!(%error, sequence = id.sequence, "the log ended");
+            if let AppendError::Refused(detail) = error {
+                self.ending.fail(Fatal::Refused(detail));
+            }
+            return Err(LogEnded);
+        }
+        metrics::histogram!(telemetry::APPEND_SECONDS).record(started.elapsed());
+        if self.ending.is_fatal() {
+            // With a clone about, counters may have taken another's batch for this one.
+            return Err(LogEnded);
+        }
+        // Before any client hears of it, so that a read that begins afterwards asks for it.
+        self.reached.confirmed.store(id.sequence, Ordering::Release);
+        for (done, ticket) in waiting {
+            drop(ticket);
+            let _ = done.send(id.sequence);
+        }
+        Ok(())
     }
-    let batch = Arc::new(Batch::new(id, now_ms(), items));
-    metrics::histogram!(telemetry::BATCH_ITEMS).record(batch.item_count() as f64);
-    let started = Instant::now();
-    if let Err(error) = log.append(batch).await {
-        tracing::error!(%error, sequence = id.sequence, "the log ended");
-        return Err(LogEnded);
-    }
-    metrics::histogram!(telemetry::APPEND_SECONDS).record(started.elapsed());
-    // Before any client hears of it, so that a read that begins afterwards asks for it.
-    confirmed.store(id.sequence, Ordering::Release);
-    for (done, ticket) in waiting {
-        drop(ticket);
-        let _ = done.send(id.sequence);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -221,7 +287,7 @@ mod tests {
             batch_bytes_max,
             waiting_posts_max: 100,
         };
-        Batcher::start(log.clone(), options)
+        Batcher::start(log.clone(), options, Arc::new(Ending::new()))
     }
 
     fn items(id: u32) -> Vec<TenantItems> {
@@ -285,14 +351,56 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_barrier_takes_a_sequence_but_confirms_no_items() {
+    async fn barriers_count_in_sequences_of_their_own_epoch() {
         let log = scripted();
         let batcher = start(&log, usize::MAX);
         log.confirms.add_permits(100);
         assert_eq!(batcher.submit(Vec::new(), None).await, Ok(1));
-        assert_eq!(batcher.confirmed(), 0);
-        assert_eq!(batcher.submit(items(1), None).await, Ok(2));
+        assert_eq!(batcher.submit(Vec::new(), None).await, Ok(2));
         assert_eq!(batcher.confirmed(), 2);
+        assert!(log.appended.lock().expect("not poisoned")[1].is_barrier());
+    }
+
+    #[tokio::test]
+    async fn an_acceptance_has_a_batch_of_its_own() {
+        let log = scripted();
+        let batcher = start(&log, usize::MAX);
+        log.confirms.add_permits(100);
+        let accepted = Acceptance {
+            losses: vec![(Epoch(3), 1, 2)],
+            complete: true,
+        };
+        let (before, alone, after) = tokio::join!(
+            batcher.submit(items(1), None),
+            batcher.accept(accepted.clone()),
+            batcher.submit(items(2), None),
+        );
+        assert_eq!((before, alone, after), (Ok(1), Ok(2), Ok(3)));
+        let appended = log.appended.lock().expect("not poisoned");
+        assert_eq!(appended[1].acceptance(), Some(&accepted));
+        assert_eq!(appended[2].item_count(), 1);
+    }
+
+    #[tokio::test]
+    async fn after_a_fatal_end_nothing_is_acknowledged_though_it_is_durable() {
+        let log = scripted();
+        let ending = Arc::new(Ending::new());
+        let options = BatcherOptions {
+            partition: Partition(0),
+            epoch: Epoch(1),
+            batch_bytes_max: usize::MAX,
+            waiting_posts_max: 100,
+        };
+        let batcher = Batcher::start(log.clone(), options, Arc::clone(&ending));
+        let post = tokio::spawn({
+            let batcher = batcher.clone();
+            async move { batcher.submit(items(1), None).await }
+        });
+        until(|| batcher.handed() == 1).await;
+        ending.fail(Fatal::Cloned { seen: 2, handed: 1 });
+        log.confirms.add_permits(1);
+        assert_eq!(post.await.expect("joins"), Err(LogEnded));
+        assert_eq!(batcher.confirmed(), 0);
     }
 
     #[tokio::test]

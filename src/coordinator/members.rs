@@ -1,32 +1,171 @@
-//! The counters that a coordinator was told of.
+//! The counters that a coordinator knows of: those that configuration names, and those that presence showed.
 //!
-//! Invariant: a counter is taken to hold the floor only after an answer of its own covered it.
+//! Invariant: a name counts towards the majority from the moment it is known, whether its counter was ever seen
+//! or not. A counter is taken to hold the floor only in the life in which an answer of its own covered it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::counter::Queries;
+use parking_lot::Mutex;
 
-/// One named counter.
+use super::Coordinator;
+use crate::counter::{Queries, QueryError, Status};
+use crate::model::Requirement;
+
+/// How long a coordinator waits for a counter's status.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A counter as its coordinator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterView {
+    /// Its name.
+    pub name: String,
+    /// What it says of itself, or why it can't be asked.
+    pub status: Result<Status, QueryError>,
+}
+
+/// What an answer of a counter has shown of its present life.
+#[derive(Clone)]
+pub(super) struct Known {
+    /// The life.
+    pub life: u64,
+    /// What it held beyond the floor when it first covered that. Later answers of this life name only what has
+    /// changed in it.
+    pub beyond_floor: Arc<Requirement>,
+}
+
+/// A counter that can be asked.
 pub(super) struct Member {
+    pub name: String,
     pub queries: Arc<dyn Queries>,
-    holds_floor: AtomicBool,
+    known: Mutex<Option<Known>>,
 }
 
 impl Member {
-    pub fn new(queries: Arc<dyn Queries>) -> Self {
+    fn new(name: String, queries: Arc<dyn Queries>) -> Self {
         Self {
+            name,
             queries,
-            holds_floor: AtomicBool::new(false),
+            known: Mutex::new(None),
         }
     }
 
-    /// Whether it has answered with the floor covered: positions only grow, so it always will.
-    pub fn holds_floor(&self) -> bool {
-        self.holds_floor.load(Ordering::Acquire)
+    /// The life in which it has covered the floor. In that life its position only grows, so it always will.
+    pub fn known(&self) -> Option<Known> {
+        self.known.lock().clone()
     }
 
-    pub fn note_floor(&self) {
-        self.holds_floor.store(true, Ordering::Release);
+    pub fn note(&self, known: Known) {
+        *self.known.lock() = Some(known);
     }
+
+    /// Notes that `life` is over: in the next one the counter may hold less.
+    pub fn forget(&self, life: u64) {
+        self.known.lock().take_if(|known| known.life == life);
+    }
+}
+
+/// The counters of one moment.
+#[derive(Default)]
+pub(super) struct Roll {
+    /// The names of configuration.
+    configured: BTreeSet<String>,
+    /// Those that can be asked, by name.
+    present: BTreeMap<String, Arc<Member>>,
+}
+
+impl Roll {
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.present.values().map(Arc::as_ref)
+    }
+
+    /// Every name, seen or not, in order.
+    pub fn names(&self) -> BTreeSet<&str> {
+        let present = self.present.keys();
+        let names = present.chain(&self.configured);
+        names.map(String::as_str).collect()
+    }
+
+    /// How many of the named counters are more than half of them.
+    pub fn majority(&self) -> usize {
+        self.names().len() / 2 + 1
+    }
+}
+
+/// The counters, changing.
+pub(super) struct Members(Mutex<Arc<Roll>>);
+
+impl Members {
+    pub fn new(configured: Vec<String>, members: Vec<Arc<dyn Queries>>) -> Self {
+        let present = members.into_iter().map(|queries| {
+            let name = queries.name().to_owned();
+            (name.clone(), Arc::new(Member::new(name, queries)))
+        });
+        Self(Mutex::new(Arc::new(Roll {
+            configured: configured.into_iter().collect(),
+            present: present.collect(),
+        })))
+    }
+
+    pub fn roll(&self) -> Arc<Roll> {
+        Arc::clone(&self.0.lock())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Roll)) {
+        let mut roll = self.0.lock();
+        let mut next = Roll {
+            configured: roll.configured.clone(),
+            present: roll.present.clone(),
+        };
+        change(&mut next);
+        *roll = Arc::new(next);
+    }
+}
+
+impl Coordinator {
+    /// Makes a counter known, or known anew: a new address or a new life comes as a new object. With
+    /// `configured` its name stays one of those that a majority is counted of, until the process ends.
+    pub fn set_member(&self, name: &str, queries: Arc<dyn Queries>, configured: bool) {
+        self.inner.members.change(|roll| {
+            if configured {
+                roll.configured.insert(name.to_owned());
+            }
+            let member = Arc::new(Member::new(name.to_owned(), queries));
+            roll.present.insert(name.to_owned(), member);
+        });
+    }
+
+    /// Asks a counter no more: for one that was removed from the cluster, never for one that is merely silent. A
+    /// configured name stays named.
+    pub fn remove_member(&self, name: &str) {
+        self.inner.members.change(|roll| {
+            roll.present.remove(name);
+        });
+    }
+
+    /// Every named counter as it can be seen now, by name.
+    pub async fn counters(&self) -> Vec<CounterView> {
+        let roll = self.inner.members.roll();
+        let asked = roll.names().into_iter().map(|name| {
+            let member = roll.present.get(name);
+            async move {
+                let status = match member {
+                    Some(member) => tokio::time::timeout(STATUS_TIMEOUT, member.queries.status())
+                        .await
+                        .unwrap_or_else(|_| Err(unreachable("it does not answer"))),
+                    None => Err(unreachable("it has not been seen yet")),
+                };
+                CounterView {
+                    name: name.to_owned(),
+                    status,
+                }
+            }
+        });
+        futures_util::future::join_all(asked).await
+    }
+}
+
+fn unreachable(why: &str) -> QueryError {
+    QueryError::Unreachable(why.to_owned())
 }

@@ -12,11 +12,18 @@ use crate::model::{Partitioning, Requirement, TenantName};
 pub trait Covered {
     /// How far it goes.
     fn cover(&self) -> &Cover;
+
+    /// How far it goes, to be corrected by what is known beside it.
+    fn cover_mut(&mut self) -> &mut Cover;
 }
 
 impl Covered for Counts {
     fn cover(&self) -> &Cover {
         &self.cover
+    }
+
+    fn cover_mut(&mut self) -> &mut Cover {
+        &mut self.cover
     }
 }
 
@@ -24,11 +31,19 @@ impl Covered for Membership {
     fn cover(&self) -> &Cover {
         &self.cover
     }
+
+    fn cover_mut(&mut self) -> &mut Cover {
+        &mut self.cover
+    }
 }
 
 impl Covered for Listing {
     fn cover(&self) -> &Cover {
         &self.cover
+    }
+
+    fn cover_mut(&mut self) -> &mut Cover {
+        &mut self.cover
     }
 }
 

@@ -4,24 +4,35 @@
 //! known, the client hears so, and posting again is safe.
 
 mod admission;
+mod ask;
 mod batcher;
+mod ending;
+mod losses;
 mod members;
 mod merge;
 mod reads;
+mod repair;
 mod session;
 
-pub use admission::{Admission, AdmissionLimits, Refusal};
-pub use reads::{Consistency, CounterView, Read, ReadError, ReadOptions};
+pub use admission::{Admission, AdmissionLimits, LogState, Refusal};
+pub use ending::Fatal;
+pub use losses::{Loss, LossPlan};
+pub use members::CounterView;
+pub use reads::{Consistency, Read, ReadError, ReadOptions};
+pub use repair::{AcceptLossError, TendOptions};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::admission::Gate;
 use self::batcher::{Batcher, BatcherOptions, LogEnded};
-use self::members::Member;
+use self::ending::Ending;
+use self::members::Members;
 use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
@@ -37,10 +48,15 @@ pub struct CoordinatorOptions {
     pub admission: AdmissionLimits,
     /// How long a post may wait to become durable, in all.
     pub accept_timeout: Duration,
+    /// Strong reads at once; each has a barrier and asks for whole positions.
+    pub strong_reads_max: usize,
 }
 
+/// Barriers that may wait beside those of strong reads: of the start read, of tending, of a plan.
+const OTHER_BARRIERS_MAX: usize = 16;
+
 /// Why a post is not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AcceptError {
     /// Rejected: as many posts wait as may.
     #[error("too many posts are waiting to become durable")]
@@ -48,6 +64,12 @@ pub enum AcceptError {
     /// Rejected: the process is going down.
     #[error("this node is going down")]
     Closed,
+    /// Rejected: the log takes nothing now.
+    #[error("the broker takes nothing now: it is short of memory or disk")]
+    LogBlocked,
+    /// Rejected: the named counter is too far behind.
+    #[error("the counter {0} is too far behind")]
+    CountersLag(String),
     /// Unknown: it did not become durable in time, but still may.
     #[error("the items did not become durable in time")]
     TimedOut,
@@ -71,30 +93,39 @@ struct Inner {
     /// Barriers have an epoch of their own: they are in no position, so they would look like holes.
     barrier_epoch: Epoch,
     barriers: Vec<Batcher>,
-    members: Vec<Member>,
+    members: Members,
     session: Session,
+    strong_reads: Semaphore,
+    /// What was last found to be lost.
+    plan: Mutex<LossPlan>,
+    ending: Arc<Ending>,
 }
 
 impl Coordinator {
-    /// A coordinator of a new life over a log and the counters behind it, by name: its items go under `epoch`,
-    /// its barriers under `barrier_epoch`. Reads are not exact until [`start`](Self::start).
+    /// A coordinator of a new life over a log: its items go under `epoch`, its barriers under `barrier_epoch`.
+    /// A majority is one of the counters in `named` and of those that were seen: `members`, and who comes later.
+    /// Reads are not exact until [`start`](Self::start).
     pub fn new(
         epoch: Epoch,
         barrier_epoch: Epoch,
         partitioning: Partitioning,
         log: &impl Log,
+        named: Vec<String>,
         members: Vec<Arc<dyn Queries>>,
         options: CoordinatorOptions,
     ) -> Self {
-        let batcher = |epoch, partition| {
+        let ending = Arc::new(Ending::new());
+        let batcher = |epoch, partition, waiting_posts_max| {
             let options = BatcherOptions {
                 partition,
                 epoch,
                 batch_bytes_max: options.batch_bytes_max,
-                waiting_posts_max: options.admission.waiting_posts_max,
+                waiting_posts_max,
             };
-            Batcher::start(log.clone(), options)
+            Batcher::start(log.clone(), options, Arc::clone(&ending))
         };
+        let posts_max = options.admission.waiting_posts_max;
+        let barriers_max = options.strong_reads_max.saturating_add(OTHER_BARRIERS_MAX);
         Self {
             inner: Arc::new(Inner {
                 epoch,
@@ -103,15 +134,18 @@ impl Coordinator {
                 gate: Gate::new(options.admission),
                 batchers: partitioning
                     .all()
-                    .map(|partition| batcher(epoch, partition))
+                    .map(|partition| batcher(epoch, partition, posts_max))
                     .collect(),
                 barrier_epoch,
                 barriers: partitioning
                     .all()
-                    .map(|partition| batcher(barrier_epoch, partition))
+                    .map(|partition| batcher(barrier_epoch, partition, barriers_max))
                     .collect(),
-                members: members.into_iter().map(Member::new).collect(),
+                members: Members::new(named, members),
                 session: Session::new(epoch),
+                strong_reads: Semaphore::new(options.strong_reads_max.min(Semaphore::MAX_PERMITS)),
+                plan: Mutex::default(),
+                ending,
             }),
         }
     }
@@ -138,12 +172,37 @@ impl Coordinator {
     /// Whether posts are admitted.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.inner.gate.is_open()
+        self.inner.gate.is_open() && !self.inner.ending.is_fatal()
     }
 
-    /// Admits no post from now on; what was admitted goes on.
+    /// Takes note of how the log is: while it is blocked, or a counter is too far behind, posts are refused.
+    pub fn set_log_state(&self, state: LogState) {
+        self.inner.gate.set_log_state(state);
+    }
+
+    /// How the log is.
+    #[must_use]
+    pub fn log_state(&self) -> LogState {
+        self.inner.gate.log_state()
+    }
+
+    /// Resolves, with the reason, once this coordinator must not go on: the process has to end. From then on it
+    /// acknowledges nothing.
+    pub async fn fatal(&self) -> Fatal {
+        self.inner.ending.fatal().await
+    }
+
+    /// Admits no post from now on; what was admitted goes on. Ends the tasks beside posts and reads.
     pub fn close(&self) {
         self.inner.gate.close();
+        self.inner.ending.close();
+    }
+
+    fn check_open(&self) -> Result<(), AcceptError> {
+        if self.inner.ending.is_fatal() {
+            return Err(AcceptError::Closed);
+        }
+        self.inner.gate.check_open().map_err(refused)
     }
 
     /// Sets the gauges of what waits.
@@ -163,6 +222,7 @@ impl Coordinator {
                 sequences: Vec::new(),
             });
         }
+        self.check_open()?;
         let count: usize = items.iter().map(|group| group.hashes.len()).sum();
         let bytes = items.iter().map(waiting_bytes).sum();
         let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
@@ -215,6 +275,8 @@ fn refused(refusal: Refusal) -> AcceptError {
     let (reason, error) = match refusal {
         Refusal::Full => ("overloaded", AcceptError::Overloaded),
         Refusal::Closed => ("closed", AcceptError::Closed),
+        Refusal::LogBlocked => ("log_blocked", AcceptError::LogBlocked),
+        Refusal::CountersLag(name) => ("counters_lag", AcceptError::CountersLag(name)),
     };
     not_accepted(reason, error)
 }

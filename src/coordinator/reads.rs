@@ -7,23 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Coordinator;
-use super::members::Member;
+use super::ask::Heard;
 use super::merge::{self, Covered};
-use crate::counter::{Demand, ListQuery, Queries, QueryError, Status};
+use crate::counter::{Demand, ListQuery, Queries, QueryError};
 use crate::model::{ItemHash, Requirement, TenantName, Token};
 use crate::telemetry;
-
-/// How much longer than the counters a coordinator waits for their answers to arrive.
-const ANSWER_GRACE: Duration = Duration::from_millis(250);
-
-/// How long a coordinator waits for a counter's status.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a read must include.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,15 +70,9 @@ pub enum ReadError {
     /// A strong read could not reach enough counters, or the log, in time.
     #[error("the log or a majority of the counters did not answer in time")]
     NoMajority,
-}
-
-/// A counter as its coordinator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CounterView {
-    /// Its name.
-    pub name: String,
-    /// What it says of itself, or why it can't be asked.
-    pub status: Result<Status, QueryError>,
+    /// As many strong reads run as may.
+    #[error("too many strong reads run at once")]
+    TooManyStrong,
 }
 
 impl Coordinator {
@@ -148,65 +134,57 @@ impl Coordinator {
         Ok(Read { value, exact })
     }
 
-    /// Every counter as it can be seen now.
-    pub async fn counters(&self) -> Vec<CounterView> {
-        let asked = self.inner.members.iter().map(|member| async move {
-            let counter = member.queries.as_ref();
-            let status = tokio::time::timeout(STATUS_TIMEOUT, counter.status()).await;
-            CounterView {
-                name: counter.name().to_owned(),
-                status: status
-                    .unwrap_or_else(|_| Err(QueryError::Unreachable("it does not answer".into()))),
-            }
-        });
-        futures_util::future::join_all(asked).await
-    }
-
     async fn read<A: Covered + Send>(
         &self,
         options: &ReadOptions,
-        ask: impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+        ask: impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>> + Sync,
     ) -> Result<(Vec<A>, bool), ReadError> {
         let deadline = Instant::now() + options.timeout;
+        let session = &self.inner.session;
         let mut requirement = Requirement::default();
         if options.consistency != Consistency::Eventual {
-            requirement = self.inner.session.requirement(&self.inner.batchers);
+            requirement = session.requirement(&self.inner.batchers);
         }
         if let Some(token) = &options.after {
             requirement.unite(&token.requirement());
         }
         if options.consistency == Consistency::Strong {
-            requirement.unite(&self.everything_acknowledged(deadline).await?);
+            requirement.unite(&self.acknowledged_beyond_floor(deadline).await?);
         }
-        let wait = deadline.saturating_duration_since(Instant::now());
+        let wait = match (options.consistency, &options.after) {
+            (Consistency::Eventual, None) => Duration::ZERO,
+            _ => deadline.saturating_duration_since(Instant::now()),
+        };
         let demand = Demand {
             requirement,
             barriers: Vec::new(),
-            wait: match (options.consistency, &options.after) {
-                (Consistency::Eventual, None) => Duration::ZERO,
-                _ => wait,
-            },
+            wait,
             whole_position: false,
         };
-        let floor = self.inner.session.floor();
-        let may_be_exact = floor.is_some() && options.consistency != Consistency::Eventual;
-        let floor = floor.filter(|_| may_be_exact);
+        let floor = session
+            .floor()
+            .filter(|_| options.consistency != Consistency::Eventual);
+        let floor = floor.as_deref();
+        let roll = self.inner.members.roll();
         let partitioning = self.inner.partitioning;
         let answers = self
             .ask_all(
-                wait,
-                |member| ask_above(floor, member, demand.clone(), &ask),
+                &roll,
+                deadline.saturating_duration_since(Instant::now()),
+                |member| self.ask_above(member, floor, demand.clone(), &ask),
                 |answers| merge::is_covered(partitioning, answers),
             )
             .await;
         if answers.is_empty() {
             return Err(ReadError::NoCounter);
         }
-        let exact = may_be_exact && merge::is_covered(partitioning, &answers);
+        let exact = floor.is_some() && merge::is_covered(partitioning, &answers);
         if exact {
-            self.inner
-                .session
-                .note_shown(&merge::shown(partitioning, &answers));
+            session.note_shown(&merge::shown(partitioning, &answers));
+        }
+        // What a token asks for may be anything: it says nothing of the session.
+        if floor.is_some() && options.after.is_none() {
+            session.note_exact(exact);
         }
         metrics::counter!(
             telemetry::READS,
@@ -217,91 +195,37 @@ impl Coordinator {
         Ok((answers, exact))
     }
 
-    /// Appends a barrier, waits until a majority of the counters have applied it, and returns all that those
-    /// have: everything that anyone acknowledged before the call began.
+    /// What a strong read must cover beside the floor, which it must cover anyway.
+    async fn acknowledged_beyond_floor(&self, deadline: Instant) -> Result<Requirement, ReadError> {
+        let permit = self.inner.strong_reads.try_acquire();
+        let _permit = permit.map_err(|_| ReadError::TooManyStrong)?;
+        let everything = self.everything_acknowledged(deadline).await?;
+        Ok(match self.inner.session.floor() {
+            Some(floor) => everything.minus(&floor),
+            None => everything,
+        })
+    }
+
+    /// Appends a barrier, waits until a majority of the named counters have applied it, and returns all that
+    /// those have: everything that anyone acknowledged before the call began.
     pub(super) async fn everything_acknowledged(
         &self,
         deadline: Instant,
     ) -> Result<Requirement, ReadError> {
-        let barriers = tokio::time::timeout_at(deadline, self.append_barriers())
-            .await
-            .map_err(|_| ReadError::NoMajority)?
-            .map_err(|_| ReadError::NoMajority)?;
-        let wait = deadline.saturating_duration_since(Instant::now());
-        let demand = Demand {
-            requirement: Requirement::default(),
-            barriers,
-            wait,
-            whole_position: true,
-        };
-        let majority = self.inner.members.len() / 2 + 1;
-        let nobody: Arc<[TenantName]> = Arc::new([]);
-        let covering = |answers: &[crate::counter::Counts]| {
-            answers
-                .iter()
-                .filter(|answer| answer.cover.barriers)
-                .count()
-        };
-        let answers = self
-            .ask_all(
-                wait,
-                |member| member.queries.counts(Arc::clone(&nobody), demand.clone()),
-                |answers| covering(answers) >= majority,
-            )
-            .await;
-        if covering(&answers) < majority {
+        let roll = self.inner.members.roll();
+        let majority = roll.majority();
+        let behind_barrier =
+            |heard: &[Heard]| heard.iter().filter(|heard| heard.barriers).count() >= majority;
+        let heard = self.hear_all(&roll, deadline, behind_barrier).await?;
+        if !behind_barrier(&heard) {
             return Err(ReadError::NoMajority);
         }
         let mut everything = Requirement::default();
-        for answer in answers.iter().filter(|answer| answer.cover.barriers) {
-            everything.unite(&answer.cover.covered);
+        for heard in heard.iter().filter(|heard| heard.barriers) {
+            everything.unite(&heard.holds);
         }
         Ok(everything)
     }
-
-    /// Asks every counter and collects answers until `enough`, or until the time is up.
-    async fn ask_all<'a, A: Send>(
-        &'a self,
-        wait: Duration,
-        ask: impl Fn(&'a Member) -> BoxFuture<'a, Result<A, QueryError>>,
-        enough: impl Fn(&[A]) -> bool,
-    ) -> Vec<A> {
-        let deadline = Instant::now() + wait + ANSWER_GRACE;
-        let mut asked: FuturesUnordered<_> = self.inner.members.iter().map(ask).collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.next()).await {
-            match answer {
-                Ok(answer) => answers.push(answer),
-                Err(error) => tracing::debug!(%error, "a counter did not answer"),
-            }
-            if enough(&answers) {
-                break;
-            }
-        }
-        answers
-    }
-}
-
-/// Asks a counter for an answer that covers the floor as well, unless it is known to hold that.
-fn ask_above<'a, A: Covered + Send + 'a>(
-    floor: Option<&Requirement>,
-    member: &'a Member,
-    mut demand: Demand,
-    ask: &impl Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
-) -> BoxFuture<'a, Result<A, QueryError>> {
-    let Some(floor) = floor.filter(|_| !member.holds_floor()) else {
-        return ask(member.queries.as_ref(), demand);
-    };
-    demand.requirement.unite(floor);
-    let answer = ask(member.queries.as_ref(), demand);
-    async move {
-        let answer = answer.await?;
-        if answer.cover().partitions.iter().all(|&(_, covers)| covers) {
-            member.note_floor();
-        }
-        Ok(answer)
-    }
-    .boxed()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: they go through the public handle; only the counters are scripted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,11 @@ enum Mode {
 
 struct Inside {
     position: Position,
+    /// The barriers that came in this life.
+    barriers: BTreeMap<(Partition, Epoch), Sequence>,
+    /// The epochs that changed in this life.
+    live: BTreeSet<(Partition, Epoch)>,
+    life: u64,
     counts: BTreeMap<String, u64>,
     complete: bool,
     mode: Mode,
@@ -41,6 +46,9 @@ impl Scripted {
     fn new() -> Self {
         Self(Arc::new(Mutex::new(Inside {
             position: Position::default(),
+            barriers: BTreeMap::new(),
+            live: BTreeSet::new(),
+            life: 1,
             counts: BTreeMap::new(),
             complete: true,
             mode: Mode::Answers,
@@ -49,7 +57,15 @@ impl Scripted {
 
     fn apply(&self, batch: &Batch) {
         let mut inside = self.0.lock();
-        inside.position.record(batch.id(), batch.checksum());
+        let id = batch.id();
+        if batch.is_barrier() {
+            inside
+                .barriers
+                .insert((id.partition, id.epoch), id.sequence);
+            return;
+        }
+        inside.position.record(id, batch.checksum());
+        inside.live.insert((id.partition, id.epoch));
         for items in batch.tenants() {
             *inside.counts.entry(items.tenant.to_string()).or_default() +=
                 items.hashes.len() as u64;
@@ -81,18 +97,25 @@ impl Queries for Scripted {
                     }
                     let covers = inside.complete
                         && inside.position.covers(&demand.requirement, Partition(0));
-                    if inside.mode == Mode::Answers && (covers || Instant::now() >= deadline) {
+                    let barriers = demand.barriers.iter().all(|id| {
+                        let last = inside.barriers.get(&(id.partition, id.epoch));
+                        last.is_some_and(|&last| last >= id.sequence)
+                    });
+                    let full = covers && barriers;
+                    if inside.mode == Mode::Answers && (full || Instant::now() >= deadline) {
                         let mut covered = Requirement::default();
                         for (partition, epoch, part) in inside.position.iter() {
-                            covered.add_all(partition, epoch, &part.sequences);
+                            if demand.whole_position || inside.live.contains(&(partition, epoch)) {
+                                covered.add_all(partition, epoch, &part.sequences);
+                            }
                         }
                         let count = |tenant: &TenantName| {
                             vec![inside.counts.get(tenant.as_str()).copied().unwrap_or(0)]
                         };
                         return Ok(Counts {
                             cover: Cover {
-                                life: 1,
-                                barriers: true,
+                                life: inside.life,
+                                barriers,
                                 partitions: vec![(Partition(0), covers)],
                                 covered,
                             },

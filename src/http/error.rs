@@ -205,6 +205,20 @@ impl From<AcceptError> for Problem {
                 "This node is going down",
                 "None of these items was taken; post them again to a running node.",
             ),
+            AcceptError::LogBlocked => Self::unavailable(
+                "log-blocked",
+                "The broker takes nothing now",
+                format!(
+                    "{error}. None of these items was taken; post them again once it has room."
+                ),
+            ),
+            AcceptError::CountersLag(_) => Self::unavailable(
+                "counters-lag",
+                "A counter is too far behind",
+                format!(
+                    "{error}. None of these items was taken; post them again, or see GET /counters."
+                ),
+            ),
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",
                 "The outcome is unknown",
@@ -223,6 +237,11 @@ impl From<ReadError> for Problem {
         match error {
             ReadError::NoCounter => Self::unavailable("no-counter", title, detail),
             ReadError::NoMajority => Self::unavailable("no-majority", title, detail),
+            ReadError::TooManyStrong => Self::unavailable(
+                "overloaded",
+                "Too much is waiting",
+                format!("{error}. Ask again, or with a weaker consistency."),
+            ),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `GET /healthz`, `GET /readyz`, `GET /metrics`.
 //!
-//! Invariant: `/readyz` is 200 only while posts are admitted and reads can be exact.
+//! Invariant: `/readyz` is 200 only while posts are admitted, the log takes them, and reads can be exact.
 
 use std::sync::Arc;
 
@@ -50,6 +50,15 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     if !app.coordinator.is_started() {
         return Err(Problem::not_ready(
             "It has not yet learned what was acknowledged before it started.",
+        ));
+    }
+    let log = app.coordinator.log_state();
+    if !log.connected {
+        return Err(Problem::not_ready("The broker can't be reached."));
+    }
+    if !log.writable {
+        return Err(Problem::not_ready(
+            "The broker takes nothing now: it is short of memory or disk.",
         ));
     }
     let counters = app.coordinator.counters().await;

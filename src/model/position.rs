@@ -164,6 +164,12 @@ impl Requirement {
             .map(|(&(partition, epoch), sequences)| (partition, epoch, sequences))
     }
 
+    /// What is asked for of one epoch.
+    #[must_use]
+    pub fn get(&self, partition: Partition, epoch: Epoch) -> Option<&Sequences> {
+        self.epochs.get(&(partition, epoch))
+    }
+
     /// What this asks for and `other` does not.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {

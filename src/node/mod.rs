@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::BuildError;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-use crate::coordinator::ReadError;
+use crate::coordinator::{Fatal, ReadError};
 use crate::counter::CounterError;
 use crate::http::{self, ServerLimits};
 use crate::store::StoreError;
@@ -46,6 +46,9 @@ pub enum NodeError {
     /// The coordinator's start read failed.
     #[error("the first read failed: {0}")]
     Start(#[from] ReadError),
+    /// The coordinator must not go on. A restart begins anew.
+    #[error(transparent)]
+    Coordinator(#[from] Fatal),
     /// Metrics could not be set up.
     #[error("metrics could not be set up: {0}")]
     Metrics(#[from] BuildError),

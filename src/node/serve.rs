@@ -62,6 +62,7 @@ pub async fn serve(
         new_epoch()?,
         Partitioning::SINGLE,
         &log,
+        vec![LOCAL_COUNTER.into()],
         members,
         config.coordinator,
     );
@@ -77,10 +78,12 @@ pub async fn serve(
         data_dir: config.store.data_dir,
     });
     let mut outcome = None;
+    let mut fatal = None;
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
             ended = &mut failed => outcome = Some(ended),
+            reason = coordinator.fatal() => fatal = Some(reason),
         }
         coordinator.close();
     };
@@ -95,5 +98,8 @@ pub async fn serve(
     };
     ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
     tracing::info!("stopped");
-    Ok(())
+    match fatal {
+        Some(reason) => Err(reason.into()),
+        None => Ok(()),
+    }
 }

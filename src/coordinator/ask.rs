@@ -1,0 +1,172 @@
+//! Asking counters: all at once, each above the floor, each heard for signs of a clone.
+//!
+//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that gave it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::members::{Known, Member, Roll};
+use super::merge::Covered;
+use super::{Coordinator, Fatal, ReadError};
+use crate::counter::{Cover, Demand, Queries, QueryError};
+use crate::model::{Partition, Requirement, TenantName};
+
+/// How much longer than the counters a coordinator waits for their answers to arrive.
+const ANSWER_GRACE: Duration = Duration::from_millis(250);
+
+/// What a counter said when it was asked for its whole position behind a barrier.
+#[derive(Debug, Clone)]
+pub(super) struct Heard {
+    /// The counter.
+    pub name: String,
+    /// Whether the barrier came through its own queue in its present life.
+    pub barriers: bool,
+    /// Whether it has everything that it should have.
+    pub complete: bool,
+    /// All that it holds.
+    pub holds: Requirement,
+}
+
+impl Coordinator {
+    /// Asks every counter of `roll` and collects answers until `enough`, or until the time is up.
+    pub(super) async fn ask_all<'a, A, F>(
+        &self,
+        roll: &'a Roll,
+        wait: Duration,
+        ask: impl Fn(&'a Member) -> F,
+        enough: impl Fn(&[A]) -> bool,
+    ) -> Vec<A>
+    where
+        F: Future<Output = Result<A, QueryError>> + Send,
+    {
+        let deadline = Instant::now() + wait + ANSWER_GRACE;
+        let mut asked: FuturesUnordered<_> = roll.members().map(ask).collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.next()).await {
+            match answer {
+                Ok(answer) => answers.push(answer),
+                Err(error) => tracing::debug!(%error, "a counter did not answer"),
+            }
+            if enough(&answers) {
+                break;
+            }
+        }
+        answers
+    }
+
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life.
+    pub(super) async fn ask_above<A: Covered>(
+        &self,
+        member: &Member,
+        floor: Option<&Requirement>,
+        mut demand: Demand,
+        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+    ) -> Result<A, QueryError> {
+        let counter = member.queries.as_ref();
+        let deadline = Instant::now() + demand.wait;
+        let Some(floor) = floor else {
+            let answer = ask(counter, demand).await?;
+            self.look_for_clone(answer.cover());
+            return Ok(answer);
+        };
+        if let Some(known) = member.known() {
+            let mut answer = ask(counter, demand.clone()).await?;
+            self.look_for_clone(answer.cover());
+            if answer.cover().life == known.life {
+                answer.cover_mut().covered.unite(&known.beyond_floor);
+                return Ok(answer);
+            }
+            member.forget(known.life);
+            demand.wait = deadline.saturating_duration_since(Instant::now());
+        }
+        demand.requirement.unite(floor);
+        // Later answers of this life leave out what does not change in it: it is learned here.
+        demand.whole_position = true;
+        let mut answer = ask(counter, demand).await?;
+        self.look_for_clone(answer.cover());
+        let cover = answer.cover_mut();
+        cover.covered = cover.covered.minus(floor);
+        if cover.partitions.iter().all(|&(_, covers)| covers) {
+            member.note(Known {
+                life: cover.life,
+                beyond_floor: Arc::new(cover.covered.clone()),
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that.
+    ///
+    /// # Errors
+    /// When the log did not take the barrier in time.
+    pub(super) async fn hear_all(
+        &self,
+        roll: &Roll,
+        deadline: Instant,
+        enough: impl Fn(&[Heard]) -> bool,
+    ) -> Result<Vec<Heard>, ReadError> {
+        if !self.log_state().writable {
+            return Err(ReadError::NoMajority);
+        }
+        let barriers = tokio::time::timeout_at(deadline, self.append_barriers())
+            .await
+            .map_err(|_| ReadError::NoMajority)?
+            .map_err(|_| ReadError::NoMajority)?;
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let demand = Demand {
+            requirement: Requirement::default(),
+            barriers,
+            wait,
+            whole_position: true,
+        };
+        let nobody: Arc<[TenantName]> = Arc::new([]);
+        let ask = |member: &'_ Member| {
+            let (queries, name) = (Arc::clone(&member.queries), member.name.clone());
+            let (nobody, demand) = (Arc::clone(&nobody), demand.clone());
+            async move {
+                let cover = queries.counts(nobody, demand).await?.cover;
+                self.look_for_clone(&cover);
+                Ok(Heard {
+                    name,
+                    barriers: cover.barriers,
+                    // Nothing was required, so a partition lacks nothing but completeness.
+                    complete: cover.partitions.iter().all(|&(_, covers)| covers),
+                    holds: cover.covered,
+                })
+            }
+        };
+        Ok(self.ask_all(roll, wait, ask, enough).await)
+    }
+
+    /// Asks every counter what changed in its life, and only listens for a clone.
+    pub(super) async fn listen_for_clone(&self, timeout: Duration) {
+        let roll = self.inner.members.roll();
+        let nobody: Arc<[TenantName]> = Arc::new([]);
+        let ask = |member: &'_ Member| {
+            let (queries, nobody) = (Arc::clone(&member.queries), Arc::clone(&nobody));
+            async move {
+                let cover = queries.counts(nobody, Demand::default()).await?.cover;
+                self.look_for_clone(&cover);
+                Ok(())
+            }
+        };
+        self.ask_all(&roll, timeout, ask, |_| false).await;
+    }
+
+    /// Stops the coordinator when a counter holds more of its epoch than it ever handed to the log.
+    fn look_for_clone(&self, cover: &Cover) {
+        for (partition, batcher) in (0..).zip(&self.inner.batchers) {
+            let own = cover.covered.get(Partition(partition), self.inner.epoch);
+            // Read after the answer came: what a counter holds was handed over before.
+            let (seen, handed) = (own.map_or(0, |own| own.last()), batcher.handed());
+            if seen > handed {
+                self.inner.ending.fail(Fatal::Cloned { seen, handed });
+            }
+        }
+    }
+}

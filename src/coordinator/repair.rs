@@ -1,0 +1,190 @@
+//! Beside posts and reads: the start read until it succeeds, tending what can't be covered, accepting losses.
+//!
+//! Invariant: a task here only carries out what `losses` decides, and ends when the coordinator is closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::losses::{self, Loss, LossPlan};
+use super::{AcceptError, Coordinator, ReadError};
+use crate::model::Token;
+use crate::telemetry;
+
+/// How a coordinator tends itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TendOptions {
+    /// Time between looks.
+    pub interval: Duration,
+    /// How long reads must have failed to be exact before their requirement is doubted.
+    pub uncovered_min: Duration,
+    /// How long the counters may take to answer.
+    pub timeout: Duration,
+}
+
+impl Default for TendOptions {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(1),
+            uncovered_min: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a loss is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AcceptLossError {
+    /// Nothing was appended: some of it is not in the last plan.
+    #[error("not all of this is lost by the last plan; make a new one and accept what it says")]
+    NotInPlan,
+    /// The records were not, or not surely, appended. The same may be accepted again.
+    #[error(transparent)]
+    Append(#[from] AcceptError),
+}
+
+impl Coordinator {
+    /// Repeats the [start read](Self::start), each within `timeout`, with `pause` between, until it succeeds or
+    /// the coordinator ends. Posts are admitted meanwhile; reads are not exact.
+    pub async fn run_start(&self, timeout: Duration, pause: Duration) {
+        let started = async {
+            while let Err(error) = self.start(timeout).await {
+                tracing::warn!(%error, "no read is exact yet: what was acknowledged before is not known");
+                tokio::time::sleep(pause).await;
+            }
+        };
+        tokio::select! {
+            () = started => {}
+            () = self.inner.ending.over() => {}
+        }
+    }
+
+    /// How long reads of this session have been failing to be exact; `None` when the last one was.
+    #[must_use]
+    pub fn uncovered_for(&self) -> Option<Duration> {
+        self.inner.session.uncovered_for()
+    }
+
+    /// Listens for clones, and doubts the requirement when reads fail to be exact, until the coordinator ends.
+    pub async fn tend(&self, options: TendOptions) {
+        let looks = async {
+            loop {
+                tokio::time::sleep(options.interval).await;
+                self.listen_for_clone(options.timeout).await;
+                let uncovered = self.uncovered_for();
+                if uncovered.is_some_and(|time| time >= options.uncovered_min) {
+                    if let Err(error) = self.drop_unheld(options.timeout).await {
+                        tracing::debug!(%error, "the requirement could not be doubted");
+                    }
+                    // The next doubt comes only after as long again: a round asks for whole positions.
+                    tokio::time::sleep(options.uncovered_min).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = looks => {}
+            () = self.inner.ending.over() => {}
+        }
+    }
+
+    /// Drops from what reads must cover those sequences of other coordinators that were never acknowledged and
+    /// that no counter holds any more, and says how many. Only when every named counter is complete and has
+    /// applied a barrier that was appended afterwards can that be known; else nothing is dropped.
+    ///
+    /// # Errors
+    /// When the log did not take the barrier in time.
+    pub async fn drop_unheld(&self, timeout: Duration) -> Result<u64, ReadError> {
+        let inner = &self.inner;
+        let roll = inner.members.roll();
+        let names = roll.names();
+        let required = inner.session.requirement_and_floor(&inner.batchers);
+        let heard = self
+            .hear_all(&roll, Instant::now() + timeout, |_| false)
+            .await?;
+        // A counter that came meanwhile may have taken over what another held.
+        if !Arc::ptr_eq(&roll, &inner.members.roll()) {
+            return Ok(0);
+        }
+        let dropped = inner.session.dropped();
+        let never = losses::never_acknowledged(inner.epoch, &names, &required, &heard, &dropped);
+        let mut count = 0;
+        for (partition, epoch, sequences) in never.iter() {
+            count += 1;
+            tracing::warn!(
+                %partition,
+                %epoch,
+                sequence = sequences.last(),
+                "a batch was shown, never acknowledged, and lost with the only counter that had it; counts go on without it"
+            );
+        }
+        if count > 0 {
+            inner.session.drop_all(&never);
+            telemetry::count(telemetry::REQUIREMENTS_DROPPED, count);
+        }
+        Ok(count)
+    }
+
+    /// What is lost for good, as far as the counters that answer know: what an operator may
+    /// [accept](Self::accept_loss). The plan is remembered.
+    ///
+    /// # Errors
+    /// When the log did not take a barrier in time, or no counter answered.
+    pub async fn loss_plan(&self, timeout: Duration) -> Result<LossPlan, ReadError> {
+        let inner = &self.inner;
+        let roll = inner.members.roll();
+        let required = inner.session.requirement_and_floor(&inner.batchers);
+        let heard = self
+            .hear_all(&roll, Instant::now() + timeout, |_| false)
+            .await?;
+        if heard.is_empty() {
+            return Err(ReadError::NoCounter);
+        }
+        let plan = losses::plan(&roll.names(), &required, &heard);
+        *inner.plan.lock() = plan.clone();
+        Ok(plan)
+    }
+
+    /// Appends an operator's signature that `losses` are lost for good: counters go on as if they had been
+    /// applied. With `complete`, counters that are not complete are so from there on, with what they hold. Only
+    /// what the last [plan](Self::loss_plan) names is taken, since a batch that comes after all may be skipped.
+    ///
+    /// # Errors
+    /// [`AcceptLossError`]; the same may be accepted again.
+    pub async fn accept_loss(
+        &self,
+        losses: &[Loss],
+        complete: bool,
+    ) -> Result<Token, AcceptLossError> {
+        let planned = {
+            let plan = self.inner.plan.lock();
+            losses.iter().all(|loss| plan.includes(loss))
+        };
+        if !planned {
+            return Err(AcceptLossError::NotInPlan);
+        }
+        self.check_open()?;
+        let mut sequences = Vec::new();
+        for (partition, batcher) in self.inner.partitioning.all().zip(&self.inner.batchers) {
+            let mut last = None;
+            for record in losses::records(partition, losses, complete) {
+                tracing::warn!(
+                    %partition,
+                    ranges = record.losses.len(),
+                    complete = record.complete,
+                    "an operator accepts a loss"
+                );
+                let appended = batcher.accept(record);
+                let appended = tokio::time::timeout(self.inner.options.accept_timeout, appended);
+                let appended = appended.await.map_err(|_| AcceptError::TimedOut)?;
+                last = Some(appended.map_err(|_| AcceptError::LogEnded)?);
+            }
+            sequences.extend(last.map(|last| (partition, last)));
+        }
+        Ok(Token {
+            epoch: self.inner.epoch,
+            sequences,
+        })
+    }
+}
