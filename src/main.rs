@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use headcount::cli::{self, Invocation};
-use headcount::config::ServeConfig;
+use headcount::config::{CoordinatorConfig, CounterConfig, ServeConfig};
 use headcount::node::{self, Listening};
 use headcount::telemetry;
 
@@ -28,6 +28,22 @@ fn main() -> ExitCode {
     };
     match invocation {
         Invocation::Serve(config) => done(runtime.block_on(serve(*config))),
+        Invocation::Coordinator(config) => done(runtime.block_on(coordinator(*config))),
+        Invocation::Counter(config) => done(runtime.block_on(counter(*config))),
+        Invocation::RemoveCounter {
+            amqp_urls,
+            name,
+            yes,
+        } => operated(runtime.block_on(cli::remove_counter(&amqp_urls, &name, yes))),
+        Invocation::AcceptLoss(options) => {
+            operated(runtime.block_on(cli::accept_loss(&options)))
+        }
+        Invocation::SkipPoison {
+            amqp_urls,
+            name,
+            data_dir,
+            yes,
+        } => operated(runtime.block_on(cli::skip_poison(&amqp_urls, &name, &data_dir, yes))),
         Invocation::Count { url, request } => match runtime.block_on(cli::count(&url, &request)) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
@@ -53,6 +69,22 @@ async fn serve(mut config: ServeConfig) -> Result<(), node::NodeError> {
         config.common.log_format,
     );
     node::serve(config, greet).await
+}
+
+async fn coordinator(mut config: CoordinatorConfig) -> Result<(), node::NodeError> {
+    telemetry::start_logs(
+        std::mem::take(&mut config.common.log),
+        config.common.log_format,
+    );
+    node::coordinator(config, greet).await
+}
+
+async fn counter(mut config: CounterConfig) -> Result<(), node::NodeError> {
+    telemetry::start_logs(
+        std::mem::take(&mut config.common.log),
+        config.common.log_format,
+    );
+    node::counter(config, greet).await
 }
 
 fn greet(node: Listening) {
@@ -86,6 +118,15 @@ fn greet(node: Listening) {
     };
     // Who does not read the greeting is served all the same.
     let _ = cli::print(&greeting);
+}
+
+/// An operator's command: false is that it was not confirmed, or that there was nothing to do.
+fn operated(result: Result<bool, impl Display>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(error, 1),
+    }
 }
 
 fn done(result: Result<(), impl Display>) -> ExitCode {

@@ -2,10 +2,17 @@
 //!
 //! Invariant: only this folder names concrete stores and logs.
 
+mod cluster;
+mod coordinator;
+mod counter;
+mod operator;
 mod serve;
 mod stores;
 mod system;
 
+pub use coordinator::coordinator;
+pub use counter::counter;
+pub use operator::{remove_counter, skip_poison};
 pub use serve::serve;
 pub use stores::verify;
 
@@ -17,9 +24,11 @@ use metrics_exporter_prometheus::BuildError;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use crate::client::ClientError;
 use crate::coordinator::{Fatal, ReadError};
 use crate::counter::CounterError;
 use crate::http::{self, ServerLimits};
+use crate::log::amqp::OperatorError;
 use crate::store::StoreError;
 pub use crate::store::data_dir::LOCAL_COUNTER;
 
@@ -60,6 +69,20 @@ pub enum NodeError {
         /// The system's word.
         detail: String,
     },
+    /// A setting is not what it should be.
+    #[error("{key}: {detail}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Other nodes can't be asked.
+    #[error("the client of other nodes could not be set up: {0}")]
+    Client(#[from] ClientError),
+    /// An operator's command did not succeed.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
     /// The store was not closed in time. Nothing acknowledged is lost: opening it recovers, as after a crash.
     #[error("the store was not closed in time; the next start recovers")]
     CloseTimedOut,

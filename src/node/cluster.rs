@@ -1,0 +1,142 @@
+//! What coordinators and counters of a cluster share: the broker's address, the secret, who is there.
+//!
+//! Invariant: a password or secret is in no error and no log line.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::NodeError;
+use crate::client::RemoteCounter;
+use crate::config::ClusterConfig;
+use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role};
+use crate::model::ClusterSecret;
+
+/// The broker's options of a node's settings.
+pub(super) fn amqp_options(cluster: &ClusterConfig) -> Result<AmqpOptions, NodeError> {
+    let urls = cluster.amqp_urls.0.iter().map(|url| url.parse::<AmqpUrl>());
+    let urls = urls
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| NodeError::Setting {
+            key: "amqp-url",
+            detail: error.to_string(),
+        })?;
+    let queue_type = if cluster.classic_queues {
+        QueueType::Classic
+    } else {
+        QueueType::Quorum
+    };
+    Ok(AmqpOptions {
+        queue_type,
+        confirm_timeout: cluster.confirm_timeout,
+        heartbeat: cluster.heartbeat,
+        ..AmqpOptions::new(urls)
+    })
+}
+
+/// The nodes' secret, if there is one.
+pub(super) fn cluster_secret(cluster: &ClusterConfig) -> Result<Option<ClusterSecret>, NodeError> {
+    let Some(path) = &cluster.cluster_secret_file else {
+        return Ok(None);
+    };
+    let fault = |detail: String| NodeError::Setting {
+        key: "cluster-secret-file",
+        detail: format!("{}: {detail}", path.display()),
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let secret = ClusterSecret::new(&text).map_err(|error| fault(error.to_string()))?;
+    Ok(Some(secret))
+}
+
+/// Where others reach this node.
+pub(super) fn own_url(cluster: &ClusterConfig, address: SocketAddr) -> String {
+    let given = cluster.advertise_url.clone();
+    given.unwrap_or_else(|| format!("http://{address}"))
+}
+
+/// A counter's life at an address: with another, the counter may have lost what it held.
+type Life = (String, u64);
+
+/// The remote counters that presence tells of, one connection each.
+pub(super) struct Remotes {
+    client: reqwest::Client,
+    secret: Option<ClusterSecret>,
+    known: Mutex<HashMap<String, (Life, Arc<RemoteCounter>)>>,
+}
+
+/// What changed between two looks at who is there.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Counters that are new, or have a new life or address.
+    pub added: Vec<(String, Arc<RemoteCounter>)>,
+    /// Counters that have not been heard of for long.
+    pub removed: Vec<String>,
+}
+
+impl Remotes {
+    pub fn new(client: reqwest::Client,
+    secret: Option<ClusterSecret>) -> Self {
+        Self {
+            client,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Takes in who is there now.
+    pub fn update(&self, nodes: &Nodes) -> Changes {
+        let mut known = self.known.lock();
+        let mut changes = Changes::default();
+        let counters: HashMap<&str, &Announcement> = nodes
+            .values()
+            .map(|sighting| &sighting.announcement)
+            .filter(|node| node.role == Role::Counter)
+            .map(|node| (node.name.as_str(), node))
+            .collect();
+        known.retain(|name, _| {
+            let stays = counters.contains_key(name.as_str());
+            if !stays {
+                changes.removed.push(name.clone());
+            }
+            stays
+        });
+        for (name, node) in counters {
+            let life = (node.url.clone(), node.life);
+            if known.get(name).is_some_and(|(known, _)| *known == life) {
+                continue;
+            }
+            let remote = Arc::new(RemoteCounter::new(name, &node.url, self.client.clone()));
+            known.insert(name.to_owned(), (life, Arc::clone(&remote)));
+            changes.added.push((name.to_owned(), remote));
+        }
+        changes
+    }
+
+    /// Every counter known now but `own`.
+    pub fn others(&self, own: &str) -> Vec<Arc<RemoteCounter>> {
+        let known = self.known.lock();
+        known
+            .iter()
+            .filter(|(name, _)| name.as_str() != own)
+            .map(|(_, (_, remote))| Arc::clone(remote))
+            .collect()
+    }
+}
+
+/// Calls `changed` with who is there, now and whenever that changes.
+pub(super) fn follow(
+    mut nodes: watch::Receiver<Arc<Nodes>>,
+    changed: impl Fn(&Arc<Nodes>) + Send + 'static,
+) {
+    tokio::spawn(async move {
+        loop {
+            let now = Arc::clone(&nodes.borrow_and_update());
+            changed(&now);
+            if nodes.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}

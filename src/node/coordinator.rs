@@ -1,0 +1,160 @@
+//! `headcount coordinator`: the HTTP face of a cluster.
+//!
+//! Invariant: nothing of it is on disk: whatever it acknowledged is in the broker, and a start read finds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::cluster::{Remotes, amqp_options, cluster_secret, follow, own_url};
+use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
+use super::{Listening, NodeError};
+use crate::config::CoordinatorConfig;
+use crate::coordinator::{Coordinator, LogState, TendOptions};
+use crate::counter::Queries;
+use crate::http::{self, App};
+use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role};
+use crate::model::{CounterName, Partitioning};
+
+/// How long one start read may take, and the pause before the next.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs a coordinator until it is told to stop.
+///
+/// # Errors
+/// When it can't start, or had to stop by itself.
+pub async fn coordinator(
+    config: CoordinatorConfig,
+    listening: impl FnOnce(Listening),
+) -> Result<(), NodeError> {
+    let stop = stop_signal()?;
+    let metrics = start_metrics()?;
+    let server = limit_connections(config.common.server)?;
+    let amqp = amqp_options(&config.cluster)?;
+    let secret = cluster_secret(&config.cluster)?;
+    let (listener, address) = listen(config.common.listen).await?;
+    let life = new_life()?;
+    let role = AmqpRole::Coordinator {
+        counters: config.counters.clone(),
+    };
+    let log = AmqpLog::start(amqp.clone(), role);
+    let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
+    let epoch = new_epoch()?;
+    let coordinator = Coordinator::new(
+        epoch,
+        new_epoch()?,
+        Partitioning::SINGLE,
+        &log,
+        named.clone(),
+        Vec::new(),
+        config.coordinator,
+    );
+    let remotes = Arc::new(Remotes::new(secret.clone())?);
+    let url = own_url(&config.cluster, address);
+    let announce = Arc::new(move || Announcement {
+        version: env!("CARGO_PKG_VERSION").into(),
+        role: Role::Coordinator,
+        name: format!("coordinator-{life:016x}"),
+        life,
+        url: url.clone(),
+        named: named.clone(),
+        wire_version: crate::log::wire::VERSION,
+        ..Announcement::default()
+    });
+    let presence = Presence::start(amqp, format!("coordinator-{life:016x}"), announce);
+    follow_counters(&presence, &remotes, &coordinator, &config.counters);
+    follow_log(log.status(), coordinator.clone(), config.queue_messages_max);
+    run_beside(&coordinator);
+
+    let app = App::new(coordinator.clone(), config.http, metrics).guarded(secret);
+    tracing::info!(%address, %epoch, "ready");
+    listening(Listening::Coordinator { address });
+    let mut fatal = None;
+    let stopped = async {
+        tokio::select! {
+            name = stop => tracing::info!(signal = name, "stopping"),
+            reason = coordinator.fatal() => fatal = Some(reason),
+        }
+        coordinator.close();
+    };
+    super::run_server(listener, http::router(app), server, stopped).await;
+    tracing::info!("stopped");
+    match fatal {
+        Some(reason) => Err(reason.into()),
+        None => Ok(()),
+    }
+}
+
+/// Makes the coordinator's counters those that presence shows.
+fn follow_counters(
+    presence: &Presence,
+    remotes: &Arc<Remotes>,
+    coordinator: &Coordinator,
+    counters: &[CounterName],
+) {
+    let (remotes, coordinator) = (Arc::clone(remotes), coordinator.clone());
+    let configured: Vec<String> = counters.iter().map(CounterName::to_string).collect();
+    follow(presence.nodes(), move |nodes| {
+        let changes = remotes.update(nodes);
+        for (name, remote) in changes.added {
+            let is_configured = configured.contains(&name);
+            tracing::info!(counter = name, "a counter is there");
+            coordinator.set_member(&name, remote as Arc<dyn Queries>, is_configured);
+        }
+        for name in changes.removed {
+            if !configured.contains(&name) {
+                tracing::warn!(counter = name, "a counter has been silent for long");
+                coordinator.remove_member(&name);
+            }
+        }
+    });
+}
+
+/// Tells the coordinator how the log is, whenever that changes.
+fn follow_log(
+    mut status: watch::Receiver<LogStatus>,
+    coordinator: Coordinator,
+    queue_messages_max: u64,
+) {
+    tokio::spawn(async move {
+        loop {
+            let state = {
+                let status = status.borrow_and_update();
+                log_state(&status, queue_messages_max)
+            };
+            if state != coordinator.log_state() {
+                tracing::info!(
+                    connected = state.connected,
+                    writable = state.writable,
+                    lagging = state.lagging,
+                    "the broker"
+                );
+                coordinator.set_log_state(state);
+            }
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn log_state(status: &LogStatus, queue_messages_max: u64) -> LogState {
+    let longest = status.depths.iter().max_by_key(|(_, messages)| *messages);
+    LogState {
+        connected: status.connected,
+        writable: !status.blocked,
+        lagging: longest
+            .filter(|(_, messages)| *messages > queue_messages_max)
+            .map(|(name, _)| name.to_string()),
+    }
+}
+
+/// Runs what goes on beside posts and reads; it ends with the coordinator.
+fn run_beside(coordinator: &Coordinator) {
+    let starting = coordinator.clone();
+    tokio::spawn(async move { starting.run_start(START_TIMEOUT, START_PAUSE).await });
+    let tending = coordinator.clone();
+    tokio::spawn(async move { tending.tend(TendOptions::default()).await });
+}

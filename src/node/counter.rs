@@ -1,0 +1,175 @@
+//! `headcount counter`: one replica of a cluster.
+//!
+//! Invariant: it acknowledges to the broker only what its store has committed, and ends when its store fails.
+
+use std::sync::Arc;
+
+use super::cluster::{Remotes, amqp_options, cluster_secret, own_url};
+use super::stores::{open_store, run_counter};
+use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
+use super::{CLOSE_TIMEOUT, Listening, NodeError};
+use crate::clock::now_ms;
+use crate::config::CounterConfig;
+use crate::counter::{
+    CounterControl, CounterError, CounterTask, Healer, HealerOptions, LocalCounter, Peer,
+};
+use crate::http::{self, CounterApp};
+use crate::log::Standing;
+use crate::log::amqp::{
+    AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, Presence, Role,
+};
+use crate::model::Partitioning;
+use crate::store::data_dir::Belonging;
+use crate::store::disk::{DiskReader, DiskStore};
+use crate::store::{Store, StoreReader};
+
+/// What runs in a counter's process.
+struct Running {
+    counter: LocalCounter<DiskReader>,
+    control: CounterControl,
+    ended: super::stores::CounterEnd,
+    _presence: Presence,
+}
+
+/// Runs a counter until it is told to stop.
+///
+/// # Errors
+/// When it can't start, or had to stop by itself.
+pub async fn counter(
+    config: CounterConfig,
+    listening: impl FnOnce(Listening),
+) -> Result<(), NodeError> {
+    let stop = stop_signal()?;
+    let metrics = start_metrics()?;
+    let server = limit_connections(config.common.server)?;
+    let mut amqp = amqp_options(&config.cluster)?;
+    amqp.prefetch = config.prefetch;
+    let secret = cluster_secret(&config.cluster)?;
+    let (listener, address) = listen(config.common.listen).await?;
+    let belonging = Belonging {
+        cluster: None,
+        counter: config.name.to_string(),
+        adopt: config.adopt,
+        partitioning: Partitioning::SINGLE,
+        now_ms: now_ms(),
+    };
+    let (store, _) = open_store(&config.store, &belonging)?;
+    let url = own_url(&config.cluster, address);
+    let remotes = Arc::new(Remotes::new(secret.clone())?);
+    let running = start(&config, amqp, store, url, &remotes)?;
+
+    let app = CounterApp::new(Arc::new(running.counter.clone()), secret, metrics);
+    let name = config.name.to_string();
+    tracing::info!(%address, name, data_dir = %config.store.data_dir.display(), "ready");
+    listening(Listening::Counter {
+        name,
+        address,
+        data_dir: config.store.data_dir,
+    });
+    let Running {
+        control, mut ended, ..
+    } = running;
+    let mut outcome = None;
+    let stopped = async {
+        tokio::select! {
+            name = stop => tracing::info!(signal = name, "stopping"),
+            end = &mut ended => outcome = Some(end),
+        }
+    };
+    super::run_server(listener, http::counter_router(app), server, stopped).await;
+    let ended = match outcome {
+        Some(end) => end,
+        None => {
+            // What is not yet acknowledged comes again at the next start.
+            let stopped = async {
+                let _ = control.stop().await;
+                ended.await
+            };
+            tokio::time::timeout(CLOSE_TIMEOUT, stopped)
+                .await
+                .map_err(|_| NodeError::CloseTimedOut)?
+        }
+    };
+    ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start(
+    config: &CounterConfig,
+    amqp: AmqpOptions,
+    store: DiskStore,
+    url: String,
+    remotes: &Arc<Remotes>,
+) -> Result<Running, NodeError> {
+    let life = new_life()?;
+    let reader = store.reader();
+    let adopted = config.adopt;
+    let standing = {
+        let reader = reader.clone();
+        Arc::new(move || {
+            let cut = reader.cut();
+            Standing {
+                holds_position: !cut.position().is_empty(),
+                complete: cut.complete(),
+                adopted,
+            }
+        })
+    };
+    let (nodes_sender, nodes) = tokio::sync::watch::channel(Arc::default());
+    let deliveries = AmqpDeliveries::start(amqp.clone(), config.name.clone(), standing, nodes);
+    let consuming = deliveries.status();
+    let name = config.name.to_string();
+    let announce = {
+        let (name, url) = (name.clone(), url);
+        Arc::new(move || {
+            let cut = reader.cut();
+            Announcement {
+                version: env!("CARGO_PKG_VERSION").into(),
+                role: Role::Counter,
+                name: name.clone(),
+                life,
+                url: url.clone(),
+                complete: cut.complete(),
+                holds_position: !cut.position().is_empty(),
+                started: consuming.borrow().started,
+                tenants: cut.tenants(),
+                items: cut.items(),
+                wire_version: crate::log::wire::VERSION,
+                ..Announcement::default()
+            }
+        })
+    };
+    let presence = Presence::start(amqp.clone(), format!("{name}-{life:016x}"), announce);
+    super::cluster::follow(presence.nodes(), {
+        let remotes = Arc::clone(remotes);
+        move |nodes| {
+            remotes.update(nodes);
+            nodes_sender.send_replace(Arc::clone(nodes));
+        }
+    });
+    let (task, counter) = CounterTask::new(name.clone(), life, store, deliveries);
+    let control = task.control();
+    let healer = Healer::new(
+        counter.clone(),
+        control.clone(),
+        AmqpLog::start(amqp, AmqpRole::Counter),
+        new_epoch()?,
+        Partitioning::SINGLE,
+        {
+            let remotes = Arc::clone(remotes);
+            Arc::new(move || {
+                let others = remotes.others(&name).into_iter();
+                others.map(|remote| remote as Arc<dyn Peer>).collect()
+            })
+        },
+        HealerOptions::default(),
+    );
+    tokio::spawn(healer.run());
+    Ok(Running {
+        counter,
+        control,
+        ended: run_counter(task)?,
+        _presence: presence,
+    })
+}
