@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::members::{Known, Member, Roll};
 use super::merge::Covered;
 use super::{Coordinator, Fatal, ReadError};
-use crate::counter::{Cover, Demand, Queries, QueryError};
-use crate::model::{Partition, Requirement, TenantName};
+use crate::counter::{Counts, Cover, Demand, Queries, QueryError};
+use crate::model::{Partition, Requirement};
 
 /// How much longer than the counters a coordinator waits for their answers to arrive.
 const ANSWER_GRACE: Duration = Duration::from_millis(250);
@@ -124,12 +124,11 @@ impl Coordinator {
             wait,
             whole_position: true,
         };
-        let nobody: Arc<[TenantName]> = Arc::new([]);
-        let ask = |member: &'_ Member| {
+        let ask = |member: &Member| {
             let (queries, name) = (Arc::clone(&member.queries), member.name.clone());
-            let (nobody, demand) = (Arc::clone(&nobody), demand.clone());
+            let demand = demand.clone();
             async move {
-                let cover = queries.counts(nobody, demand).await?.cover;
+                let cover = counts_of_nobody(queries.as_ref(), demand).await?.cover;
                 self.look_for_clone(&cover);
                 Ok(Heard {
                     name,
@@ -143,17 +142,14 @@ impl Coordinator {
         Ok(self.ask_all(roll, wait, ask, enough).await)
     }
 
-    /// Asks every counter what changed in its life, and only listens for a clone.
-    pub(super) async fn listen_for_clone(&self, timeout: Duration) {
+    /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter whose answers
+    /// always come second is known to hold the floor too, so that reads need not carry it.
+    pub(super) async fn look_around(&self, timeout: Duration) {
         let roll = self.inner.members.roll();
-        let nobody: Arc<[TenantName]> = Arc::new([]);
-        let ask = |member: &'_ Member| {
-            let (queries, nobody) = (Arc::clone(&member.queries), Arc::clone(&nobody));
-            async move {
-                let cover = queries.counts(nobody, Demand::default()).await?.cover;
-                self.look_for_clone(&cover);
-                Ok(())
-            }
+        let floor = self.inner.session.floor();
+        let ask = |member| {
+            let floor = floor.as_deref();
+            self.ask_above(member, floor, Demand::default(), &counts_of_nobody)
         };
         self.ask_all(&roll, timeout, ask, |_| false).await;
     }
@@ -169,4 +165,12 @@ impl Coordinator {
             }
         }
     }
+}
+
+/// Asks only how far a counter is.
+fn counts_of_nobody(
+    counter: &dyn Queries,
+    demand: Demand,
+) -> BoxFuture<'_, Result<Counts, QueryError>> {
+    counter.counts(Arc::new([]), demand)
 }

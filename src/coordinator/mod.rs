@@ -14,6 +14,9 @@ mod reads;
 mod repair;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 pub use admission::{Admission, AdmissionLimits, LogState, Refusal};
 pub use ending::Fatal;
 pub use losses::{Loss, LossPlan};

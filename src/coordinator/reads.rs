@@ -227,7 +227,3 @@ impl Coordinator {
         Ok(everything)
     }
 }
-
-#[cfg(test)]
-#[path = "reads_tests.rs"]
-mod tests;

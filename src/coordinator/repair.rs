@@ -67,12 +67,12 @@ impl Coordinator {
         self.inner.session.uncovered_for()
     }
 
-    /// Listens for clones, and doubts the requirement when reads fail to be exact, until the coordinator ends.
+    /// Looks for clones, and doubts the requirement when reads fail to be exact, until the coordinator ends.
     pub async fn tend(&self, options: TendOptions) {
         let looks = async {
             loop {
                 tokio::time::sleep(options.interval).await;
-                self.listen_for_clone(options.timeout).await;
+                self.look_around(options.timeout).await;
                 let uncovered = self.uncovered_for();
                 if uncovered.is_some_and(|time| time >= options.uncovered_min) {
                     if let Err(error) = self.drop_unheld(options.timeout).await {

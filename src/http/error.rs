@@ -272,3 +272,24 @@ impl IntoResponse for Problem {
 pub fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posts_that_the_log_can_not_take_now_may_be_repeated() {
+        let lag = AcceptError::CountersLag("c2".into());
+        for (error, kind, named) in [
+            (AcceptError::LogBlocked, "log-blocked", "broker"),
+            (lag, "counters-lag", "c2"),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.kind, format!("{TYPE_PREFIX}{kind}"));
+            assert!(problem.detail.contains(named), "{}", problem.detail);
+            let response = problem.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(response.headers().contains_key(header::RETRY_AFTER));
+        }
+    }
+}

@@ -1,6 +1,9 @@
-//! Tests of reads over several counters that lag, are incomplete, or do not answer.
+//! A coordinator over counters and a log that do what a test says.
 //!
-//! Invariant: they go through the public handle; only the counters are scripted.
+//! Invariant: a scripted counter keeps the contract of queries, but for what its mode breaks.
+
+mod reads;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,14 +12,22 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::*;
-use crate::coordinator::{AdmissionLimits, CoordinatorOptions};
-use crate::counter::{Counts, Cover, Listing, Membership};
+use super::{
+    AdmissionLimits, Consistency, Coordinator, CoordinatorOptions, LogState, ReadError, ReadOptions,
+};
+use crate::counter::{
+    Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status,
+};
 use crate::log::{AppendError, Log};
 use crate::model::{
-    Batch, BatchId, Epoch, Partition, Partitioning, Position, Sequence, TenantItems,
+    Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Position, Requirement, Sequence,
+    TenantItems, TenantName,
 };
+
+const OWN: Epoch = Epoch(9);
+const STRONG_READS_MAX: usize = 4;
 
 /// Whether a scripted counter answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,11 +51,11 @@ struct Inside {
 
 /// A counter that applies a batch when the test says so.
 #[derive(Clone)]
-struct Scripted(Arc<Mutex<Inside>>);
+struct Scripted(Arc<Mutex<Inside>>, String);
 
 impl Scripted {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(Inside {
+    fn new(name: &str) -> Self {
+        let inside = Inside {
             position: Position::default(),
             barriers: BTreeMap::new(),
             live: BTreeSet::new(),
@@ -52,7 +63,8 @@ impl Scripted {
             counts: BTreeMap::new(),
             complete: true,
             mode: Mode::Answers,
-        })))
+        };
+        Self(Arc::new(Mutex::new(inside)), name.to_owned())
     }
 
     fn apply(&self, batch: &Batch) {
@@ -64,12 +76,44 @@ impl Scripted {
                 .insert((id.partition, id.epoch), id.sequence);
             return;
         }
+        let lost = batch
+            .acceptance()
+            .map_or(&[][..], |signed| &signed.losses[..]);
+        for &(epoch, first, last) in lost {
+            for sequence in first..=last {
+                let lost = BatchId {
+                    epoch,
+                    sequence,
+                    ..id
+                };
+                inside.position.record(lost, 0);
+            }
+            inside.live.insert((id.partition, epoch));
+        }
+        inside.complete |= batch.acceptance().is_some_and(|signed| signed.complete);
         inside.position.record(id, batch.checksum());
         inside.live.insert((id.partition, id.epoch));
         for items in batch.tenants() {
             *inside.counts.entry(items.tenant.to_string()).or_default() +=
                 items.hashes.len() as u64;
         }
+    }
+
+    /// It starts again with what it has.
+    fn restart(&self) {
+        let mut inside = self.0.lock();
+        inside.life += 1;
+        inside.barriers.clear();
+        inside.live.clear();
+    }
+
+    /// It starts again with nothing.
+    fn lose_disk(&self) {
+        self.restart();
+        let mut inside = self.0.lock();
+        inside.position = Position::default();
+        inside.counts.clear();
+        inside.complete = false;
     }
 
     fn set(&self, mode: Mode) {
@@ -79,7 +123,7 @@ impl Scripted {
 
 impl Queries for Scripted {
     fn name(&self) -> &str {
-        "scripted"
+        &self.1
     }
 
     fn counts(
@@ -149,11 +193,21 @@ impl Queries for Scripted {
 
 /// A log that is durable at once and reaches those counters that are told to receive.
 #[derive(Clone, Default)]
-struct Fanout(Arc<Mutex<Vec<Scripted>>>);
+struct Fanout(Arc<Mutex<Reach>>);
+
+#[derive(Default)]
+struct Reach {
+    counters: Vec<Scripted>,
+    refuses: bool,
+}
 
 impl Log for Fanout {
     async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
-        for counter in self.0.lock().iter() {
+        let reach = self.0.lock();
+        if reach.refuses {
+            return Err(AppendError::Refused("too large".into()));
+        }
+        for counter in &reach.counters {
             counter.apply(&batch);
         }
         Ok(())
@@ -167,9 +221,21 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let counters = vec![Scripted::new(), Scripted::new(), Scripted::new()];
-        let log = Fanout(Arc::new(Mutex::new(counters.clone())));
+    /// Counters `c0`, `c1`, … and a coordinator that was told their names.
+    fn new(counters: usize) -> Self {
+        let names: Vec<_> = (0..counters).map(|at| format!("c{at}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        Self::named(&names, counters)
+    }
+
+    /// A coordinator that was told `names`, of whose counters the first `present` have been seen.
+    fn named(names: &[&str], present: usize) -> Self {
+        let counters: Vec<_> = names[..present]
+            .iter()
+            .map(|name| Scripted::new(name))
+            .collect();
+        let log = Fanout::default();
+        log.0.lock().counters.clone_from(&counters);
         let members = counters
             .iter()
             .map(|counter| Arc::new(counter.clone()) as Arc<dyn Queries>);
@@ -180,14 +246,15 @@ impl World {
                 waiting_posts_max: 100,
             },
             accept_timeout: Duration::from_secs(10),
+            strong_reads_max: STRONG_READS_MAX,
         };
-        let members = members.collect();
         let coordinator = Coordinator::new(
-            Epoch(9),
+            OWN,
             Epoch(10),
             Partitioning::SINGLE,
             &log,
-            members,
+            names.iter().map(|&name| name.to_owned()).collect(),
+            members.collect(),
             options,
         );
         Self {
@@ -197,6 +264,15 @@ impl World {
         }
     }
 
+    /// A counter comes by presence; the log reaches it.
+    fn add(&self, name: &str) -> Scripted {
+        let counter = Scripted::new(name);
+        self.log.0.lock().counters.push(counter.clone());
+        let member = Arc::new(counter.clone());
+        self.coordinator.set_member(name, member, false);
+        counter
+    }
+
     async fn start(&self) {
         let started = self.coordinator.start(Duration::from_secs(5)).await;
         started.expect("a majority answers");
@@ -204,21 +280,13 @@ impl World {
 
     /// Which counters the log reaches from now on.
     fn reach(&self, counters: &[usize]) {
-        *self.log.0.lock() = counters
-            .iter()
-            .map(|&at| self.counters[at].clone())
-            .collect();
+        let reached = counters.iter().map(|&at| self.counters[at].clone());
+        self.log.0.lock().counters = reached.collect();
     }
 
     async fn post(&self, id: u32) {
-        let items = TenantItems {
-            tenant: tenant(),
-            hashes: vec![ItemHash::of_id(&id.to_string())],
-        };
-        self.coordinator
-            .accept(vec![items])
-            .await
-            .expect("accepted");
+        let accepted = self.coordinator.accept(items(id)).await;
+        accepted.expect("accepted");
     }
 
     async fn count(&self, consistency: Consistency) -> Result<(u64, bool), ReadError> {
@@ -236,126 +304,19 @@ fn tenant() -> TenantName {
     TenantName::new("t").expect("valid")
 }
 
+fn items(id: u32) -> Vec<TenantItems> {
+    vec![TenantItems {
+        tenant: tenant(),
+        hashes: vec![ItemHash::of_id(&id.to_string())],
+    }]
+}
+
 /// A batch of another coordinator.
 fn foreign(sequence: Sequence) -> Batch {
-    let items = TenantItems {
-        tenant: tenant(),
-        hashes: vec![ItemHash::of_id(&format!("foreign {sequence}"))],
-    };
     let id = BatchId {
         partition: Partition(0),
         epoch: Epoch(1),
         sequence,
     };
-    Batch::new(id, 0, vec![items])
-}
-
-#[tokio::test]
-async fn reads_are_exact_only_after_the_start_read() {
-    let world = World::new();
-    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
-    world.start().await;
-    assert_eq!(world.count(Consistency::Session).await, Ok((0, true)));
-}
-
-#[tokio::test]
-async fn the_start_read_needs_a_majority_and_takes_what_it_has_as_the_floor() {
-    let world = World::new();
-    world.counters[0].apply(&foreign(1));
-    world.counters[1].set(Mode::Gone);
-    world.counters[2].set(Mode::Gone);
-    let started = world.coordinator.start(Duration::from_millis(50)).await;
-    assert_eq!(started, Err(ReadError::NoMajority));
-    world.counters[1].set(Mode::Answers);
-    world.start().await;
-    // Only the first has what an earlier life was told; the second must not answer for it.
-    world.counters[0].set(Mode::Gone);
-    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
-    world.counters[1].apply(&foreign(1));
-    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
-}
-
-#[tokio::test]
-async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
-    let world = World::new();
-    world.start().await;
-    world.reach(&[2]);
-    world.post(1).await;
-    assert_eq!(
-        world.count(Consistency::Session).await,
-        Ok((1, true)),
-        "the one that has it wins"
-    );
-    world.counters[2].set(Mode::Silent);
-    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
-    world.counters[2].set(Mode::Gone);
-    assert_eq!(world.count(Consistency::Eventual).await, Ok((0, false)));
-}
-
-#[tokio::test]
-async fn an_incomplete_counter_never_makes_an_answer_exact() {
-    let world = World::new();
-    world.start().await;
-    world.post(1).await;
-    for counter in &world.counters {
-        counter.0.lock().complete = false;
-    }
-    assert_eq!(world.count(Consistency::Session).await, Ok((1, false)));
-    world.counters[1].0.lock().complete = true;
-    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
-}
-
-#[tokio::test]
-async fn exact_reads_never_go_backwards() {
-    let world = World::new();
-    world.start().await;
-    world.counters[1].set(Mode::Gone);
-    world.counters[2].set(Mode::Gone);
-    // Another coordinator's batch has reached the first counter alone, and is shown.
-    world.counters[0].apply(&foreign(1));
-    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
-    world.counters[0].set(Mode::Gone);
-    world.counters[1].set(Mode::Answers);
-    assert_eq!(
-        world.count(Consistency::Session).await,
-        Ok((0, false)),
-        "less, and says so"
-    );
-    world.counters[1].apply(&foreign(1));
-    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
-}
-
-#[tokio::test]
-async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
-    let world = World::new();
-    world.start().await;
-    world.counters[0].apply(&foreign(1));
-    world.counters[1].apply(&foreign(1));
-    for _ in 0..20 {
-        // The third lags; whichever two answer first, one of them has it.
-        assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
-    }
-    world.reach(&[0]);
-    assert_eq!(
-        world.count(Consistency::Strong).await,
-        Err(ReadError::NoMajority)
-    );
-}
-
-#[tokio::test]
-async fn without_any_counter_there_is_no_answer() {
-    let world = World::new();
-    world.start().await;
-    for counter in &world.counters {
-        counter.set(Mode::Gone);
-    }
-    assert_eq!(
-        world.count(Consistency::Session).await,
-        Err(ReadError::NoCounter)
-    );
-    world.counters[0].set(Mode::Silent);
-    assert_eq!(
-        world.count(Consistency::Eventual).await,
-        Err(ReadError::NoCounter)
-    );
+    Batch::new(id, 0, items(1_000 + sequence as u32))
 }

@@ -1,0 +1,167 @@
+//! Tests of group commit over a log that confirms when the test says so.
+//!
+//! Invariant: they look only at what the log is given and what posts are told.
+
+use std::sync::Mutex;
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::log::AppendError;
+use crate::model::{ItemHash, TenantName};
+
+/// A log that notes what it is given and confirms one append for each permit.
+#[derive(Clone)]
+struct Scripted {
+    appended: Arc<Mutex<Vec<Arc<Batch>>>>,
+    confirms: Arc<Semaphore>,
+}
+
+impl Log for Scripted {
+    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+        self.appended.lock().expect("not poisoned").push(batch);
+        let permit = self.confirms.acquire().await;
+        permit.map_err(|_| AppendError::OutcomeUnknown)?.forget();
+        Ok(())
+    }
+}
+
+fn scripted() -> Scripted {
+    Scripted {
+        appended: Arc::default(),
+        confirms: Arc::new(Semaphore::new(0)),
+    }
+}
+
+fn start(log: &Scripted, batch_bytes_max: usize) -> Batcher {
+    let options = BatcherOptions {
+        partition: Partition(0),
+        epoch: Epoch(1),
+        batch_bytes_max,
+        waiting_posts_max: 100,
+    };
+    Batcher::start(log.clone(), options, Arc::new(Ending::new()))
+}
+
+fn items(id: u32) -> Vec<TenantItems> {
+    vec![TenantItems {
+        tenant: TenantName::new("t").expect("valid"),
+        hashes: vec![ItemHash::of_id(&id.to_string())],
+    }]
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn posts_gather_while_one_batch_is_in_flight() {
+    let log = scripted();
+    let batcher = start(&log, usize::MAX);
+    let submit = |id| {
+        let batcher = batcher.clone();
+        tokio::spawn(async move { batcher.submit(items(id), None).await })
+    };
+    let first = submit(0);
+    let appended = || log.appended.lock().expect("not poisoned").len();
+    until(|| appended() == 1).await;
+    let rest: Vec<_> = (1..20).map(submit).collect();
+    until(|| batcher.submissions.capacity() == 100 - 19).await;
+    assert_eq!(appended(), 1, "the second batch waits for the first");
+    assert_eq!(batcher.confirmed(), 0);
+    log.confirms.add_permits(1);
+    assert_eq!(first.await.expect("joins"), Ok(1));
+    assert_eq!(batcher.confirmed(), 1);
+    log.confirms.add_permits(1);
+    for post in rest {
+        assert_eq!(
+            post.await.expect("joins"),
+            Ok(2),
+            "all that waited share one batch"
+        );
+    }
+    assert_eq!(
+        log.appended.lock().expect("not poisoned")[1].item_count(),
+        19
+    );
+}
+
+#[tokio::test]
+async fn a_batch_is_capped_but_a_post_is_never_split() {
+    let log = scripted();
+    let batcher = start(&log, 1);
+    log.confirms.add_permits(100);
+    let (one, two) = tokio::join!(
+        batcher.submit([items(1), items(2)].concat(), None),
+        batcher.submit(items(3), None),
+    );
+    assert_eq!((one, two), (Ok(1), Ok(2)));
+    let appended = log.appended.lock().expect("not poisoned");
+    assert_eq!(appended[0].item_count(), 2);
+    assert_eq!(appended[1].item_count(), 1);
+}
+
+#[tokio::test]
+async fn barriers_count_in_sequences_of_their_own_epoch() {
+    let log = scripted();
+    let batcher = start(&log, usize::MAX);
+    log.confirms.add_permits(100);
+    assert_eq!(batcher.submit(Vec::new(), None).await, Ok(1));
+    assert_eq!(batcher.submit(Vec::new(), None).await, Ok(2));
+    assert_eq!(batcher.confirmed(), 2);
+    assert!(log.appended.lock().expect("not poisoned")[1].is_barrier());
+}
+
+#[tokio::test]
+async fn an_acceptance_has_a_batch_of_its_own() {
+    let log = scripted();
+    let batcher = start(&log, usize::MAX);
+    log.confirms.add_permits(100);
+    let accepted = Acceptance {
+        losses: vec![(Epoch(3), 1, 2)],
+        complete: true,
+    };
+    let (before, alone, after) = tokio::join!(
+        batcher.submit(items(1), None),
+        batcher.accept(accepted.clone()),
+        batcher.submit(items(2), None),
+    );
+    assert_eq!((before, alone, after), (Ok(1), Ok(2), Ok(3)));
+    let appended = log.appended.lock().expect("not poisoned");
+    assert_eq!(appended[1].acceptance(), Some(&accepted));
+    assert_eq!(appended[2].item_count(), 1);
+}
+
+#[tokio::test]
+async fn after_a_fatal_end_nothing_is_acknowledged_though_it_is_durable() {
+    let log = scripted();
+    let ending = Arc::new(Ending::new());
+    let options = BatcherOptions {
+        partition: Partition(0),
+        epoch: Epoch(1),
+        batch_bytes_max: usize::MAX,
+        waiting_posts_max: 100,
+    };
+    let batcher = Batcher::start(log.clone(), options, Arc::clone(&ending));
+    let post = tokio::spawn({
+        let batcher = batcher.clone();
+        async move { batcher.submit(items(1), None).await }
+    });
+    until(|| batcher.handed() == 1).await;
+    ending.fail(Fatal::Cloned { seen: 2, handed: 1 });
+    log.confirms.add_permits(1);
+    assert_eq!(post.await.expect("joins"), Err(LogEnded));
+    assert_eq!(batcher.confirmed(), 0);
+}
+
+#[tokio::test]
+async fn when_the_log_ends_nothing_is_acknowledged_any_more() {
+    let log = scripted();
+    let batcher = start(&log, usize::MAX);
+    log.confirms.close();
+    assert_eq!(batcher.submit(items(1), None).await, Err(LogEnded));
+    assert_eq!(batcher.submit(items(2), None).await, Err(LogEnded));
+    assert_eq!(batcher.confirmed(), 0);
+}

@@ -1,0 +1,212 @@
+//! Tests of reads over several counters that lag, are incomplete, restart or do not answer.
+//!
+//! Invariant: they go through the public handle; only the counters are scripted.
+
+use std::time::Duration;
+
+use super::*;
+use crate::coordinator::{Consistency, ReadError};
+
+#[tokio::test]
+async fn reads_are_exact_only_after_the_start_read() {
+    let world = World::new(3);
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
+    world.start().await;
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, true)));
+}
+
+#[tokio::test]
+async fn the_start_read_needs_a_majority_and_takes_what_it_has_as_the_floor() {
+    let world = World::new(3);
+    world.counters[0].apply(&foreign(1));
+    world.counters[1].set(Mode::Gone);
+    world.counters[2].set(Mode::Gone);
+    let started = world.coordinator.start(Duration::from_millis(50)).await;
+    assert_eq!(started, Err(ReadError::NoMajority));
+    world.counters[1].set(Mode::Answers);
+    world.start().await;
+    // Only the first has what an earlier life was told; the second must not answer for it.
+    world.counters[0].set(Mode::Gone);
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
+    world.counters[1].apply(&foreign(1));
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+}
+
+#[tokio::test]
+async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
+    let world = World::new(3);
+    world.start().await;
+    world.reach(&[2]);
+    world.post(1).await;
+    assert_eq!(
+        world.count(Consistency::Session).await,
+        Ok((1, true)),
+        "the one that has it wins"
+    );
+    world.counters[2].set(Mode::Silent);
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
+    world.counters[2].set(Mode::Gone);
+    assert_eq!(world.count(Consistency::Eventual).await, Ok((0, false)));
+}
+
+#[tokio::test]
+async fn an_incomplete_counter_never_makes_an_answer_exact() {
+    let world = World::new(3);
+    world.start().await;
+    world.post(1).await;
+    for counter in &world.counters {
+        counter.0.lock().complete = false;
+    }
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, false)));
+    world.counters[1].0.lock().complete = true;
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+}
+
+#[tokio::test]
+async fn exact_reads_never_go_backwards() {
+    let world = World::new(3);
+    world.start().await;
+    world.counters[1].set(Mode::Gone);
+    world.counters[2].set(Mode::Gone);
+    // Another coordinator's batch has reached the first counter alone, and is shown.
+    world.counters[0].apply(&foreign(1));
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    world.counters[0].set(Mode::Gone);
+    world.counters[1].set(Mode::Answers);
+    assert_eq!(
+        world.count(Consistency::Session).await,
+        Ok((0, false)),
+        "less, and says so"
+    );
+    world.counters[1].apply(&foreign(1));
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+}
+
+#[tokio::test]
+async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
+    let world = World::new(3);
+    world.start().await;
+    world.counters[0].apply(&foreign(1));
+    world.counters[1].apply(&foreign(1));
+    for _ in 0..20 {
+        // The third lags; whichever two answer first, one of them has it.
+        assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
+    }
+    world.reach(&[0]);
+    assert_eq!(
+        world.count(Consistency::Strong).await,
+        Err(ReadError::NoMajority)
+    );
+}
+
+#[tokio::test]
+async fn without_any_counter_there_is_no_answer() {
+    let world = World::new(3);
+    world.start().await;
+    for counter in &world.counters {
+        counter.set(Mode::Gone);
+    }
+    assert_eq!(
+        world.count(Consistency::Session).await,
+        Err(ReadError::NoCounter)
+    );
+    world.counters[0].set(Mode::Silent);
+    assert_eq!(
+        world.count(Consistency::Eventual).await,
+        Err(ReadError::NoCounter)
+    );
+}
+
+#[tokio::test]
+async fn a_counter_of_another_life_has_to_cover_the_floor_anew() {
+    let world = World::new(3);
+    for counter in &world.counters[..2] {
+        counter.apply(&foreign(1));
+    }
+    world.start().await;
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    world.counters[0].set(Mode::Gone);
+    world.counters[2].set(Mode::Gone);
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    // Behind the same address it comes back without its disk, made complete by mistake.
+    world.counters[1].lose_disk();
+    world.counters[1].0.lock().complete = true;
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
+    world.counters[1].apply(&foreign(1));
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+}
+
+#[tokio::test]
+async fn what_a_restarted_counter_shows_is_not_taken_back_by_another() {
+    let world = World::new(3);
+    world.start().await;
+    world.counters[1].set(Mode::Gone);
+    world.counters[2].set(Mode::Gone);
+    // Applied before its restart, so that its answers name it only when asked for everything.
+    world.counters[0].apply(&foreign(1));
+    world.counters[0].restart();
+    for _ in 0..2 {
+        assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    }
+    world.counters[0].set(Mode::Gone);
+    world.counters[1].set(Mode::Answers);
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
+}
+
+#[tokio::test]
+async fn the_majority_is_one_of_all_named_counters_seen_or_not() {
+    let world = World::named(&["c0", "c1", "c2"], 1);
+    let started = world.coordinator.start(Duration::from_millis(50)).await;
+    assert_eq!(started, Err(ReadError::NoMajority));
+    let second = world.add("c1");
+    world.start().await;
+    // A fourth and a fifth counter come by presence: two of five are not enough.
+    for name in ["c3", "c4"] {
+        world.add(name).set(Mode::Silent);
+    }
+    let strong = || world.count(Consistency::Strong);
+    assert_eq!(strong().await, Err(ReadError::NoMajority));
+    world.coordinator.remove_member("c3");
+    world.coordinator.remove_member("c4");
+    assert_eq!(strong().await, Ok((0, true)));
+    // A configured name stays named though its counter is asked no more.
+    world.coordinator.remove_member("c1");
+    assert_eq!(strong().await, Err(ReadError::NoMajority));
+    let again = Arc::new(second);
+    world.coordinator.set_member("c1", again, false);
+    assert_eq!(strong().await, Ok((0, true)));
+}
+
+#[tokio::test]
+async fn named_counters_that_were_never_seen_are_listed() {
+    let world = World::named(&["c0", "c9"], 1);
+    world.add("c3");
+    let views = world.coordinator.counters().await;
+    let names: Vec<_> = views.iter().map(|view| view.name.as_str()).collect();
+    assert_eq!(names, ["c0", "c3", "c9"]);
+    let unseen = views[2].status.as_ref().expect_err("unreachable");
+    assert!(unseen.to_string().contains("not been seen"), "{unseen}");
+}
+
+#[tokio::test]
+async fn strong_reads_are_refused_at_once_while_the_log_is_blocked_and_beyond_their_number() {
+    let world = World::new(3);
+    world.start().await;
+    world.coordinator.set_log_state(LogState {
+        writable: false,
+        ..LogState::default()
+    });
+    let strong = || world.count(Consistency::Strong);
+    assert_eq!(strong().await, Err(ReadError::NoMajority));
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, true)));
+    world.coordinator.set_log_state(LogState::default());
+    assert_eq!(strong().await, Ok((0, true)));
+    for counter in &world.counters {
+        counter.set(Mode::Silent);
+    }
+    let all = futures_util::future::join_all((0..=STRONG_READS_MAX).map(|_| strong())).await;
+    let refused = all
+        .iter()
+        .filter(|read| **read == Err(ReadError::TooManyStrong));
+    assert_eq!(refused.count(), 1);
+}
