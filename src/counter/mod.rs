@@ -9,6 +9,7 @@
 
 mod local;
 mod progress;
+pub mod snapshot;
 mod step;
 mod task;
 
