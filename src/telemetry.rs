@@ -33,6 +33,10 @@ pub const COMMIT_SECONDS: &str = "headcount_commit_duration_seconds";
 pub const BATCHES_SKIPPED: &str = "headcount_batches_skipped_total";
 /// Batches of a known sequence with other content.
 pub const FORKS: &str = "headcount_forks_total";
+/// Snapshots united with the store.
+pub const SNAPSHOTS_UNITED: &str = "headcount_snapshots_united_total";
+/// Batches that no counter that can be asked has.
+pub const HOLES_UNFILLABLE: &str = "headcount_holes_unfillable";
 /// Posts admitted and not yet durable.
 pub const POSTS_WAITING: &str = "headcount_posts_waiting";
 /// Bytes of the posts admitted and not yet durable.
@@ -120,6 +124,7 @@ fn describe() {
         (ITEMS_DUPLICATE, "Items that had been counted before"),
         (BATCHES_SKIPPED, "Batches delivered again and skipped"),
         (FORKS, "Batches of a known sequence with other content"),
+        (SNAPSHOTS_UNITED, "Snapshots of other counters taken in"),
         (READS, "Answers to reads"),
     ] {
         metrics::describe_counter!(name, text);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::progress::Watching;
 use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status};
-use crate::model::{ItemHash, TenantName};
+use crate::model::{BatchId, ItemHash, TenantName};
 use crate::store::{Cut, StoreReader};
 
 /// The query handle of a [`CounterTask`](super::CounterTask); cheap to clone.
@@ -32,6 +32,28 @@ impl<R: StoreReader> LocalCounter<R> {
         }
     }
 
+    /// Waits until `barriers` have come through the counter's queue in this life; says whether they have.
+    pub(super) async fn passed(&self, barriers: &[BatchId], deadline: Instant) -> bool {
+        let mut tally = self.progress.tally.clone();
+        loop {
+            tally.borrow_and_update();
+            if self.progress.has_seen(barriers) {
+                return true;
+            }
+            if !matches!(
+                tokio::time::timeout_at(deadline, tally.changed()).await,
+                Ok(Ok(()))
+            ) {
+                return false;
+            }
+        }
+    }
+
+    /// How often, in this life, the log said that batches may have been lost.
+    pub(super) fn losses(&self) -> u64 {
+        self.progress.tally.borrow().losses
+    }
+
     /// Answers from the first commit that covers the demand, or from the last one when the time is up.
     async fn answer<A>(&self, demand: Demand, read: impl Fn(&Cut, Cover) -> A) -> A {
         let deadline = Instant::now() + demand.wait;
@@ -42,7 +64,12 @@ impl<R: StoreReader> LocalCounter<R> {
             {
                 let cut = self.reader.cut();
                 let cover = self.cover(&cut, &demand);
-                if cover.is_full() || Instant::now() >= deadline {
+                let enough = if demand.barriers.is_empty() {
+                    cover.is_full()
+                } else {
+                    cover.barriers
+                };
+                if enough || Instant::now() >= deadline {
                     return read(&cut, cover);
                 }
             }

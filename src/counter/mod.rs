@@ -5,17 +5,20 @@
 //! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query waits until
 //! the counter is complete and covers the requirement in every partition that it holds, at most `wait`; it
 //! then answers with what it has and says per partition whether that covers the requirement. A query that
-//! demands barriers waits for those too.
+//! demands barriers waits for those, and for nothing else.
 
+pub mod catch_up;
+mod healer;
 mod local;
 mod progress;
 pub mod snapshot;
 mod step;
 mod task;
 
+pub use healer::{Healer, HealerOptions, Peers};
 pub use local::LocalCounter;
 pub use step::{Applied, apply};
-pub use task::{CounterError, CounterTask};
+pub use task::{CounterError, CounterTask, UniteHandle};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,6 +21,8 @@ pub(super) struct Tally {
     pub snapshots: u64,
     /// Forks met.
     pub forks: u64,
+    /// How often the log said that batches may have been lost.
+    pub losses: u64,
     /// Changes so far, so that each is noticed.
     version: u64,
 }
@@ -64,6 +66,13 @@ impl Progress {
             tally.version += 1;
             change(tally);
         });
+    }
+}
+
+impl Progress {
+    /// How often the log has said that batches may have been lost.
+    pub fn losses(&self) -> u64 {
+        self.tally.borrow().losses
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
 
 use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
 use crate::log::{Delivered, Deliveries, DeliveryError};
-use crate::model::Batch;
+use crate::model::{Batch, ItemHash, Position, TenantName};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -33,11 +34,70 @@ pub enum CounterError {
     Thread(String),
 }
 
+/// What a healer asks of the task.
+enum Unite {
+    Begin,
+    Keys(Vec<(TenantName, Vec<ItemHash>)>),
+    Finish { position: Position, losses: u64 },
+    Abandon,
+}
+
+struct Command {
+    what: Unite,
+    done: oneshot::Sender<()>,
+}
+
+/// The counter's task has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the counter has stopped")]
+pub struct TaskEnded;
+
+/// Takes another counter's keys into a running counter's store; cheap to clone, used by one at a time.
+#[derive(Clone)]
+pub struct UniteHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl UniteHandle {
+    /// Begins anew.
+    pub(super) async fn begin(&self) -> Result<(), TaskEnded> {
+        self.send(Unite::Begin).await
+    }
+
+    /// Sets keys aside.
+    pub(super) async fn keys(
+        &self,
+        keys: Vec<(TenantName, Vec<ItemHash>)>,
+    ) -> Result<(), TaskEnded> {
+        self.send(Unite::Keys(keys)).await
+    }
+
+    /// Takes all that was set aside in, at once. The store is complete then, unless the log has said since
+    /// that batches may be lost: `losses` is how often it had said so when the round began.
+    pub(super) async fn finish(&self, position: Position, losses: u64) -> Result<(), TaskEnded> {
+        self.send(Unite::Finish { position, losses }).await
+    }
+
+    /// Forgets what was set aside.
+    pub(super) async fn abandon(&self) -> Result<(), TaskEnded> {
+        self.send(Unite::Abandon).await
+    }
+
+    async fn send(&self, what: Unite) -> Result<(), TaskEnded> {
+        let (done, carried_out) = oneshot::channel();
+        let command = Command { what, done };
+        self.commands.send(command).await.map_err(|_| TaskEnded)?;
+        carried_out.await.map_err(|_| TaskEnded)
+    }
+}
+
 /// A counter over its store and its end of the log, not running yet.
 pub struct CounterTask<S: Store, D: Deliveries> {
     store: S,
     deliveries: D,
     progress: Progress,
+    commands: mpsc::Receiver<Command>,
+    unite: mpsc::Sender<Command>,
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
@@ -51,12 +111,23 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     ) -> (Self, LocalCounter<S::Reader>) {
         let (progress, watching) = Progress::new();
         let handle = LocalCounter::new(name, life, store.reader(), watching);
+        let (unite, commands) = mpsc::channel(1);
         let task = Self {
             store,
             deliveries,
             progress,
+            commands,
+            unite,
         };
         (task, handle)
+    }
+
+    /// A handle to take another counter's keys in while the task runs.
+    #[must_use]
+    pub fn unite_handle(&self) -> UniteHandle {
+        UniteHandle {
+            commands: self.unite.clone(),
+        }
     }
 
     /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk, so it wants
@@ -66,7 +137,13 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// When the store failed. What was delivered since its last commit is not acknowledged.
     pub async fn run(mut self) -> Result<(), CounterError> {
         loop {
-            let received = tokio::time::timeout(STORE_CHECK_INTERVAL, self.deliveries.next()).await;
+            let received = tokio::select! {
+                received = tokio::time::timeout(STORE_CHECK_INTERVAL, self.deliveries.next()) => received,
+                Some(command) = self.commands.recv() => {
+                    self.carry_out(command)?;
+                    continue;
+                }
+            };
             // Also when nothing comes: a store that failed in the background must not look well.
             self.store.check()?;
             let delivered = match received {
@@ -82,6 +159,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                         "batches may have been lost on their way; no answer of this counter is exact until it has caught up"
                     );
                     self.note_complete(false)?;
+                    self.progress.note(&[], |tally| tally.losses += 1);
                 }
                 None => break,
             }
@@ -112,6 +190,27 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             tally.redeliveries += redeliveries;
             tally.forks += forks;
         });
+        Ok(())
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<(), CounterError> {
+        match command.what {
+            Unite::Begin => self.store.begin_unite()?,
+            Unite::Keys(keys) => {
+                for (tenant, hashes) in keys {
+                    self.store.unite(&tenant, &hashes)?;
+                }
+            }
+            Unite::Finish { position, losses } => {
+                // A loss noticed since the round began is not made good by what was fetched in it.
+                let complete = self.progress.losses() == losses;
+                self.store.finish_unite(&position, complete)?;
+                self.progress.note(&[], |tally| tally.snapshots += 1);
+            }
+            Unite::Abandon => self.store.abandon_unite(),
+        }
+        // A healer that no longer waits has nothing to learn.
+        let _ = command.done.send(());
         Ok(())
     }
 

@@ -62,6 +62,17 @@ impl Position {
         self.epochs.insert((partition, epoch), part);
     }
 
+    /// Adds everything that `other` has. Of two last checksums the one of the greater sequence stays.
+    pub fn unite(&mut self, other: &Self) {
+        for (partition, epoch, theirs) in other.iter() {
+            let ours = self.epochs.entry((partition, epoch)).or_default();
+            if theirs.sequences.last() > ours.sequences.last() {
+                ours.last_checksum = theirs.last_checksum;
+            }
+            ours.sequences.unite(&theirs.sequences);
+        }
+    }
+
     /// Every epoch's part, in order of partition and epoch.
     pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, &EpochPosition)> {
         self.epochs
@@ -94,6 +105,16 @@ impl Position {
             .values()
             .map(|part| part.sequences.beyond().len())
             .sum()
+    }
+
+    /// The whole position as a requirement for another.
+    #[must_use]
+    pub fn requirement(&self) -> Requirement {
+        let mut requirement = Requirement::default();
+        for (partition, epoch, part) in self.iter() {
+            requirement.add_all(partition, epoch, &part.sequences);
+        }
+        requirement
     }
 
     /// Whether everything that `requirement` asks for in `partition` is applied.
@@ -143,6 +164,47 @@ impl Requirement {
             .map(|(&(partition, epoch), sequences)| (partition, epoch, sequences))
     }
 
+    /// What this asks for and `other` does not.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for (partition, epoch, sequences) in self.iter() {
+            let rest = match other.epochs.get(&(partition, epoch)) {
+                Some(held) => sequences.minus(held),
+                None => sequences.clone(),
+            };
+            if rest.last() > 0 {
+                left.epochs.insert((partition, epoch), rest);
+            }
+        }
+        left
+    }
+
+    /// The sequences that are missing below later ones.
+    #[must_use]
+    pub fn holes(&self) -> Self {
+        let mut holes = Self::default();
+        for (partition, epoch, sequences) in self.iter() {
+            let missing = Sequences::up_to(sequences.last()).minus(sequences);
+            if missing.last() > 0 {
+                holes.epochs.insert((partition, epoch), missing);
+            }
+        }
+        holes
+    }
+
+    /// How many sequences are asked for.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.epochs.values().map(Sequences::count).sum()
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.epochs.values().all(|sequences| sequences.last() == 0)
+    }
+
     /// Whether this asks for nothing in `partition` that `other` does not ask for.
     #[must_use]
     pub fn is_within(&self, other: &Self, partition: Partition) -> bool {
@@ -187,6 +249,29 @@ mod tests {
             Verdict::Applied,
             "the last checksum stays the last's"
         );
+    }
+
+    #[test]
+    fn a_union_has_both_sides_sequences_and_the_greater_ones_checksum() {
+        let mut ours = Position::default();
+        ours.record(id(1, 1), 10);
+        ours.record(id(1, 4), 40);
+        ours.record(id(2, 1), 11);
+        let mut theirs = Position::default();
+        theirs.record(id(1, 2), 20);
+        theirs.record(id(1, 3), 30);
+        theirs.record(id(2, 2), 22);
+        theirs.record(id(3, 1), 33);
+        let mut union = ours.clone();
+        union.unite(&theirs);
+        let mut other_way = theirs.clone();
+        other_way.unite(&ours);
+        assert_eq!(union, other_way);
+        for (epoch, last, checksum) in [(1, 4, 40), (2, 2, 22), (3, 1, 33)] {
+            let part = union.get(Partition(0), Epoch(epoch)).expect("known");
+            assert_eq!(part.sequences, Sequences::up_to(last), "nothing missing");
+            assert_eq!(part.last_checksum, checksum);
+        }
     }
 
     #[test]

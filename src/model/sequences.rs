@@ -105,6 +105,58 @@ impl Sequences {
         self.normalise();
     }
 
+    /// The set of some ranges, first and last included, in any order; empty ones and 0 are left out.
+    #[must_use]
+    pub fn of_ranges(ranges: impl IntoIterator<Item = (Sequence, Sequence)>) -> Self {
+        let ranges = ranges.into_iter().map(|(first, last)| (first.max(1), last));
+        let mut beyond: Vec<_> = ranges.filter(|(first, last)| first <= last).collect();
+        beyond.sort_unstable();
+        let mut set = Self { prefix: 0, beyond };
+        set.normalise();
+        set
+    }
+
+    /// Every range of the set, the prefix's included, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = (Sequence, Sequence)> {
+        let prefix = (self.prefix > 0).then_some((1, self.prefix));
+        prefix.into_iter().chain(self.beyond.iter().copied())
+    }
+
+    /// Those of the set that are not in `other`.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let mut left = Vec::new();
+        let mut taken = other.ranges().peekable();
+        for (mut first, last) in self.ranges() {
+            while let Some(&(from, to)) = taken.peek() {
+                if to < first {
+                    taken.next();
+                    continue;
+                }
+                if from > last {
+                    break;
+                }
+                if from > first {
+                    left.push((first, from - 1));
+                }
+                first = to.saturating_add(1);
+                if first > last {
+                    break;
+                }
+            }
+            if first <= last {
+                left.push((first, last));
+            }
+        }
+        Self::of_ranges(left)
+    }
+
+    /// How many sequences are in the set.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.ranges().map(|(first, last)| last - first + 1).sum()
+    }
+
     /// The missing ranges below the greatest sequence: known to exist, not applied.
     #[must_use]
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
@@ -145,6 +197,22 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn minus_is_the_sets_difference(
+            left in prop::collection::vec((1_u64..40, 0_u64..5), 0..10),
+            right in prop::collection::vec((1_u64..40, 0_u64..5), 0..10),
+        ) {
+            let set = |ranges: &[(u64, u64)]| Sequences::of_ranges(ranges.iter().map(|&(first, more)| (first, first + more)));
+            let (left, right) = (set(&left), set(&right));
+            let difference = left.minus(&right);
+            for sequence in 1..60 {
+                let expected = left.contains(sequence) && !right.contains(sequence);
+                prop_assert_eq!(difference.contains(sequence), expected);
+            }
+            let count = (1..60).filter(|&sequence| difference.contains(sequence)).count();
+            prop_assert_eq!(difference.count(), count as u64);
+        }
+
         #[test]
         fn behaves_like_a_plain_set(
             left in prop::collection::vec(1_u64..40, 0..40),

@@ -1,6 +1,6 @@
 //! The cut: the part of a commit that is kept in memory. Dictionary, counts, position.
 //!
-//! Invariant: a cut changes only by [`Cut::apply`], a whole commit at a time, so counts and position shown
+//! Invariant: a cut changes only by [`Cut::apply`] and [`Cut::unite`], a whole commit at a time, so counts and position shown
 //! together belong together.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,6 +168,18 @@ impl Cut {
         if let Some(complete) = staged.complete() {
             self.complete = complete;
         }
+    }
+
+    /// Takes a finished unite in: its changes, and the union of both positions.
+    pub fn unite(&mut self, staged: &Staged, position: &Position) {
+        self.apply(staged);
+        for (partition, epoch, part) in position.iter() {
+            let known = self.position.get(partition, epoch);
+            if known.is_none_or(|known| !known.sequences.includes(&part.sequences)) {
+                self.live.insert((partition, epoch));
+            }
+        }
+        self.position.unite(position);
     }
 
     fn add(&mut self, number: TenantNumber, partition: Partition, added: u64) {

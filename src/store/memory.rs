@@ -2,7 +2,7 @@
 //!
 //! Invariant: it keeps the whole contract but durability: what is committed is lost with the process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -19,6 +19,8 @@ pub struct MemoryStore {
     staged: Staged,
     staged_keys: BTreeSet<Key>,
     position: Position,
+    /// What an open unite has set aside.
+    aside: Option<BTreeMap<TenantName, BTreeSet<ItemHash>>>,
 }
 
 /// The readers' handle of a [`MemoryStore`].
@@ -45,6 +47,7 @@ impl MemoryStore {
             staged: Staged::default(),
             staged_keys: BTreeSet::new(),
             position: Position::default(),
+            aside: None,
         }
     }
 }
@@ -93,6 +96,44 @@ impl Store for MemoryStore {
         self.shared.cut.write().apply(&self.staged);
         self.staged.clear();
         Ok(())
+    }
+
+    fn begin_unite(&mut self) -> Result<(), StoreError> {
+        self.aside = Some(BTreeMap::new());
+        Ok(())
+    }
+
+    fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+        let aside = self.aside.as_mut().ok_or(StoreError::NoUnite)?;
+        if !hashes.is_empty() {
+            aside.entry(tenant.clone()).or_default().extend(hashes);
+        }
+        Ok(())
+    }
+
+    fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
+        let aside = self.aside.take().ok_or(StoreError::NoUnite)?;
+        self.commit()?;
+        let mut staged = Staged::default();
+        let mut keys = self.shared.keys.write();
+        let mut cut = self.shared.cut.write();
+        for (tenant, hashes) in &aside {
+            let number = staged.number_or_new(&cut, tenant)?;
+            for hash in hashes {
+                let is_new = keys.insert(Key::new(number, hash));
+                staged.add(number, cut.partitioning().of(hash), u64::from(is_new));
+            }
+        }
+        if complete {
+            staged.set_complete(true);
+        }
+        cut.unite(&staged, position);
+        self.position.unite(position);
+        Ok(())
+    }
+
+    fn abandon_unite(&mut self) {
+        self.aside = None;
     }
 
     fn check(&self) -> Result<(), StoreError> {

@@ -118,6 +118,9 @@ pub enum StoreError {
         /// The most bytes that a commit may take on disk.
         bytes_max: u64,
     },
+    /// Keys were to be united, or a unite finished, that was not begun, or was abandoned.
+    #[error("no unite was begun")]
+    NoUnite,
     /// There are more tenants than a u32 can number.
     #[error("no more tenants can be numbered")]
     TenantsExhausted,
@@ -160,6 +163,7 @@ impl StoreError {
             Self::CommitTooLarge { bytes_max } => Self::CommitTooLarge {
                 bytes_max: *bytes_max,
             },
+            Self::NoUnite => Self::NoUnite,
             Self::TenantsExhausted => Self::TenantsExhausted,
         }
     }
@@ -184,6 +188,11 @@ pub struct StoreStats {
 /// - `commit` makes everything staged durable, against the machine's crash too, and visible, atomically. A
 ///   commit with nothing staged is free.
 /// - A tenant's count in a partition is the number of its keys there, always.
+/// - Another store's snapshot enters by a unite: [`begin_unite`](Self::begin_unite), any number of
+///   [`unite`](Self::unite), [`finish_unite`](Self::finish_unite). Inserts, records and commits go on between
+///   these calls, and nobody (readers, `insert`, `judge`) sees anything of the unite before its finish. Its
+///   keys, their counts and its position become durable and visible in one atomic step: a crash leaves all of
+///   it or nothing. A key that came both ways counts once. A unite that was not finished goes with the store.
 /// - After an error the store is poisoned (see [`StoreError`]).
 pub trait Store: Send + 'static {
     /// The readers' handle.
@@ -215,6 +224,31 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// When a write or flush failed; what is on disk is then unknown until the store is opened again.
     fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Begins to take another store's keys in; a unite that is open already is abandoned.
+    ///
+    /// # Errors
+    /// When the store is poisoned.
+    fn begin_unite(&mut self) -> Result<(), StoreError>;
+
+    /// Sets keys of `tenant` aside for the finish, of any partitions, in bounded memory beyond the names of
+    /// tenants. They may come in any order, repeatedly, and be in the store already.
+    ///
+    /// # Errors
+    /// [`StoreError::NoUnite`]; when they can't be written, or the seen-set can't be read.
+    fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError>;
+
+    /// Commits what is staged, as [`commit`](Self::commit) does; then makes what was set aside durable and
+    /// visible, together with the union of the store's position and `position`. With `complete` the store is
+    /// complete from the same moment; without, it stays what it was. It takes time in proportion to the keys
+    /// that were set aside and absent; readers go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::NoUnite`]; when a write or flush failed, or the seen-set can't be read.
+    fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError>;
+
+    /// Forgets what was set aside, if anything was.
+    fn abandon_unite(&mut self);
 
     /// Says whether the store still works: what failed in the background, or under a reader, shows here at once
     /// and not only at the next commit.

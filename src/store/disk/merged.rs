@@ -1,7 +1,7 @@
 //! Several ascending sources of keys as one.
 //!
-//! Invariant: the stream ascends strictly; a source that does not, or two that share a key, end it with an
-//! error, since then counts and keys would differ.
+//! Invariant: the stream ascends strictly; a source that does not, or two parts of a store that share a key, end
+//! it with an error, since then counts and keys would differ.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -103,10 +103,22 @@ pub(super) struct Merged {
     /// The next key of each source that has one.
     heads: BinaryHeap<Reverse<(u128, usize)>>,
     last: Option<u128>,
+    /// Whether sources may share keys, each of which then comes once.
+    may_share: bool,
 }
 
 impl Merged {
-    pub(super) fn new(mut sources: Vec<Source>) -> Result<Self, StoreError> {
+    /// The keys of sources that share none: the parts of a store.
+    pub(super) fn new(sources: Vec<Source>) -> Result<Self, StoreError> {
+        Self::of(sources, false)
+    }
+
+    /// The keys of sources that may share some: what a unite has set aside.
+    pub(super) fn union(sources: Vec<Source>) -> Result<Self, StoreError> {
+        Self::of(sources, true)
+    }
+
+    fn of(mut sources: Vec<Source>, may_share: bool) -> Result<Self, StoreError> {
         let mut heads = BinaryHeap::with_capacity(sources.len());
         for (at, source) in sources.iter_mut().enumerate() {
             if let Some(key) = source.next()? {
@@ -117,11 +129,23 @@ impl Merged {
             sources,
             heads,
             last: None,
+            may_share,
         })
     }
 
     /// The next key.
     pub(super) fn next(&mut self) -> Result<Option<Key>, StoreError> {
+        loop {
+            let before = self.last;
+            let key = self.step()?;
+            if key.is_none() || self.last != before {
+                return Ok(key);
+            }
+        }
+    }
+
+    /// The least key of all sources: the one before again, when sources share it.
+    fn step(&mut self) -> Result<Option<Key>, StoreError> {
         let Some(mut head) = self.heads.peek_mut() else {
             return Ok(None);
         };
@@ -129,7 +153,8 @@ impl Merged {
         let Some(source) = self.sources.get_mut(at) else {
             return Ok(None);
         };
-        if self.last.is_some_and(|last| last >= key) {
+        let is_shared = self.may_share && self.last == Some(key);
+        if !is_shared && self.last.is_some_and(|last| last >= key) {
             return Err(source.disorder());
         }
         self.last = Some(key);
@@ -182,8 +207,11 @@ mod tests {
                 let (number, owner) = owners.iter().nth(index.index(owners.len())).expect("some");
                 parts[(owner + 1) % 4].push(key(*number));
             }
+            let again = parts.iter().cloned().map(Source::memory).collect();
             let sources = parts.into_iter().map(Source::memory).collect();
             let keys = Merged::new(sources).and_then(drain);
+            let union = Merged::union(again).and_then(drain);
+            prop_assert_eq!(union.ok(), Some(expected.iter().copied().collect::<Vec<_>>()));
             match twice {
                 Some(_) => prop_assert!(keys.is_err()),
                 None => prop_assert_eq!(keys.ok(), Some(expected.into_iter().collect())),

@@ -54,6 +54,22 @@
 //! its memory is some blocks for each input, and the index and filter of its output. Smaller merges overtake
 //! larger ones. Readers hold the runs that they read; a file goes with its last reader.
 //!
+//! # Uniting
+//!
+//! Another store's snapshot enters beside the commits, which go on. Keys that the store does not have are set
+//! aside in runs that no manifest names (`aside`), sorted a table at a time, so memory is bounded by one more
+//! table; tenants that the store does not know have provisional numbers there. At the finish (`unite`) what is
+//! staged is committed and the table flushed; then the keys set aside stream into one run, under their true
+//! numbers and without those that arrived by commits meanwhile; a checkpoint of the united cut is written; and
+//! **one manifest** names both. The journal is empty at that moment and no commit gets a number, so recovery
+//! knows nothing of unites: before the manifest the store is the old one with all commits, after it the
+//! united one. Files that nothing names go at the next opening.
+//!
+//! The finish holds up commits, not readers: about as long as a merge of what was set aside takes, plus lookups
+//! for the keys of tenants that were known before. In a store that is healed nearly all keys are known, and so
+//! were never set aside; in one that joins nearly all tenants are new, and need no lookup. Disk space for what
+//! was set aside is needed twice until it ends.
+//!
 //! # Recovery
 //!
 //! The manifest names runs, checkpoint and first segment; the segments' records are replayed on top. A record
@@ -79,6 +95,7 @@
 //! sectors of unsynced writes and any unsynced names, and let a crash, an error or a full disk hit every
 //! operation of a history. The contract suite is in `tests/contract`.
 
+mod aside;
 mod block;
 mod checkpoint;
 mod filter;
@@ -97,6 +114,7 @@ mod run_writer;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod unite;
 mod writer;
 
 pub use reader::DiskReader;
@@ -105,7 +123,8 @@ pub use writer::DiskStore;
 /// Limits of a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Bytes of memory for keys that are in no run yet: two tables, and a sorted copy while one is flushed.
+    /// Bytes of memory for keys that are in no run yet: two tables, and a sorted copy while one is flushed. An
+    /// open unite takes the size of such a copy more.
     pub memory_bytes_max: usize,
     /// Bytes after which a journal segment ends even if its table is not full.
     pub segment_bytes_max: u64,

@@ -91,6 +91,7 @@ impl StoreReader for DiskReader {
             of_journal,
             &self.shared.frozen_journal_bytes,
             &self.shared.checkpoint_bytes,
+            &self.shared.aside_bytes,
         ];
         let others = others.iter().map(|bytes| bytes.load(Ordering::Relaxed));
         let runs = &view.runs;

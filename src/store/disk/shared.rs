@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub(super) journal_bytes: AtomicU64,
     pub(super) frozen_journal_bytes: AtomicU64,
     pub(super) checkpoint_bytes: AtomicU64,
+    /// Bytes of the runs that an open unite has set aside.
+    pub(super) aside_bytes: AtomicU64,
 }
 
 impl Shared {
@@ -106,6 +108,7 @@ impl Shared {
             journal_bytes: AtomicU64::new(0),
             frozen_journal_bytes: AtomicU64::new(0),
             checkpoint_bytes: AtomicU64::new(0),
+            aside_bytes: AtomicU64::new(0),
         }
     }
 
@@ -184,6 +187,16 @@ impl Shared {
         }
         drop(state);
         self.check()
+    }
+
+    /// Notes that a unite has set so much more aside.
+    pub(super) fn add_aside_bytes(&self, bytes: u64) {
+        self.aside_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that so much less is set aside.
+    pub(super) fn remove_aside_bytes(&self, bytes: u64) {
+        self.aside_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn notify_stopped(&self) {

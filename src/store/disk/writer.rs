@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 
 use super::super::data_dir::DataDir;
 use super::super::{Key, Staged, Store, StoreError, StoreShape};
+use super::aside::Aside;
 use super::checkpoint::Image;
 use super::journal::Journal;
 use super::key_set::KeySet;
@@ -26,15 +27,17 @@ const STAGED_KEYS_KEPT: usize = 1 << 16;
 
 /// A [`Store`] on disk. See the [module](super).
 pub struct DiskStore {
-    shared: Arc<Shared>,
-    journal: Journal,
+    pub(super) shared: Arc<Shared>,
+    pub(super) journal: Journal,
     /// The last commit's number.
-    commit: u64,
-    staged: Staged,
+    pub(super) commit: u64,
+    pub(super) staged: Staged,
     staged_keys: KeySet,
     /// The staged keys in order of arrival.
     staged_list: Vec<Key>,
-    position: Position,
+    pub(super) position: Position,
+    /// What an open unite has set aside.
+    pub(super) aside: Option<Aside>,
     fresh: Vec<Key>,
     scratch: Vec<u8>,
     threads: Vec<JoinHandle<()>>,
@@ -92,6 +95,7 @@ impl DiskStore {
             staged_keys: KeySet::with_capacity(0),
             staged_list: Vec::new(),
             position,
+            aside: None,
             fresh: Vec::new(),
             scratch: Vec::new(),
             threads: Vec::new(),
@@ -183,7 +187,7 @@ impl DiskStore {
     }
 
     /// Removes from `keys`, which ascend, those that are committed.
-    fn remove_committed(&mut self, keys: &mut Vec<Key>) -> Result<(), StoreError> {
+    pub(super) fn remove_committed(&mut self, keys: &mut Vec<Key>) -> Result<(), StoreError> {
         let view = self.shared.view();
         for table in [Some(&view.table), view.frozen.as_ref()]
             .into_iter()
@@ -201,7 +205,7 @@ impl DiskStore {
         Ok(())
     }
 
-    fn commit_staged(&mut self) -> Result<(), StoreError> {
+    pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
         let keys_max = self.shared.options.table_keys_max();
         let keys = self.shared.view().table.read().len();
         let is_full = keys > 0 && keys + self.staged_list.len() > keys_max;
@@ -232,7 +236,7 @@ impl DiskStore {
 
     /// Hands the table to the flushing thread and goes on with an empty one and a new segment. Waits while
     /// an earlier table is still being flushed: memory is bounded, so a slow disk slows commits.
-    fn freeze(&mut self) -> Result<(), StoreError> {
+    pub(super) fn freeze(&mut self) -> Result<(), StoreError> {
         self.shared.wait_for_flush()?;
         let ahead_bytes = self.shared.options.journal_ahead_bytes;
         let (segment, base) = (self.journal.segment + 1, self.commit + 1);
@@ -303,6 +307,23 @@ impl Store for DiskStore {
             return self.shared.check();
         }
         self.guarded(Self::commit_staged)
+    }
+
+    fn begin_unite(&mut self) -> Result<(), StoreError> {
+        self.start_aside();
+        self.shared.check()
+    }
+
+    fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+        self.guarded(|store| store.set_aside(tenant, hashes))
+    }
+
+    fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
+        self.guarded(|store| store.take_in(position, complete))
+    }
+
+    fn abandon_unite(&mut self) {
+        self.forget_aside();
     }
 
     fn check(&self) -> Result<(), StoreError> {

@@ -1,0 +1,349 @@
+//! Carries out what [`catch_up`](super::catch_up) decides: asks peers, sends barriers, fetches snapshots.
+//!
+//! Invariant: it never holds up consuming. It does one round at a time, and a round that fails changes nothing
+//! but what a whole snapshot brought.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::catch_up::{Holding, Next, PeerView, next, notice};
+use super::snapshot::{Part, SnapshotDecoder, SnapshotError};
+use super::task::{TaskEnded, UniteHandle};
+use super::{Demand, LocalCounter, Peer, Queries, QueryError};
+use crate::log::Log;
+use crate::model::{
+    Batch, BatchId, Epoch, ItemHash, Partitioning, Position, Requirement, Sequence, TenantName,
+};
+use crate::store::StoreReader;
+use crate::{clock, telemetry};
+
+/// Items handed to the counter's task at once while uniting.
+const UNITE_ITEMS_MAX: usize = 16_384;
+
+/// Times of a [`Healer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealerOptions {
+    /// How often a counter that is not complete looks for a complete one.
+    pub incomplete_interval: Duration,
+    /// How often a complete counter compares itself with the others.
+    pub complete_interval: Duration,
+    /// How long a peer may take to answer what it holds.
+    pub ask_timeout: Duration,
+    /// How long a barrier may take to come through a queue before another is sent.
+    pub barrier_timeout: Duration,
+    /// How long a snapshot's next bytes may take.
+    pub snapshot_idle_timeout: Duration,
+}
+
+impl Default for HealerOptions {
+    fn default() -> Self {
+        Self {
+            incomplete_interval: Duration::from_secs(1),
+            complete_interval: Duration::from_secs(3),
+            ask_timeout: Duration::from_secs(2),
+            barrier_timeout: Duration::from_secs(30),
+            snapshot_idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The other counters that can be reached now.
+pub type Peers = Arc<dyn Fn() -> Vec<Arc<dyn Peer>> + Send + Sync>;
+
+/// Keeps one counter whole.
+pub struct Healer<R, L> {
+    own: LocalCounter<R>,
+    unite: UniteHandle,
+    log: L,
+    /// The counter's own epoch in this life: it holds nothing but barriers.
+    epoch: Epoch,
+    partitioning: Partitioning,
+    peers: Peers,
+    options: HealerOptions,
+    sequence: Sequence,
+    reported: Option<(bool, u64)>,
+}
+
+/// Why a round ended early. The next one begins anew.
+#[derive(Debug, Error)]
+enum RoundError {
+    #[error("no barrier came through the log in time")]
+    NoBarrier,
+    #[error("this counter can't be asked: {0}")]
+    Own(QueryError),
+    #[error("{peer} gave no snapshot: {detail}")]
+    Peer { peer: String, detail: String },
+    #[error(transparent)]
+    Ended(#[from] TaskEnded),
+}
+
+impl<R: StoreReader, L: Log> Healer<R, L> {
+    /// A healer of `own`; barriers go into `log` under `epoch`, which nobody else uses.
+    #[must_use]
+    pub fn new(
+        own: LocalCounter<R>,
+        unite: UniteHandle,
+        log: L,
+        epoch: Epoch,
+        partitioning: Partitioning,
+        peers: Peers,
+        options: HealerOptions,
+    ) -> Self {
+        Self {
+            own,
+            unite,
+            log,
+            epoch,
+            partitioning,
+            peers,
+            options,
+            sequence: 0,
+            reported: None,
+        }
+    }
+
+    /// Compares and catches up, for ever; it ends with the counter's task.
+    pub async fn run(mut self) {
+        loop {
+            let complete = match self.round().await {
+                Ok(complete) => complete,
+                Err(RoundError::Ended(_)) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "catching up did not succeed; it is tried again");
+                    false
+                }
+            };
+            let pause = if complete {
+                self.options.complete_interval
+            } else {
+                self.options.incomplete_interval
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One round; returns whether this counter is complete.
+    async fn round(&mut self) -> Result<bool, RoundError> {
+        let own = self.own_holding().await?;
+        let views = self.ask_peers(&[]).await;
+        let Some(noticed) = notice(&own, &views) else {
+            self.report(true, &Requirement::default());
+            return Ok(true);
+        };
+        // Before the barrier: a loss found after it asks for a round of its own.
+        let losses = self.own.losses();
+        let barriers = self.pass_barriers().await?;
+        let mut tried = Vec::new();
+        loop {
+            let own = self.own_holding().await?;
+            if own.complete && noticed.minus(&own.position).is_empty() {
+                self.report(true, &Requirement::default());
+                return Ok(true);
+            }
+            let views = self.ask_peers(&barriers).await;
+            match next(&own, &noticed, &views, &tried) {
+                Next::Done {
+                    unfillable,
+                    complete,
+                } => {
+                    self.report(complete, &unfillable);
+                    return Ok(complete && unfillable.is_empty());
+                }
+                Next::Fetch { peer, holding } => {
+                    tried.push(peer.clone());
+                    if let Err(error) = self.fetch(&peer, &holding, losses).await {
+                        self.unite.abandon().await?;
+                        tracing::warn!(%error, "a snapshot was not united");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn own_holding(&self) -> Result<Holding, RoundError> {
+        let demand = Demand {
+            whole_position: true,
+            ..Demand::default()
+        };
+        let (holding, _) = holding(&self.own, demand).await.map_err(RoundError::Own)?;
+        Ok(holding)
+    }
+
+    /// What each reachable peer holds, once `barriers` have come through its queue or the time is up.
+    async fn ask_peers(&self, barriers: &[BatchId]) -> Vec<PeerView> {
+        let wait = if barriers.is_empty() {
+            Duration::ZERO
+        } else {
+            self.options.ask_timeout
+        };
+        let peers = (self.peers)();
+        let asked = peers.iter().map(|peer| async move {
+            let demand = Demand {
+                barriers: barriers.to_vec(),
+                wait,
+                whole_position: true,
+                ..Demand::default()
+            };
+            let answer = holding(peer.as_ref(), demand);
+            let limit = wait + self.options.ask_timeout;
+            let (holding, barrier) = tokio::time::timeout(limit, answer).await.ok()?.ok()?;
+            Some(PeerView {
+                name: peer.name().to_owned(),
+                holding,
+                barrier,
+            })
+        });
+        let views = futures_util::future::join_all(asked).await;
+        views.into_iter().flatten().collect()
+    }
+
+    /// Sends barriers until some of them have come back through our own queue.
+    async fn pass_barriers(&mut self) -> Result<Vec<BatchId>, RoundError> {
+        self.sequence += 1;
+        let barriers: Vec<BatchId> = self
+            .partitioning
+            .all()
+            .map(|partition| BatchId {
+                partition,
+                epoch: self.epoch,
+                sequence: self.sequence,
+            })
+            .collect();
+        for &id in &barriers {
+            let batch = Arc::new(Batch::new(id, clock::now_ms(), Vec::new()));
+            tokio::time::timeout(self.options.barrier_timeout, self.log.append(batch))
+                .await
+                .map_err(|_| RoundError::NoBarrier)?
+                .map_err(|_| RoundError::NoBarrier)?;
+        }
+        let deadline = Instant::now() + self.options.barrier_timeout;
+        if self.own.passed(&barriers, deadline).await {
+            Ok(barriers)
+        } else {
+            // Purged, perhaps: the next round sends another.
+            Err(RoundError::NoBarrier)
+        }
+    }
+
+    async fn fetch(
+        &self,
+        name: &str,
+        holding: &Requirement,
+        losses: u64,
+    ) -> Result<(), RoundError> {
+        let fault = |detail: String| RoundError::Peer {
+            peer: name.to_owned(),
+            detail,
+        };
+        let peer = (self.peers)().into_iter().find(|peer| peer.name() == name);
+        let peer = peer.ok_or_else(|| fault("it is gone".into()))?;
+        tracing::info!(peer = name, "fetching a snapshot");
+        let started = Instant::now();
+        let mut stream = peer
+            .snapshot()
+            .await
+            .map_err(|error| fault(error.to_string()))?;
+        self.unite.begin().await?;
+        let mut decoder = SnapshotDecoder::default();
+        let mut gathered = Gathered::default();
+        let broken = |error: SnapshotError| fault(error.to_string());
+        loop {
+            let idle = self.options.snapshot_idle_timeout;
+            let bytes = tokio::time::timeout(idle, stream.next())
+                .await
+                .map_err(|_| fault("it fell silent".into()))?;
+            let Some(bytes) = bytes else { break };
+            let bytes = bytes.map_err(|error| fault(error.to_string()))?;
+            decoder.push(&bytes).map_err(broken)?;
+            while let Some(part) = decoder.next().map_err(broken)? {
+                if let Some(keys) = gathered.take(part) {
+                    self.unite.keys(keys).await?;
+                }
+            }
+        }
+        decoder.finish().map_err(broken)?;
+        self.unite.keys(std::mem::take(&mut gathered.keys)).await?;
+        let held = gathered.position.unwrap_or_default();
+        // Else the peer has lost since what it said it held.
+        if !holding.minus(&held.requirement()).is_empty() {
+            return Err(fault("its snapshot lacks what it had".into()));
+        }
+        self.unite.finish(held, losses).await?;
+        telemetry::count(telemetry::SNAPSHOTS_UNITED, 1);
+        let took_ms = started.elapsed().as_millis() as u64;
+        tracing::info!(
+            peer = name,
+            items = gathered.items,
+            took_ms,
+            "united a snapshot"
+        );
+        Ok(())
+    }
+
+    /// Tells the operator, when it changes, what holds this counter up.
+    fn report(&mut self, complete: bool, unfillable: &Requirement) {
+        let state = (complete, unfillable.count());
+        metrics::gauge!(telemetry::HOLES_UNFILLABLE).set(unfillable.count() as f64);
+        if self.reported == Some(state) {
+            return;
+        }
+        let first = self.reported.is_none();
+        self.reported = Some(state);
+        match state {
+            (true, 0) if first => {}
+            (true, 0) => tracing::info!("caught up: this counter is complete"),
+            (true, missing) => tracing::warn!(
+                missing,
+                "nobody who can be asked has these batches; see headcount accept-loss --help"
+            ),
+            (false, _) => tracing::warn!(
+                "not complete, and no complete counter answers: no count is exact until one comes back; if none ever will, see headcount accept-loss --help"
+            ),
+        }
+    }
+}
+
+/// Keys gathered for the counter's task.
+#[derive(Default)]
+struct Gathered {
+    position: Option<Position>,
+    keys: Vec<(TenantName, Vec<ItemHash>)>,
+    waiting: usize,
+    items: u64,
+}
+
+impl Gathered {
+    /// Takes a part in; returns what is to be handed on, once it is enough.
+    fn take(&mut self, part: Part) -> Option<Vec<(TenantName, Vec<ItemHash>)>> {
+        match part {
+            Part::Head { position, .. } => self.position = Some(position),
+            Part::Keys { tenant, hashes } => {
+                self.waiting += hashes.len();
+                self.items += hashes.len() as u64;
+                self.keys.push((tenant, hashes));
+                if self.waiting >= UNITE_ITEMS_MAX {
+                    self.waiting = 0;
+                    return Some(std::mem::take(&mut self.keys));
+                }
+            }
+            Part::End => {}
+        }
+        None
+    }
+}
+
+/// What a counter holds, and whether the demanded barriers have come through its queue.
+async fn holding(counter: &dyn Queries, demand: Demand) -> Result<(Holding, bool), QueryError> {
+    let nobody: Arc<[TenantName]> = Arc::new([]);
+    let cover = counter.counts(nobody, demand).await?.cover;
+    let holding = Holding {
+        // Nothing was required, so what is not covered is not complete.
+        complete: cover.partitions.iter().all(|&(_, covers)| covers),
+        position: cover.covered,
+    };
+    Ok((holding, cover.barriers))
+}
