@@ -87,6 +87,14 @@ pub struct CounterView {
     pub name: String,
     /// What it says of itself, or why it can't be asked.
     pub status: Result<Status, QueryError>,
+    /// Messages in its queue, when there is one and somebody counts them.
+    pub queue_messages: Option<u64>,
+    /// Batches appended that it has not applied, as far as is known.
+    pub lag_batches: Option<u64>,
+    /// How long ago it announced itself, in milliseconds.
+    pub last_seen_ms_ago: Option<u64>,
+    /// Where it is asked; none in the same process.
+    pub url: Option<String>,
 }
 
 impl Coordinator {
@@ -157,6 +165,10 @@ impl Coordinator {
                 name: counter.name().to_owned(),
                 status: status
                     .unwrap_or_else(|_| Err(QueryError::Unreachable("it does not answer".into()))),
+                queue_messages: None,
+                lag_batches: None,
+                last_seen_ms_ago: None,
+                url: None,
             }
         });
         futures_util::future::join_all(asked).await

@@ -120,9 +120,13 @@ mod tests {
         let mut store = MemoryStore::new(StoreShape {
             partitioning: Partitioning::SINGLE,
         });
-        let hashes: Vec<_> = (0..ITEMS).map(|id| ItemHash::of_id(&id.to_string())).collect();
+        let hashes: Vec<_> = (0..ITEMS)
+            .map(|id| ItemHash::of_id(&id.to_string()))
+            .collect();
         let tenant = TenantName::new("t").expect("valid");
-        store.insert(Partition(0), &tenant, &hashes).expect("inserted");
+        store
+            .insert(Partition(0), &tenant, &hashes)
+            .expect("inserted");
         store.commit().expect("commits");
         let read = Arc::<AtomicUsize>::default();
         let reader = Counting {
@@ -156,7 +160,9 @@ mod tests {
                     items += hashes.len();
                 }
             }
-            let Some(frame) = frames.next().await else { break };
+            let Some(frame) = frames.next().await else {
+                break;
+            };
             decoder.push(&frame.expect("intact")).expect("intact");
         }
         decoder.finish().expect("whole");

@@ -98,7 +98,11 @@ mod tests {
         assert_eq!(refused("0123456789abcde  "), SecretError::TooShort);
         assert_eq!(refused(""), SecretError::TooShort);
         assert_eq!(refused(&"x".repeat(1_025)), SecretError::TooLong);
-        for bad in ["0123456789 abcdef", "0123456789é012345", "0123456789\u{7f}012345"] {
+        for bad in [
+            "0123456789 abcdef",
+            "0123456789é012345",
+            "0123456789\u{7f}012345",
+        ] {
             assert_eq!(refused(bad), SecretError::Unprintable);
         }
     }

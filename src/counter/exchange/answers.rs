@@ -102,14 +102,20 @@ impl Message for CountsAnswers {
         let answer = |json: AnswerJson<'_>| match json {
             AnswerJson::Error(error) => Ok(Err(error)),
             AnswerJson::Counts { cover, counts } => {
-                let cover = covers.get(cover).ok_or(ExchangeError::Invalid("no such cover"))?;
+                let cover = covers
+                    .get(cover)
+                    .ok_or(ExchangeError::Invalid("no such cover"))?;
                 let cover = cover.cover.clone().into_owned();
                 let counts = counts.into_owned();
                 check_counts(&cover, counts.iter())?;
                 Ok(Ok(Counts { cover, counts }))
             }
         };
-        answers.into_iter().map(answer).collect::<Result<_, _>>().map(Self)
+        answers
+            .into_iter()
+            .map(answer)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -180,7 +186,10 @@ impl Message for Listing {
 
     fn decode(bytes: &[u8]) -> Result<Self, ExchangeError> {
         let listing = wire::decode_as(bytes, |from| ListingJson::deserialize(from))?;
-        check_counts(&listing.cover, listing.tenants.iter().map(|(_, counts)| counts))?;
+        check_counts(
+            &listing.cover,
+            listing.tenants.iter().map(|(_, counts)| counts),
+        )?;
         Ok(listing)
     }
 }

@@ -48,6 +48,9 @@ pub const LOSS_PATH: &str = "/internal/v1/loss";
 /// two answers of one counter must not look like a majority.
 pub const COUNTER_HEADER: &str = "headcount-counter";
 
+/// The `type` of the problem with which a counter says that its store can't be read.
+pub const STORE_PROBLEM: &str = "urn:headcount:problem:store-unreadable";
+
 /// The most queries in one request for counts.
 pub const GROUP_QUERIES_MAX: usize = 256;
 

@@ -56,7 +56,9 @@ impl Message for CountsGroup {
         let mut distinct: Vec<&Requirement> = Vec::new();
         let mut queries = Vec::with_capacity(self.0.len());
         for CountsQuery { tenants, demand } in &self.0 {
-            let known = distinct.iter().position(|&other| *other == demand.requirement);
+            let known = distinct
+                .iter()
+                .position(|&other| *other == demand.requirement);
             let requirement = known.unwrap_or_else(|| {
                 distinct.push(&demand.requirement);
                 distinct.len() - 1
@@ -81,7 +83,9 @@ impl Message for CountsGroup {
     fn decode(bytes: &[u8]) -> Result<Self, ExchangeError> {
         let group: GroupJson<'_> = serde_json::from_slice(bytes)?;
         if group.queries.len() > GROUP_QUERIES_MAX {
-            return Err(ExchangeError::Invalid("more queries than one request may have"));
+            return Err(ExchangeError::Invalid(
+                "more queries than one request may have",
+            ));
         }
         let epochs: Vec<usize> = group
             .requirements
@@ -102,7 +106,12 @@ impl Message for CountsGroup {
                 },
             })
         };
-        group.queries.into_iter().map(query).collect::<Result<_, _>>().map(Self)
+        group
+            .queries
+            .into_iter()
+            .map(query)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -115,7 +124,9 @@ pub(super) fn check_epochs(
     let used = uses.filter_map(|index| epochs.get(index));
     let total = used.fold(0_usize, |total, &epochs| total.saturating_add(epochs));
     if !alone && total > GROUP_EPOCHS_MAX {
-        return Err(ExchangeError::Invalid("more epochs than one group may have"));
+        return Err(ExchangeError::Invalid(
+            "more epochs than one group may have",
+        ));
     }
     Ok(())
 }

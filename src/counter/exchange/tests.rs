@@ -34,13 +34,14 @@ fn requirement() -> impl Strategy<Value = Requirement> {
 }
 
 fn demand() -> impl Strategy<Value = Demand> {
-    let barrier = (any::<u16>(), any::<u128>(), any::<u64>()).prop_map(|(partition, epoch, sequence)| {
-        BatchId {
-            partition: Partition(partition),
-            epoch: Epoch(epoch),
-            sequence,
-        }
-    });
+    let barrier =
+        (any::<u16>(), any::<u128>(), any::<u64>()).prop_map(|(partition, epoch, sequence)| {
+            BatchId {
+                partition: Partition(partition),
+                epoch: Epoch(epoch),
+                sequence,
+            }
+        });
     let barriers = prop::collection::vec(barrier, 0..3);
     (requirement(), barriers, any::<u64>(), any::<bool>()).prop_map(
         |(requirement, barriers, wait_ms, whole_position)| Demand {
@@ -60,7 +61,9 @@ fn cover() -> impl Strategy<Value = Cover> {
             Cover {
                 life,
                 barriers,
-                partitions: partitions.map(|(p, covers)| (Partition(p), covers)).collect(),
+                partitions: partitions
+                    .map(|(p, covers)| (Partition(p), covers))
+                    .collect(),
                 covered,
             }
         },
@@ -235,21 +238,31 @@ fn what_contradicts_itself_is_refused() {
         let text = format!(r#"{{"requirements":{requirements},"queries":{queries}}}"#);
         CountsGroup::decode(text.as_bytes())
     };
-    let query = r#"{"tenants":[],"requirement":0,"barriers":[],"wait_ms":0,"whole_position":false}"#;
+    let query =
+        r#"{"tenants":[],"requirement":0,"barriers":[],"wait_ms":0,"whole_position":false}"#;
     let part = |epoch: &str, beyond: &str| {
         format!(r#"[[{{"partition":0,"epoch":"{epoch}","prefix":4,"beyond":{beyond}}}]]"#)
     };
     let epoch = "0".repeat(32);
     assert!(group(&part(&epoch, "[]"), &format!("[{query}]")).is_ok());
-    assert!(group("[]", &format!("[{query}]")).is_err(), "no such requirement");
-    assert!(group(&part(&epoch, "[[5,6]]"), "[]").is_err(), "touches the prefix");
+    assert!(
+        group("[]", &format!("[{query}]")).is_err(),
+        "no such requirement"
+    );
+    assert!(
+        group(&part(&epoch, "[[5,6]]"), "[]").is_err(),
+        "touches the prefix"
+    );
     assert!(group(&part(&"A".repeat(32), "[]"), "[]").is_err());
     assert!(group(&part(&format!("+{}", "0".repeat(31)), "[]"), "[]").is_err());
     assert!(group(&part(&"0".repeat(31), "[]"), "[]").is_err());
     let many = vec![query; GROUP_QUERIES_MAX + 1].join(",");
     assert!(group("[[]]", &format!("[{many}]")).is_err());
     let bare = query.replace("[]", r#"["."]"#);
-    assert!(group("[[]]", &format!("[{bare}]")).is_err(), "no tenant's name");
+    assert!(
+        group("[[]]", &format!("[{bare}]")).is_err(),
+        "no tenant's name"
+    );
 
     // Short to send, long to keep.
     let parts: Vec<String> = (0..GROUP_EPOCHS_MAX)
@@ -267,5 +280,8 @@ fn what_contradicts_itself_is_refused() {
         CountsAnswers::decode(text.as_bytes())
     };
     assert!(answers("[[1],[2]]").is_ok());
-    assert!(answers("[[1],[2,3]]").is_err(), "two counts for one partition");
+    assert!(
+        answers("[[1],[2,3]]").is_err(),
+        "two counts for one partition"
+    );
 }

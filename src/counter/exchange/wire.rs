@@ -42,7 +42,10 @@ pub(super) use derived_message;
 /// A message of a domain type, whose JSON another type describes.
 pub fn encode_as<T>(
     value: &T,
-    serialize: impl FnOnce(&T, &mut serde_json::Serializer<&mut Vec<u8>>) -> Result<(), serde_json::Error>,
+    serialize: impl FnOnce(
+        &T,
+        &mut serde_json::Serializer<&mut Vec<u8>>,
+    ) -> Result<(), serde_json::Error>,
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
     let done = serialize(value, &mut serde_json::Serializer::new(&mut bytes));
@@ -89,8 +92,8 @@ pub mod epoch {
         from.deserialize_str(Text("32 hex digits in lower case", |text: &str| {
             let mut bytes = [0; 16];
             let length = HEXLOWER.decode_len(text.len()).ok()?;
-            let exact = length == bytes.len()
-                && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
+            let exact =
+                length == bytes.len() && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
             exact.then(|| Epoch(u128::from_be_bytes(bytes)))
         }))
     }
@@ -108,8 +111,8 @@ pub mod item_hash {
         from.deserialize_str(Text("24 hex digits in lower case", |text: &str| {
             let mut bytes = [0; ITEM_HASH_BYTES];
             let length = HEXLOWER.decode_len(text.len()).ok()?;
-            let exact = length == bytes.len()
-                && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
+            let exact =
+                length == bytes.len() && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
             exact.then_some(ItemHash(bytes))
         }))
     }
@@ -202,7 +205,10 @@ pub mod requirement {
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Required<'a> {
-    #[serde(serialize_with = "serialize_borrowed", deserialize_with = "deserialize_owned")]
+    #[serde(
+        serialize_with = "serialize_borrowed",
+        deserialize_with = "deserialize_owned"
+    )]
     pub requirement: Cow<'a, Requirement>,
 }
 
