@@ -23,14 +23,12 @@ use crate::counter::{CounterError, CounterTask, LocalCounter, Queries};
 use crate::http::{self, App, ServerLimits};
 use crate::log::{Deliveries, LocalLog};
 use crate::model::{Epoch, Partitioning};
+pub use crate::store::data_dir::LOCAL_COUNTER;
 use crate::store::data_dir::{Belonging, DataDir};
 use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
 use crate::store::verify::{Report, recount};
 use crate::store::{Store, StoreError, StoreReader, StoreShape};
 use crate::telemetry;
-
-/// The name of the counter in a process that runs alone.
-pub const LOCAL_COUNTER: &str = "local";
 
 /// How long the start read may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -292,6 +290,7 @@ fn open_store(config: &ServeConfig) -> Result<DiskStore, NodeError> {
     let belonging = Belonging {
         cluster: None,
         counter: LOCAL_COUNTER.into(),
+        adopt: false,
         partitioning: Partitioning::SINGLE,
         now_ms: now_ms(),
     };

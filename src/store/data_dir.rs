@@ -1,7 +1,10 @@
 //! The data folder: whose it is, and that one process has it.
 //!
 //! Invariant: nothing in the folder is read or changed by two processes at once, nor by a counter whose folder
-//! it is not. A folder that holds other files is never adopted.
+//! it is not. A folder that holds other files is never taken for one.
+//!
+//! A folder that `serve` made can be *adopted* by a counter, once and for good, when its operator asks for it: a
+//! counter's own never can, since its position belongs to the counter's queue.
 
 use std::fs;
 use std::io;
@@ -13,6 +16,8 @@ use super::StoreError;
 use super::bytes::Cursor;
 use super::files::{DiskFile, Files, RealFiles, TEMPORARY};
 
+/// The name of the one counter of `serve`; no counter behind a broker may be called so.
+pub const LOCAL_COUNTER: &str = "local";
 const LOCK: &str = "LOCK";
 const IDENTITY: &str = "IDENTITY";
 /// What an empty file system's top folder holds.
@@ -29,6 +34,9 @@ pub struct Belonging {
     pub cluster: Option<u128>,
     /// The counter's name, at most 65535 bytes.
     pub counter: String,
+    /// Whether a folder that [`LOCAL_COUNTER`] made becomes this counter's, and this cluster's when that is
+    /// given. A folder that is this counter's already is opened as ever; where there is none, none is made.
+    pub adopt: bool,
     /// How many partitions the cluster has.
     pub partitioning: Partitioning,
     /// The time now, in milliseconds since the Unix epoch: a new folder's date.
@@ -70,6 +78,11 @@ impl DataDir {
     /// [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be read, and
     /// [`StoreError::Io`].
     pub fn open(path: &Path, expected: &Belonging) -> Result<Self, StoreError> {
+        if expected.adopt && !path.join(IDENTITY).is_file() {
+            let detail = "there is no data of Headcount in it to adopt; is it the right folder? \
+                          To start with an empty one, leave out --adopt";
+            return Err(foreign(path, detail));
+        }
         make_folder(path)?;
         let real = RealFiles::new(path);
         let files: &dyn Files = &real;
@@ -79,7 +92,7 @@ impl DataDir {
             refuse_strangers(path, &names)?;
         }
         let lock = lock(path)?;
-        let identity = if is_new && !files.names()?.iter().any(|name| name == IDENTITY) {
+        let mut identity = if is_new && !files.names()?.iter().any(|name| name == IDENTITY) {
             let identity = Identity {
                 cluster: expected.cluster.map_or_else(random_cluster, Ok)?,
                 counter: expected.counter.clone(),
@@ -92,6 +105,12 @@ impl DataDir {
         } else {
             Identity::read(&files.open_file(IDENTITY)?)?
         };
+        if expected.adopt && identity.counter == LOCAL_COUNTER {
+            identity.counter.clone_from(&expected.counter);
+            identity.cluster = expected.cluster.unwrap_or(identity.cluster);
+            identity.check(path, expected)?;
+            files.replace(IDENTITY, &identity.encode(path)?)?;
+        }
         identity.check(path, expected)?;
         Ok(Self {
             path: path.to_owned(),
@@ -211,11 +230,30 @@ impl Identity {
         })
     }
 
+    /// Why the folder is not the counter `ours`'s, and what to do.
+    fn refusal(&self, ours: &str) -> String {
+        let its = &self.counter;
+        if its == LOCAL_COUNTER {
+            format!(
+                "it was made by `headcount serve`, not by the counter {ours:?}; to move it there for good, \
+                 stop `serve` and run `headcount counter --adopt`"
+            )
+        } else if ours == LOCAL_COUNTER {
+            format!(
+                "it belongs to the counter {its:?} of a cluster, and `headcount serve` can't use it; \
+                 run `headcount counter --name {its}`, or serve another folder"
+            )
+        } else {
+            format!(
+                "it belongs to the counter {its:?}, not to {ours:?}; run `headcount counter --name {its}`, or \
+                 give {ours:?} a folder of its own: it will catch up from its peers"
+            )
+        }
+    }
+
     fn check(&self, path: &Path, expected: &Belonging) -> Result<(), StoreError> {
         if self.counter != expected.counter {
-            let (its, ours) = (&self.counter, &expected.counter);
-            let detail = format!("it belongs to the counter {its:?}, not to {ours:?}");
-            return Err(foreign(path, detail));
+            return Err(foreign(path, self.refusal(&expected.counter)));
         }
         if let Some(ours) = expected.cluster.filter(|cluster| *cluster != self.cluster) {
             let its = self.cluster;

@@ -33,6 +33,7 @@ pub fn belonging() -> Belonging {
     Belonging {
         cluster: None,
         counter: "counter-1".to_owned(),
+        adopt: false,
         partitioning: shape().partitioning,
         now_ms: 1_700_000_000_000,
     }

@@ -8,3 +8,4 @@ mod harness;
 mod log;
 mod model;
 mod suite;
+mod unite;

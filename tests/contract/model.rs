@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headcount::model::{ItemHash, Verdict};
+use headcount::model::{ItemHash, Position, Verdict};
 use headcount::store::verify::recount;
 use headcount::store::{Snapshot, Store, StoreReader};
 use proptest::prelude::*;
@@ -25,6 +25,10 @@ enum Step {
     TakeSnapshot,
     ReadSnapshot,
     Contains(u8, u32),
+    BeginUnite,
+    Unite(u8, Vec<u32>),
+    FinishUnite(u16, u64, bool),
+    AbandonUnite,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,6 +42,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::TakeSnapshot),
         1 => Just(Step::ReadSnapshot),
         2 => (0..TENANTS, 0..IDS).prop_map(|(t, id)| Step::Contains(t, id)),
+        2 => Just(Step::BeginUnite),
+        6 => (0..TENANTS, prop::collection::vec(0..IDS, 0..60)).prop_map(|(t, ids)| Step::Unite(t, ids)),
+        2 => (0_u16..3, 1_u64..6, any::<bool>()).prop_map(|(p, s, c)| Step::FinishUnite(p, s, c)),
+        1 => Just(Step::AbandonUnite),
     ]
 }
 
@@ -58,6 +66,8 @@ struct Model {
     committed: State,
     staged: State,
     snapshot: Option<(Snapshot, State)>,
+    /// What an open unite has set aside.
+    aside: Option<BTreeMap<String, BTreeSet<u32>>>,
 }
 
 fn check_reader(reader: &impl StoreReader, state: &State) {
@@ -126,9 +136,53 @@ fn reopen<H: Harness>(
     };
     if again.is_ok() {
         model.staged = model.committed.clone();
+        model.aside = None;
     }
     match again {
         Ok(store) | Err(store) => store,
+    }
+}
+
+/// A step of a unite; those that need an open one are skipped without.
+fn apply_unite(store: &mut impl Store, model: &mut Model, step: &Step) {
+    match step {
+        Step::BeginUnite => {
+            store.begin_unite().expect("begun");
+            model.aside = Some(BTreeMap::new());
+        }
+        Step::Unite(number, ids) => {
+            let Some(aside) = &mut model.aside else {
+                return;
+            };
+            let hashes: Vec<ItemHash> = ids
+                .iter()
+                .map(|id| ItemHash::of_id(&id.to_string()))
+                .collect();
+            let name = name(*number);
+            store.unite(&tenant(&name), &hashes).expect("set aside");
+            if !ids.is_empty() {
+                aside.entry(name).or_default().extend(ids);
+            }
+        }
+        Step::FinishUnite(partition, sequence, complete) => {
+            let Some(aside) = model.aside.take() else {
+                return;
+            };
+            let mut position = Position::default();
+            position.record(batch(*partition, *sequence), 0);
+            store.finish_unite(&position, *complete).expect("finished");
+            for (name, ids) in aside {
+                model.staged.items.entry(name).or_default().extend(ids);
+            }
+            let batches = &mut model.staged.batches;
+            batches.entry((*partition, *sequence)).or_insert(0);
+            model.staged.complete |= *complete;
+            model.committed = model.staged.clone();
+        }
+        _ => {
+            store.abandon_unite();
+            model.aside = None;
+        }
     }
 }
 
@@ -175,6 +229,9 @@ fn apply<H: Harness>(
             model.committed = model.staged.clone();
         }
         Step::Crash | Step::Close => store = reopen(harness, store, model, step),
+        Step::BeginUnite | Step::Unite(..) | Step::FinishUnite(..) | Step::AbandonUnite => {
+            apply_unite(&mut store, model, step);
+        }
         Step::TakeSnapshot => {
             let snapshot = store.reader().snapshot().expect("a snapshot");
             model.snapshot = Some((snapshot, model.committed.clone()));

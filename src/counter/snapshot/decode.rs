@@ -263,7 +263,15 @@ struct PositionDecoder {
     bytes: usize,
     position: Position,
     /// The epoch whose ranges may go on in the next entry.
-    open: Option<(Partition, Epoch, u32, Sequence, Vec<(Sequence, Sequence)>)>,
+    open: Option<(Entry, Vec<(Sequence, Sequence)>)>,
+}
+
+/// What the entries of one epoch have in common.
+#[derive(PartialEq, Eq)]
+struct Entry {
+    of: (Partition, Epoch),
+    prefix: Sequence,
+    last_checksum: u32,
 }
 
 impl PositionDecoder {
@@ -304,9 +312,11 @@ impl PositionDecoder {
 
     fn read_entry(&mut self, fields: &mut Fields<'_>) -> Result<(), SnapshotError> {
         let partition = Partition(u16::from_le_bytes(fields.take()?));
-        let epoch = Epoch(u128::from_le_bytes(fields.take()?));
-        let prefix = u64::from_le_bytes(fields.take()?);
-        let last_checksum = u32::from_le_bytes(fields.take()?);
+        let entry = Entry {
+            of: (partition, Epoch(u128::from_le_bytes(fields.take()?))),
+            prefix: u64::from_le_bytes(fields.take()?),
+            last_checksum: u32::from_le_bytes(fields.take()?),
+        };
         let count = u32::from_le_bytes(fields.take()?) as usize;
         if count > RANGES_MAX || partition.0 >= self.partitioning.count() {
             return Err(SnapshotError::Malformed(
@@ -318,39 +328,36 @@ impl PositionDecoder {
             let first = u64::from_le_bytes(fields.take()?);
             ranges.push((first, u64::from_le_bytes(fields.take()?)));
         }
-        let id = (partition, epoch, last_checksum, prefix);
         match &mut self.open {
             // A full entry's epoch may go on; a shorter one is its epoch's last.
-            Some((p, e, c, s, open)) if (*p, *e, *c, *s) == id => {
+            Some((last, open)) if *last == entry => {
                 if count == 0 || open.len() % RANGES_MAX != 0 || open.is_empty() {
                     return Err(SnapshotError::Malformed("its position repeats an epoch"));
                 }
                 open.append(&mut ranges);
                 Ok(())
             }
-            open => {
-                let follows = open
-                    .as_ref()
-                    .is_none_or(|(p, e, ..)| (*p, *e) < (partition, epoch));
-                if !follows {
-                    return Err(SnapshotError::Malformed("its position is not ascending"));
-                }
+            Some((last, _)) if last.of >= entry.of => {
+                Err(SnapshotError::Malformed("its position is not ascending"))
+            }
+            _ => {
                 self.end_epoch()?;
-                self.open = Some((partition, epoch, last_checksum, prefix, ranges));
+                self.open = Some((entry, ranges));
                 Ok(())
             }
         }
     }
 
     fn end_epoch(&mut self) -> Result<(), SnapshotError> {
-        if let Some((partition, epoch, last_checksum, prefix, ranges)) = self.open.take() {
-            let sequences = Sequences::from_parts(prefix, ranges).ok_or(
+        if let Some((entry, ranges)) = self.open.take() {
+            let sequences = Sequences::from_parts(entry.prefix, ranges).ok_or(
                 SnapshotError::Malformed("its position has sequences that can't be"),
             )?;
             let part = EpochPosition {
                 sequences,
-                last_checksum,
+                last_checksum: entry.last_checksum,
             };
+            let (partition, epoch) = entry.of;
             self.position.set(partition, epoch, part);
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::merged::{Merged, Source, sort};
 use super::run::Run;
 use super::run_writer::RunWriter;
 use super::shared::Shared;
-use crate::model::{ItemHash, TenantName};
+use crate::model::TenantName;
 
 /// The first provisional number; a store's own numbers stay below, or there is no more unite.
 const PROVISIONAL_FIRST: u32 = 1 << 31;
@@ -170,7 +170,7 @@ impl Aside {
         })
     }
 
-    /// At least how many keys were set aside.
+    /// At most so many keys were set aside.
     pub(super) fn keys_max(&self) -> u64 {
         self.runs.iter().map(|run| run.keys).sum()
     }
@@ -218,7 +218,7 @@ impl ResolvedStream {
                 None => out.push(key),
                 // It comes under its true number as well.
                 Some(number) if number < self.resolved.first_new => {}
-                Some(number) => out.push(Key::new(number, &ItemHash(key.hash().0))),
+                Some(number) => out.push(Key::new(number, &key.hash())),
             }
         }
         Ok(())

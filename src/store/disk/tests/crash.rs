@@ -9,7 +9,9 @@ use proptest::prelude::*;
 
 use super::super::{DiskOptions, DiskStore};
 use super::sim::{Fault, Random, SimFiles};
-use crate::model::{BatchId, Epoch, ItemHash, Partition, Partitioning, TenantName, Verdict};
+use crate::model::{
+    BatchId, Epoch, ItemHash, Partition, Partitioning, Position, TenantName, Verdict,
+};
 use crate::store::verify::recount;
 use crate::store::{Key, Store, StoreError, StoreReader, StoreShape};
 
@@ -28,6 +30,7 @@ const SHAPE: StoreShape = StoreShape {
 struct State {
     items: BTreeMap<String, BTreeSet<u64>>,
     commits: u64,
+    unites: u64,
 }
 
 /// A disk, what is known to be committed on it, and what may be.
@@ -36,7 +39,12 @@ struct World {
     random: Random,
     committed: State,
     in_doubt: Option<State>,
+    /// What an open unite has set aside.
+    aside: Option<BTreeMap<String, BTreeSet<u64>>>,
 }
+
+/// The epoch of the batches that come by unites.
+const UNITES: Epoch = Epoch(2);
 
 fn batch(sequence: u64) -> BatchId {
     BatchId {
@@ -57,6 +65,7 @@ impl World {
             random: Random(seed),
             committed: State::default(),
             in_doubt: None,
+            aside: None,
         }
     }
 
@@ -73,19 +82,21 @@ impl World {
     /// Looks which state the store is at, which settles what was in doubt; `None` when it can't be read.
     fn settle_doubt(&mut self, store: &DiskStore) -> Option<()> {
         let reader = store.reader();
-        let commits = reader
-            .cut()
-            .position()
-            .get(Partition(0), Epoch(1))
-            .map_or(0, |part| part.sequences.prefix());
+        let prefix = |epoch| {
+            let cut = reader.cut();
+            let part = cut.position().get(Partition(0), epoch);
+            part.map_or(0, |part| part.sequences.prefix())
+        };
+        let (commits, unites) = (prefix(Epoch(1)), prefix(UNITES));
         if let Some(in_doubt) = self.in_doubt.take()
-            && in_doubt.commits == commits
+            && (in_doubt.commits, in_doubt.unites) == (commits, unites)
         {
             self.committed = in_doubt;
         }
         assert_eq!(
-            commits, self.committed.commits,
-            "the last commit, or the one in flight"
+            (commits, unites),
+            (self.committed.commits, self.committed.unites),
+            "the last commit or unite, or the one in flight"
         );
         let cut = reader.cut().clone();
         assert_eq!(cut.tenants(), self.committed.items.len() as u64);
@@ -129,6 +140,62 @@ impl World {
                 return self.expect_poisoned(store);
             }
             self.committed = staged;
+            self.work_at_unite(store)?;
+        }
+        Some(())
+    }
+
+    /// Perhaps a step of a unite; `None` when the store failed.
+    fn work_at_unite(&mut self, store: &mut DiskStore) -> Option<()> {
+        let step = self.random.below(12);
+        let Some(mut aside) = self.aside.take() else {
+            if step < 4 {
+                if store.begin_unite().is_err() {
+                    return self.expect_poisoned(store);
+                }
+                self.aside = Some(BTreeMap::new());
+            }
+            return Some(());
+        };
+        match step {
+            0 => store.abandon_unite(),
+            1..3 => {
+                let mut united = self.committed.clone();
+                united.unites += 1;
+                for (name, ids) in aside {
+                    united.items.entry(name).or_default().extend(ids);
+                }
+                let mut position = Position::default();
+                for sequence in 1..=united.unites {
+                    let epoch = UNITES;
+                    position.record(
+                        BatchId {
+                            epoch,
+                            ..batch(sequence)
+                        },
+                        0,
+                    );
+                }
+                if store.finish_unite(&position, false).is_err() {
+                    self.in_doubt = Some(united);
+                    return self.expect_poisoned(store);
+                }
+                self.committed = united;
+            }
+            _ => {
+                // Some tenants that the store knows, some that it will know, some that only come this way.
+                let name = format!("t{}", self.random.below(8));
+                let ids: Vec<u64> = (0..=self.random.below(20))
+                    .map(|_| self.random.below(200))
+                    .collect();
+                let hashes: Vec<ItemHash> = ids.iter().map(|id| hash(*id)).collect();
+                let tenant = TenantName::new(&name).expect("valid");
+                if store.unite(&tenant, &hashes).is_err() {
+                    return self.expect_poisoned(store);
+                }
+                aside.entry(name).or_default().extend(ids);
+                self.aside = Some(aside);
+            }
         }
         Some(())
     }
@@ -148,6 +215,7 @@ impl World {
         let Some(mut store) = self.open() else {
             return;
         };
+        self.aside = None;
         if self.settle_doubt(&store).is_none() || self.work(&mut store, commits).is_none() {
             return;
         }
@@ -164,6 +232,7 @@ impl World {
         let files = Arc::new(self.files.clone());
         let mut store =
             DiskStore::open_files(files, None, SHAPE, OPTIONS).expect("nothing fails any more");
+        self.aside = None;
         self.settle_doubt(&store).expect("readable");
         self.work(&mut store, 30).expect("nothing fails any more");
         store.settle().expect("nothing fails any more");
@@ -189,6 +258,7 @@ fn a_fault_at_every_operation_loses_nothing() {
         operations > 200,
         "{operations} operations are too few to mean anything"
     );
+    assert!(well.committed.unites > 1, "no unites, no meaning");
     for fault in [Fault::Crash, Fault::Error, Fault::Full] {
         for at in 1..=operations {
             let mut world = World::new(1);
