@@ -6,6 +6,8 @@ mod counter;
 mod lane;
 mod node;
 mod public;
+#[cfg(test)]
+mod told;
 
 pub use counter::RemoteCounter;
 pub use node::NodeClient;

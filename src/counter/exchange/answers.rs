@@ -36,12 +36,11 @@ struct AnswersJson<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 struct Covering<'a> {
-    #[serde(serialize_with = "cover_to", deserialize_with = "cover_from")]
+    #[serde(
+        serialize_with = "CoverJson::serialize",
+        deserialize_with = "cover_from"
+    )]
     cover: Cow<'a, Cover>,
-}
-
-fn cover_to<S: Serializer>(cover: &Cow<'_, Cover>, to: S) -> Result<S::Ok, S::Error> {
-    CoverJson::serialize(cover, to)
 }
 
 fn cover_from<'de, D: Deserializer<'de>>(from: D) -> Result<Cow<'static, Cover>, D::Error> {

@@ -206,17 +206,10 @@ pub mod requirement {
 #[serde(transparent)]
 pub struct Required<'a> {
     #[serde(
-        serialize_with = "serialize_borrowed",
+        serialize_with = "requirement::serialize",
         deserialize_with = "deserialize_owned"
     )]
     pub requirement: Cow<'a, Requirement>,
-}
-
-fn serialize_borrowed<S: Serializer>(
-    requirement: &Cow<'_, Requirement>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    requirement::serialize(requirement, to)
 }
 
 fn deserialize_owned<'de, D: Deserializer<'de>>(
