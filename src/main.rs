@@ -35,9 +35,7 @@ fn main() -> ExitCode {
             name,
             yes,
         } => operated(runtime.block_on(cli::remove_counter(&amqp_urls, &name, yes))),
-        Invocation::AcceptLoss(options) => {
-            operated(runtime.block_on(cli::accept_loss(&options)))
-        }
+        Invocation::AcceptLoss(options) => operated(runtime.block_on(cli::accept_loss(&options))),
         Invocation::SkipPoison {
             amqp_urls,
             name,

@@ -55,6 +55,34 @@ pub const STORE_DISK_BYTES: &str = "headcount_store_disk_bytes";
 pub const STORE_MEMORY_BYTES: &str = "headcount_store_memory_bytes";
 /// Sorted runs in the store.
 pub const STORE_RUNS: &str = "headcount_store_runs";
+/// Whether a counter can be asked, by counter.
+pub const COUNTER_UP: &str = "headcount_counter_up";
+/// Whether a counter has everything that it should have, by counter.
+pub const COUNTER_COMPLETE: &str = "headcount_counter_complete";
+/// Tenants of a counter, by counter.
+pub const COUNTER_TENANTS: &str = "headcount_counter_tenants";
+/// Items of a counter, by counter.
+pub const COUNTER_ITEMS: &str = "headcount_counter_items";
+/// Epochs in a counter's position, by counter.
+pub const COUNTER_EPOCHS: &str = "headcount_counter_epochs";
+/// Ranges of sequences that a counter misses, by counter.
+pub const COUNTER_HOLES: &str = "headcount_counter_holes";
+/// Age of the batch that a counter applied last, by counter.
+pub const COUNTER_LAG: &str = "headcount_counter_lag_seconds";
+/// Batches appended that a counter has not applied, by counter.
+pub const COUNTER_LAG_BATCHES: &str = "headcount_counter_lag_batches";
+/// Messages in a counter's queue, by counter.
+pub const COUNTER_QUEUE_MESSAGES: &str = "headcount_counter_queue_messages";
+/// Time since a counter announced itself, by counter.
+pub const COUNTER_SEEN_AGO: &str = "headcount_counter_seen_ago_seconds";
+/// Batches that came to a counter again, in its present life, by counter.
+pub const COUNTER_REDELIVERIES: &str = "headcount_counter_redeliveries";
+/// Snapshots that a counter united with its store, in its present life, by counter.
+pub const COUNTER_SNAPSHOTS: &str = "headcount_counter_snapshots";
+/// Forks that a counter met, in its present life, by counter.
+pub const COUNTER_FORKS: &str = "headcount_counter_forks";
+/// Requests between nodes that did not show the cluster's secret.
+pub const REQUESTS_UNAUTHORIZED: &str = "headcount_http_unauthorized_total";
 /// Resident memory of this process, in bytes.
 pub const PROCESS_RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 /// Which release this is; always 1.
@@ -132,6 +160,10 @@ fn describe() {
             REQUIREMENTS_DROPPED,
             "Batches shown, never acknowledged and lost with their only holder",
         ),
+        (
+            REQUESTS_UNAUTHORIZED,
+            "Requests between nodes that did not show the cluster's secret",
+        ),
     ] {
         metrics::describe_counter!(name, text);
         // A counter that exists from the start at 0 lets the first increase be seen.
@@ -169,6 +201,7 @@ fn describe() {
     ] {
         metrics::describe_gauge!(name, unit, text);
     }
+    describe_counters();
     for (name, text) in [
         (
             REQUEST_SECONDS,
@@ -183,6 +216,43 @@ fn describe() {
         metrics::describe_histogram!(name, Unit::Seconds, text);
     }
     metrics::describe_histogram!(BATCH_ITEMS, Unit::Count, "Items in each batch");
+}
+
+/// The gauges that each counter has.
+fn describe_counters() {
+    for (name, unit, text) in [
+        (COUNTER_UP, Unit::Count, "Whether it can be asked"),
+        (COUNTER_COMPLETE, Unit::Count, "Whether it has everything"),
+        (COUNTER_TENANTS, Unit::Count, "Its tenants"),
+        (COUNTER_ITEMS, Unit::Count, "Its items"),
+        (COUNTER_EPOCHS, Unit::Count, "Epochs in its position"),
+        (COUNTER_HOLES, Unit::Count, "Ranges of sequences it misses"),
+        (COUNTER_LAG, Unit::Seconds, "Age of the batch applied last"),
+        (COUNTER_LAG_BATCHES, Unit::Count, "Batches not applied yet"),
+        (COUNTER_QUEUE_MESSAGES, Unit::Count, "Messages in its queue"),
+        (
+            COUNTER_SEEN_AGO,
+            Unit::Seconds,
+            "Time since it announced itself",
+        ),
+        (
+            COUNTER_REDELIVERIES,
+            Unit::Count,
+            "Batches that came again, in its present life",
+        ),
+        (
+            COUNTER_SNAPSHOTS,
+            Unit::Count,
+            "Snapshots united with its store, in its present life",
+        ),
+        (
+            COUNTER_FORKS,
+            Unit::Count,
+            "Forks that it met, in its present life",
+        ),
+    ] {
+        metrics::describe_gauge!(name, unit, text);
+    }
 }
 
 /// Sets the gauges of the process itself, where the system tells (Linux).

@@ -7,6 +7,7 @@ mod confirm;
 mod count;
 mod health;
 mod load;
+mod operator;
 mod print;
 mod source;
 mod verify;
@@ -15,6 +16,7 @@ pub use confirm::confirm;
 pub use count::count;
 pub use health::health;
 pub use load::{LoadOptions, load};
+pub use operator::{OperatorError, accept_loss, remove_counter, skip_poison};
 pub use print::{print, print_error};
 pub use verify::print_report;
 

@@ -1,7 +1,25 @@
-//! HTTP clients: of the public API here, between nodes later.
+//! HTTP clients: of the public API, and between nodes.
 //!
 //! Invariant: an outcome that is not known is never reported as success, and whatever may be repeated says so.
 
+mod counter;
+mod lane;
+mod loss;
+mod node;
 mod public;
+#[cfg(test)]
+mod told;
 
+pub use counter::RemoteCounter;
+pub use loss::LossClient;
+pub use node::NodeClient;
 pub use public::{ClientError, CountsRequest, PublicClient, TenantCount};
+
+/// The error's cause, which says more than that a request failed.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

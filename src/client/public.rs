@@ -9,6 +9,8 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::cause;
+
 /// How long a request may take in all: longer than a coordinator's own limits, so that it answers first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The statuses with which a coordinator asks to try again: too slow, or unavailable.
@@ -236,13 +238,8 @@ fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
     })
 }
 
-/// The error's cause, which says more than that a request failed.
 fn no_answer(error: &reqwest::Error) -> ClientError {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    ClientError::NoAnswer(cause.to_string())
+    ClientError::NoAnswer(cause(error))
 }
 
 async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {

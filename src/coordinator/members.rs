@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::Coordinator;
 use crate::counter::{Queries, QueryError, Status};
@@ -23,6 +24,25 @@ pub struct CounterView {
     pub name: String,
     /// What it says of itself, or why it can't be asked.
     pub status: Result<Status, QueryError>,
+    /// Messages in its queue, when there is one and somebody counts them.
+    pub queue_messages: Option<u64>,
+    /// Batches appended that it has not applied, as far as is known.
+    pub lag_batches: Option<u64>,
+    /// How long ago it announced itself, in milliseconds.
+    pub last_seen_ms_ago: Option<u64>,
+    /// Where it is asked; none in the same process.
+    pub url: Option<String>,
+}
+
+/// What is known of a counter without asking it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hearsay {
+    /// Messages in its queue.
+    pub queue_messages: Option<u64>,
+    /// When it announced itself last.
+    pub seen_at: Option<Instant>,
+    /// Where it is asked.
+    pub url: Option<String>,
 }
 
 /// What an answer of a counter has shown of its present life.
@@ -94,7 +114,10 @@ impl Roll {
 }
 
 /// The counters, changing.
-pub(super) struct Members(Mutex<Arc<Roll>>);
+pub(super) struct Members {
+    roll: Mutex<Arc<Roll>>,
+    hearsay: Mutex<BTreeMap<String, Hearsay>>,
+}
 
 impl Members {
     pub fn new(configured: Vec<String>, members: Vec<Arc<dyn Queries>>) -> Self {
@@ -102,18 +125,22 @@ impl Members {
             let name = queries.name().to_owned();
             (name.clone(), Arc::new(Member::new(name, queries)))
         });
-        Self(Mutex::new(Arc::new(Roll {
+        let roll = Roll {
             configured: configured.into_iter().collect(),
             present: present.collect(),
-        })))
+        };
+        Self {
+            roll: Mutex::new(Arc::new(roll)),
+            hearsay: Mutex::default(),
+        }
     }
 
     pub fn roll(&self) -> Arc<Roll> {
-        Arc::clone(&self.0.lock())
+        Arc::clone(&self.roll.lock())
     }
 
     fn change(&self, change: impl FnOnce(&mut Roll)) {
-        let mut roll = self.0.lock();
+        let mut roll = self.roll.lock();
         let mut next = Roll {
             configured: roll.configured.clone(),
             present: roll.present.clone(),
@@ -144,6 +171,12 @@ impl Coordinator {
         });
     }
 
+    /// Takes note of what is known of a counter without asking it: for those who look, never for an answer.
+    pub fn note_hearsay(&self, name: &str, note: impl FnOnce(&mut Hearsay)) {
+        let mut hearsay = self.inner.members.hearsay.lock();
+        note(hearsay.entry(name.to_owned()).or_default());
+    }
+
     /// Every named counter as it can be seen now, by name.
     pub async fn counters(&self) -> Vec<CounterView> {
         let roll = self.inner.members.roll();
@@ -156,9 +189,16 @@ impl Coordinator {
                         .unwrap_or_else(|_| Err(unreachable("it does not answer"))),
                     None => Err(unreachable("it has not been seen yet")),
                 };
+                let heard = self.inner.members.hearsay.lock().get(name).cloned();
+                let heard = heard.unwrap_or_default();
                 CounterView {
                     name: name.to_owned(),
                     status,
+                    queue_messages: heard.queue_messages,
+                    // A queue's messages are the batches that its counter has not applied.
+                    lag_batches: heard.queue_messages,
+                    last_seen_ms_ago: heard.seen_at.map(|at| at.elapsed().as_millis() as u64),
+                    url: heard.url,
                 }
             }
         });

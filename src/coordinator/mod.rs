@@ -20,7 +20,7 @@ mod tests;
 pub use admission::{Admission, AdmissionLimits, LogState, Refusal};
 pub use ending::Fatal;
 pub use losses::{Loss, LossPlan};
-pub use members::CounterView;
+pub use members::{CounterView, Hearsay};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};
 

@@ -18,7 +18,7 @@ use crate::store::{Cut, StoreReader};
 pub struct LocalCounter<R> {
     name: Arc<str>,
     life: u64,
-    reader: R,
+    pub(super) reader: R,
     progress: Watching,
 }
 
@@ -30,6 +30,12 @@ impl<R: StoreReader> LocalCounter<R> {
             reader,
             progress,
         }
+    }
+
+    /// The same counter over another reader of its store.
+    #[cfg(test)]
+    pub(super) fn reading<T: StoreReader>(self, reader: T) -> LocalCounter<T> {
+        LocalCounter::new(self.name.to_string(), self.life, reader, self.progress)
     }
 
     /// Waits until `barriers` have come through the counter's queue in this life; says whether they have.

@@ -8,8 +8,10 @@
 //! demands barriers waits for those, and for nothing else.
 
 pub mod catch_up;
+pub mod exchange;
 mod healer;
 mod local;
+mod peer;
 mod progress;
 pub mod snapshot;
 mod step;

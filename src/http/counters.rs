@@ -42,6 +42,13 @@ pub enum CounterState {
     "position": {"epochs": 2, "epoch": "0f2f5b0d2c608f2da89777b90c7c6b59", "sequence": 4, "holes": 0},
     "lag_ms": 2,
     "last_seen_ms": 1_790_000_000_000_u64,
+    "last_seen_ms_ago": null,
+    "lag_batches": null,
+    "queue_messages": null,
+    "url": null,
+    "redeliveries": 0,
+    "snapshots": 0,
+    "forks": 0,
     "disk_bytes": 4_194_304,
     "memory_bytes": 65_536,
 }))]
@@ -70,10 +77,35 @@ pub struct CounterAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     lag_ms: Option<u64>,
-    /// When it answered last, in milliseconds since the Unix epoch.
+    /// When it answered or announced itself last, in milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     last_seen_ms: Option<u64>,
+    /// How long ago it announced itself, in milliseconds; null for a counter in the same process.
+    #[schema(required = true)]
+    last_seen_ms_ago: Option<u64>,
+    /// Batches appended that it has not applied; null where that is not known.
+    #[schema(required = true)]
+    lag_batches: Option<u64>,
+    /// Messages in its queue; null without a queue, or where that is not known.
+    #[schema(required = true)]
+    queue_messages: Option<u64>,
+    /// Where other nodes ask it; null for a counter in the same process.
+    #[schema(required = true)]
+    url: Option<String>,
+    /// Batches that came a second time, since it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    redeliveries: Option<u64>,
+    /// Other counters' snapshots that it has united with its store, since it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    snapshots: Option<u64>,
+    /// Batches whose sequence had come before with other content, since it started: two coordinators share a
+    /// life, as after the cloning of a running machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    forks: Option<u64>,
     /// Bytes of its files.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -125,7 +157,16 @@ impl From<CounterView> for CounterAnswer {
             items: None,
             position: None,
             lag_ms: None,
-            last_seen_ms: None,
+            last_seen_ms: view
+                .last_seen_ms_ago
+                .map(|ago_ms| now_ms().saturating_sub(ago_ms)),
+            last_seen_ms_ago: view.last_seen_ms_ago,
+            lag_batches: view.lag_batches,
+            queue_messages: view.queue_messages,
+            url: view.url,
+            redeliveries: None,
+            snapshots: None,
+            forks: None,
             disk_bytes: None,
             memory_bytes: None,
         };
@@ -147,6 +188,9 @@ impl From<CounterView> for CounterAnswer {
                 });
                 answer.lag_ms = Some(status.lag_ms);
                 answer.last_seen_ms = Some(now_ms());
+                answer.redeliveries = Some(status.redeliveries);
+                answer.snapshots = Some(status.snapshots);
+                answer.forks = Some(status.forks);
                 answer.disk_bytes = Some(status.disk_bytes);
                 answer.memory_bytes = Some(status.memory_bytes);
             }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::parse::{ItemError, ParseError};
 use crate::coordinator::{AcceptError, ReadError};
+use crate::counter::exchange::STORE_PROBLEM;
 use crate::telemetry;
 
 /// The media type of problems.
@@ -136,6 +137,51 @@ impl Problem {
         )
     }
 
+    pub fn snapshots_in_flight(snapshots_max: usize) -> Self {
+        Self::unavailable(
+            "overloaded",
+            "Too much is waiting",
+            format!("{snapshots_max} snapshots are being sent already. Ask again later."),
+        )
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "The cluster's secret is missing or wrong",
+            "Show it in the header Authorization: Bearer SECRET. Every node has it from its cluster-secret-file.",
+        )
+    }
+
+    pub fn misdirected(detail: &str) -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "misdirected",
+            "The request is meant for another counter",
+            format!("{detail} The address that was used is an old one."),
+        )
+    }
+
+    pub fn counter_stopped(detail: impl Into<String>) -> Self {
+        Self::unavailable("counter-stopped", "The counter does not run", detail)
+    }
+
+    pub fn store_unreadable(detail: impl Into<String>) -> Self {
+        let mut problem = Self::unavailable("", "The counter's store can't be read", detail);
+        problem.kind = STORE_PROBLEM.to_owned();
+        problem
+    }
+
+    pub fn loss_refused(detail: impl Into<String>) -> Self {
+        let title = "The loss can't be accepted";
+        Self::new(StatusCode::CONFLICT, "loss-refused", title, detail)
+    }
+
+    pub fn loss_unknown(detail: impl Into<String>) -> Self {
+        Self::unavailable("outcome-unknown", "The outcome is unknown", detail)
+    }
+
     fn unavailable(kind: &str, title: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
     }
@@ -252,6 +298,7 @@ impl IntoResponse for Problem {
         let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON))];
         let mut response = (status, headers, to_json(&self)).into_response();
         let extra: Option<(HeaderName, &'static str)> = match status {
+            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
             // What is left of a body that came too slowly, or too large, is not worth waiting for.
             StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {

@@ -11,8 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::Problem;
-use super::{App, json};
-use crate::telemetry;
+use super::{App, gauges, json};
 
 /// That a node is well.
 #[derive(Debug, Serialize, ToSchema)]
@@ -83,17 +82,17 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Problem> {
 )]
 pub async fn get_metrics(State(app): State<Arc<App>>) -> Response {
     for counter in app.coordinator.counters().await {
-        let Ok(status) = counter.status else { continue };
-        metrics::gauge!(telemetry::TENANTS).set(status.tenants as f64);
-        metrics::gauge!(telemetry::ITEMS).set(status.items as f64);
-        metrics::gauge!(telemetry::STORE_DISK_BYTES).set(status.disk_bytes as f64);
-        metrics::gauge!(telemetry::STORE_MEMORY_BYTES).set(status.memory_bytes as f64);
-        metrics::gauge!(telemetry::STORE_RUNS).set(status.runs as f64);
+        gauges::report(&counter);
     }
     app.coordinator.report();
+    metrics_text((app.render_metrics)())
+}
+
+/// Metrics as an answer.
+pub fn metrics_text(rendered: String) -> Response {
     let headers = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (headers, (app.render_metrics)()).into_response()
+    (headers, rendered).into_response()
 }

@@ -2,18 +2,24 @@
 //!
 //! Invariant: only this folder knows about HTTP servers and status codes; it decides nothing about counting.
 
+mod auth;
 mod body;
 mod counters;
 mod counts;
 mod docs;
 mod error;
+mod gauges;
 mod health;
+mod internal;
 mod items;
+mod loss;
 mod options;
 pub mod parse;
 mod server;
 
 pub use body::BodyLimits;
+pub use internal::{CounterApp, counter_router};
+pub use loss::{LossDesk, LossError};
 pub use server::{ServerLimits, serve};
 
 use std::sync::Arc;
@@ -29,9 +35,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use utoipa::IntoParams;
 
+use self::auth::Guard;
 use self::body::Bodies;
 use self::error::{Problem, to_json};
+use self::loss::Desk;
 use crate::coordinator::Coordinator;
+use crate::model::ClusterSecret;
 use crate::telemetry;
 
 /// The paths of the public API.
@@ -61,6 +70,7 @@ pub struct App {
     coordinator: Coordinator,
     limits: HttpLimits,
     bodies: Bodies,
+    loss: Option<Desk>,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     openapi: Bytes,
 }
@@ -77,8 +87,19 @@ impl App {
             coordinator,
             limits,
             bodies: Bodies::new(limits.bodies),
+            loss: None,
             render_metrics,
             openapi: docs::openapi_json().into(),
+        }
+    }
+
+    /// The same with a desk where operators accept losses, who show `secret`; without one, anybody may.
+    #[must_use]
+    pub fn with_loss_desk(self, desk: Arc<dyn LossDesk>, secret: Option<ClusterSecret>) -> Self {
+        let guard = Guard::new(secret);
+        Self {
+            loss: Some(Desk { desk, guard }),
+            ..self
         }
     }
 }
@@ -121,7 +142,8 @@ pub type Routes = Router;
 
 /// The routes of a node that runs a coordinator.
 pub fn router(app: App) -> Router {
-    Router::new()
+    let router = Router::new()
+        .merge(loss::routes(app.loss.as_ref()))
         .route("/items", post(items::post_items))
         .route("/items/{tenant}/ids/{id}", get(items::get_item))
         .route("/items/{tenant}/count", get(counts::get_count))
@@ -134,11 +156,16 @@ pub fn router(app: App) -> Router {
         .route("/openapi.json", get(docs::get_openapi))
         .route("/docs", get(docs::redirect_to_docs))
         .route("/docs/", get(docs::get_docs_index))
-        .route("/docs/{*path}", get(docs::get_docs_file))
+        .route("/docs/{*path}", get(docs::get_docs_file));
+    framed(router).with_state(Arc::new(app))
+}
+
+/// What every node answers to requests for nothing that it has, and how it counts them all.
+fn framed<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .fallback(async || Problem::not_found())
         .layer(axum::middleware::from_fn(measure))
-        .with_state(Arc::new(app))
 }
 
 /// Counts and times every request, by route: never by path, which holds tenants and ids.

@@ -31,6 +31,7 @@ use crate::model::{
 };
 
 const MAGIC: [u8; 3] = *b"HCB";
+
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 42;
 const CHECKSUM_BYTES: usize = 4;

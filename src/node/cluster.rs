@@ -10,20 +10,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::NodeError;
-use crate::client::RemoteCounter;
-use crate::config::ClusterConfig;
+use crate::client::{NodeClient, RemoteCounter};
+use crate::config::{ClusterConfig, SecretTexts};
 use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role};
-use crate::model::ClusterSecret;
+use crate::model::{ClusterSecret, CounterName};
 
 /// The broker's options of a node's settings.
 pub(super) fn amqp_options(cluster: &ClusterConfig) -> Result<AmqpOptions, NodeError> {
-    let urls = cluster.amqp_urls.0.iter().map(|url| url.parse::<AmqpUrl>());
-    let urls = urls
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| NodeError::Setting {
-            key: "amqp-url",
-            detail: error.to_string(),
-        })?;
     let queue_type = if cluster.classic_queues {
         QueueType::Classic
     } else {
@@ -33,8 +26,20 @@ pub(super) fn amqp_options(cluster: &ClusterConfig) -> Result<AmqpOptions, NodeE
         queue_type,
         confirm_timeout: cluster.confirm_timeout,
         heartbeat: cluster.heartbeat,
-        ..AmqpOptions::new(urls)
+        ..options_of(&cluster.amqp_urls)?
     })
+}
+
+/// The usual options for a broker.
+pub(super) fn options_of(urls: &SecretTexts) -> Result<AmqpOptions, NodeError> {
+    let urls = urls.0.iter().map(|url| url.parse::<AmqpUrl>());
+    let urls = urls
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| NodeError::Setting {
+            key: "amqp-url",
+            detail: error.to_string(),
+        })?;
+    Ok(AmqpOptions::new(urls))
 }
 
 /// The nodes' secret, if there is one.
@@ -62,7 +67,7 @@ type Life = (String, u64);
 
 /// The remote counters that presence tells of, one connection each.
 pub(super) struct Remotes {
-    client: reqwest::Client,
+    client: NodeClient,
     secret: Option<ClusterSecret>,
     known: Mutex<HashMap<String, (Life, Arc<RemoteCounter>)>>,
 }
@@ -77,12 +82,12 @@ pub(super) struct Changes {
 }
 
 impl Remotes {
-    pub fn new(client: reqwest::Client,
-    secret: Option<ClusterSecret>) -> Self {
-        Self {
-            client,
+    pub fn new(secret: Option<ClusterSecret>) -> Result<Self, NodeError> {
+        Ok(Self {
+            client: NodeClient::new()?,
+            secret,
             known: Mutex::default(),
-        }
+        })
     }
 
     /// Takes in who is there now.
@@ -107,7 +112,14 @@ impl Remotes {
             if known.get(name).is_some_and(|(known, _)| *known == life) {
                 continue;
             }
-            let remote = Arc::new(RemoteCounter::new(name, &node.url, self.client.clone()));
+            let remote = CounterName::new(name).map(|name| {
+                RemoteCounter::new(name, &node.url, self.secret.clone(), &self.client)
+            });
+            let Some(Ok(remote)) = remote else {
+                tracing::warn!(name, url = node.url, "a counter announces itself wrongly");
+                continue;
+            };
+            let remote = Arc::new(remote);
             known.insert(name.to_owned(), (life, Arc::clone(&remote)));
             changes.added.push((name.to_owned(), remote));
         }

@@ -5,17 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, follow, own_url};
 use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
 use super::{Listening, NodeError};
 use crate::config::CoordinatorConfig;
-use crate::coordinator::{Coordinator, LogState, TendOptions};
+use crate::coordinator::{AcceptLossError, Coordinator, LogState, Loss, TendOptions};
 use crate::counter::Queries;
-use crate::http::{self, App};
+use crate::counter::exchange::{self, LossPlan, LossRequest};
+use crate::http::{self, App, LossDesk, LossError};
 use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role};
-use crate::model::{CounterName, Partitioning};
+use crate::model::{CounterName, Partition, Partitioning};
 
 /// How long one start read may take, and the pause before the next.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,39 +39,42 @@ pub async fn coordinator(
     let secret = cluster_secret(&config.cluster)?;
     let (listener, address) = listen(config.common.listen).await?;
     let life = new_life()?;
-    let role = AmqpRole::Coordinator {
-        counters: config.counters.clone(),
-    };
-    let log = AmqpLog::start(amqp.clone(), role);
     let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
-    let epoch = new_epoch()?;
-    let coordinator = Coordinator::new(
-        epoch,
-        new_epoch()?,
-        Partitioning::SINGLE,
-        &log,
-        named.clone(),
-        Vec::new(),
-        config.coordinator,
-    );
     let remotes = Arc::new(Remotes::new(secret.clone())?);
     let url = own_url(&config.cluster, address);
+    let announced = named.clone();
     let announce = Arc::new(move || Announcement {
         version: env!("CARGO_PKG_VERSION").into(),
         role: Role::Coordinator,
         name: format!("coordinator-{life:016x}"),
         life,
         url: url.clone(),
-        named: named.clone(),
+        named: announced.clone(),
         wire_version: crate::log::wire::VERSION,
         ..Announcement::default()
     });
-    let presence = Presence::start(amqp, format!("coordinator-{life:016x}"), announce);
+    let presence = Presence::start(amqp.clone(), format!("coordinator-{life:016x}"), announce);
+    let role = AmqpRole::Coordinator {
+        counters: config.counters.clone(),
+        nodes: presence.nodes(),
+    };
+    let log = AmqpLog::start(amqp, role);
+    let epoch = new_epoch()?;
+    let coordinator = Coordinator::new(
+        epoch,
+        new_epoch()?,
+        Partitioning::SINGLE,
+        &log,
+        named,
+        Vec::new(),
+        config.coordinator,
+    );
     follow_counters(&presence, &remotes, &coordinator, &config.counters);
     follow_log(log.status(), coordinator.clone(), config.queue_messages_max);
     run_beside(&coordinator);
 
-    let app = App::new(coordinator.clone(), config.http, metrics).guarded(secret);
+    let app = App::new(coordinator.clone(), config.http, metrics)
+        .with_loss_desk(Arc::new(Desk(coordinator.clone())), secret);
     tracing::info!(%address, %epoch, "ready");
     listening(Listening::Coordinator { address });
     let mut fatal = None;
@@ -87,6 +93,56 @@ pub async fn coordinator(
     }
 }
 
+/// Where operators accept losses of this coordinator's cluster.
+struct Desk(Coordinator);
+
+/// How long making a plan may take.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl LossDesk for Desk {
+    fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>> {
+        async move {
+            let plan = self.0.loss_plan(PLAN_TIMEOUT).await;
+            let plan = plan.map_err(|error| LossError::Refused(error.to_string()))?;
+            let missing = plan.losses.iter().map(|loss| exchange::Loss {
+                partition: loss.partition.0,
+                epoch: loss.epoch,
+                first: loss.first,
+                last: loss.last,
+            });
+            Ok(LossPlan {
+                missing: missing.collect(),
+                incomplete: plan.incomplete,
+                silent: plan.silent,
+            })
+        }
+        .boxed()
+    }
+
+    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>> {
+        async move {
+            let losses: Vec<Loss> = request
+                .missing
+                .iter()
+                .map(|loss| Loss {
+                    partition: Partition(loss.partition),
+                    epoch: loss.epoch,
+                    first: loss.first,
+                    last: loss.last,
+                })
+                .collect();
+            match self.0.accept_loss(&losses, request.complete).await {
+                Ok(_) => Ok(()),
+                Err(error @ AcceptLossError::NotInPlan) => {
+                    Err(LossError::Refused(error.to_string()))
+                }
+                Err(error) => Err(LossError::Unknown(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+}
+
 /// Makes the coordinator's counters those that presence shows.
 fn follow_counters(
     presence: &Presence,
@@ -97,6 +153,15 @@ fn follow_counters(
     let (remotes, coordinator) = (Arc::clone(remotes), coordinator.clone());
     let configured: Vec<String> = counters.iter().map(CounterName::to_string).collect();
     follow(presence.nodes(), move |nodes| {
+        for sighting in nodes.values() {
+            let node = &sighting.announcement;
+            if node.role == Role::Counter {
+                coordinator.note_hearsay(&node.name, |heard| {
+                    heard.seen_at = Some(sighting.seen_at);
+                    heard.url = Some(node.url.clone());
+                });
+            }
+        }
         let changes = remotes.update(nodes);
         for (name, remote) in changes.added {
             let is_configured = configured.contains(&name);
@@ -122,6 +187,11 @@ fn follow_log(
         loop {
             let state = {
                 let status = status.borrow_and_update();
+                for (name, messages) in &status.depths {
+                    coordinator.note_hearsay(name.as_str(), |heard| {
+                        heard.queue_messages = Some(*messages);
+                    });
+                }
                 log_state(&status, queue_messages_max)
             };
             if state != coordinator.log_state() {

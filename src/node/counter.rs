@@ -3,6 +3,7 @@
 //! Invariant: it acknowledges to the broker only what its store has committed, and ends when its store fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, own_url};
 use super::stores::{open_store, run_counter};
@@ -13,7 +14,7 @@ use crate::config::CounterConfig;
 use crate::counter::{
     CounterControl, CounterError, CounterTask, Healer, HealerOptions, LocalCounter, Peer,
 };
-use crate::http::{self, CounterApp};
+use crate::http::{self, BodyLimits, CounterApp};
 use crate::log::Standing;
 use crate::log::amqp::{
     AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, Presence, Role,
@@ -22,6 +23,13 @@ use crate::model::Partitioning;
 use crate::store::data_dir::Belonging;
 use crate::store::disk::{DiskReader, DiskStore};
 use crate::store::{Store, StoreReader};
+
+/// Limits of what other nodes ask: names and positions, no items.
+const INTERNAL_BODIES: BodyLimits = BodyLimits {
+    body_bytes_max: 64 << 20,
+    bodies_bytes_max: 256 << 20,
+    body_timeout: Duration::from_secs(30),
+};
 
 /// What runs in a counter's process.
 struct Running {
@@ -58,7 +66,12 @@ pub async fn counter(
     let remotes = Arc::new(Remotes::new(secret.clone())?);
     let running = start(&config, amqp, store, url, &remotes)?;
 
-    let app = CounterApp::new(Arc::new(running.counter.clone()), secret, metrics);
+    let app = CounterApp::new(
+        Arc::new(running.counter.clone()),
+        INTERNAL_BODIES,
+        secret,
+        metrics,
+    );
     let name = config.name.to_string();
     tracing::info!(%address, name, data_dir = %config.store.data_dir.display(), "ready");
     listening(Listening::Counter {

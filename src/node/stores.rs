@@ -86,12 +86,17 @@ fn open_disk(dir: DataDir, memory_bytes_max: usize) -> Result<DiskStore, StoreEr
     DiskStore::open(dir, shape, options)
 }
 
-/// Opens the store of a folder that has one, whosever it is.
-pub(super) fn open_existing(data_dir: &Path) -> Result<DiskStore, NodeError> {
-    Ok(open_disk(
-        DataDir::open_existing(data_dir)?,
-        MEMORY_BYTES_MAX_DEFAULT,
-    )?)
+/// Opens the store of counter `name`, which must be there.
+pub(super) fn open_existing(data_dir: &Path, name: &str) -> Result<DiskStore, NodeError> {
+    let dir = DataDir::open_existing(data_dir)?;
+    let owner = &dir.identity().counter;
+    if owner != name {
+        return Err(NodeError::Setting {
+            key: "data-dir",
+            detail: format!("{} belongs to counter {owner}", data_dir.display()),
+        });
+    }
+    Ok(open_disk(dir, MEMORY_BYTES_MAX_DEFAULT)?)
 }
 
 /// Recounts every tenant of a stopped service's folder.
@@ -99,5 +104,6 @@ pub(super) fn open_existing(data_dir: &Path) -> Result<DiskStore, NodeError> {
 /// # Errors
 /// When the folder is none of ours, is in use, or can't be read.
 pub fn verify(data_dir: &Path) -> Result<Report, NodeError> {
-    Ok(recount(&open_existing(data_dir)?.reader())?)
+    let store = open_disk(DataDir::open_existing(data_dir)?, MEMORY_BYTES_MAX_DEFAULT)?;
+    Ok(recount(&store.reader())?)
 }

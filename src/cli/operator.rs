@@ -1,0 +1,168 @@
+//! `remove-counter`, `accept-loss`, `skip-poison`: what an operator does when something is gone for good.
+//!
+//! Invariant: each says what it is about to do, and does it only after a yes.
+
+use std::path::Path;
+
+use thiserror::Error;
+
+use super::{AcceptLossOptions, confirm, print};
+use crate::client::{ClientError, LossClient};
+use crate::config::SecretTexts;
+use crate::counter::exchange::{Loss, LossPlan, LossRequest};
+use crate::model::{ClusterSecret, CounterName, Epoch};
+use crate::node::{self, NodeError};
+
+/// Why an operator's command did not succeed.
+#[derive(Debug, Error)]
+pub enum OperatorError {
+    /// A node's part failed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The coordinator could not be asked.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// An argument is not what it should be.
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// Removes a counter; says whether it did.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn remove_counter(
+    urls: &SecretTexts,
+    name: &CounterName,
+    yes: bool,
+) -> Result<bool, OperatorError> {
+    let what = format!(
+        "This deletes the queue of counter {name} for good. The counter can't come back under this name."
+    );
+    if !confirm(&what, yes) {
+        return Ok(false);
+    }
+    let messages = node::remove_counter(urls, name).await?;
+    let _ = print(&format!(
+        "Removed counter {name}; {messages} batches waited in its queue.\n"
+    ));
+    Ok(true)
+}
+
+/// Skips a batch that can't be read; says whether it did.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn skip_poison(
+    urls: &SecretTexts,
+    name: &CounterName,
+    data_dir: &Path,
+    yes: bool,
+) -> Result<bool, OperatorError> {
+    let ask = move |poison: &str| {
+        let what = format!(
+            "Found {poison}.\nThis drops it for this counter, which is then not complete until it has caught up \
+             from a complete counter. What no counter could read is lost."
+        );
+        confirm(&what, yes)
+    };
+    match node::skip_poison(urls, name, data_dir, ask).await? {
+        Some(poison) => {
+            let _ = print(&format!("Skipped {poison}.\n"));
+            Ok(true)
+        }
+        None => {
+            let _ = print("Nothing was skipped.\n");
+            Ok(false)
+        }
+    }
+}
+
+/// Accepts what a coordinator says is lost; says whether it did.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn accept_loss(options: &AcceptLossOptions) -> Result<bool, OperatorError> {
+    let argument = OperatorError::Argument;
+    let secret = match &options.cluster_secret_file {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| argument(format!("{}: {error}", path.display())))?;
+            let secret = ClusterSecret::new(&text)
+                .map_err(|error| argument(format!("{}: {error}", path.display())))?;
+            Some(secret)
+        }
+    };
+    let client = LossClient::new(&options.url, secret.as_ref())?;
+    let plan = client.plan().await?;
+    let request = match (&options.epoch, &options.range) {
+        (Some(epoch), Some(range)) => one_range(&plan, epoch, range).map_err(argument)?,
+        _ => LossRequest {
+            complete: !plan.incomplete.is_empty(),
+            missing: plan.missing.clone(),
+        },
+    };
+    if request.missing.is_empty() && !request.complete {
+        let _ = print("Nothing is lost that could be accepted.\n");
+        return Ok(false);
+    }
+    if !confirm(&explain(&request, &plan), options.yes) {
+        return Ok(false);
+    }
+    client.accept(&request).await?;
+    let _ = print("Accepted. Counts are exact again once the counters have heard of it.\n");
+    Ok(true)
+}
+
+/// One range of the plan, as an operator typed it.
+fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, String> {
+    let number = u128::from_str_radix(epoch, 16)
+        .map_err(|_| format!("{epoch} is no epoch: it must be 32 hexadecimal digits"))?;
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let parse = |text: &str| {
+        text.parse::<u64>()
+            .map_err(|_| format!("{range} is no range: it must be FROM-TO, such as 4-7"))
+    };
+    let (first, last) = (parse(first)?, parse(last)?);
+    let planned = |loss: &&Loss| {
+        loss.epoch == Epoch(number) && loss.first <= first && last <= loss.last && first <= last
+    };
+    let Some(loss) = plan.missing.iter().find(planned) else {
+        return Err(format!(
+            "{epoch} {range} is not lost: some counter that answers has it, or nobody knows of it"
+        ));
+    };
+    Ok(LossRequest {
+        missing: vec![Loss {
+            first,
+            last,
+            ..loss.clone()
+        }],
+        complete: false,
+    })
+}
+
+fn explain(request: &LossRequest, plan: &LossPlan) -> String {
+    let mut text = String::from("This gives up for good:\n");
+    for loss in &request.missing {
+        text.push_str(&format!(
+            "- batches {}-{} of epoch {} (partition {}), which no counter that answers has\n",
+            loss.first, loss.last, loss.epoch, loss.partition
+        ));
+    }
+    if request.complete {
+        text.push_str(&format!(
+            "- whatever these counters miss beyond that: {}. They are taken for complete with what they hold\n",
+            plan.incomplete.join(", ")
+        ));
+    }
+    if !plan.silent.is_empty() {
+        text.push_str(&format!(
+            "These counters did not answer, and may still have it: {}.\n",
+            plan.silent.join(", ")
+        ));
+    }
+    text.push_str("Bring back first every counter and every disk that may still come back.");
+    text
+}

@@ -1,0 +1,373 @@
+//! A counter's node as other nodes and operators see it.
+//!
+//! Invariant: see the [module above](super).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, stream};
+use http_body_util::BodyExt;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use serde_json::Value;
+
+use super::*;
+use crate::counter::exchange::{LOSS_PATH, Loss, LossPlan, LossRequest};
+use crate::counter::{
+    CounterTask, Counts, ListQuery, Listing, LocalCounter, Membership, Queries, SnapshotStream,
+    Status,
+};
+use crate::http::{App, HttpLimits, LossDesk, LossError, router};
+use crate::log::{LocalLog, local};
+use crate::model::{Epoch, ItemHash, Partitioning, TenantName};
+use crate::store::memory::{MemoryReader, MemoryStore};
+use crate::store::{Store, StoreShape};
+
+const SECRET: &str = "0123456789abcdef";
+const LIMITS: BodyLimits = BodyLimits {
+    body_bytes_max: 1 << 20,
+    bodies_bytes_max: 1 << 20,
+    body_timeout: Duration::from_secs(30),
+};
+
+/// A counter whose snapshots are endless, and counted as they are taken.
+struct Endless {
+    inside: LocalCounter<MemoryReader>,
+    frames: Arc<AtomicUsize>,
+}
+
+impl Queries for Endless {
+    fn name(&self) -> &str {
+        self.inside.name()
+    }
+
+    fn counts(
+        &self,
+        tenants: Arc<[TenantName]>,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Counts, QueryError>> {
+        self.inside.counts(tenants, demand)
+    }
+
+    fn contains(
+        &self,
+        tenant: TenantName,
+        hash: ItemHash,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        self.inside.contains(tenant, hash, demand)
+    }
+
+    fn list(
+        &self,
+        query: Arc<ListQuery>,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Listing, QueryError>> {
+        self.inside.list(query, demand)
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>> {
+        self.inside.status()
+    }
+}
+
+impl Peer for Endless {
+    fn snapshot(&self) -> BoxFuture<'_, Result<SnapshotStream, QueryError>> {
+        let frames = Arc::clone(&self.frames);
+        let frame = move || {
+            frames.fetch_add(1, Ordering::Relaxed);
+            Ok(Bytes::from(vec![0; 1_000]))
+        };
+        std::future::ready(Ok(stream::repeat_with(frame).boxed())).boxed()
+    }
+}
+
+struct Node {
+    service: TowerToHyperService<Router>,
+    frames: Arc<AtomicUsize>,
+    log: Option<LocalLog>,
+}
+
+impl Node {
+    fn start(complete: bool, secret: Option<&str>) -> Self {
+        let mut store = MemoryStore::new(StoreShape {
+            partitioning: Partitioning::SINGLE,
+        });
+        store.set_complete(complete);
+        store.commit().expect("commits");
+        let (log, deliveries) = local();
+        let (task, inside) = CounterTask::new("c1".into(), 1, store, deliveries);
+        tokio::spawn(task.run());
+        let frames = Arc::<AtomicUsize>::default();
+        let counter = Endless {
+            inside,
+            frames: Arc::clone(&frames),
+        };
+        let secret = secret.map(|text| ClusterSecret::new(text).expect("allowed"));
+        let render = Box::new(|| "metrics\n".to_owned());
+        let app = CounterApp::new(Arc::new(counter), LIMITS, secret, render);
+        Self {
+            service: TowerToHyperService::new(counter_router(app)),
+            frames,
+            log: Some(log),
+        }
+    }
+
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        call(&self.service, "GET", path, headers, "").await
+    }
+
+    async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        call(&self.service, "POST", path, headers, body).await
+    }
+}
+
+async fn call(
+    service: &TowerToHyperService<Router>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(Body::from(body.to_owned()))
+        .expect("a request");
+    service.call(request).await.expect("answered")
+}
+
+async fn text(response: Response) -> String {
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .expect("whole")
+        .to_bytes();
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+async fn problem(response: Response) -> (u16, String) {
+    let status = response.status().as_u16();
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let json: Value = serde_json::from_str(&text(response).await).expect("JSON");
+    assert!(
+        json["detail"]
+            .as_str()
+            .is_some_and(|detail| !detail.is_empty())
+    );
+    let kind = json["type"].as_str().expect("a type");
+    (
+        status,
+        kind.rsplit(':').next().unwrap_or_default().to_owned(),
+    )
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const NO_QUERY: &str = r#"{"requirements":[],"queries":[]}"#;
+
+#[tokio::test]
+async fn without_the_secret_nothing_between_nodes_answers() {
+    let node = Node::start(true, Some(SECRET));
+    let right = ("authorization", "Bearer 0123456789abcdef");
+    let wrong = ("authorization", "Bearer 0123456789abcdeX");
+    for headers in [&[JSON][..], &[JSON, wrong]] {
+        for path in [STATUS_PATH, SNAPSHOT_PATH] {
+            let refused = node.get(path, headers).await;
+            assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+            assert_eq!(problem(refused).await, (401, "unauthorized".into()));
+        }
+        for path in [COUNTS_PATH, CONTAINS_PATH, LIST_PATH] {
+            let refused = node.post(path, headers, NO_QUERY).await;
+            assert_eq!(problem(refused).await, (401, "unauthorized".into()));
+        }
+    }
+    assert_eq!(
+        node.get(STATUS_PATH, &[right]).await.status(),
+        StatusCode::OK
+    );
+    let counts = node.post(COUNTS_PATH, &[JSON, right], NO_QUERY).await;
+    assert_eq!(text(counts).await, r#"{"covers":[],"answers":[]}"#);
+    for open in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(node.get(open, &[]).await.status(), StatusCode::OK, "{open}");
+    }
+
+    let open = Node::start(true, None);
+    assert_eq!(
+        open.get(STATUS_PATH, &[wrong]).await.status(),
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_a_problem() {
+    let node = Node::start(true, None);
+    let other = [(COUNTER_HEADER, "c2")];
+    assert_eq!(
+        problem(node.get(STATUS_PATH, &other).await).await,
+        (421, "misdirected".into())
+    );
+    let own = [(COUNTER_HEADER, "c1")];
+    assert_eq!(node.get(STATUS_PATH, &own).await.status(), StatusCode::OK);
+    assert_eq!(
+        problem(node.post(COUNTS_PATH, &[], NO_QUERY).await).await,
+        (415, "unsupported-media-type".into())
+    );
+    for (path, body) in [(COUNTS_PATH, "{}"), (CONTAINS_PATH, ""), (LIST_PATH, "[")] {
+        let refused = node.post(path, &[JSON], body).await;
+        assert_eq!(problem(refused).await, (400, "unreadable-body".into()));
+    }
+    let long = "x".repeat(LIMITS.body_bytes_max + 1);
+    let refused = node.post(COUNTS_PATH, &[JSON], &long).await;
+    assert_eq!(problem(refused).await, (413, "body-too-large".into()));
+    assert_eq!(
+        problem(node.get("/internal/v1/none", &[]).await).await,
+        (404, "not-found".into())
+    );
+    assert_eq!(
+        problem(node.get(COUNTS_PATH, &[]).await).await,
+        (405, "method-not-allowed".into())
+    );
+}
+
+#[tokio::test]
+async fn ready_is_a_counter_that_runs_and_is_complete() {
+    let mut node = Node::start(true, None);
+    assert_eq!(node.get("/readyz", &[]).await.status(), StatusCode::OK);
+    assert_eq!(text(node.get("/metrics", &[]).await).await, "metrics\n");
+    drop(node.log.take());
+    let stopped = async {
+        while node.get("/readyz", &[]).await.status() == StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), stopped)
+        .await
+        .expect("it stops");
+    assert_eq!(
+        problem(node.get("/readyz", &[]).await).await,
+        (503, "not-ready".into())
+    );
+    assert_eq!(
+        problem(node.get(STATUS_PATH, &[]).await).await,
+        (503, "counter-stopped".into())
+    );
+    assert_eq!(node.get("/healthz", &[]).await.status(), StatusCode::OK);
+
+    let incomplete = Node::start(false, None);
+    let (status, kind) = problem(incomplete.get("/readyz", &[]).await).await;
+    assert_eq!((status, kind.as_str()), (503, "not-ready"));
+}
+
+#[tokio::test]
+async fn only_a_few_snapshots_are_sent_at_once_and_no_faster_than_they_are_taken() {
+    let node = Node::start(true, None);
+    let mut first = node.get(SNAPSHOT_PATH, &[]).await;
+    assert_eq!(first.headers()["content-type"], "application/octet-stream");
+    let second = node.get(SNAPSHOT_PATH, &[]).await;
+    let third = node.get(SNAPSHOT_PATH, &[]).await;
+    assert_eq!(problem(third).await, (503, "overloaded".into()));
+    for taken in 1..=5 {
+        let frame = first.body_mut().frame().await.expect("a frame");
+        assert_eq!(
+            frame.expect("intact").into_data().expect("data").len(),
+            1_000
+        );
+        assert!(node.frames.load(Ordering::Relaxed) <= taken + 1);
+    }
+    drop(second);
+    assert_eq!(node.get(SNAPSHOT_PATH, &[]).await.status(), StatusCode::OK);
+}
+
+/// A desk that accepts what it named, once the counter is complete.
+struct OneLoss;
+
+fn loss() -> Loss {
+    Loss {
+        partition: 0,
+        epoch: Epoch(7),
+        first: 2,
+        last: 3,
+    }
+}
+
+impl LossDesk for OneLoss {
+    fn plan(&self) -> BoxFuture<'_, LossPlan> {
+        std::future::ready(LossPlan {
+            missing: vec![loss()],
+            incomplete: vec!["c2".into()],
+        })
+        .boxed()
+    }
+
+    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>> {
+        let answer = match request.missing.as_slice() {
+            [only] if *only == loss() => Ok(()),
+            _ => Err(LossError::Refused("that is not lost".into())),
+        };
+        std::future::ready(answer).boxed()
+    }
+}
+
+#[tokio::test]
+async fn losses_are_shown_and_accepted_only_with_the_secret() {
+    let (log, _deliveries) = local();
+    let options = crate::coordinator::CoordinatorOptions {
+        batch_bytes_max: 1,
+        admission: crate::coordinator::AdmissionLimits {
+            waiting_bytes_max: 1,
+            waiting_posts_max: 1,
+        },
+        accept_timeout: Duration::from_secs(1),
+    };
+    let coordinator = crate::coordinator::Coordinator::new(
+        Epoch(1),
+        Epoch(2),
+        Partitioning::SINGLE,
+        &log,
+        Vec::new(),
+        options,
+    );
+    let limits = HttpLimits {
+        items_max: 1,
+        bodies: LIMITS,
+    };
+    let app = || App::new(coordinator.clone(), limits, Box::new(String::new));
+    let secret = ClusterSecret::new(SECRET).ok();
+    let service = TowerToHyperService::new(router(app().with_loss_desk(Arc::new(OneLoss), secret)));
+    let right = ("authorization", "Bearer 0123456789abcdef");
+    let wanted = |first| {
+        let loss = Loss { first, ..loss() };
+        let request = LossRequest {
+            missing: vec![loss],
+            complete: true,
+        };
+        String::from_utf8(request.encode()).expect("UTF-8")
+    };
+
+    let refused = call(&service, "POST", LOSS_PATH, &[JSON], &wanted(2)).await;
+    assert_eq!(problem(refused).await, (401, "unauthorized".into()));
+    let refused = call(&service, "GET", LOSS_PATH, &[], "").await;
+    assert_eq!(problem(refused).await, (401, "unauthorized".into()));
+    let plan = text(call(&service, "GET", LOSS_PATH, &[right], "").await).await;
+    assert_eq!(
+        LossPlan::decode(plan.as_bytes()).expect("a plan"),
+        OneLoss.plan().await
+    );
+    let accepted = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(2)).await;
+    assert_eq!(text(accepted).await, wanted(2));
+    let refused = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(1)).await;
+    assert_eq!(problem(refused).await, (409, "loss-refused".into()));
+
+    let without = TowerToHyperService::new(router(app()));
+    let refused = call(&without, "GET", LOSS_PATH, &[right], "").await;
+    assert_eq!(problem(refused).await, (404, "not-found".into()));
+}
