@@ -33,6 +33,18 @@ pub const COMMIT_SECONDS: &str = "headcount_commit_duration_seconds";
 pub const BATCHES_SKIPPED: &str = "headcount_batches_skipped_total";
 /// Batches of a known sequence with other content.
 pub const FORKS: &str = "headcount_forks_total";
+/// Publishes of a batch after its first.
+pub const PUBLISHES_RETRIED: &str = "headcount_publishes_retried_total";
+/// Batches that the broker returned because no queue takes them.
+pub const PUBLISHES_RETURNED: &str = "headcount_publishes_returned_total";
+/// Confirms that did not come in time.
+pub const CONFIRMS_LOST: &str = "headcount_confirms_lost_total";
+/// Connections to the broker after the first of each kind.
+pub const BROKER_RECONNECTS: &str = "headcount_broker_reconnects_total";
+/// Whether the broker takes nothing for now: a memory or disk alarm.
+pub const BROKER_BLOCKED: &str = "headcount_broker_blocked";
+/// Messages in a counter's queues that the counter does not hold, by counter.
+pub const QUEUE_MESSAGES: &str = "headcount_queue_messages";
 /// Posts admitted and not yet durable.
 pub const POSTS_WAITING: &str = "headcount_posts_waiting";
 /// Bytes of the posts admitted and not yet durable.
@@ -121,6 +133,16 @@ fn describe() {
         (BATCHES_SKIPPED, "Batches delivered again and skipped"),
         (FORKS, "Batches of a known sequence with other content"),
         (READS, "Answers to reads"),
+        (PUBLISHES_RETRIED, "Publishes of a batch after its first"),
+        (
+            PUBLISHES_RETURNED,
+            "Batches that the broker returned because no queue takes them",
+        ),
+        (CONFIRMS_LOST, "Confirms that did not come in time"),
+        (
+            BROKER_RECONNECTS,
+            "Connections to the broker after the first of each kind",
+        ),
     ] {
         metrics::describe_counter!(name, text);
         // A counter that exists from the start at 0 lets the first increase be seen.
@@ -155,6 +177,16 @@ fn describe() {
             "Resident memory of this process",
         ),
         (BUILD_INFO, Unit::Count, "Which release this is"),
+        (
+            BROKER_BLOCKED,
+            Unit::Count,
+            "Whether the broker takes nothing for now",
+        ),
+        (
+            QUEUE_MESSAGES,
+            Unit::Count,
+            "Messages in a counter's queues that the counter does not hold",
+        ),
     ] {
         metrics::describe_gauge!(name, unit, text);
     }

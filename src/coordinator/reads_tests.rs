@@ -91,6 +91,8 @@ impl Queries for Scripted {
                         };
                         return Ok(Counts {
                             cover: Cover {
+                                life: 0,
+                                barriers: true,
                                 partitions: vec![(Partition(0), covers)],
                                 covered,
                             },
