@@ -118,6 +118,12 @@ pub fn start_metrics() -> Result<PrometheusHandle, BuildError> {
 }
 
 fn describe() {
+    describe_counters();
+    describe_gauges();
+    describe_histograms();
+}
+
+fn describe_counters() {
     for (name, text) in [
         (REQUESTS, "Requests answered"),
         (
@@ -150,6 +156,9 @@ fn describe() {
             metrics::counter!(name).absolute(0);
         }
     }
+}
+
+fn describe_gauges() {
     for (name, unit, text) in [
         (CONNECTIONS, Unit::Count, "Connections open"),
         (
@@ -190,6 +199,9 @@ fn describe() {
     ] {
         metrics::describe_gauge!(name, unit, text);
     }
+}
+
+fn describe_histograms() {
     for (name, text) in [
         (
             REQUEST_SECONDS,

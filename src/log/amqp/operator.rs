@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -21,8 +20,10 @@ use crate::model::{CounterName, Partition};
 /// How many intervals of presence to listen before it counts that nobody was heard.
 const LISTEN_INTERVALS: u32 = 3;
 
-/// How long to wait for the first delivery of a queue before it counts as empty.
-const FIRST_DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long to wait for a delivery before it counts that there is none.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Deliveries looked through at least. What a consumer held comes again first, but in any order.
+const HELD_MIN: u16 = 128;
 
 /// Why an operator's command did nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -135,7 +136,7 @@ fn why_needed(nodes: &Nodes, name: &CounterName) -> Option<String> {
     None
 }
 
-/// The first delivery of a queue, which is no batch.
+/// A delivery that is no batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poison {
     /// Where it is.
@@ -149,7 +150,7 @@ pub struct Poison {
 /// What became of a look for poison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SkipOutcome {
-    /// The first delivery of each queue can be read, or there is none: nothing was touched.
+    /// Every delivery that the counter may have held can be read: nothing was touched.
     NothingToSkip,
     /// It was left where it is.
     Left(Poison),
@@ -157,8 +158,8 @@ pub enum SkipOutcome {
     Skipped(Poison),
 }
 
-/// Looks for a delivery that is no batch at the head of the queues of a counter that is stopped, and acknowledges
-/// it when `confirm` says so. `confirm` runs on a thread that may block; it must first make the counter's store
+/// Looks for a delivery that is no batch near the head of the queues of a counter that is stopped, and
+/// acknowledges it when `confirm` says so. `confirm` runs on a thread that may block; it must first make the counter's store
 /// remember that it is not complete, since what was in the delivery is lost to it.
 ///
 /// # Errors
@@ -189,7 +190,7 @@ pub async fn skip_poison(
     outcome
 }
 
-/// The first delivery in a queue, if it can't be read.
+/// The first delivery in a queue that can't be read, among those that a counter may have held.
 async fn first_poison(
     broker: &mut Broker,
     partition: Partition,
@@ -197,43 +198,37 @@ async fn first_poison(
 ) -> Result<Option<(Poison, Delivery)>, OperatorError> {
     let queue = broker.names.queue(partition, name);
     if broker.consumers(&queue).await? > 0 {
-        return Err(OperatorError::Refused(format!(
-            "counter {name} runs: stop it first"
-        )));
+        let why = format!("counter {name} runs: stop it first");
+        return Err(OperatorError::Refused(why));
     }
     let channel = broker.fresh_channel().await?;
-    let first = first_delivery(&channel, &queue, name).await?;
-    let Some(delivery) = first else {
-        return Ok(None);
-    };
-    let Err(error) = wire::decode(&delivery.data) else {
-        return Ok(None);
-    };
-    let poison = Poison {
-        queue,
-        detail: error.to_string(),
-        bytes: delivery.data.len(),
-    };
-    Ok(Some((poison, delivery)))
-}
-
-/// The first delivery of a queue, by a consumer: an active one keeps a counter that starts meanwhile waiting.
-async fn first_delivery(
-    channel: &Channel,
-    queue: &str,
-    name: &CounterName,
-) -> Result<Option<Delivery>, OperatorError> {
-    timed(channel.basic_qos(1, BasicQosOptions::default())).await?;
+    let held_max = broker.options.prefetch.saturating_mul(2).max(HELD_MIN);
+    timed(channel.basic_qos(held_max, BasicQosOptions::default())).await?;
     let tag = format!("skip-poison-{name}");
     let options = BasicConsumeOptions::default();
-    let consuming = channel.basic_consume(queue.into(), tag.into(), options, FieldTable::default());
+    let consuming = channel.basic_consume(
+        queue.as_str().into(),
+        tag.into(),
+        options,
+        FieldTable::default(),
+    );
     let mut consumer = timed(consuming).await?;
-    let first = match tokio::time::timeout(FIRST_DELIVERY_TIMEOUT, consumer.next()).await {
-        Err(_) | Ok(None) => None,
-        Ok(Some(Err(error))) => return Err(BrokerError::from(error).into()),
-        Ok(Some(Ok(delivery))) => Some(delivery),
-    };
-    Ok(first)
+    for _ in 0..held_max {
+        let delivery = match tokio::time::timeout(DELIVERY_TIMEOUT, consumer.next()).await {
+            Err(_) | Ok(None) => break,
+            Ok(Some(Err(error))) => return Err(BrokerError::from(error).into()),
+            Ok(Some(Ok(delivery))) => delivery,
+        };
+        if let Err(error) = wire::decode(&delivery.data) {
+            let poison = Poison {
+                queue,
+                detail: error.to_string(),
+                bytes: delivery.data.len(),
+            };
+            return Ok(Some((poison, delivery)));
+        }
+    }
+    Ok(None)
 }
 
 async fn skip(

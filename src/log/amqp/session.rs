@@ -72,7 +72,7 @@ type Merged = SelectAll<futures_util::stream::BoxStream<'static, Taken>>;
 
 /// What came from a consumer.
 enum Taken {
-    Delivery(ShortString, Delivery),
+    Delivery(ShortString, Box<Delivery>),
     Error(lapin::Error),
     /// The stream ended without an error.
     Cancelled,
@@ -373,7 +373,7 @@ impl Session {
 /// A consumer's deliveries, and how it ended.
 fn taken(consumer: Consumer, queue: ShortString) -> impl futures_util::Stream<Item = Taken> {
     let deliveries = consumer.map(move |delivery| match delivery {
-        Ok(delivery) => Taken::Delivery(queue.clone(), delivery),
+        Ok(delivery) => Taken::Delivery(queue.clone(), Box::new(delivery)),
         Err(error) => Taken::Error(error),
     });
     deliveries.chain(futures_util::stream::once(async { Taken::Cancelled }))
