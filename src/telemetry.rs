@@ -37,6 +37,18 @@ pub const FORKS: &str = "headcount_forks_total";
 pub const SNAPSHOTS_UNITED: &str = "headcount_snapshots_united_total";
 /// Batches that no counter that can be asked has.
 pub const HOLES_UNFILLABLE: &str = "headcount_holes_unfillable";
+/// Publishes of a batch after its first.
+pub const PUBLISHES_RETRIED: &str = "headcount_publishes_retried_total";
+/// Batches that the broker returned because no queue takes them.
+pub const PUBLISHES_RETURNED: &str = "headcount_publishes_returned_total";
+/// Confirms that did not come in time.
+pub const CONFIRMS_LOST: &str = "headcount_confirms_lost_total";
+/// Connections to the broker after the first of each kind.
+pub const BROKER_RECONNECTS: &str = "headcount_broker_reconnects_total";
+/// Whether the broker takes nothing for now: a memory or disk alarm.
+pub const BROKER_BLOCKED: &str = "headcount_broker_blocked";
+/// Messages in a counter's queues that the counter does not hold, by counter.
+pub const QUEUE_MESSAGES: &str = "headcount_queue_messages";
 /// Posts admitted and not yet durable.
 pub const POSTS_WAITING: &str = "headcount_posts_waiting";
 /// Bytes of the posts admitted and not yet durable.
@@ -140,6 +152,12 @@ pub fn start_metrics() -> Result<PrometheusHandle, BuildError> {
 }
 
 fn describe() {
+    describe_counters();
+    describe_gauges();
+    describe_histograms();
+}
+
+fn describe_counters() {
     for (name, text) in [
         (REQUESTS, "Requests answered"),
         (
@@ -164,6 +182,16 @@ fn describe() {
             REQUESTS_UNAUTHORIZED,
             "Requests between nodes that did not show the cluster's secret",
         ),
+        (PUBLISHES_RETRIED, "Publishes of a batch after its first"),
+        (
+            PUBLISHES_RETURNED,
+            "Batches that the broker returned because no queue takes them",
+        ),
+        (CONFIRMS_LOST, "Confirms that did not come in time"),
+        (
+            BROKER_RECONNECTS,
+            "Connections to the broker after the first of each kind",
+        ),
     ] {
         metrics::describe_counter!(name, text);
         // A counter that exists from the start at 0 lets the first increase be seen.
@@ -171,6 +199,9 @@ fn describe() {
             metrics::counter!(name).absolute(0);
         }
     }
+}
+
+fn describe_gauges() {
     for (name, unit, text) in [
         (CONNECTIONS, Unit::Count, "Connections open"),
         (
@@ -198,10 +229,23 @@ fn describe() {
             "Resident memory of this process",
         ),
         (BUILD_INFO, Unit::Count, "Which release this is"),
+        (
+            BROKER_BLOCKED,
+            Unit::Count,
+            "Whether the broker takes nothing for now",
+        ),
+        (
+            QUEUE_MESSAGES,
+            Unit::Count,
+            "Messages in a counter's queues that the counter does not hold",
+        ),
     ] {
         metrics::describe_gauge!(name, unit, text);
     }
     describe_counters();
+}
+
+fn describe_histograms() {
     for (name, text) in [
         (
             REQUEST_SECONDS,

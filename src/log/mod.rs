@@ -7,6 +7,7 @@
 //! - What the log learns of itself comes as a delivery as well ([`Delivered`]), and is acknowledged in the same
 //!   way: the log acts on it only once the counter's store remembers it.
 
+pub mod amqp;
 mod local;
 pub mod wire;
 
@@ -85,8 +86,9 @@ pub struct Standing {
 
 /// The consuming end, owned by one counter.
 pub trait Deliveries: Send + 'static {
-    /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once every
-    /// appending end is gone and nothing is left. Dropping the future loses nothing.
+    /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once nothing comes
+    /// any more: every appending end of a log in this process is gone, or the consuming end of another was told
+    /// to stop. Dropping the future loses nothing.
     ///
     /// # Errors
     /// When the log can't go on without an operator. Nothing unacknowledged is lost.

@@ -32,7 +32,8 @@ use crate::model::{
 
 const MAGIC: [u8; 3] = *b"HCB";
 
-const VERSION: u8 = 1;
+/// The format's version, which this release writes and reads.
+pub const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 42;
 const CHECKSUM_BYTES: usize = 4;
 

@@ -1,21 +1,25 @@
 //! The contract of a log, checked against every implementation of it.
 //!
-//! Invariant: each sentence of the contract in `headcount::log` has its check here.
+//! Invariant: each sentence of the contract in `headcount::log` has its check here. The log over RabbitMQ is
+//! checked where `HEADCOUNT_TEST_AMQP_URL` names a broker.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use headcount::log::{AppendError, Delivered, Deliveries, Log, local};
 use headcount::model::{
     Batch, BatchId, Epoch, ItemHash, Partition, Sequence, TenantItems, TenantName,
 };
 
+use crate::amqp::Cluster;
+
 /// Long enough that a delivery which may come has come.
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest that a step may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
-fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
+pub fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
     let id = BatchId {
         partition: Partition(0),
         epoch: Epoch(epoch),
@@ -28,7 +32,7 @@ fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
     Arc::new(Batch::new(id, 0, vec![items]))
 }
 
-async fn next(deliveries: &mut impl Deliveries) -> Option<Vec<Arc<Batch>>> {
+pub async fn next(deliveries: &mut impl Deliveries) -> Option<Vec<Arc<Batch>>> {
     tokio::time::timeout(PATIENCE, deliveries.next())
         .await
         .expect("a delivery in time")
@@ -67,9 +71,9 @@ async fn deliveries_come_in_order(log: impl Log, mut deliveries: impl Deliveries
             })
         })
         .collect();
-    drop(log);
     let mut seen = [0; 3];
-    while let Some(batches) = next(&mut deliveries).await {
+    while seen != [EACH; 3] {
+        let batches = next(&mut deliveries).await.expect("more to come");
         assert!(!batches.is_empty());
         for batch in batches {
             let last = &mut seen[batch.id().epoch.0 as usize - 1];
@@ -78,7 +82,6 @@ async fn deliveries_come_in_order(log: impl Log, mut deliveries: impl Deliveries
         }
         deliveries.acknowledge().await;
     }
-    assert_eq!(seen, [EACH; 3], "it ended only once nothing was left");
     for appender in appenders {
         assert_eq!(appender.await.expect("joined"), Ok(()));
     }
@@ -104,11 +107,19 @@ async fn a_lost_counter_leaves_the_outcome_unknown(log: impl Log, mut deliveries
 
 /// An appender that stops waiting does not take its batch back.
 async fn dropping_an_append_does_not_take_it_back(log: impl Log, mut deliveries: impl Deliveries) {
-    let abandoned = tokio::time::timeout(QUIET, log.append(batch(1, 1))).await;
-    assert!(abandoned.is_err());
+    let abandoned = log.append(batch(1, 1)).now_or_never();
+    assert_eq!(abandoned, None);
     assert_eq!(next(&mut deliveries).await, Some(vec![batch(1, 1)]));
     deliveries.acknowledge().await;
+}
+
+/// The end comes once every appender is gone, after everything that was appended.
+async fn the_last_appender_ends_it(log: impl Log, mut deliveries: impl Deliveries) {
+    let abandoned = log.append(batch(1, 1)).now_or_never();
+    assert_eq!(abandoned, None);
     drop(log);
+    assert_eq!(next(&mut deliveries).await, Some(vec![batch(1, 1)]));
+    deliveries.acknowledge().await;
     assert_eq!(next(&mut deliveries).await, None);
 }
 
@@ -134,5 +145,28 @@ suite!(
         deliveries_come_in_order,
         a_lost_counter_leaves_the_outcome_unknown,
         dropping_an_append_does_not_take_it_back,
+        the_last_appender_ends_it,
     ]
 );
+
+macro_rules! amqp_suite {
+    ([$($test:ident),* $(,)?]) => {
+        mod amqp_log {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    let Some(cluster) = super::Cluster::found(&["c1"]) else { return };
+                    let log = cluster.coordinator(&["c1"]);
+                    let mut counter = cluster.counter("c1");
+                    counter.begins().await;
+                    super::$test(log, counter.deliveries).await;
+                }
+            )*
+        }
+    };
+}
+
+amqp_suite!([
+    deliveries_come_in_order,
+    dropping_an_append_does_not_take_it_back,
+]);

@@ -1,7 +1,8 @@
-//! The contract of `Store`: one suite, run against every implementation, and the durable one's own promises.
+//! The contracts of `Store` and of the log: one suite each, run against every implementation.
 //!
 //! Invariant: what is asserted here is what a counter relies on; nothing looks inside a store.
 
+mod amqp;
 mod damage;
 mod data_dir;
 mod harness;

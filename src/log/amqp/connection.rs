@@ -1,0 +1,267 @@
+//! Connecting to the broker again and again, over its list of hosts.
+//!
+//! Invariant: every wait is bounded, and a broker that comes back is not met by everybody at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use lapin::{Connection, ConnectionProperties, ErrorKind, Event};
+use thiserror::Error;
+
+use super::{AmqpOptions, AmqpUrl};
+use crate::telemetry;
+
+/// The pause after a first failure; it doubles from there.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause between two attempts, before jitter.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often a connection is looked at beside what it reports of itself.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The longest that an operation other than a publish may take.
+pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest that a farewell may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The broker's reply when something is not there, or can't be reached.
+const NOT_FOUND: u16 = 404;
+
+/// Why something on the broker failed.
+#[derive(Debug, Clone, Error)]
+pub(super) enum BrokerError {
+    #[error("{0}")]
+    Lapin(lapin::Error),
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+}
+
+impl From<lapin::Error> for BrokerError {
+    fn from(error: lapin::Error) -> Self {
+        Self::Lapin(error)
+    }
+}
+
+impl BrokerError {
+    /// The broker's reply code, if the broker refused: 404 not found, 405 locked, 406 precondition failed…
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Lapin(error) => match error.kind() {
+                ErrorKind::ProtocolError(error) => Some(error.get_id()),
+                _ => None,
+            },
+            Self::Timeout(_) => None,
+        }
+    }
+
+    /// Whether the broker says that what was asked for is not there.
+    pub fn is_missing(&self) -> bool {
+        is_missing(self.code(), &self.to_string())
+    }
+}
+
+/// Whether a refusal means that something is not there. The code is 404 as well for a queue whose node is down
+/// ("home node … is down or inaccessible"), which is no loss.
+fn is_missing(code: Option<u16>, text: &str) -> bool {
+    code == Some(NOT_FOUND) && !text.contains("inaccessible")
+}
+
+/// Runs one operation on the broker within [`OPERATION_TIMEOUT`].
+pub(super) async fn timed<T>(
+    operation: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match tokio::time::timeout(OPERATION_TIMEOUT, operation).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(BrokerError::Timeout(OPERATION_TIMEOUT)),
+    }
+}
+
+/// The pause before attempt `failures + 1`: doubling from 100 ms to 5 s, and of that a random half to whole, so
+/// that nodes which lost the same broker don't return together.
+pub(super) fn pause(failures: u32, random: u64) -> Duration {
+    if failures == 0 {
+        return Duration::ZERO;
+    }
+    let doubled = PAUSE_MIN
+        .saturating_mul(1 << (failures - 1).min(16))
+        .min(PAUSE_MAX);
+    let half_ms = doubled.as_millis() as u64 / 2;
+    Duration::from_millis(half_ms + random % (half_ms + 1))
+}
+
+/// Waits before attempt `failures + 1`.
+pub(super) async fn wait_before(failures: u32) {
+    tokio::time::sleep(pause(failures, random())).await;
+}
+
+/// A random number for jitter and names; 0 where the system has none, which only costs the spread.
+pub(super) fn random() -> u64 {
+    getrandom::u64().unwrap_or_default()
+}
+
+/// Connects, for one purpose, to one host after the other.
+pub(super) struct Dialer {
+    options: Arc<AmqpOptions>,
+    purpose: String,
+    attempts: usize,
+    failures: u32,
+    connected_before: bool,
+}
+
+impl Dialer {
+    pub fn new(options: Arc<AmqpOptions>, purpose: impl Into<String>) -> Self {
+        Self {
+            options,
+            purpose: purpose.into(),
+            attempts: 0,
+            failures: 0,
+            connected_before: false,
+        }
+    }
+
+    /// The last connection was of use: the next attempt need not wait.
+    pub fn worked(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Connects; tries until it succeeds, each time the next host.
+    pub async fn dial(&mut self) -> Link {
+        loop {
+            wait_before(self.failures).await;
+            self.failures = self.failures.saturating_add(1);
+            match self.dial_once().await {
+                Ok(link) => return link,
+                Err((url, error)) => {
+                    tracing::warn!(%url, %error, purpose = self.purpose, "the broker can't be reached");
+                }
+            }
+        }
+    }
+
+    /// One attempt at the next host.
+    pub async fn dial_once(&mut self) -> Result<Link, (String, BrokerError)> {
+        let hosts = self.options.urls.len().max(1);
+        let Some(url) = self.options.urls.get(self.attempts % hosts) else {
+            let none = lapin::Error::from(std::io::Error::other("no host is configured"));
+            return Err((String::new(), none.into()));
+        };
+        self.attempts = self.attempts.wrapping_add(1);
+        let connection = connect(&self.options, url, &self.purpose)
+            .await
+            .map_err(|error| (url.to_string(), error))?;
+        if std::mem::replace(&mut self.connected_before, true) {
+            telemetry::count(telemetry::BROKER_RECONNECTS, 1);
+        }
+        tracing::info!(%url, purpose = self.purpose, "connected to the broker");
+        Ok(Link::new(connection))
+    }
+}
+
+async fn connect(
+    options: &AmqpOptions,
+    url: &AmqpUrl,
+    purpose: &str,
+) -> Result<Connection, BrokerError> {
+    let mut uri = url.uri().clone();
+    uri.query.connection_timeout = Some(options.connect_timeout.as_millis() as u64);
+    uri.query.heartbeat = Some(options.heartbeat.as_secs().clamp(1, 600) as u16);
+    let name = format!("{} {purpose}", options.prefix);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    match tokio::time::timeout(
+        options.connect_timeout,
+        Connection::connect_uri(uri, properties),
+    )
+    .await
+    {
+        Ok(connected) => Ok(connected?),
+        Err(_) => Err(BrokerError::Timeout(options.connect_timeout)),
+    }
+}
+
+/// What a connection reports of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LinkEvent {
+    /// The broker takes nothing for now: a memory or disk alarm.
+    Blocked(String),
+    /// The broker takes messages again.
+    Unblocked,
+    /// The connection is lost.
+    Gone,
+}
+
+/// A connection and what it reports.
+pub(super) struct Link {
+    pub connection: Arc<Connection>,
+    events: std::pin::Pin<Box<dyn Stream<Item = Event> + Send>>,
+}
+
+impl Link {
+    fn new(connection: Connection) -> Self {
+        let events = Box::pin(connection.events_listener());
+        Self {
+            connection: Arc::new(connection),
+            events,
+        }
+    }
+
+    /// Waits until the connection has something to report.
+    pub async fn event(&mut self) -> LinkEvent {
+        loop {
+            if !self.connection.status().connected() {
+                return LinkEvent::Gone;
+            }
+            match tokio::time::timeout(LOOK_INTERVAL, self.events.next()).await {
+                Ok(Some(Event::ConnectionBlocked(why))) => return LinkEvent::Blocked(why),
+                Ok(Some(Event::ConnectionUnblocked)) => return LinkEvent::Unblocked,
+                Ok(None) => return LinkEvent::Gone,
+                Ok(Some(_)) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Says goodbye, so that the broker takes back at once what was not acknowledged.
+    pub async fn close(self) {
+        close(&self.connection).await;
+    }
+}
+
+/// Says goodbye to the broker; a broker that does not answer is left alone.
+pub(super) async fn close(connection: &Connection) {
+    let goodbye = connection.close(200, "OK".into());
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_whose_node_is_down_is_not_missing() {
+        assert!(is_missing(
+            Some(404),
+            "NOT_FOUND - no queue 'q' in vhost '/'"
+        ));
+        assert!(is_missing(
+            Some(404),
+            "NOT_FOUND - no exchange 'e' in vhost '/'"
+        ));
+        let down =
+            "NOT_FOUND - home node 'r@h' of durable queue 'q' in vhost '/' is down or inaccessible";
+        assert!(!is_missing(Some(404), down));
+        assert!(!is_missing(Some(406), "PRECONDITION_FAILED"));
+        assert!(!is_missing(None, "no answer within 15 s"));
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_are_spread() {
+        assert_eq!(pause(0, 7), Duration::ZERO);
+        assert_eq!(pause(1, 0), Duration::from_millis(50));
+        assert_eq!(pause(1, 50), Duration::from_millis(100));
+        assert_eq!(pause(3, 0), Duration::from_millis(200));
+        for failures in [7, 20, u32::MAX] {
+            for random in [0, 1, 2_499, 2_500, 2_501, u64::MAX] {
+                let pause = pause(failures, random);
+                assert!(pause >= PAUSE_MAX / 2 && pause <= PAUSE_MAX, "{pause:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The consuming end of a counter: what its session with the broker hands over, gathered for the counter's task.
+//!
+//! Invariant: an acknowledgement covers what was returned, and nothing that came later: one delivery tag per
+//! partition, each partition on a channel of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use lapin::Acker;
+use lapin::options::BasicAckOptions;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::session::{self, Session};
+use super::{AmqpOptions, Nodes};
+use crate::log::{Delivered, Deliveries, DeliveryError, Standing};
+use crate::model::{Batch, CounterName, Partition};
+
+/// The most batches returned at once: they share a commit.
+const BATCHES_MAX: usize = 256;
+/// Encoded bytes after which no further batch is returned with the others.
+const BATCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a session may hand over before it waits.
+const HANDED_OVER_MAX: usize = 256;
+
+/// What a session hands over.
+pub(super) enum Handed {
+    /// A batch, the size of its encoding and how to acknowledge it.
+    Batch {
+        batch: Arc<Batch>,
+        bytes: usize,
+        acker: Acker,
+    },
+    /// What the log learned of itself; told when the counter's store remembers it.
+    Event {
+        event: Delivered,
+        remembered: oneshot::Sender<()>,
+    },
+    /// The end.
+    Failed(DeliveryError),
+}
+
+/// How the consuming end is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsumerStatus {
+    /// Whether it is connected to the broker.
+    pub connected: bool,
+    /// Whether it consumes: everything before that is settled.
+    pub consuming: bool,
+    /// Whether the counter's `started` marker is on this broker; none until it has looked.
+    pub started: Option<bool>,
+}
+
+/// Ends a consuming end from outside; cheap to clone.
+#[derive(Clone)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// Lets [`Deliveries::next`] return what was handed over already, then `None`.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// The consuming end of a counter.
+pub struct AmqpDeliveries {
+    handed: mpsc::Receiver<Handed>,
+    waiting: VecDeque<Handed>,
+    returned: BTreeMap<Partition, Acker>,
+    event: Option<oneshot::Sender<()>>,
+    /// At most one for each unacknowledged delivery, which prefetch bounds.
+    acks: mpsc::UnboundedSender<Acker>,
+    status: watch::Receiver<ConsumerStatus>,
+    stopper: Stopper,
+}
+
+impl AmqpDeliveries {
+    /// Starts to connect and to settle what must be settled before counter `name` may consume. Must be called on
+    /// a Tokio runtime, which runs it; [`Deliveries::next`] may then be called on another one.
+    ///
+    /// `standing` says how the counter's store stands at that moment, `nodes` who else is there: counter `name`
+    /// must announce itself too, since an empty counter listens for others until it has heard itself.
+    #[must_use]
+    pub fn start(
+        options: AmqpOptions,
+        name: CounterName,
+        standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+        nodes: watch::Receiver<Arc<Nodes>>,
+    ) -> Self {
+        let (sender, handed) = mpsc::channel(HANDED_OVER_MAX);
+        let (acks, ackers) = mpsc::unbounded_channel();
+        let (status, watching) = watch::channel(ConsumerStatus::default());
+        let (stop, stopping) = watch::channel(false);
+        let options = Arc::new(options);
+        let acknowledging: JoinHandle<()> =
+            tokio::spawn(acknowledge_all(Arc::clone(&options), ackers));
+        let session = Session::new(options, name, standing, nodes, sender, status);
+        tokio::spawn(session::run(session, stopping, acknowledging));
+        Self {
+            handed,
+            waiting: VecDeque::new(),
+            returned: BTreeMap::new(),
+            event: None,
+            acks,
+            status: watching,
+            stopper: Stopper(stop),
+        }
+    }
+
+    /// How it is, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<ConsumerStatus> {
+        self.status.clone()
+    }
+
+    /// A handle that ends it.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// What can be returned of what is waiting.
+    fn take_waiting(&mut self) -> Option<Result<Delivered, DeliveryError>> {
+        match self.waiting.pop_front()? {
+            Handed::Failed(error) => {
+                // Whoever asks again hears the same.
+                self.waiting.push_front(Handed::Failed(error.clone()));
+                Some(Err(error))
+            }
+            Handed::Event { event, remembered } => {
+                self.event = Some(remembered);
+                Some(Ok(event))
+            }
+            first @ Handed::Batch { .. } => {
+                self.waiting.push_front(first);
+                Some(Ok(Delivered::Batches(self.take_batches())))
+            }
+        }
+    }
+
+    fn take_batches(&mut self) -> Vec<Arc<Batch>> {
+        let mut batches = Vec::new();
+        let mut bytes_taken = 0;
+        while let Some(Handed::Batch { bytes, .. }) = self.waiting.front() {
+            if !fits(batches.len(), bytes_taken, *bytes) {
+                break;
+            }
+            bytes_taken += bytes;
+            if let Some(Handed::Batch { batch, acker, .. }) = self.waiting.pop_front() {
+                self.returned.insert(batch.id().partition, acker);
+                batches.push(batch);
+            }
+        }
+        batches
+    }
+}
+
+/// Whether a batch of `bytes` goes with the `taken` before it. The first always does.
+fn fits(taken: usize, bytes_taken: usize, bytes: usize) -> bool {
+    taken == 0 || taken < BATCHES_MAX && bytes_taken.saturating_add(bytes) <= BATCHES_BYTES_MAX
+}
+
+impl Deliveries for AmqpDeliveries {
+    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+        loop {
+            while self.waiting.len() < BATCHES_MAX {
+                match self.handed.try_recv() {
+                    Ok(handed) => self.waiting.push_back(handed),
+                    Err(_) => break,
+                }
+            }
+            if let Some(ready) = self.take_waiting() {
+                return ready.map(Some);
+            }
+            // Dropped while it waits, it has taken nothing.
+            match self.handed.recv().await {
+                Some(handed) => self.waiting.push_back(handed),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self) {
+        if let Some(remembered) = self.event.take() {
+            let _ = remembered.send(());
+        }
+        for acker in std::mem::take(&mut self.returned).into_values() {
+            let _ = self.acks.send(acker);
+        }
+    }
+}
+
+/// Carries out acknowledgements, so that a broker that is slow to read them does not stop the counter. One that
+/// fails is followed by redelivery.
+async fn acknowledge_all(options: Arc<AmqpOptions>, mut ackers: mpsc::UnboundedReceiver<Acker>) {
+    while let Some(acker) = ackers.recv().await {
+        let all_before = BasicAckOptions { multiple: true };
+        match tokio::time::timeout(options.confirm_timeout, acker.ack(all_before)).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => tracing::debug!("the channel of an acknowledgement is gone"),
+            Ok(Err(error)) => tracing::warn!(%error, "an acknowledgement was not sent"),
+            Err(_) => tracing::warn!("the broker takes no acknowledgements"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_returned_at_once_is_bounded() {
+        assert!(fits(0, 0, BATCHES_BYTES_MAX + 1), "a batch is never split");
+        assert!(fits(1, 100, 200));
+        assert!(fits(1, 0, BATCHES_BYTES_MAX));
+        assert!(!fits(1, 1, BATCHES_BYTES_MAX));
+        assert!(!fits(BATCHES_MAX, 0, 1));
+    }
+}

@@ -1,0 +1,190 @@
+//! What a coordinator declares before it publishes, and again when a message comes back.
+//!
+//! Invariant: nobody publishes before the founding is over, and a queue that is missing afterwards is declared
+//! again only once a marker tells its counter of the loss. One coordinator declares at a time.
+
+use std::time::Duration;
+
+use super::connection::BrokerError;
+use super::topology::{Broker, Marker};
+use crate::model::CounterName;
+
+/// How often the lock of another coordinator is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the broker says of one counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CounterFacts {
+    pub name: CounterName,
+    /// Whether the settings name it: then it must be there, and must not have been removed.
+    pub named: bool,
+    pub removed: bool,
+    pub queues: bool,
+}
+
+/// What to declare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Nothing was ever published: every counter's queues, its founding marker, and last that all is founded.
+    Found(Vec<CounterName>),
+    /// Every counter's queues; before them, the losses.
+    Declare {
+        counters: Vec<CounterName>,
+        lost: Vec<CounterName>,
+    },
+    /// A counter's name is spent.
+    Refuse(String),
+}
+
+/// Decides what to declare.
+pub(super) fn plan(founded: bool, facts: &[CounterFacts]) -> Plan {
+    if let Some(spent) = facts
+        .iter()
+        .find(|counter| counter.named && counter.removed)
+    {
+        let name = &spent.name;
+        return Plan::Refuse(format!(
+            "counter {name} was removed from this cluster and its name is spent: take it out of the settings, or \
+             give its successor a new name"
+        ));
+    }
+    let present = facts.iter().filter(|counter| !counter.removed);
+    let counters = present
+        .clone()
+        .map(|counter| counter.name.clone())
+        .collect();
+    if !founded {
+        return Plan::Found(counters);
+    }
+    let lost = present
+        .filter(|counter| !counter.queues)
+        .map(|counter| counter.name.clone());
+    Plan::Declare {
+        counters,
+        lost: lost.collect(),
+    }
+}
+
+/// Declares what `named` counters and `known` ones (seen by presence) need; the inner error is final.
+pub(super) async fn declare(
+    broker: &mut Broker,
+    named: &[CounterName],
+    known: &[CounterName],
+) -> Result<Result<(), String>, BrokerError> {
+    while !broker.lock().await? {
+        tokio::time::sleep(LOCK_INTERVAL).await;
+    }
+    let declared = declare_locked(broker, named, known).await;
+    // The lock ends with the connection at the latest.
+    broker.unlock().await?;
+    declared
+}
+
+async fn declare_locked(
+    broker: &mut Broker,
+    named: &[CounterName],
+    known: &[CounterName],
+) -> Result<Result<(), String>, BrokerError> {
+    let founded = broker.has(&Marker::Founded).await?;
+    let mut facts = Vec::new();
+    let others = known.iter().filter(|name| !named.contains(name));
+    for (name, is_named) in named
+        .iter()
+        .map(|name| (name, true))
+        .chain(others.map(|it| (it, false)))
+    {
+        facts.push(CounterFacts {
+            name: name.clone(),
+            named: is_named,
+            removed: broker.has(&Marker::Removed(name.clone())).await?,
+            queues: broker.depth(name).await?.is_some(),
+        });
+    }
+    match plan(founded, &facts) {
+        Plan::Found(counters) => {
+            for counter in &counters {
+                broker.declare_queues(counter).await?;
+                broker.mark(&Marker::Founding(counter.clone())).await?;
+            }
+            broker.mark(&Marker::Founded).await?;
+            tracing::info!(?counters, "the cluster is founded");
+        }
+        Plan::Declare { counters, lost } => {
+            for counter in &lost {
+                tracing::error!(%counter, "the counter's queue is missing; it is declared again, and the counter told");
+                broker.mark(&Marker::Lost(counter.clone())).await?;
+            }
+            for counter in &counters {
+                broker.declare_queues(counter).await?;
+            }
+        }
+        Plan::Refuse(why) => return Ok(Err(why)),
+    }
+    Ok(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counter(name: &str, named: bool, removed: bool, queues: bool) -> CounterFacts {
+        let name = CounterName::new(name).expect("valid");
+        CounterFacts {
+            name,
+            named,
+            removed,
+            queues,
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<CounterName> {
+        names
+            .iter()
+            .map(|name| CounterName::new(name).expect("valid"))
+            .collect()
+    }
+
+    #[test]
+    fn the_first_coordinator_founds_also_after_half_a_founding() {
+        let facts = [
+            counter("c1", true, false, true),
+            counter("c2", true, false, false),
+        ];
+        assert_eq!(plan(false, &facts), Plan::Found(names(&["c1", "c2"])));
+    }
+
+    #[test]
+    fn a_missing_queue_is_declared_with_word_of_the_loss() {
+        let facts = [
+            counter("c1", true, false, true),
+            counter("c2", true, false, false),
+            counter("c4", false, false, false),
+        ];
+        let expected = Plan::Declare {
+            counters: names(&["c1", "c2", "c4"]),
+            lost: names(&["c2", "c4"]),
+        };
+        assert_eq!(plan(true, &facts), expected);
+    }
+
+    /// ATTACKS 18: `remove-counter`, then a coordinator reconnects.
+    #[test]
+    fn a_removed_counter_is_never_declared_again() {
+        let named = [
+            counter("c1", true, false, true),
+            counter("c2", true, true, false),
+        ];
+        for founded in [false, true] {
+            assert!(matches!(plan(founded, &named), Plan::Refuse(why) if why.contains("c2")));
+        }
+        let seen = [
+            counter("c1", true, false, true),
+            counter("c2", false, true, false),
+        ];
+        let expected = Plan::Declare {
+            counters: names(&["c1"]),
+            lost: Vec::new(),
+        };
+        assert_eq!(plan(true, &seen), expected);
+    }
+}

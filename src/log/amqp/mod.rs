@@ -1,0 +1,95 @@
+//! The log of a cluster: a fanout exchange per partition on RabbitMQ, and a durable queue for every counter.
+//!
+//! Invariant: an append is confirmed by all queues that are bound, and nobody declares a lost queue again
+//! without leaving word of the loss. What is decided is in pure functions; lapin only carries it out.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `url` | the broker's addresses, with their passwords kept back |
+//! | `connection` | supervised connecting over a list of hosts |
+//! | `topology` | names of exchanges, queues and markers, and the operations on them |
+//! | `founding` | what a coordinator declares before it publishes |
+//! | `publisher`, `control`, `lane` | [`AmqpLog`] |
+//! | `protocol` | what a counter does before it consumes, as a pure decision |
+//! | `consumer`, `session` | [`AmqpDeliveries`] |
+//! | `presence` | who is there |
+//! | `operator` | what only an operator may ask for |
+
+mod connection;
+mod consumer;
+mod control;
+mod founding;
+mod lane;
+mod operator;
+mod presence;
+mod protocol;
+mod publisher;
+mod session;
+mod topology;
+mod url;
+
+pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
+pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
+pub use presence::{Announcement, Nodes, Presence, Role, Sighting};
+pub use publisher::{AmqpLog, AmqpRole, LogStatus};
+pub use url::{AmqpUrl, AmqpUrlError};
+
+use std::time::Duration;
+
+use crate::model::Partitioning;
+
+/// What kind of queue a counter's queue is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum QueueType {
+    /// Replicated, and synced on a majority of the broker's nodes before it confirms.
+    #[default]
+    Quorum,
+    /// On one node of the broker: only for a broker of a single node, since a fanout skips it while that node is
+    /// down.
+    Classic,
+}
+
+/// How to reach the broker, and what is on it. All nodes of a cluster need the same `prefix`, `partitioning` and
+/// `queue_type`.
+#[derive(Debug, Clone)]
+pub struct AmqpOptions {
+    /// The broker's hosts, tried in turn.
+    pub urls: Vec<AmqpUrl>,
+    /// How the names of all exchanges and queues begin.
+    pub prefix: String,
+    /// How many partitions there are.
+    pub partitioning: Partitioning,
+    /// What kind of queue a counter's queue is.
+    pub queue_type: QueueType,
+    /// The longest that connecting to one host may take.
+    pub connect_timeout: Duration,
+    /// How long to wait for a confirm before the same batch is published again on a fresh channel.
+    pub confirm_timeout: Duration,
+    /// How often the two ends of a connection show that they are alive; in whole seconds.
+    pub heartbeat: Duration,
+    /// Deliveries of a partition that a counter holds unacknowledged at most.
+    pub prefetch: u16,
+    /// How often a coordinator asks how long the queues are.
+    pub depth_interval: Duration,
+    /// How often a node announces itself.
+    pub presence_interval: Duration,
+}
+
+impl AmqpOptions {
+    /// The usual settings for a broker at `urls`.
+    #[must_use]
+    pub fn new(urls: Vec<AmqpUrl>) -> Self {
+        Self {
+            urls,
+            prefix: "headcount".to_owned(),
+            partitioning: Partitioning::SINGLE,
+            queue_type: QueueType::Quorum,
+            connect_timeout: Duration::from_secs(10),
+            confirm_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(10),
+            prefetch: 64,
+            depth_interval: Duration::from_secs(1),
+            presence_interval: Duration::from_secs(1),
+        }
+    }
+}

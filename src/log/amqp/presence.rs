@@ -1,0 +1,366 @@
+//! Who is there: every node announces itself, and hears all others.
+//!
+//! Invariant: what was heard last is kept while the broker is away; nothing that is counted depends on it.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Consumer};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::AmqpOptions;
+use super::connection::{BrokerError, Dialer, timed};
+use super::topology::Broker;
+use crate::model::CounterName;
+
+/// How long a node that fell silent is remembered while the broker is there.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// The most bytes of an announcement; a longer one is not read.
+const ANNOUNCEMENT_BYTES_MAX: usize = 64 * 1024;
+/// The most nodes remembered.
+const NODES_MAX: usize = 4_096;
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It takes posts and answers reads.
+    Coordinator,
+    /// It counts.
+    Counter,
+    /// Something that a later release knows.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// What a node says of itself. Fields that a release does not know are passed over; those that it misses are
+/// their defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Announcement {
+    /// The release.
+    pub version: String,
+    /// What it is.
+    pub role: Role,
+    /// A counter's name, or a coordinator's.
+    pub name: String,
+    /// Its present life: random, new at every start.
+    pub life: u64,
+    /// Where its internal endpoint is.
+    pub url: String,
+    /// Whether a counter is complete.
+    pub complete: bool,
+    /// Whether a counter has applied anything, ever.
+    pub holds_position: bool,
+    /// Whether a counter's `started` marker is on this broker; absent until it has looked.
+    pub started: Option<bool>,
+    /// A digest of a counter's position.
+    pub position_digest: u64,
+    /// The counters that its settings name.
+    pub named: Vec<String>,
+    /// A counter's tenants.
+    pub tenants: u64,
+    /// A counter's items.
+    pub items: u64,
+    /// How old the last batch was when a counter applied it, in milliseconds.
+    pub lag_ms: u64,
+    /// The newest format of a batch that it reads.
+    pub wire_version: u8,
+}
+
+/// A node and when it was heard last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// What it said.
+    pub announcement: Announcement,
+    /// When, by the runtime's clock.
+    pub seen_at: Instant,
+}
+
+/// Every node heard, by its unique name.
+pub type Nodes = BTreeMap<String, Sighting>;
+
+/// The counters among `nodes`.
+pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
+    let counters = nodes
+        .values()
+        .map(|sighting| &sighting.announcement)
+        .filter(|announcement| announcement.role == Role::Counter);
+    let mut names: Vec<_> = counters
+        .filter_map(|announcement| CounterName::new(&announcement.name))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// What travels: the announcement and who it is from.
+#[derive(Serialize, Deserialize)]
+struct Message {
+    node: String,
+    #[serde(flatten)]
+    announcement: Announcement,
+}
+
+/// Announces and listens until it is dropped.
+pub struct Presence {
+    nodes: watch::Receiver<Arc<Nodes>>,
+    listening: watch::Receiver<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Presence {
+    /// Announces as `node`, a name that no other node has, what `announce` says at that moment. Must be called on
+    /// a Tokio runtime, which runs it.
+    #[must_use]
+    pub fn start(
+        options: AmqpOptions,
+        node: String,
+        announce: Arc<dyn Fn() -> Announcement + Send + Sync>,
+    ) -> Self {
+        let options = Arc::new(options);
+        let mut presence = Self::listen_only(Arc::clone(&options));
+        let announcing = tokio::spawn(announce_always(options, node, announce));
+        presence.tasks.push(announcing);
+        presence
+    }
+
+    /// Listens without announcing anything: for an operator's command.
+    pub(super) fn listen_only(options: Arc<AmqpOptions>) -> Self {
+        let (heard, nodes) = watch::channel(Arc::<Nodes>::default());
+        let (ready, listening) = watch::channel(false);
+        let tasks = vec![tokio::spawn(listen(options, heard, ready))];
+        Self {
+            nodes,
+            listening,
+            tasks,
+        }
+    }
+
+    /// Waits until it listens.
+    pub(super) async fn listening(&self) {
+        let mut listening = self.listening.clone();
+        // The task listens until this is dropped.
+        let _ = listening.wait_for(|listening| *listening).await;
+    }
+
+    /// Every node heard so far, this one included.
+    #[must_use]
+    pub fn nodes(&self) -> watch::Receiver<Arc<Nodes>> {
+        self.nodes.clone()
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn announce_always(
+    options: Arc<AmqpOptions>,
+    node: String,
+    announce: Arc<dyn Fn() -> Announcement + Send + Sync>,
+) {
+    let mut dialer = Dialer::new(Arc::clone(&options), "announcing");
+    loop {
+        let link = dialer.dial().await;
+        let mut broker = Broker::new(Arc::clone(&options), Arc::clone(&link.connection));
+        if let Err(error) = announce_until_lost(&mut broker, &mut dialer, &node, &*announce).await {
+            tracing::warn!(%error, "this node can't announce itself; once more");
+        }
+        link.close().await;
+    }
+}
+
+async fn announce_until_lost(
+    broker: &mut Broker,
+    dialer: &mut Dialer,
+    node: &str,
+    announce: &(dyn Fn() -> Announcement + Send + Sync),
+) -> Result<(), BrokerError> {
+    broker.declare_presence().await?;
+    let channel = broker.fresh_channel().await?;
+    let mut ticks = tokio::time::interval(broker.options.presence_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let message = Message {
+            node: node.to_owned(),
+            announcement: announce(),
+        };
+        let Ok(bytes) = serde_json::to_vec(&message) else {
+            continue;
+        };
+        let published = channel.basic_publish(
+            broker.names.presence().into(),
+            ShortString::default(),
+            BasicPublishOptions::default(),
+            &bytes,
+            BasicProperties::default(),
+        );
+        // A blocked broker reads nothing: that is no reason to connect again.
+        if let Ok(published) = tokio::time::timeout(broker.options.confirm_timeout, published).await
+        {
+            published?;
+            dialer.worked();
+        }
+    }
+}
+
+async fn listen(
+    options: Arc<AmqpOptions>,
+    heard: watch::Sender<Arc<Nodes>>,
+    ready: watch::Sender<bool>,
+) {
+    let mut dialer = Dialer::new(Arc::clone(&options), "listening");
+    loop {
+        let link = dialer.dial().await;
+        let mut broker = Broker::new(Arc::clone(&options), Arc::clone(&link.connection));
+        match subscribe(&mut broker).await {
+            Ok(consumer) => {
+                dialer.worked();
+                ready.send_replace(true);
+                hear(consumer, &heard).await;
+                ready.send_replace(false);
+            }
+            Err(error) => tracing::warn!(%error, "the other nodes can't be heard; once more"),
+        }
+        link.close().await;
+    }
+}
+
+async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
+    broker.declare_presence().await?;
+    let channel = broker.fresh_channel().await?;
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let declared = channel.queue_declare(ShortString::default(), options, FieldTable::default());
+    let queue = timed(declared).await?.name().clone();
+    let bound = channel.queue_bind(
+        queue.clone(),
+        broker.names.presence().into(),
+        ShortString::default(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    timed(bound).await?;
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let tag = ShortString::default();
+    timed(channel.basic_consume(queue, tag, options, FieldTable::default())).await
+}
+
+/// Notes who is heard until the connection is lost.
+async fn hear(mut consumer: Consumer, heard: &watch::Sender<Arc<Nodes>>) {
+    while let Some(Ok(delivery)) = consumer.next().await {
+        let Some(message) = read(&delivery.data) else {
+            continue;
+        };
+        let now = Instant::now();
+        heard.send_modify(|nodes| note(Arc::make_mut(nodes), message, now));
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Message> {
+    if bytes.len() > ANNOUNCEMENT_BYTES_MAX {
+        return None;
+    }
+    serde_json::from_slice(bytes).ok()
+}
+
+fn note(nodes: &mut Nodes, message: Message, now: Instant) {
+    nodes.retain(|_, sighting| now.duration_since(sighting.seen_at) < SILENCE_MAX);
+    if nodes.len() >= NODES_MAX && !nodes.contains_key(&message.node) {
+        return;
+    }
+    let sighting = Sighting {
+        announcement: message.announcement,
+        seen_at: now,
+    };
+    nodes.insert(message.node, sighting);
+}
+
+/// Waits until `nodes` shows what is looked for, or for ever when nobody listens any more.
+pub(super) async fn wait_for(
+    nodes: &mut watch::Receiver<Arc<Nodes>>,
+    found: impl FnMut(&Arc<Nodes>) -> bool,
+) {
+    if nodes.wait_for(found).await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(node: &str, role: Role, name: &str) -> Message {
+        Message {
+            node: node.to_owned(),
+            announcement: Announcement {
+                role,
+                name: name.to_owned(),
+                ..Announcement::default()
+            },
+        }
+    }
+
+    #[test]
+    fn announcements_of_other_releases_are_read() {
+        let later = br#"{"node":"n","role":"oracle","name":"c9","started":true,"new":[1]}"#;
+        let read_later = read(later).expect("read");
+        assert_eq!(read_later.announcement.role, Role::Other);
+        assert_eq!(read_later.announcement.started, Some(true));
+        assert!(read(b"{}").is_none(), "nobody's");
+        assert!(read(b"nonsense").is_none());
+        assert!(read(&vec![b' '; ANNOUNCEMENT_BYTES_MAX + 1]).is_none());
+        let sent = serde_json::to_vec(&message("n", Role::Counter, "c1")).expect("JSON");
+        let back = read(&sent).expect("read");
+        assert_eq!(
+            back.announcement,
+            message("n", Role::Counter, "c1").announcement
+        );
+        assert_eq!(back.node, "n");
+    }
+
+    #[test]
+    fn the_silent_are_forgotten_only_after_long() {
+        let start = Instant::now();
+        let mut nodes = Nodes::default();
+        note(&mut nodes, message("a", Role::Counter, "c2"), start);
+        note(&mut nodes, message("b", Role::Counter, "c1"), start);
+        note(&mut nodes, message("c", Role::Coordinator, "k"), start);
+        let names: Vec<_> = known_counters(&nodes)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["c1", "c2"]);
+        note(
+            &mut nodes,
+            message("a", Role::Counter, "c2"),
+            start + SILENCE_MAX / 2,
+        );
+        assert_eq!(nodes.len(), 3);
+        note(
+            &mut nodes,
+            message("a", Role::Counter, "c2"),
+            start + SILENCE_MAX,
+        );
+        assert_eq!(nodes.keys().collect::<Vec<_>>(), ["a"]);
+    }
+}

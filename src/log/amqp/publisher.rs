@@ -1,0 +1,213 @@
+//! The appending end: batches to the items' exchange of their partition.
+//!
+//! Invariant: a batch that was handed over is published until it is confirmed by every bound queue, whoever
+//! still waits for it; one at a time per partition, so that a returned message belongs to the batch in flight.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lapin::Connection;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::connection::{Dialer, Link, LinkEvent};
+use super::control::{self, Control};
+use super::lane::{self, Lane};
+use super::{AmqpOptions, Nodes};
+use crate::log::{AppendError, Log};
+use crate::model::{Batch, CounterName, Partition};
+use crate::telemetry;
+
+/// Appends that may wait for a partition; each epoch has one in flight.
+const APPENDS_WAITING_MAX: usize = 64;
+/// Requests to declare again that may wait; more are all served by one.
+const DECLARATIONS_WAITING_MAX: usize = 16;
+
+/// Who appends.
+#[derive(Clone)]
+pub enum AmqpRole {
+    /// Declares what its counters need before it publishes.
+    Coordinator {
+        /// The least that it declares.
+        counters: Vec<CounterName>,
+        /// Counters known by presence are declared again with those, and watched.
+        nodes: watch::Receiver<Arc<Nodes>>,
+    },
+    /// Publishes barriers of its own, once a coordinator has declared everything.
+    Counter,
+}
+
+/// What the log says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Whether it is connected and everything is declared.
+    pub connected: bool,
+    /// Whether the broker takes nothing for now: a memory or disk alarm.
+    pub blocked: bool,
+    /// Why nothing can ever be appended with these settings.
+    pub fatal: Option<String>,
+    /// Messages in each counter's queues that its counter does not hold.
+    pub depths: Vec<(CounterName, u64)>,
+    /// Counters that have no queue.
+    pub missing: Vec<CounterName>,
+}
+
+pub(super) struct Append {
+    pub batch: Arc<Batch>,
+    pub done: oneshot::Sender<Result<(), AppendError>>,
+}
+
+/// What lanes share.
+pub(super) struct Publishing {
+    pub options: Arc<AmqpOptions>,
+    pub is_coordinator: bool,
+    /// The connection that is open now, if one is.
+    pub connection: watch::Receiver<Option<Arc<Connection>>>,
+    pub status: watch::Sender<LogStatus>,
+    /// Whether everything was declared since the start.
+    pub declared: watch::Sender<bool>,
+    /// Asks for another connection.
+    pub reconnect: Notify,
+    /// Asks to declare again.
+    pub declare_again: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+/// The appending end of a cluster's log; cheap to clone. Its tasks end when the last clone is gone and what was
+/// handed over is confirmed.
+#[derive(Clone)]
+pub struct AmqpLog {
+    lanes: Arc<BTreeMap<Partition, mpsc::Sender<Append>>>,
+    status: watch::Receiver<LogStatus>,
+}
+
+impl AmqpLog {
+    /// Starts to connect and declare; appends wait for both. Must be called on a Tokio runtime, which runs it.
+    #[must_use]
+    pub fn start(options: AmqpOptions, role: AmqpRole) -> Self {
+        let options = Arc::new(options);
+        let (connected, connection) = watch::channel(None);
+        let (status, watching) = watch::channel(LogStatus::default());
+        let (declare_again, declarations) = mpsc::channel(DECLARATIONS_WAITING_MAX);
+        let publishing = Arc::new(Publishing {
+            options: Arc::clone(&options),
+            is_coordinator: matches!(role, AmqpRole::Coordinator { .. }),
+            connection,
+            status,
+            declared: watch::channel(false).0,
+            reconnect: Notify::new(),
+            declare_again,
+        });
+        let mut lanes = BTreeMap::new();
+        let mut running = Vec::new();
+        for partition in options.partitioning.all() {
+            let (appends, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
+            lanes.insert(partition, appends);
+            let lane = Lane::new(Arc::clone(&publishing), partition);
+            running.push(tokio::spawn(lane::run(lane, receiver)));
+        }
+        let link = tokio::spawn(keep_connected(Arc::clone(&publishing), connected));
+        let control = Control::new(Arc::clone(&publishing), role, declarations);
+        let control = tokio::spawn(control::run(control));
+        tokio::spawn(async move {
+            for lane in running {
+                let _ = lane.await;
+            }
+            link.abort();
+            control.abort();
+        });
+        Self {
+            lanes: Arc::new(lanes),
+            status: watching,
+        }
+    }
+
+    /// What the log says of itself, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<LogStatus> {
+        self.status.clone()
+    }
+}
+
+impl Log for AmqpLog {
+    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+        let partition = batch.id().partition;
+        let lane = self
+            .lanes
+            .get(&partition)
+            .ok_or_else(|| AppendError::Refused(format!("there is no partition {partition}")))?;
+        let (done, confirmed) = oneshot::channel();
+        lane.send(Append { batch, done })
+            .await
+            .map_err(|_| AppendError::OutcomeUnknown)?;
+        confirmed.await.map_err(|_| AppendError::OutcomeUnknown)?
+    }
+}
+
+/// Keeps a connection for publishing, and reports on it.
+async fn keep_connected(
+    publishing: Arc<Publishing>,
+    connected: watch::Sender<Option<Arc<Connection>>>,
+) {
+    let mut dialer = Dialer::new(Arc::clone(&publishing.options), "publishing");
+    loop {
+        let mut link = dialer.dial().await;
+        connected.send_replace(Some(Arc::clone(&link.connection)));
+        watch_link(&publishing, &mut link).await;
+        connected.send_replace(None);
+        publishing.set_blocked(false);
+        publishing.report_connected(false);
+        // A connection that carried something may be followed by the next at once.
+        dialer.worked();
+        link.close().await;
+    }
+}
+
+/// Reports until the connection is lost or of no use.
+async fn watch_link(publishing: &Publishing, link: &mut Link) {
+    let mut declared = publishing.declared.subscribe();
+    publishing.report_connected(*declared.borrow_and_update());
+    loop {
+        tokio::select! {
+            event = link.event() => match event {
+                LinkEvent::Blocked(why) => {
+                    tracing::error!(why, "the broker takes no messages");
+                    publishing.set_blocked(true);
+                }
+                LinkEvent::Unblocked => {
+                    tracing::info!("the broker takes messages again");
+                    publishing.set_blocked(false);
+                }
+                LinkEvent::Gone => {
+                    tracing::warn!("the connection for publishing is lost");
+                    return;
+                }
+            },
+            () = publishing.reconnect.notified() => return,
+            _ = declared.changed() => {
+                publishing.report_connected(*declared.borrow_and_update());
+            }
+        }
+    }
+}
+
+impl Publishing {
+    pub fn is_blocked(&self) -> bool {
+        self.status.borrow().blocked
+    }
+
+    fn set_blocked(&self, blocked: bool) {
+        metrics::gauge!(telemetry::BROKER_BLOCKED).set(f64::from(u8::from(blocked)));
+        self.status.send_if_modified(|status| {
+            let changed = status.blocked != blocked;
+            status.blocked = blocked;
+            changed
+        });
+    }
+
+    fn report_connected(&self, connected: bool) {
+        self.status.send_if_modified(|status| {
+            let changed = status.connected != connected;
+            status.connected = connected;
+            changed
+        });
+    }
+}

@@ -1,0 +1,380 @@
+//! A counter's sessions with the broker: connect, settle, consume, again and again.
+//!
+//! Invariant: the broker's facts are changed only after the counter's store remembers what they say, and nothing
+//! is handed over before everything is settled. Nothing is ever returned to the broker but by closing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use lapin::Consumer;
+use lapin::message::Delivery;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::connection::{BrokerError, Dialer, timed};
+use super::consumer::{ConsumerStatus, Handed};
+use super::presence::wait_for;
+use super::protocol::{Decision, Facts, Peers, decide, judge_peers};
+use super::topology::{Broker, Marker};
+use super::{AmqpOptions, Nodes};
+use crate::log::{Delivered, DeliveryError, Standing, wire};
+use crate::model::CounterName;
+
+/// How often the broker is asked whether it is founded.
+const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
+/// How many intervals of presence to listen before it counts that nobody was heard.
+const LISTEN_INTERVALS: u32 = 3;
+/// How long a peer may be unsure whether it has started before it counts as one that has not.
+const UNSURE_MAX: Duration = Duration::from_secs(30);
+/// The longest wait for the last acknowledgements at the end.
+const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The broker's reply when a queue is there with other arguments.
+const OTHER_ARGUMENTS: u16 = 406;
+
+/// Why a session ended.
+enum End {
+    /// The broker is to be tried again.
+    Broken(BrokerError),
+    /// The connection is lost.
+    Lost,
+    /// The broker cancelled a consumer.
+    Cancelled,
+    /// Nothing goes on without an operator.
+    Failed(DeliveryError),
+    /// Nobody waits for deliveries any more.
+    Dropped,
+}
+
+impl From<BrokerError> for End {
+    fn from(error: BrokerError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// The task's own state.
+pub(super) struct Session {
+    options: Arc<AmqpOptions>,
+    name: CounterName,
+    standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+    nodes: watch::Receiver<Arc<Nodes>>,
+    handing: mpsc::Sender<Handed>,
+    status: watch::Sender<ConsumerStatus>,
+    cancelled: bool,
+    first: bool,
+}
+
+type Merged = SelectAll<futures_util::stream::BoxStream<'static, Taken>>;
+
+/// What came from a consumer.
+enum Taken {
+    Delivery(ShortString, Box<Delivery>),
+    Error(lapin::Error),
+    /// The stream ended without an error.
+    Cancelled,
+}
+
+impl Session {
+    pub fn new(
+        options: Arc<AmqpOptions>,
+        name: CounterName,
+        standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+        nodes: watch::Receiver<Arc<Nodes>>,
+        handing: mpsc::Sender<Handed>,
+        status: watch::Sender<ConsumerStatus>,
+    ) -> Self {
+        Self {
+            options,
+            name,
+            standing,
+            nodes,
+            handing,
+            status,
+            cancelled: false,
+            first: true,
+        }
+    }
+}
+
+/// Runs sessions until told to stop, until nobody waits, or until an operator is needed.
+pub(super) async fn run(
+    mut session: Session,
+    mut stopping: watch::Receiver<bool>,
+    acknowledging: JoinHandle<()>,
+) {
+    let purpose = format!("counter {}", session.name);
+    let mut dialer = Dialer::new(Arc::clone(&session.options), purpose);
+    let mut acknowledging = Some(acknowledging);
+    loop {
+        let link = tokio::select! {
+            link = dialer.dial() => link,
+            () = stopped(&mut stopping) => return,
+        };
+        session.status.send_modify(|status| status.connected = true);
+        let mut broker = Broker::new(Arc::clone(&session.options), Arc::clone(&link.connection));
+        // Kept until the connection is closed, so that its consumers stay while the last batches are acknowledged.
+        let mut consuming = None;
+        let end = tokio::select! {
+            end = session.hold(&mut broker, &mut dialer, &mut consuming) => Some(end),
+            () = stopped(&mut stopping) => None,
+        };
+        let goes_on = session.note_end(end).await;
+        if !goes_on {
+            // What was returned already may still be committed: `acks` close when its owner is gone.
+            let handing = session.handing.clone();
+            drop(session.handing);
+            if stopped_now(&stopping) {
+                drop(handing);
+            } else {
+                handing.closed().await;
+            }
+            if let Some(last) = acknowledging.take() {
+                let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, last).await;
+            }
+            link.close().await;
+            return;
+        }
+        session.status.send_modify(|status| {
+            (status.connected, status.consuming) = (false, false);
+        });
+        drop(consuming);
+        link.close().await;
+    }
+}
+
+fn stopped_now(stopping: &watch::Receiver<bool>) -> bool {
+    *stopping.borrow()
+}
+
+/// Waits until told to stop. Who dropped the means to tell will not.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    if stopping.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Session {
+    /// Says how a session ended; whether another one follows.
+    async fn note_end(&mut self, end: Option<End>) -> bool {
+        match end {
+            Some(End::Broken(error)) if error.code() == Some(OTHER_ARGUMENTS) => {
+                let text = format!(
+                    "what is on the broker does not match these settings (queue type? prefix?): {error}"
+                );
+                let _ = self
+                    .handing
+                    .send(Handed::Failed(DeliveryError::Refused(text)))
+                    .await;
+                return false;
+            }
+            Some(End::Broken(error)) => {
+                tracing::warn!(%error, counter = %self.name, "the broker did not do as asked; once more");
+            }
+            Some(End::Lost) => {
+                tracing::warn!(counter = %self.name, "the connection for consuming is lost");
+            }
+            Some(End::Cancelled) => {
+                tracing::error!(counter = %self.name, "the broker cancelled the consumer");
+                self.cancelled = true;
+            }
+            Some(End::Failed(error)) => {
+                let _ = self.handing.send(Handed::Failed(error)).await;
+                return false;
+            }
+            Some(End::Dropped) | None => return false,
+        }
+        true
+    }
+
+    /// One session, from settling to its end.
+    async fn hold(
+        &mut self,
+        broker: &mut Broker,
+        dialer: &mut Dialer,
+        consuming: &mut Option<Merged>,
+    ) -> End {
+        match self.settle(broker).await {
+            Ok(merged) => {
+                dialer.worked();
+                let merged = consuming.insert(merged);
+                self.first = false;
+                self.cancelled = false;
+                self.status.send_modify(|status| status.consuming = true);
+                self.hand_over(merged).await
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Does what the protocol asks before consuming, and consumes.
+    async fn settle(&mut self, broker: &mut Broker) -> Result<Merged, End> {
+        let mut peers = None;
+        loop {
+            let facts = self.look(broker).await?;
+            let started = Some(facts.started);
+            self.status.send_modify(|status| status.started = started);
+            match decide(&self.name, facts, (self.standing)(), peers.as_ref()) {
+                Decision::Wait { replaced } => {
+                    self.leave_word(broker, replaced).await?;
+                    tokio::time::sleep(FOUNDED_INTERVAL).await;
+                    continue;
+                }
+                Decision::Listen => {
+                    peers = Some(self.listen().await);
+                    // What they said may be newer than what was looked at.
+                    continue;
+                }
+                Decision::Refuse(why) => return Err(End::Failed(DeliveryError::Refused(why))),
+                Decision::Consume => {}
+                Decision::Adopt => self.leave_word(broker, true).await?,
+                Decision::Begin => self.tell(Delivered::FromTheBeginning).await?,
+                Decision::Lose { why, replaced } => {
+                    self.leave_word(broker, replaced).await?;
+                    self.tell(Delivered::MayHaveLost { why }).await?;
+                }
+            }
+            self.cancelled = false;
+            broker.mark(&Marker::Started(self.name.clone())).await?;
+            self.status
+                .send_modify(|status| status.started = Some(true));
+            broker.declare_queues(&self.name).await?;
+            let merged = self.consume(broker).await?;
+            let lost = Marker::Lost(self.name.clone());
+            if facts.lost {
+                broker.unmark(&lost).await?;
+            } else if broker.has(&lost).await? {
+                // Somebody found the queue missing meanwhile.
+                continue;
+            }
+            return Ok(merged);
+        }
+    }
+
+    async fn look(&self, broker: &mut Broker) -> Result<Facts, BrokerError> {
+        let name = &self.name;
+        Ok(Facts {
+            founded: broker.has(&Marker::Founded).await?,
+            founding: broker.has(&Marker::Founding(name.clone())).await?,
+            started: broker.has(&Marker::Started(name.clone())).await?,
+            lost: broker.has(&Marker::Lost(name.clone())).await?,
+            replaced: broker.has(&Marker::Replaced).await?,
+            removed: broker.has(&Marker::Removed(name.clone())).await?,
+            queues: broker.depth(name).await?.is_some(),
+            cancelled: self.cancelled,
+            first: self.first,
+        })
+    }
+
+    async fn leave_word(&self, broker: &mut Broker, replaced: bool) -> Result<(), BrokerError> {
+        if replaced {
+            broker.mark(&Marker::Replaced).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands an event over and waits until the counter's store remembers it.
+    async fn tell(&self, event: Delivered) -> Result<(), End> {
+        let (remembered, waiting) = oneshot::channel();
+        let event = Handed::Event { event, remembered };
+        self.handing.send(event).await.map_err(|_| End::Dropped)?;
+        waiting.await.map_err(|_| End::Dropped)
+    }
+
+    /// Listens until this counter has heard itself, and then long enough to have heard everybody.
+    async fn listen(&mut self) -> Peers {
+        let started = Instant::now();
+        let name = self.name.as_str().to_owned();
+        tracing::info!(
+            counter = name,
+            "listening for other counters before the first start"
+        );
+        let own = |nodes: &Arc<Nodes>| {
+            let heard = |sighting: &super::Sighting| {
+                sighting.announcement.name == name && sighting.seen_at >= started
+            };
+            nodes.values().any(heard)
+        };
+        wait_for(&mut self.nodes, own).await;
+        let since = Instant::now();
+        let span = self.options.presence_interval * LISTEN_INTERVALS;
+        tokio::time::sleep(span).await;
+        loop {
+            let nodes = Arc::clone(&self.nodes.borrow_and_update());
+            let mut peers = judge_peers(&self.name, &nodes, |sighting| {
+                sighting.seen_at.elapsed() < span
+            });
+            if peers.unsure.is_some() && since.elapsed() > UNSURE_MAX {
+                peers.older_than_broker = peers.older_than_broker.or(peers.unsure.take());
+            }
+            if peers.unsure.is_none() {
+                return peers;
+            }
+            tokio::time::sleep(self.options.presence_interval).await;
+        }
+    }
+
+    async fn consume(&self, broker: &Broker) -> Result<Merged, BrokerError> {
+        let mut streams = Vec::new();
+        for partition in self.options.partitioning.all() {
+            let channel = broker.fresh_channel().await?;
+            timed(channel.basic_qos(self.options.prefetch, BasicQosOptions::default())).await?;
+            let queue = ShortString::from(broker.names.queue(partition, &self.name));
+            let consumer = timed(channel.basic_consume(
+                queue.clone(),
+                self.name.as_str().into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            ));
+            streams.push(taken(consumer.await?, queue).boxed());
+        }
+        Ok(select_all(streams))
+    }
+
+    /// Hands over what comes until the session ends.
+    async fn hand_over(&self, merged: &mut Merged) -> End {
+        loop {
+            let taken = tokio::select! {
+                taken = merged.next() => taken,
+                () = self.handing.closed() => return End::Dropped,
+            };
+            let (queue, delivery) = match taken {
+                Some(Taken::Delivery(queue, delivery)) => (queue, delivery),
+                Some(Taken::Cancelled) | None => return End::Cancelled,
+                Some(Taken::Error(error)) => {
+                    tracing::debug!(%error, "consuming ended");
+                    return End::Lost;
+                }
+            };
+            let batch = match wire::decode(&delivery.data) {
+                Ok(batch) => Arc::new(batch),
+                Err(error) => {
+                    return End::Failed(DeliveryError::Undecodable {
+                        queue: queue.to_string(),
+                        detail: error.to_string(),
+                    });
+                }
+            };
+            let handed = Handed::Batch {
+                batch,
+                bytes: delivery.data.len(),
+                acker: delivery.acker,
+            };
+            if self.handing.send(handed).await.is_err() {
+                return End::Dropped;
+            }
+        }
+    }
+}
+
+/// A consumer's deliveries, and how it ended.
+fn taken(consumer: Consumer, queue: ShortString) -> impl futures_util::Stream<Item = Taken> {
+    let deliveries = consumer.map(move |delivery| match delivery {
+        Ok(delivery) => Taken::Delivery(queue.clone(), Box::new(delivery)),
+        Err(error) => Taken::Error(error),
+    });
+    deliveries.chain(futures_util::stream::once(async { Taken::Cancelled }))
+}

@@ -1,0 +1,330 @@
+//! What is on the broker: names of exchanges, queues and markers, and the operations on them.
+//!
+//! Invariant: an item queue never expires, drops or limits anything, and is read by one consumer at a time.
+//!
+//! A marker is a durable exchange that nothing is published to: a fact that the broker keeps.
+
+use std::sync::Arc;
+
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use super::connection::{BrokerError, timed};
+use super::{AmqpOptions, QueueType};
+use crate::model::{CounterName, Partition};
+
+/// How often a delivery may be returned before the broker drops it. Absent means unlimited to RabbitMQ 3.10 but
+/// 20 to 4.x; -1 drops at the first redelivery on 3.10.
+const DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// The broker's reply when another connection holds an exclusive queue.
+const LOCKED: u16 = 405;
+
+/// A fact that the broker keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Marker {
+    /// The first queues are declared: from here on items may come.
+    Founded,
+    /// The counter's queue was there before the first item.
+    Founding(CounterName),
+    /// The counter has consumed, or is about to.
+    Started(CounterName),
+    /// The counter's queue was found missing, and declared again.
+    Lost(CounterName),
+    /// Some counter holds what this broker never carried.
+    Replaced,
+    /// The counter was removed; its name is spent.
+    Removed(CounterName),
+}
+
+/// The names that an options' prefix makes.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub fn new(options: &AmqpOptions) -> Self {
+        Self {
+            prefix: options.prefix.clone(),
+        }
+    }
+
+    pub fn items(&self, partition: Partition) -> String {
+        format!("{}.items.{partition}", self.prefix)
+    }
+
+    pub fn queue(&self, partition: Partition, counter: &CounterName) -> String {
+        format!("{}.items.{partition}.{counter}", self.prefix)
+    }
+
+    pub fn presence(&self) -> String {
+        format!("{}.presence", self.prefix)
+    }
+
+    pub fn founding_lock(&self) -> String {
+        format!("{}.founding-lock", self.prefix)
+    }
+
+    pub fn marker(&self, marker: &Marker) -> String {
+        let prefix = &self.prefix;
+        match marker {
+            Marker::Founded => format!("{prefix}.founded"),
+            Marker::Founding(counter) => format!("{prefix}.founding.{counter}"),
+            Marker::Started(counter) => format!("{prefix}.started.{counter}"),
+            Marker::Lost(counter) => format!("{prefix}.lost.{counter}"),
+            Marker::Replaced => format!("{prefix}.replaced"),
+            Marker::Removed(counter) => format!("{prefix}.removed.{counter}"),
+        }
+    }
+}
+
+/// The arguments of an item queue.
+pub(super) fn queue_arguments(queue_type: QueueType) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let kind = match queue_type {
+        QueueType::Quorum => "quorum",
+        QueueType::Classic => "classic",
+    };
+    let mut insert = |name: &str, value| {
+        arguments.insert(ShortString::from(name), value);
+    };
+    insert(
+        "x-queue-type",
+        AMQPValue::LongString(LongString::from(kind)),
+    );
+    insert("x-single-active-consumer", AMQPValue::Boolean(true));
+    if queue_type == QueueType::Quorum {
+        insert("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT));
+    }
+    arguments
+}
+
+/// Operations on the broker over one connection. A refusal closes the channel, so each asks for a usable one.
+pub(super) struct Broker {
+    pub names: Names,
+    pub options: Arc<AmqpOptions>,
+    connection: Arc<Connection>,
+    channel: Option<Channel>,
+}
+
+impl Broker {
+    pub fn new(options: Arc<AmqpOptions>, connection: Arc<Connection>) -> Self {
+        Self {
+            names: Names::new(&options),
+            options,
+            connection,
+            channel: None,
+        }
+    }
+
+    async fn channel(&mut self) -> Result<Channel, BrokerError> {
+        if let Some(channel) = self.channel.as_ref().filter(|it| it.status().connected()) {
+            return Ok(channel.clone());
+        }
+        let channel = self.fresh_channel().await?;
+        self.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// A channel for the caller alone.
+    pub async fn fresh_channel(&self) -> Result<Channel, BrokerError> {
+        timed(self.connection.create_channel()).await
+    }
+
+    /// Whether the marker is there.
+    pub async fn has(&mut self, marker: &Marker) -> Result<bool, BrokerError> {
+        let name = self.names.marker(marker);
+        self.has_exchange(&name).await
+    }
+
+    async fn has_exchange(&mut self, name: &str) -> Result<bool, BrokerError> {
+        let options = ExchangeDeclareOptions {
+            passive: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declared = self.declare_exchange(name, options).await;
+        found(declared).map(|found| found.is_some())
+    }
+
+    /// Declares the marker.
+    pub async fn mark(&mut self, marker: &Marker) -> Result<(), BrokerError> {
+        let name = self.names.marker(marker);
+        self.declare_exchange(&name, durable()).await
+    }
+
+    /// Removes the marker.
+    pub async fn unmark(&mut self, marker: &Marker) -> Result<(), BrokerError> {
+        let name = self.names.marker(marker);
+        let channel = self.channel().await?;
+        timed(channel.exchange_delete(name.into(), ExchangeDeleteOptions::default())).await
+    }
+
+    async fn declare_exchange(
+        &mut self,
+        name: &str,
+        options: ExchangeDeclareOptions,
+    ) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        let kind = ExchangeKind::Fanout;
+        let declared = channel.exchange_declare(name.into(), kind, options, FieldTable::default());
+        timed(declared).await
+    }
+
+    /// The exchange that presence is announced on.
+    pub async fn declare_presence(&mut self) -> Result<(), BrokerError> {
+        let name = self.names.presence();
+        self.declare_exchange(&name, durable()).await
+    }
+
+    /// Messages in a counter's queues that nobody holds; none when one of its queues is missing.
+    pub async fn depth(&mut self, counter: &CounterName) -> Result<Option<u64>, BrokerError> {
+        let mut messages = 0;
+        for partition in self.options.partitioning.all() {
+            let name = self.names.queue(partition, counter);
+            let channel = self.channel().await?;
+            let options = QueueDeclareOptions::default().passive();
+            let declared =
+                timed(channel.queue_declare(name.into(), options, FieldTable::default()));
+            match found(declared.await)? {
+                Some(queue) => messages += u64::from(queue.message_count()),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(messages))
+    }
+
+    /// How many consumers a queue has; none when it is not there.
+    pub async fn consumers(&mut self, queue: &str) -> Result<u32, BrokerError> {
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions::default().passive();
+        let declared = timed(channel.queue_declare(queue.into(), options, FieldTable::default()));
+        Ok(found(declared.await)?.map_or(0, |queue| queue.consumer_count()))
+    }
+
+    /// Declares the items' exchanges and the counter's queues, and binds them; what is there already stays.
+    pub async fn declare_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+        for partition in self.options.partitioning.all() {
+            let exchange = self.names.items(partition);
+            self.declare_exchange(&exchange, durable()).await?;
+            let queue = self.names.queue(partition, counter);
+            let channel = self.channel().await?;
+            let options = QueueDeclareOptions::durable();
+            let arguments = queue_arguments(self.options.queue_type);
+            timed(channel.queue_declare(queue.as_str().into(), options, arguments)).await?;
+            let bound = channel.queue_bind(
+                queue.into(),
+                exchange.into(),
+                ShortString::default(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            timed(bound).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the counter's queues with all that is in them; returns how many messages that was.
+    pub async fn delete_queues(&mut self, counter: &CounterName) -> Result<u64, BrokerError> {
+        let mut messages = 0;
+        for partition in self.options.partitioning.all() {
+            let name = self.names.queue(partition, counter);
+            let channel = self.channel().await?;
+            let deleted = timed(channel.queue_delete(name.into(), QueueDeleteOptions::default()));
+            messages += found(deleted.await)?.map_or(0, u64::from);
+        }
+        Ok(messages)
+    }
+
+    /// Takes the lock of those who declare, which ends with the connection; false while another holds it.
+    pub async fn lock(&mut self) -> Result<bool, BrokerError> {
+        let name = self.names.founding_lock();
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions::exclusive();
+        match timed(channel.queue_declare(name.into(), options, FieldTable::default())).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(LOCKED) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the lock back.
+    pub async fn unlock(&mut self) -> Result<(), BrokerError> {
+        let name = self.names.founding_lock();
+        let channel = self.channel().await?;
+        let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
+        timed(deleted).await.map(|_| ())
+    }
+}
+
+fn durable() -> ExchangeDeclareOptions {
+    ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    }
+}
+
+/// Whether what was asked for is there.
+fn found<T>(answer: Result<T, BrokerError>) -> Result<Option<T>, BrokerError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_design() {
+        let names = Names::new(&AmqpOptions::new(Vec::new()));
+        let c1 = CounterName::new("c1").expect("valid");
+        assert_eq!(names.items(Partition(3)), "headcount.items.3");
+        assert_eq!(names.queue(Partition(0), &c1), "headcount.items.0.c1");
+        assert_eq!(names.presence(), "headcount.presence");
+        for (marker, name) in [
+            (Marker::Founded, "headcount.founded"),
+            (Marker::Founding(c1.clone()), "headcount.founding.c1"),
+            (Marker::Started(c1.clone()), "headcount.started.c1"),
+            (Marker::Lost(c1.clone()), "headcount.lost.c1"),
+            (Marker::Replaced, "headcount.replaced"),
+            (Marker::Removed(c1), "headcount.removed.c1"),
+        ] {
+            assert_eq!(names.marker(&marker), name);
+        }
+    }
+
+    #[test]
+    fn an_item_queue_drops_nothing_and_has_one_consumer() {
+        let table = queue_arguments(QueueType::Quorum);
+        let arguments = table.inner();
+        assert_eq!(arguments.len(), 3);
+        assert_eq!(
+            arguments["x-single-active-consumer"],
+            AMQPValue::Boolean(true)
+        );
+        assert_eq!(
+            arguments["x-delivery-limit"],
+            AMQPValue::LongLongInt(1_000_000_000)
+        );
+        assert_eq!(
+            arguments["x-queue-type"],
+            AMQPValue::LongString("quorum".into())
+        );
+        let table = queue_arguments(QueueType::Classic);
+        assert_eq!(
+            table.inner().len(),
+            2,
+            "a classic queue knows no delivery limit"
+        );
+        assert_eq!(
+            table.inner()["x-single-active-consumer"],
+            AMQPValue::Boolean(true)
+        );
+    }
+}
