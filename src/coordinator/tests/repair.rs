@@ -11,6 +11,14 @@ use crate::coordinator::{
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
+/// What must happen is given up after so long.
+const SOON: Duration = Duration::from_secs(30);
+
+async fn fatal(world: &World) -> Fatal {
+    let fatal = tokio::time::timeout(SOON, world.coordinator.fatal()).await;
+    fatal.expect("it must not go on")
+}
+
 #[tokio::test]
 async fn the_start_read_is_repeated_until_it_succeeds_while_posts_are_taken() {
     let world = World::new(3);
@@ -27,7 +35,8 @@ async fn the_start_read_is_repeated_until_it_succeeds_while_posts_are_taken() {
     assert_eq!(world.count(Consistency::Session).await, Ok((1, false)));
     assert!(!starting.is_finished());
     world.counters[1].set(Mode::Answers);
-    starting.await.expect("ends");
+    let started = tokio::time::timeout(SOON, starting).await;
+    started.expect("soon").expect("ends");
     assert!(world.coordinator.is_started());
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
 }
@@ -39,7 +48,8 @@ async fn the_tasks_beside_end_when_the_coordinator_is_closed() {
     let starting = world.coordinator.run_start(TIMEOUT, TIMEOUT);
     let tending = world.coordinator.tend(TendOptions::default());
     world.coordinator.close();
-    tokio::join!(starting, tending);
+    let both = async { tokio::join!(starting, tending) };
+    tokio::time::timeout(SOON, both).await.expect("they end");
     assert!(!world.coordinator.is_started());
 }
 
@@ -56,7 +66,7 @@ async fn a_clone_ends_the_coordinator() {
     world.counters[1].apply(&Batch::new(clone, 0, items(2)));
     world.counters[0].set(Mode::Silent);
     let _ = world.count(Consistency::Session).await;
-    let fatal = world.coordinator.fatal().await;
+    let fatal = fatal(&world).await;
     assert_eq!(fatal, Fatal::Cloned { seen: 2, handed: 1 });
     assert!(!world.coordinator.is_open());
     let post = world.coordinator.accept(items(3)).await;
@@ -75,8 +85,9 @@ async fn a_clone_is_noticed_though_nobody_reads() {
         interval: Duration::from_millis(1),
         ..TendOptions::default()
     };
-    world.coordinator.tend(options).await;
-    let fatal = world.coordinator.fatal().await;
+    let tending = tokio::time::timeout(SOON, world.coordinator.tend(options));
+    tending.await.expect("the clone ends it");
+    let fatal = fatal(&world).await;
     assert_eq!(fatal, Fatal::Cloned { seen: 1, handed: 0 });
 }
 
@@ -87,7 +98,7 @@ async fn a_batch_that_the_log_refuses_for_good_ends_the_coordinator() {
     world.log.0.lock().refuses = true;
     let post = world.coordinator.accept(items(1)).await;
     assert_eq!(post, Err(AcceptError::LogEnded), "unknown");
-    let fatal = world.coordinator.fatal().await;
+    let fatal = fatal(&world).await;
     assert_eq!(fatal, Fatal::Refused("too large".into()));
 }
 
@@ -162,7 +173,7 @@ async fn tending_doubts_the_requirement_by_itself() {
     };
     tokio::select! {
         () = world.coordinator.tend(options) => panic!("it tends on"),
-        () = exact => {}
+        exact = tokio::time::timeout(SOON, exact) => exact.expect("exact again"),
     }
 }
 
