@@ -242,7 +242,7 @@ fn describe_gauges() {
     ] {
         metrics::describe_gauge!(name, unit, text);
     }
-    describe_counters();
+    describe_counter_gauges();
 }
 
 fn describe_histograms() {
@@ -263,7 +263,7 @@ fn describe_histograms() {
 }
 
 /// The gauges that each counter has.
-fn describe_counters() {
+fn describe_counter_gauges() {
     for (name, unit, text) in [
         (COUNTER_UP, Unit::Count, "Whether it can be asked"),
         (COUNTER_COMPLETE, Unit::Count, "Whether it has everything"),

@@ -112,9 +112,8 @@ impl Remotes {
             if known.get(name).is_some_and(|(known, _)| *known == life) {
                 continue;
             }
-            let remote = CounterName::new(name).map(|name| {
-                RemoteCounter::new(name, &node.url, self.secret.clone(), &self.client)
-            });
+            let remote = CounterName::new(name)
+                .map(|name| RemoteCounter::new(name, &node.url, self.secret.clone(), &self.client));
             let Some(Ok(remote)) = remote else {
                 tracing::warn!(name, url = node.url, "a counter announces itself wrongly");
                 continue;
