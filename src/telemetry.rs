@@ -118,10 +118,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// The broker's client reports every refusal as an error, also those that we ask for: whether something is
+/// there is answered by refusing. What matters of them we tell ourselves.
+fn without_client_noise(filter: EnvFilter) -> EnvFilter {
+    if filter.to_string().contains("lapin") {
+        return filter;
+    }
+    match "lapin=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    }
+}
+
 /// Starts logging to standard error. `filter` is in the syntax of `tracing_subscriber::EnvFilter`; one that
 /// does not parse was refused with the settings before.
 pub fn start_logs(filter: EnvFilter, format: LogFormat) {
     let terminal = std::io::stderr().is_terminal();
+    let filter = without_client_noise(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -7,9 +7,8 @@ use std::path::Path;
 use thiserror::Error;
 
 use super::{AcceptLossOptions, confirm, print};
-use crate::client::{ClientError, LossClient};
+use crate::client::{ClientError, Loss, LossClient, LossPlan, LossRequest};
 use crate::config::SecretTexts;
-use crate::counter::exchange::{Loss, LossPlan, LossRequest};
 use crate::model::{ClusterSecret, CounterName, Epoch};
 use crate::node::{self, NodeError};
 
@@ -137,7 +136,7 @@ fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, S
         missing: vec![Loss {
             first,
             last,
-            ..loss.clone()
+            ..*loss
         }],
         complete: false,
     })

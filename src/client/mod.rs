@@ -10,6 +10,7 @@ mod public;
 #[cfg(test)]
 mod told;
 
+pub use crate::counter::exchange::{Loss, LossPlan, LossRequest};
 pub use counter::RemoteCounter;
 pub use loss::LossClient;
 pub use node::NodeClient;

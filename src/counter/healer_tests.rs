@@ -271,9 +271,7 @@ async fn without_a_complete_counter_nobody_becomes_complete() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     // Several rounds of both.
-    let mut last = 0;
-    for _ in 0..3 {
-        last += 1;
+    for last in 1..=3 {
         let barrier = BatchId {
             partition: Partition(0),
             epoch: Epoch(100),

@@ -300,11 +300,12 @@ fn loss() -> Loss {
 }
 
 impl LossDesk for OneLoss {
-    fn plan(&self) -> BoxFuture<'_, LossPlan> {
-        std::future::ready(LossPlan {
+    fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>> {
+        std::future::ready(Ok(LossPlan {
             missing: vec![loss()],
             incomplete: vec!["c2".into()],
-        })
+            silent: Vec::new(),
+        }))
         .boxed()
     }
 
@@ -327,12 +328,14 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
             waiting_posts_max: 1,
         },
         accept_timeout: Duration::from_secs(1),
+        strong_reads_max: 1,
     };
     let coordinator = crate::coordinator::Coordinator::new(
         Epoch(1),
         Epoch(2),
         Partitioning::SINGLE,
         &log,
+        Vec::new(),
         Vec::new(),
         options,
     );
@@ -360,7 +363,7 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
     let plan = text(call(&service, "GET", LOSS_PATH, &[right], "").await).await;
     assert_eq!(
         LossPlan::decode(plan.as_bytes()).expect("a plan"),
-        OneLoss.plan().await
+        OneLoss.plan().await.expect("a plan")
     );
     let accepted = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(2)).await;
     assert_eq!(text(accepted).await, wanted(2));

@@ -182,7 +182,7 @@ proptest! {
     ) {
         let loss = |(partition, epoch, first, last)| Loss { partition, epoch: Epoch(epoch), first, last };
         let missing: Vec<Loss> = missing.into_iter().map(loss).collect();
-        let plan = LossPlan { missing: missing.clone(), incomplete: vec!["c1".into()] };
+        let plan = LossPlan { missing: missing.clone(), incomplete: vec!["c1".into()], silent: vec!["c2".into()] };
         prop_assert_eq!(there_and_back(&plan), plan);
         let request = LossRequest { missing, complete };
         prop_assert_eq!(there_and_back(&request), request);
