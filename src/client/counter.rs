@@ -3,7 +3,7 @@
 //! Invariant: an answer is the counter's own, to the query asked; when none comes in time the counter counts as
 //! unreachable. What waits is bounded: in number here, in time there.
 //!
-//! Queries for counts first go in groups ([lane](super::lane)) and are answered at once. One that is not covered
+//! Queries for counts first go in groups ([lane]) and are answered at once. One that is not covered
 //! and may wait then goes alone, as a request that the counter answers when it covers it. What demands a barrier or
 //! a whole position goes alone from the beginning.
 

@@ -49,3 +49,112 @@ fn flag(is: bool) -> f64 {
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::counter::{QueryError, Status};
+
+    fn status() -> Status {
+        Status {
+            name: "c1".into(),
+            complete: true,
+            tenants: 2,
+            items: 30,
+            epochs: 4,
+            last_applied: None,
+            holes: 5,
+            lag_ms: 1_500,
+            redeliveries: 6,
+            snapshots: 7,
+            forks: 8,
+            disk_bytes: 9,
+            memory_bytes: 10,
+            runs: 11,
+        }
+    }
+
+    fn remote(name: &str, status: Result<Status, QueryError>) -> CounterView {
+        CounterView {
+            name: name.into(),
+            status,
+            queue_messages: Some(12),
+            lag_batches: Some(13),
+            last_seen_ms_ago: Some(250),
+            url: Some("http://c".into()),
+        }
+    }
+
+    fn rendered(views: &[CounterView]) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || views.iter().for_each(report));
+        handle.render()
+    }
+
+    fn assert_lines(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(
+                text.lines().any(|given| given == *line),
+                "{line} in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_counter_has_its_gauges() {
+        let gone = Err(QueryError::Unreachable("gone".into()));
+        let text = rendered(&[remote("c1", Ok(status())), remote("c2", gone)]);
+        assert_lines(
+            &text,
+            &[
+                r#"headcount_counter_up{counter="c1"} 1"#,
+                r#"headcount_counter_up{counter="c2"} 0"#,
+                r#"headcount_counter_complete{counter="c1"} 1"#,
+                r#"headcount_counter_tenants{counter="c1"} 2"#,
+                r#"headcount_counter_items{counter="c1"} 30"#,
+                r#"headcount_counter_epochs{counter="c1"} 4"#,
+                r#"headcount_counter_holes{counter="c1"} 5"#,
+                r#"headcount_counter_lag_seconds{counter="c1"} 1.5"#,
+                r#"headcount_counter_redeliveries{counter="c1"} 6"#,
+                r#"headcount_counter_snapshots{counter="c1"} 7"#,
+                r#"headcount_counter_forks{counter="c1"} 8"#,
+                r#"headcount_counter_queue_messages{counter="c2"} 12"#,
+                r#"headcount_counter_lag_batches{counter="c2"} 13"#,
+                r#"headcount_counter_seen_ago_seconds{counter="c2"} 0.25"#,
+            ],
+        );
+        assert!(!text.contains(r#"items{counter="c2"}"#), "{text}");
+        assert!(
+            !text.contains("headcount_store"),
+            "its store is elsewhere:\n{text}"
+        );
+    }
+
+    #[test]
+    fn a_counter_of_this_process_shows_its_store_and_no_queue() {
+        let here = CounterView {
+            queue_messages: None,
+            lag_batches: None,
+            last_seen_ms_ago: None,
+            url: None,
+            ..remote("local", Ok(status()))
+        };
+        let text = rendered(&[here]);
+        assert_lines(
+            &text,
+            &[
+                "headcount_items 30",
+                "headcount_store_disk_bytes 9",
+                "headcount_store_memory_bytes 10",
+                "headcount_store_runs 11",
+                r#"headcount_counter_items{counter="local"} 30"#,
+            ],
+        );
+        for absent in ["queue_messages", "lag_batches", "seen_ago"] {
+            assert!(!text.contains(absent), "{absent} in\n{text}");
+        }
+    }
+}

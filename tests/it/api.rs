@@ -350,6 +350,13 @@ async fn the_counter_health_and_metrics_are_shown() {
     );
     assert_eq!(counter["position"]["holes"], json!(0));
     assert!(counter["lag_ms"].is_u64() && counter["last_seen_ms"].is_u64());
+    for none in ["redeliveries", "snapshots", "forks"] {
+        assert_eq!(counter[none], json!(0), "{none}");
+    }
+    let fields = counter.as_object().expect("an object");
+    for remote in ["queue_messages", "lag_batches", "last_seen_ms_ago", "url"] {
+        assert_eq!(fields.get(remote), Some(&json!(null)), "{remote}");
+    }
     assert_eq!(node.get("/healthz").await.json, json!({"status": "ok"}));
     assert_eq!(node.get("/readyz").await.json, json!({"status": "ok"}));
 
@@ -365,6 +372,9 @@ async fn the_counter_health_and_metrics_are_shown() {
         "headcount_items_duplicate_total 7",
         "headcount_items 7",
         "headcount_tenants 1",
+        "headcount_counter_up{counter=\"local\"} 1",
+        "headcount_counter_complete{counter=\"local\"} 1",
+        "headcount_counter_items{counter=\"local\"} 7",
         "headcount_posts_waiting 0",
         "headcount_http_requests_total{route=\"/items\",method=\"POST\",status=\"200\"} 2",
         "headcount_http_request_duration_seconds_count{route=\"/items\",method=\"POST\"} 2",

@@ -5,9 +5,9 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /internal/v1/counts` | [`CountsGroup`] | [`CountsAnswers`] |
-//! | `POST /internal/v1/contains` | [`ContainsQuery`] | [`Membership`] |
-//! | `POST /internal/v1/list` | [`ListingQuery`] | [`Listing`] |
-//! | `GET /internal/v1/status` | | [`Status`] |
+//! | `POST /internal/v1/contains` | [`ContainsQuery`] | [`Membership`](super::Membership) |
+//! | `POST /internal/v1/list` | [`ListingQuery`] | [`Listing`](super::Listing) |
+//! | `GET /internal/v1/status` | | [`Status`](super::Status) |
 //! | `GET /internal/v1/snapshot` | | the bytes of a [snapshot](super::snapshot) |
 //! | `GET /internal/v1/loss` (a coordinator) | | [`LossPlan`] |
 //! | `POST /internal/v1/loss` (a coordinator) | [`LossRequest`] | the same |

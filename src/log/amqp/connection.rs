@@ -130,9 +130,11 @@ impl Dialer {
             self.failures = self.failures.saturating_add(1);
             match self.dial_once().await {
                 Ok(link) => return link,
-                Err((url, error)) => {
+                // The first, the second, the fourth…: an outage must not fill the log.
+                Err((url, error)) if self.failures.is_power_of_two() => {
                     tracing::warn!(%url, %error, purpose = self.purpose, "the broker can't be reached");
                 }
+                Err(_) => {}
             }
         }
     }

@@ -158,8 +158,7 @@ async fn publish(lane: &mut Lane, batch: &Batch) -> Result<(), AppendError> {
                 lane.publishing.reconnect.notify_one();
             }
             Verdict::DeclareAgain => {
-                history.declared_again = true;
-                lane.declare_again().await;
+                history.declared_again |= lane.declare_again().await;
             }
             Verdict::Refused(why) => return Err(AppendError::Refused(why)),
         }
@@ -192,7 +191,13 @@ impl Lane {
             failures += 1;
             match self.open().await {
                 Ok(channel) => self.channel = Some(channel),
-                Err(error) => tracing::warn!(%error, "no channel for publishing"),
+                Err(error) => {
+                    tracing::warn!(%error, "no channel for publishing");
+                    // A blocked broker opens none, and would on no other connection either.
+                    if !self.publishing.is_blocked() {
+                        self.publishing.reconnect.notify_one();
+                    }
+                }
             }
         }
     }
@@ -212,9 +217,14 @@ impl Lane {
             // Whoever connects is gone, and soon this lane.
             return std::future::pending().await;
         };
-        let channel = timed(connection.create_channel()).await?;
-        timed(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(channel)
+        let opened = async {
+            let channel = timed(connection.create_channel()).await?;
+            timed(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+            Ok(channel)
+        };
+        let wait = self.publishing.options.confirm_timeout;
+        let opened = tokio::time::timeout(wait, opened).await;
+        opened.unwrap_or(Err(BrokerError::Timeout(wait)))
     }
 
     async fn attempt(&self, channel: &Channel, bytes: &[u8]) -> Outcome {
@@ -242,11 +252,14 @@ impl Lane {
         }
     }
 
-    async fn declare_again(&self) {
+    /// Has everything declared again; whether it was.
+    async fn declare_again(&self) -> bool {
         let (done, declared) = oneshot::channel();
-        if self.publishing.declare_again.send(done).await.is_ok() {
-            let _ = tokio::time::timeout(DECLARATION_TIMEOUT, declared).await;
+        if self.publishing.declare_again.send(done).await.is_err() {
+            return false;
         }
+        let declared = tokio::time::timeout(DECLARATION_TIMEOUT, declared).await;
+        matches!(declared, Ok(Ok(())))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use lapin::Connection;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -150,6 +151,8 @@ async fn keep_connected(
     let mut dialer = Dialer::new(Arc::clone(&publishing.options), "publishing");
     loop {
         let mut link = dialer.dial().await;
+        // What was asked for before this connection is granted by it.
+        let _ = publishing.reconnect.notified().now_or_never();
         connected.send_replace(Some(Arc::clone(&link.connection)));
         watch_link(&publishing, &mut link).await;
         connected.send_replace(None);

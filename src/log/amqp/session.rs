@@ -108,11 +108,12 @@ pub(super) async fn run(
 ) {
     let purpose = format!("counter {}", session.name);
     let mut dialer = Dialer::new(Arc::clone(&session.options), purpose);
-    let mut acknowledging = Some(acknowledging);
+    let gone = session.handing.clone();
     loop {
         let link = tokio::select! {
             link = dialer.dial() => link,
             () = stopped(&mut stopping) => return,
+            () = gone.closed() => return,
         };
         session.status.send_modify(|status| status.connected = true);
         let mut broker = Broker::new(Arc::clone(&session.options), Arc::clone(&link.connection));
@@ -121,20 +122,19 @@ pub(super) async fn run(
         let end = tokio::select! {
             end = session.hold(&mut broker, &mut dialer, &mut consuming) => Some(end),
             () = stopped(&mut stopping) => None,
+            () = gone.closed() => Some(End::Dropped),
         };
         let goes_on = session.note_end(end).await;
         if !goes_on {
-            // What was returned already may still be committed: `acks` close when its owner is gone.
-            let handing = session.handing.clone();
-            drop(session.handing);
-            if stopped_now(&stopping) {
-                drop(handing);
+            drop(session);
+            if *stopping.borrow() {
+                // Lets the owner come to the end of what was handed over.
+                drop(gone);
             } else {
-                handing.closed().await;
+                gone.closed().await;
             }
-            if let Some(last) = acknowledging.take() {
-                let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, last).await;
-            }
+            // What was returned is still acknowledged: that ends with the owner.
+            let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, acknowledging).await;
             link.close().await;
             return;
         }
@@ -144,10 +144,6 @@ pub(super) async fn run(
         drop(consuming);
         link.close().await;
     }
-}
-
-fn stopped_now(stopping: &watch::Receiver<bool>) -> bool {
-    *stopping.borrow()
 }
 
 /// Waits until told to stop. Who dropped the means to tell will not.
