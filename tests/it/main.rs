@@ -6,8 +6,13 @@ mod api;
 mod cli;
 mod crash;
 mod deploy;
+// Other test binaries use the rest of it.
+#[allow(dead_code)]
+#[path = "../kit/mod.rs"]
+mod kit;
 mod lifecycle;
 mod limits;
-mod node;
 mod readme;
 mod risks;
+
+use kit::node;

@@ -45,6 +45,8 @@ pub enum Stage {
     Contract,
     /// Real processes.
     Integration,
+    /// Real processes around a real RabbitMQ.
+    Cluster,
     /// Examples in the docs.
     DocTests,
     /// The docs themselves, without warnings.
@@ -59,7 +61,7 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Fmt,
         Self::Deploy,
         Self::Clippy,
@@ -67,6 +69,7 @@ impl Stage {
         Self::Unit,
         Self::Contract,
         Self::Integration,
+        Self::Cluster,
         Self::DocTests,
         Self::Doc,
         Self::Schemathesis,
@@ -84,6 +87,7 @@ impl Stage {
             Self::Unit => "unit",
             Self::Contract => "contract",
             Self::Integration => "integration",
+            Self::Cluster => "cluster",
             Self::DocTests => "doc-tests",
             Self::Doc => "doc",
             Self::Schemathesis => "schemathesis",
@@ -98,6 +102,7 @@ impl Stage {
             Self::Fmt => &[],
             Self::Deploy => &[Tool::Hadolint],
             Self::Deny => &[Tool::CargoDeny],
+            Self::Contract | Self::Cluster => &[Tool::Cc, Tool::RabbitMq],
             Self::Schemathesis => &[Tool::Cc, Tool::Schemathesis],
             Self::Fuzz => &[Tool::Cc, Tool::Cxx, Tool::CargoFuzz],
             _ => &[Tool::Cc],
@@ -123,6 +128,7 @@ impl Stage {
             Self::Unit => cargo(options, "test --locked --workspace --lib --bins"),
             Self::Contract => cargo(options, "test --locked --test contract"),
             Self::Integration => cargo(options, "test --locked --test it"),
+            Self::Cluster => cargo(options, "test --locked --test cluster"),
             Self::DocTests => cargo(options, "test --locked --doc"),
             Self::Doc => {
                 let args = "doc --locked --no-deps --workspace --document-private-items";

@@ -26,6 +26,8 @@ pub enum Tool {
     Cxx,
     /// Python 3 with venv and pip: installs schemathesis.
     Python,
+    /// The broker, and Erlang's port mapper and caller beside it.
+    RabbitMq,
     /// Licences and sources of the dependencies.
     CargoDeny,
     /// Drives libFuzzer.
@@ -57,10 +59,11 @@ enum Source {
 
 impl Tool {
     /// All of them, in an order in which they can be installed.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Cc,
         Self::Cxx,
         Self::Python,
+        Self::RabbitMq,
         Self::CargoDeny,
         Self::CargoFuzz,
         Self::Schemathesis,
@@ -72,6 +75,7 @@ impl Tool {
             Self::Cc => "cc",
             Self::Cxx => "c++",
             Self::Python => "python3 with venv",
+            Self::RabbitMq => "RabbitMQ",
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
             Self::Schemathesis => "schemathesis",
@@ -92,6 +96,14 @@ impl Tool {
             Self::Python => Source::System {
                 packages: &["python3", "python3-venv"],
                 probe: &["python3", "-c", "import ensurepip, venv"],
+            },
+            Self::RabbitMq => Source::System {
+                packages: &["rabbitmq-server", "erlang-base"],
+                probe: &[
+                    "sh",
+                    "-c",
+                    "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
+                ],
             },
             Self::CargoDeny => Source::Cargo { version: "0.20.2" },
             Self::CargoFuzz => Source::Cargo { version: "0.13.2" },
@@ -261,7 +273,8 @@ fn apt_get(args: &[&str]) -> Command {
         command.arg("env");
     }
     command
-        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        // The run level of maintenance: no service is started for having been installed.
+        .args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"])
         .args(args);
     command
 }

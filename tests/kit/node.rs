@@ -1,4 +1,4 @@
-//! The test kit: a node as a child process, and a client that speaks to it.
+//! The whole service as one child process, and a client that speaks to it.
 //!
 //! Invariant: a node never outlives its test, and every wait is for a condition, with a limit.
 

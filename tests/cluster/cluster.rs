@@ -1,0 +1,407 @@
+//! A cluster of real processes around a broker, with a relay on every link.
+//!
+//! Invariant: each process has links of its own, so that one can be spoiled alone; when a test fails, the ends of
+//! all logs are printed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::broker::{Broker, PASSWORD};
+use crate::guardian;
+use crate::node::{Answer, Ran, client_builder, run};
+use crate::process::{Face, Process};
+use crate::relay::Relay;
+use crate::vhost::Vhost;
+use crate::wait;
+
+/// What a client of ours waits for an answer: longer than any timeout of the product's that is set below.
+const ANSWER_LIMIT: Duration = Duration::from_secs(40);
+
+/// Flags of all coordinators: give up sooner than by default, so that tests see it.
+const COORDINATOR_FLAGS: [&str; 4] = [
+    "--accept-timeout-ms",
+    "3000",
+    "--confirm-timeout-ms",
+    "2000",
+];
+
+/// Flags of all counters.
+const COUNTER_FLAGS: [&str; 4] = ["--memory-mb", "2", "--confirm-timeout-ms", "2000"];
+
+/// What a cluster is made of.
+pub struct Setup {
+    broker: Arc<Broker>,
+    counters: Vec<String>,
+    coordinators: usize,
+}
+
+impl Setup {
+    /// One coordinator, `c1` to `c3`, on a virtual host of the shared broker.
+    pub fn new() -> Self {
+        Self::on(Broker::shared())
+    }
+
+    /// The same on another broker.
+    pub fn on(broker: Arc<Broker>) -> Self {
+        Self {
+            broker,
+            counters: ["c1", "c2", "c3"].map(str::to_owned).to_vec(),
+            coordinators: 1,
+        }
+    }
+
+    pub fn coordinators(mut self, count: usize) -> Self {
+        self.coordinators = count;
+        self
+    }
+}
+
+/// The links of a process to the broker's nodes, in their order.
+pub struct Links(Vec<Relay>);
+
+impl Links {
+    fn to(broker: &Broker) -> Self {
+        Self(
+            broker
+                .nodes()
+                .iter()
+                .map(|node| Relay::to_port(node.port()))
+                .collect(),
+        )
+    }
+
+    pub fn cut(&self) {
+        self.0.iter().for_each(Relay::cut);
+    }
+
+    pub fn down(&self) {
+        self.0.iter().for_each(Relay::down);
+    }
+
+    pub fn up(&self) {
+        self.0.iter().for_each(Relay::up);
+    }
+
+    pub fn orphan(&self) {
+        self.0.iter().for_each(Relay::orphan);
+    }
+
+    /// The link to the broker's first node, which is the only one of most.
+    pub fn first(&self) -> &Relay {
+        &self.0[0]
+    }
+}
+
+/// A process with its links.
+pub struct Member {
+    pub process: Process,
+    pub links: Links,
+    /// The way by which others reach its HTTP server, where it is not asked directly.
+    pub door: Option<Relay>,
+    pub data_dir: PathBuf,
+}
+
+/// A cluster.
+pub struct Cluster {
+    pub broker: Arc<Broker>,
+    pub vhost: Vhost,
+    pub http: Client,
+    coordinators: Vec<Member>,
+    counters: BTreeMap<String, Member>,
+    setup: Setup,
+    folder: TempDir,
+    secret: PathBuf,
+}
+
+impl Cluster {
+    /// Everything but the processes.
+    pub fn prepare(setup: Setup) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        guardian::remove_at_the_end(folder.path());
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "the-secret-of-nodes-that-are-tested\n").expect("written");
+        let http = client_builder()
+            .timeout(ANSWER_LIMIT)
+            .build()
+            .expect("a client");
+        Self {
+            broker: Arc::clone(&setup.broker),
+            vhost: setup.broker.new_vhost(),
+            http,
+            coordinators: Vec::new(),
+            counters: BTreeMap::new(),
+            setup,
+            folder,
+            secret,
+        }
+    }
+
+    /// A cluster whose counters are all complete.
+    pub async fn start(setup: Setup) -> Self {
+        let mut cluster = Self::prepare(setup);
+        cluster.start_coordinators();
+        cluster.start_counters();
+        cluster.wait_until_complete().await;
+        cluster
+    }
+
+    pub fn start_coordinators(&mut self) {
+        for number in 0..self.setup.coordinators {
+            let links = Links::to(&self.broker);
+            let mut args = self.args("coordinator", &links);
+            args.extend(["--counters".to_owned(), self.setup.counters.join(",")]);
+            args.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
+            args.extend(COORDINATOR_FLAGS.map(str::to_owned));
+            let name = format!("coordinator-{number}");
+            self.coordinators.push(Member {
+                process: Process::start(&name, args, self.folder.path()),
+                links,
+                door: None,
+                data_dir: PathBuf::new(),
+            });
+        }
+    }
+
+    pub fn start_counters(&mut self) {
+        for name in self.setup.counters.clone() {
+            self.start_counter(&name, &[]);
+        }
+    }
+
+    /// Starts a counter that never ran here, with more flags.
+    pub fn start_counter(&mut self, name: &str, flags: &[&str]) {
+        let links = Links::to(&self.broker);
+        let data_dir = self.folder.path().join(name);
+        let port = guardian::free_port();
+        let door = Relay::to_port(port);
+        let mut args = self.args("counter", &links);
+        args.extend(["--name".to_owned(), name.to_owned()]);
+        args.extend(["--data-dir".to_owned(), data_dir.display().to_string()]);
+        args.extend(["--listen".to_owned(), format!("127.0.0.1:{port}")]);
+        let advertised = format!("http://127.0.0.1:{}", door.port());
+        args.extend(["--advertise-url".to_owned(), advertised]);
+        args.extend(COUNTER_FLAGS.map(str::to_owned));
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let member = Member {
+            process: Process::start(name, args, self.folder.path()),
+            links,
+            door: Some(door),
+            data_dir,
+        };
+        self.counters.insert(name.to_owned(), member);
+    }
+
+    fn args(&self, command: &str, links: &Links) -> Vec<String> {
+        let mut args = vec![command.to_owned(), "--log".to_owned(), "info".to_owned()];
+        for relay in &links.0 {
+            args.extend(["--amqp-url".to_owned(), self.vhost.url(relay.port())]);
+        }
+        args.extend([
+            "--cluster-secret-file".to_owned(),
+            self.secret.display().to_string(),
+        ]);
+        args
+    }
+
+    pub fn coordinator(&mut self, number: usize) -> &mut Member {
+        &mut self.coordinators[number]
+    }
+
+    pub fn counter(&mut self, name: &str) -> &mut Member {
+        self.counters.get_mut(name).expect("a counter of this name")
+    }
+
+    /// The counters that run.
+    pub fn running(&self) -> Vec<String> {
+        let running = self
+            .counters
+            .iter()
+            .filter(|(_, member)| member.process.runs());
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub fn faces(&self) -> Vec<Face> {
+        self.coordinators
+            .iter()
+            .map(|member| member.process.face())
+            .collect()
+    }
+
+    pub fn secret(&self) -> String {
+        self.secret.display().to_string()
+    }
+
+    /// The broker's address for an operator's command.
+    pub fn amqp_url(&self) -> String {
+        self.vhost.url(self.broker.node(0).port())
+    }
+
+    pub fn queue(counter: &str) -> String {
+        format!("headcount.items.0.{counter}")
+    }
+
+    /// Takes a counter's disk away, and the counter with it.
+    pub fn destroy_disk(&mut self, name: &str) {
+        let member = self.counter(name);
+        if member.process.runs() {
+            member.process.kill();
+        }
+        std::fs::remove_dir_all(&member.data_dir).expect("removed");
+    }
+
+    /// Asks a coordinator.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn try_get(&mut self, number: usize, path: &str) -> reqwest::Result<Answer> {
+        let url = format!("{}{path}", self.coordinator(number).process.url());
+        Answer::try_of(self.http.get(url)).await
+    }
+
+    #[track_caller]
+    pub fn get(&mut self, number: usize, path: &str) -> impl Future<Output = Answer> {
+        let url = format!("{}{path}", self.coordinator(number).process.url());
+        Answer::of(self.http.get(url))
+    }
+
+    /// Posts until it is acknowledged, and gives the answer.
+    pub async fn post_surely(&mut self, number: usize, body: &Value) -> Answer {
+        let url = format!("{}/items", self.coordinator(number).process.url());
+        let http = self.http.clone();
+        wait::until("an acknowledged post", async || {
+            let answer = Answer::try_of(http.post(&url).json(body)).await;
+            let answer = answer.map_err(|why| why.to_string())?;
+            match answer.status {
+                StatusCode::OK => Ok(answer),
+                _ => Err(answer.text),
+            }
+        })
+        .await
+    }
+
+    /// The count once it is exact.
+    pub async fn exact_count(&mut self, number: usize, tenant: &str, options: &str) -> u64 {
+        let url = self.coordinator(number).process.url();
+        let url = format!("{url}/items/{tenant}/count?{options}");
+        let http = self.http.clone();
+        wait::until("an exact count", async || {
+            let answer = Answer::try_of(http.get(&url)).await;
+            let answer = answer.map_err(|why| why.to_string())?;
+            match (answer.status, &answer.json["exact"]) {
+                (StatusCode::OK, Value::Bool(true)) => Ok(answer.json["count"].as_u64()),
+                _ => Err(answer.text),
+            }
+        })
+        .await
+        .expect("a number")
+    }
+
+    /// The counters as a coordinator sees them, by name.
+    pub async fn counters(&mut self, number: usize) -> Result<BTreeMap<String, Value>, String> {
+        let answer = self.try_get(number, "/counters").await;
+        let answer = answer.map_err(|why| why.to_string())?;
+        let listed = answer.json["counters"].as_array().cloned();
+        let listed = listed.ok_or_else(|| answer.text.clone())?;
+        let named = |counter: Value| {
+            (
+                counter["name"].as_str().unwrap_or_default().to_owned(),
+                counter,
+            )
+        };
+        Ok(listed.into_iter().map(named).collect())
+    }
+
+    /// Waits until every coordinator sees `name` in `state`.
+    pub async fn wait_for_state(&mut self, name: &str, state: &str) {
+        for number in 0..self.coordinators.len() {
+            let what = format!("counter {name} that is {state} for coordinator {number}");
+            wait::until(&what, async || {
+                let counters = self.counters(number).await?;
+                match counters.get(name) {
+                    Some(counter) if counter["state"] == json!(state) => Ok(()),
+                    _ => Err(format!("{counters:?}")),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Waits until every counter that runs is complete.
+    pub async fn wait_until_complete(&mut self) {
+        for name in self.running() {
+            self.wait_for_state(&name, "complete").await;
+        }
+    }
+
+    /// Runs a command of the program, which must succeed.
+    #[track_caller]
+    pub fn operate(&self, args: &[&str]) -> Ran {
+        let ran = run(args);
+        assert!(
+            ran.status.success(),
+            "{args:?} ended with {}\n{}{}",
+            ran.status,
+            ran.stdout,
+            ran.stderr
+        );
+        ran
+    }
+
+    /// Stops everything as an operator would; every counter's folder then has `items` of `tenants`, by a recount.
+    pub fn stop_and_verify(&mut self, tenants: usize, items: u64) {
+        for member in &mut self.coordinators {
+            if member.process.runs() {
+                assert_eq!(member.process.terminate().code(), Some(0), "a clean stop");
+            }
+        }
+        for (name, member) in &mut self.counters {
+            if !member.process.runs() {
+                continue;
+            }
+            assert_eq!(
+                member.process.terminate().code(),
+                Some(0),
+                "{name}: a clean stop"
+            );
+            let data_dir = member.data_dir.display().to_string();
+            let verified = run(&["verify", "--data-dir", &data_dir]);
+            assert_eq!(
+                verified.stdout,
+                format!("{tenants} tenants, {items} items: all counts agree\n"),
+                "{name}: {}",
+                verified.stderr
+            );
+        }
+        self.assert_no_password();
+    }
+
+    /// A password in a log would be in every copy of it for ever.
+    #[track_caller]
+    pub fn assert_no_password(&self) {
+        for member in self.coordinators.iter().chain(self.counters.values()) {
+            let log = member.process.log();
+            let line = log.lines().find(|line| line.contains(PASSWORD));
+            assert!(line.is_none(), "the broker's password is logged: {line:?}");
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for member in self.coordinators.iter().chain(self.counters.values()) {
+            eprintln!("{}", member.process.log_tail());
+        }
+        for node in self.broker.nodes() {
+            eprintln!("{}", node.log());
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The distributed system: real coordinators and counters around a real RabbitMQ, and everything that can happen
+//! to them.
+//!
+//! Invariant: a test starts what it needs, breaks only what it started, and asserts what a user would notice.
+
+mod amqp;
+mod broker_tests;
+mod cluster;
+mod faults;
+mod healing;
+// Other test binaries use the rest of it.
+#[allow(dead_code)]
+#[path = "../kit/mod.rs"]
+mod kit;
+mod ledger;
+mod relay_tests;
+mod risks;
+
+use kit::{broker, guardian, node, process, relay, vhost, wait};

@@ -1,0 +1,343 @@
+//! The log over RabbitMQ: what a counter is told at its start, and what becomes of lost queues.
+//!
+//! Invariant: what is lost is told of, and what is there comes; nothing is taken for whole that may not be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount::log::amqp::{
+    AmqpLog, AmqpRole, Announcement, Poison, Presence, Role, SkipOutcome, depths, remove_counter,
+    skip_poison,
+};
+use headcount::log::{AppendError, Delivered, Deliveries, DeliveryError, Log, Standing};
+use lapin::options::ExchangeDeleteOptions;
+use parking_lot::Mutex;
+
+use crate::amqp::{Cluster, append, name, reports};
+use crate::log::{PATIENCE, batch};
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_appended_before_any_counter_starts_reaches_all() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1", "c2"]);
+    let appended = append(&log, 1, 1).await;
+    for text in ["c1", "c2"] {
+        let mut counter = cluster.counter(text);
+        counter.begins().await;
+        assert_eq!(counter.takes(1).await, [Arc::clone(&appended)]);
+        counter.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_acknowledged_comes_again() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    append(&log, 1, 1).await;
+    counter.takes(1).await;
+    append(&log, 1, 2).await;
+    assert!(matches!(
+        counter.next().await,
+        Ok(Some(Delivered::Batches(_)))
+    ));
+    let store = counter.stop().await;
+    let mut again = cluster.counter_over("c1", store);
+    assert_eq!(
+        again.takes(1).await,
+        [batch(1, 2)],
+        "and nothing is said of a loss"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_that_lost_its_disk_is_told() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    append(&log, 1, 1).await;
+    counter.takes(1).await;
+    counter.stop().await;
+    let mut empty = cluster.counter("c1");
+    empty.is_told_of_loss("its store is empty").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_is_told_that_it_is_not_whole() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    append(&log, 1, 1).await;
+    let mut newcomer = cluster.counter("c4");
+    newcomer.is_told_of_loss("is not there").await;
+    newcomer.consumes().await;
+    let appended = append(&log, 1, 2).await;
+    assert_eq!(newcomer.takes(1).await, [appended]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_deleted_under_its_counter_is_noticed() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1", "c2"]);
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    append(&log, 1, 1).await;
+    counter.takes(1).await;
+    cluster.delete_queue("c1").await;
+    counter.is_told_of_loss("counter c1").await;
+    counter.consumes().await;
+    let appended = append(&log, 1, 2).await;
+    assert_eq!(counter.takes(1).await, [appended]);
+}
+
+/// ATTACKS 21.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_a_coordinator_declared_again_is_told_of() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    append(&log, 1, 1).await;
+    cluster.delete_queue("c1").await;
+    reports(&log, |status| status.missing == [name("c1")]).await;
+    drop(log);
+    let log = cluster.coordinator(&["c1"]);
+    let appended = append(&log, 2, 1).await;
+    assert!(cluster.has_marker("lost.c1").await);
+    let mut counter = cluster.counter("c1");
+    counter.is_told_of_loss("declared again").await;
+    assert_eq!(counter.takes(1).await, [appended]);
+    counter.consumes().await;
+    assert!(!cluster.has_marker("lost.c1").await);
+    let store = counter.stop().await;
+    let counter = cluster.counter_over("c1", store);
+    counter.consumes().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_returned_message_is_declared_for_and_published_again() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    append(&log, 1, 1).await;
+    cluster.delete_queue("c1").await;
+    let appended = append(&log, 1, 2).await;
+    assert!(cluster.has_marker("lost.c1").await);
+    let mut counter = cluster.counter("c1");
+    counter.is_told_of_loss("declared again").await;
+    assert_eq!(counter.takes(1).await, [appended]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_is_gone_is_declared_again() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    append(&log, 1, 1).await;
+    let exchange = format!("{}.items.0", cluster.options.prefix);
+    let channel = cluster.channel().await;
+    let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+    deleted.await.expect("deleted");
+    append(&log, 1, 2).await;
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    assert_eq!(counter.takes(2).await, [batch(1, 1), batch(1, 2)]);
+}
+
+/// ATTACKS 24.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_broker_is_noticed_by_full_and_empty_stores() {
+    let cluster = Cluster::new();
+    let _log = cluster.coordinator(&["c1", "c2"]);
+    let full = Standing {
+        holds_position: true,
+        complete: true,
+        adopted: false,
+    };
+    let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(full)));
+    counter.is_told_of_loss("it was replaced").await;
+    counter.consumes().await;
+    assert!(cluster.has_marker("replaced").await);
+    let mut empty = cluster.counter("c2");
+    empty.is_told_of_loss("the broker was replaced").await;
+}
+
+/// ATTACKS 24, the other order: the empty one starts while the full one has not consumed yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_store_looks_for_older_ones() {
+    let cluster = Cluster::new();
+    let full = Standing {
+        holds_position: true,
+        complete: true,
+        adopted: false,
+    };
+    let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(full)));
+    let mut empty = cluster.counter("c2");
+    let _log = cluster.coordinator(&["c1", "c2"]);
+    let (_, ()) = tokio::join!(counter.take(), empty.is_told_of_loss("counter c2 is empty"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_store_stays_whole() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1", "c2"]);
+    let adopted = Standing {
+        holds_position: true,
+        complete: true,
+        adopted: true,
+    };
+    let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(adopted)));
+    counter.consumes().await;
+    let appended = append(&log, 1, 1).await;
+    assert_eq!(counter.takes(1).await, [appended]);
+    let mut empty = cluster.counter("c2");
+    empty.is_told_of_loss("the broker was replaced").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_store_comes_first_or_not_at_all() {
+    let cluster = Cluster::new();
+    let _log = cluster.coordinator(&["c1", "c2"]);
+    let mut other = cluster.counter("c2");
+    other.begins().await;
+    other.consumes().await;
+    let adopted = Standing {
+        holds_position: true,
+        complete: true,
+        adopted: true,
+    };
+    let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(adopted)));
+    let refused = counter.next().await;
+    assert!(
+        matches!(&refused, Err(DeliveryError::Refused(why)) if why.contains("first")),
+        "{refused:?}"
+    );
+    assert!(!cluster.has_marker("replaced").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_stops_the_counter_and_stays() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    append(&log, 1, 1).await;
+    cluster.publish_junk().await;
+    let behind = append(&log, 1, 2).await;
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    counter.takes(1).await;
+    let stopped = counter.next().await;
+    assert!(
+        matches!(&stopped, Err(DeliveryError::Undecodable { detail, .. }) if detail.contains("99")),
+        "{stopped:?}"
+    );
+    assert_eq!(counter.next().await, stopped, "asked again, the same");
+    let store = counter.standing;
+    drop(counter.deliveries);
+    let (asked, answers) = std::sync::mpsc::channel();
+    let refuse = move |poison: &Poison| asked.send(poison.clone()).is_err();
+    let left = loop {
+        // The counter's consumer may take a moment to be gone.
+        match skip_poison(cluster.options.clone(), &name("c1"), refuse.clone()).await {
+            Ok(left) => break left,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    let poison = answers.recv().expect("asked");
+    assert_eq!(left, SkipOutcome::Left(poison.clone()));
+    let skipped = skip_poison(cluster.options.clone(), &name("c1"), |_| true).await;
+    assert_eq!(skipped, Ok(SkipOutcome::Skipped(poison)));
+    let again = skip_poison(cluster.options.clone(), &name("c1"), |_| true).await;
+    assert_eq!(again, Ok(SkipOutcome::NothingToSkip));
+    let mut counter = cluster.counter_over("c1", store);
+    assert_eq!(counter.takes(1).await, [behind]);
+}
+
+/// ATTACKS 18.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_counter_stays_removed() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1", "c2"]);
+    append(&log, 1, 1).await;
+    let settings = || Announcement {
+        role: Role::Coordinator,
+        name: "k".to_owned(),
+        named: vec!["c1".to_owned(), "c2".to_owned()],
+        ..Announcement::default()
+    };
+    let presence = Presence::start(cluster.options.clone(), "k".to_owned(), Arc::new(settings));
+    let refused = remove_counter(cluster.options.clone(), &name("c2")).await;
+    assert!(
+        refused
+            .expect_err("named")
+            .to_string()
+            .contains("settings of k")
+    );
+    drop(presence);
+    let removed = remove_counter(cluster.options.clone(), &name("c2")).await;
+    assert_eq!(removed, Ok(1));
+    append(&log, 1, 2).await;
+    let mut counter = cluster.counter("c2");
+    assert!(matches!(
+        counter.next().await,
+        Err(DeliveryError::Refused(_))
+    ));
+    let again = cluster.coordinator(&["c1", "c2"]);
+    let status = reports(&again, |status| status.fatal.is_some()).await;
+    assert!(status.fatal.is_some_and(|why| why.contains("c2")));
+    let refused = tokio::time::timeout(PATIENCE, again.append(batch(2, 1))).await;
+    assert!(matches!(refused, Ok(Err(AppendError::Refused(_)))));
+    let known = depths(cluster.options.clone(), &[name("c1"), name("c2")]).await;
+    assert_eq!(known, Ok(vec![(name("c1"), Some(2)), (name("c2"), None)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_knows_how_long_queues_are() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1", "c2"]);
+    append(&log, 1, 1).await;
+    append(&log, 1, 2).await;
+    let expected = [(name("c1"), 2), (name("c2"), 2)];
+    let status = reports(&log, |status| status.depths == expected).await;
+    assert!(status.connected && !status.blocked && status.missing.is_empty());
+}
+
+/// ATTACKS 1: whoever comes second waits until the first is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_has_one_consumer_at_a_time() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    let mut first = cluster.counter("c1");
+    first.begins().await;
+    first.consumes().await;
+    let store = Arc::new(Mutex::new(Standing {
+        complete: true,
+        ..Standing::default()
+    }));
+    let mut second = cluster.counter_over("c1", store);
+    second.consumes().await;
+    append(&log, 1, 1).await;
+    assert!(matches!(
+        first.next().await,
+        Ok(Some(Delivered::Batches(_)))
+    ));
+    let early = tokio::time::timeout(Duration::from_millis(200), second.deliveries.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    first.stop().await;
+    assert_eq!(second.takes(1).await, [batch(1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_appends_once_the_cluster_is_founded() {
+    let cluster = Cluster::new();
+    let barriers = AmqpLog::start(cluster.options.clone(), AmqpRole::Counter);
+    let append_early = {
+        let barriers = barriers.clone();
+        tokio::spawn(async move { append(&barriers, 9, 1).await })
+    };
+    let mut counter = cluster.counter("c1");
+    let early = tokio::time::timeout(Duration::from_millis(300), counter.deliveries.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert!(!append_early.is_finished());
+    let _log = cluster.coordinator(&["c1"]);
+    counter.begins().await;
+    assert_eq!(
+        counter.takes(1).await,
+        [append_early.await.expect("joined")]
+    );
+}

@@ -1,0 +1,444 @@
+//! RabbitMQ nodes of our own: on free ports, in a folder of their own, with their own port mapper.
+//!
+//! Invariant: no node, port, cookie or folder of the machine's own broker is ever touched; what is started here
+//! ends with the test process.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::guardian;
+use super::vhost::Vhost;
+use super::wait::{PATIENCE, until_blocking};
+
+/// The user of all tests. The password must not appear in any log.
+pub const USER: &str = "tester";
+
+/// What no log may hold.
+pub const PASSWORD: &str = "not-for-any-log";
+
+/// The cookie of our nodes; it keeps nobody out.
+const COOKIE: &str = "HEADCOUNTTESTS";
+
+/// Where Debian has the program itself, without its wrapper that changes users.
+const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// The longest that one evaluation may take.
+const EVAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Memory above which a node would stop publishers by itself; absolute, so that the machine's size is no part
+/// of a test.
+const MEMORY_LIMIT: &str = "8GB";
+
+/// The folder of another system's tree, in which the broker runs instead of here.
+fn other_root() -> Option<PathBuf> {
+    match std::env::var("HEADCOUNT_TEST_BROKER").as_deref() {
+        Ok("4") => {
+            let root = std::env::var_os("HEADCOUNT_TEST_BROKER_ROOT");
+            Some(
+                root.expect("HEADCOUNT_TEST_BROKER_ROOT names the tree with RabbitMQ 4")
+                    .into(),
+            )
+        }
+        Ok("3") | Err(_) => None,
+        Ok(other) => panic!("HEADCOUNT_TEST_BROKER is 3 or 4, not {other:?}"),
+    }
+}
+
+/// The first number of the broker's version.
+pub fn major() -> u32 {
+    if other_root().is_some() { 4 } else { 3 }
+}
+
+/// One port mapper for all nodes of the process.
+static EPMD: LazyLock<Epmd> = LazyLock::new(|| {
+    let port = guardian::free_port();
+    let mut epmd = Command::new("epmd");
+    epmd.args(["-port", &port.to_string(), "-address", "127.0.0.1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = guardian::spawn(&mut epmd);
+    until_blocking("the port mapper", PATIENCE, || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).map(drop)
+    });
+    Epmd {
+        port,
+        _child: child,
+    }
+});
+
+struct Epmd {
+    port: u16,
+    /// It ends with the process; nobody waits for it.
+    _child: Child,
+}
+
+/// One node.
+pub struct BrokerNode {
+    name: String,
+    port: u16,
+    dist_port: u16,
+    /// As seen from here, and from inside the broker's tree.
+    folder: PathBuf,
+    folder_inside: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl BrokerNode {
+    fn new(number: usize, config: &str) -> Self {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("headcount-broker-");
+        let root = other_root();
+        let folder = match &root {
+            Some(root) => builder.tempdir_in(root.join("tmp")),
+            None => builder.tempdir(),
+        };
+        let folder = folder.expect("a folder").keep();
+        guardian::remove_at_the_end(&folder);
+        let folder_inside = match &root {
+            Some(root) => Path::new("/").join(folder.strip_prefix(root).expect("below it")),
+            None => folder.clone(),
+        };
+        let port = guardian::free_port();
+        let node = Self {
+            // A name may not come twice at one port mapper.
+            name: format!("test{number}-{port}@localhost"),
+            port,
+            dist_port: guardian::free_port(),
+            folder,
+            folder_inside,
+            child: Mutex::new(None),
+        };
+        let write =
+            |name: &str, text: &str| fs::write(node.folder.join(name), text).expect("written");
+        write(".erlang.cookie", COOKIE);
+        let cookie = node.folder.join(".erlang.cookie");
+        fs::set_permissions(cookie, fs::Permissions::from_mode(0o400)).expect("set");
+        write("plugins", "[].\n");
+        write("env.conf", "");
+        let config = format!(
+            "vm_memory_high_watermark.absolute = {MEMORY_LIMIT}\n\
+             disk_free_limit.absolute = 50MB\n\
+             raft.wal_max_size_bytes = 67108864\n\
+             default_user = {USER}\n\
+             default_pass = {PASSWORD}\n\
+             {config}"
+        );
+        write("rabbitmq.conf", &config);
+        node.start();
+        node
+    }
+
+    /// Starts the virtual machine and does not wait for it.
+    pub fn start(&self) {
+        let inside = |name: &str| self.folder_inside.join(name);
+        let mut command = match other_root() {
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(PROGRAM);
+                command
+            }
+            None => Command::new(PROGRAM),
+        };
+        let output = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("output"))
+            .expect("a file");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", &self.folder_inside)
+            // Then the script becomes the virtual machine instead of waiting for it.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_MNESIA_BASE", inside("data"))
+            .env("RABBITMQ_LOG_BASE", inside("log"))
+            .env("RABBITMQ_PID_FILE", inside("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", inside("plugins"))
+            .env("RABBITMQ_CONFIG_FILE", inside("rabbitmq.conf"))
+            .env("RABBITMQ_CONF_ENV_FILE", inside("env.conf"))
+            .env("ERL_EPMD_PORT", EPMD.port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output);
+        let mut child = self.child.lock();
+        assert!(child.is_none(), "{} runs already", self.name);
+        *child = Some(guardian::spawn(&mut command));
+    }
+
+    /// Waits until it serves.
+    pub fn wait_until_up(&self) {
+        until_blocking("a broker that has started", PATIENCE, || {
+            if let Some(child) = &mut *self.child.lock()
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                panic!("the broker ended with {status}:\n{}", self.log());
+            }
+            match self.try_eval("rabbit:is_booted()") {
+                Ok(answer) if answer == "true" => Ok(()),
+                seen => Err(seen),
+            }
+        });
+    }
+
+    /// `kill -9`.
+    pub fn kill(&self) {
+        let child = self.child.lock().take();
+        guardian::kill(&mut child.expect("it runs"));
+    }
+
+    /// How many nodes of its cluster it sees running.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn running_nodes(&self) -> Result<u64, String> {
+        let list = if major() == 3 {
+            "all_running"
+        } else {
+            "list_running"
+        };
+        let running = self.try_eval(&format!("length(rabbit_nodes:{list}())"))?;
+        running.parse().map_err(|_| running)
+    }
+
+    /// Makes sure that queues declared just now survive a [`Self::kill`]. RabbitMQ keeps their names in tables that
+    /// it writes some seconds late; killed before that, it comes back with a queue that never answers.
+    pub fn settle(&self) {
+        self.eval("[ok = dets:sync(Table) || Table <- dets:all()]");
+    }
+
+    /// A clean stop, as a service manager does it.
+    pub fn stop(&self) {
+        let mut child = self.child.lock().take().expect("it runs");
+        guardian::signal(&child, "-TERM");
+        super::node::wait(&mut child);
+        guardian::ended(child.id());
+    }
+
+    pub fn pause(&self) {
+        guardian::signal(self.child.lock().as_ref().expect("it runs"), "-STOP");
+    }
+
+    pub fn resume(&self) {
+        guardian::signal(self.child.lock().as_ref().expect("it runs"), "-CONT");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The end of its log and of what it printed.
+    pub fn log(&self) -> String {
+        let log = self.folder.join("log").join(format!("{}.log", self.name));
+        [self.folder.join("output"), log]
+            .iter()
+            .map(|path| super::process::tail(path, 40))
+            .collect()
+    }
+
+    /// Evaluates an Erlang expression in the node and gives the result as text, in Erlang's notation.
+    ///
+    /// # Errors
+    /// When the node does not answer or the expression fails.
+    pub fn try_eval(&self, expression: &str) -> Result<String, String> {
+        let mut command = Command::new("erl_call");
+        command
+            .args(["-e", "-n", &self.name, "-c", COOKIE])
+            .env("ERL_EPMD_PORT", EPMD.port.to_string())
+            .env("HOME", &self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("erl_call of Debian's erlang-base");
+        let text = format!("lists:flatten(io_lib:format(\"~0tp\", [begin {expression} end])).\n");
+        let mut stdin = child.stdin.take().expect("piped");
+        // It may have ended already, not finding the node.
+        let _ = stdin.write_all(text.as_bytes());
+        drop(stdin);
+        let deadline = Instant::now() + EVAL_LIMIT;
+        while child.try_wait().expect("waited").is_none() {
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{} does not answer", self.name));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let output = child.wait_with_output().expect("waited");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let answer = stdout
+            .trim()
+            .strip_prefix("{ok, \"")
+            .and_then(|rest| rest.strip_suffix("\"}"));
+        match answer {
+            Some(answer) => Ok(answer.replace("\\\"", "\"").replace("\\\\", "\\")),
+            None if stdout.trim() == "{ok, []}" => Ok(String::new()),
+            None => Err(format!(
+                "{stdout}{}",
+                String::from_utf8_lossy(&output.stderr)
+            )),
+        }
+    }
+
+    /// The same where it must work.
+    #[track_caller]
+    pub fn eval(&self, expression: &str) -> String {
+        // A node that is busy or just starting may not be reached at once; then nothing was evaluated.
+        until_blocking("an evaluation", EVAL_LIMIT, || {
+            match self.try_eval(expression) {
+                Err(why) if why.contains("failed to connect") => Err(why),
+                outcome => Ok(outcome),
+            }
+        })
+        .unwrap_or_else(|why| panic!("{expression} on {}: {why}", self.name))
+    }
+
+    /// A memory alarm, which stops publishers, or its end.
+    pub fn memory_alarm(&self, on: bool) {
+        // What the memory monitor does; it does not run where it can't tell the machine's memory.
+        let alarm = format!("{{{{resource_limit, memory, '{}'}}, []}}", self.name);
+        self.eval(&match on {
+            true => format!("rabbit_alarm:set_alarm({alarm})"),
+            false => format!("rabbit_alarm:clear_alarm(element(1, {alarm}))"),
+        });
+        until_blocking("the alarm", PATIENCE, || {
+            let alarms = self.eval("rabbit_alarm:get_alarms()");
+            match alarms.contains("memory") == on {
+                true => Ok(()),
+                false => Err(alarms),
+            }
+        });
+    }
+}
+
+impl Drop for BrokerNode {
+    fn drop(&mut self) {
+        if let Some(child) = &mut *self.child.lock() {
+            guardian::kill(child);
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A broker of one or more nodes.
+pub struct Broker {
+    nodes: Vec<BrokerNode>,
+}
+
+impl Broker {
+    /// The broker of the tests that do not harm it: one for the process.
+    pub fn shared() -> Arc<Self> {
+        static SHARED: LazyLock<Arc<Broker>> = LazyLock::new(Broker::private);
+        Arc::clone(&SHARED)
+    }
+
+    /// A broker for one test alone.
+    pub fn private() -> Arc<Self> {
+        let broker = Self {
+            nodes: vec![BrokerNode::new(0, "")],
+        };
+        broker.node(0).wait_until_up();
+        Arc::new(broker)
+    }
+
+    /// Three nodes that are one cluster; a minority stops serving.
+    pub fn of_three() -> Arc<Self> {
+        let config = "cluster_partition_handling = pause_minority\n";
+        let nodes: Vec<BrokerNode> = (0..3)
+            .map(|number| BrokerNode::new(number, config))
+            .collect();
+        let broker = Self { nodes };
+        broker.node(0).wait_until_up();
+        for node in &broker.nodes[1..] {
+            node.wait_until_up();
+            let join = if major() == 3 {
+                "rabbit_mnesia:join_cluster"
+            } else {
+                "rabbit_db_cluster:join"
+            };
+            let first = broker.node(0).name();
+            node.eval(&format!(
+                "ok = rabbit:stop(), ok = {join}('{first}', disc), ok = rabbit:start()"
+            ));
+            node.wait_until_up();
+        }
+        Arc::new(broker)
+    }
+
+    pub fn node(&self, number: usize) -> &BrokerNode {
+        &self.nodes[number]
+    }
+
+    pub fn nodes(&self) -> &[BrokerNode] {
+        &self.nodes
+    }
+
+    /// `kill -9` and a new life of the only node.
+    pub fn kill_and_restart(&self) {
+        self.node(0).kill();
+        self.node(0).start();
+        self.node(0).wait_until_up();
+    }
+
+    /// Cuts a node off from the others, though not from clients. Both sides find out at once.
+    pub fn isolate(&self, number: usize) {
+        let cut: String = self
+            .others(number)
+            .map(|name| {
+                format!("erlang:set_cookie('{name}', cut_off), erlang:disconnect_node('{name}'), ")
+            })
+            .collect();
+        self.node(number).eval(&format!("{cut}ok"));
+        until_blocking("a node without others", PATIENCE, || {
+            let seen = self.node(number).eval("nodes()");
+            if seen == "[]" { Ok(()) } else { Err(seen) }
+        });
+    }
+
+    /// Lets a node meet the others again.
+    pub fn reunite(&self, number: usize) {
+        let meet: String = self
+            .others(number)
+            .map(|name| {
+                format!(
+                    "erlang:set_cookie('{name}', '{COOKIE}'), net_kernel:connect_node('{name}'), "
+                )
+            })
+            .collect();
+        self.node(number).eval(&format!("{meet}ok"));
+    }
+
+    fn others(&self, number: usize) -> impl Iterator<Item = &str> {
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter(move |(other, _)| *other != number)
+            .map(|(_, node)| node.name())
+    }
+
+    /// A virtual host that nobody has used.
+    pub fn new_vhost(&self) -> Vhost {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let vhost = Vhost::named(&format!("v{number}"));
+        vhost.create(self.node(0));
+        vhost
+    }
+}

@@ -1,0 +1,11 @@
+//! The test kit: what the tests of more than one binary start, break and wait for.
+//!
+//! Invariant: whatever it started is gone with the test process, however that ends.
+
+pub mod broker;
+pub mod guardian;
+pub mod node;
+pub mod process;
+pub mod relay;
+pub mod vhost;
+pub mod wait;

@@ -1,0 +1,114 @@
+//! A virtual host of a test's broker: what an operator can see in it and do to it.
+//!
+//! Invariant: it asks the broker's own code, not tables that lag behind.
+
+use super::broker::{BrokerNode, PASSWORD, USER};
+
+/// A virtual host, and what an operator can do to it.
+#[derive(Debug, Clone)]
+pub struct Vhost {
+    name: String,
+}
+
+impl Vhost {
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes it, with everything allowed to the user of the tests.
+    pub fn create(&self, node: &BrokerNode) {
+        let name = &self.name;
+        let all = "<<\".*\">>";
+        let made = node.eval(&format!(
+            "ok = rabbit_vhost:add(<<\"{name}\">>, <<\"tests\">>), \
+             ok = rabbit_auth_backend_internal:set_permissions(\
+             <<\"{USER}\">>, <<\"{name}\">>, {all}, {all}, {all}, <<\"tests\">>)"
+        ));
+        assert_eq!(made, "ok");
+    }
+
+    /// `amqp://` by way of `port`.
+    pub fn url(&self, port: u16) -> String {
+        format!("amqp://{USER}:{PASSWORD}@127.0.0.1:{port}/{}", self.name)
+    }
+
+    fn with_queue(&self, node: &BrokerNode, queue: &str, what: &str) -> Result<String, String> {
+        let name = &self.name;
+        let answer = node.eval(&format!(
+            "case rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{name}\">>, queue, <<\"{queue}\">>)) of \
+             {{ok, Q}} -> {what}; {{error, not_found}} -> missing end"
+        ));
+        match answer.as_str() {
+            "missing" => Err(format!("no queue {queue}")),
+            _ => Ok(answer),
+        }
+    }
+
+    pub fn has_queue(&self, node: &BrokerNode, queue: &str) -> bool {
+        self.with_queue(node, queue, "found").is_ok()
+    }
+
+    /// Messages that wait, without those delivered and not acknowledged.
+    ///
+    /// # Errors
+    /// When there is no such queue.
+    pub fn ready(&self, node: &BrokerNode, queue: &str) -> Result<u64, String> {
+        let what = "{ok, Ready, _} = rabbit_amqqueue:stat(Q), Ready";
+        let ready = self.with_queue(node, queue, what)?;
+        ready.parse().map_err(|_| ready)
+    }
+
+    /// Those that listen on a queue.
+    ///
+    /// # Errors
+    /// When there is no such queue.
+    pub fn consumers(&self, node: &BrokerNode, queue: &str) -> Result<u64, String> {
+        let what = "{ok, _, Consumers} = rabbit_amqqueue:stat(Q), Consumers";
+        let consumers = self.with_queue(node, queue, what)?;
+        consumers.parse().map_err(|_| consumers)
+    }
+
+    #[track_caller]
+    pub fn purge(&self, node: &BrokerNode, queue: &str) -> u64 {
+        let what = "{ok, Count} = rabbit_amqqueue:purge(Q), Count";
+        let purged = self.with_queue(node, queue, what).expect("a queue");
+        purged.parse().expect("a number")
+    }
+
+    #[track_caller]
+    pub fn delete_queue(&self, node: &BrokerNode, queue: &str) {
+        let what = "{ok, _} = rabbit_amqqueue:delete(Q, false, false, <<\"tests\">>), deleted";
+        self.with_queue(node, queue, what).expect("a queue");
+    }
+
+    /// Names of the exchanges that start with `headcount.`
+    pub fn exchanges(&self, node: &BrokerNode) -> Vec<String> {
+        let name = &self.name;
+        let listed = node.eval(&format!(
+            "lists:flatten(lists:join(\" \", [binary_to_list(element(4, element(2, X))) \
+             || X <- rabbit_exchange:list(<<\"{name}\">>)]))"
+        ));
+        listed
+            .trim_matches('"')
+            .split(' ')
+            .filter(|name| name.starts_with("headcount."))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Connections of clients to this virtual host.
+    pub fn connections(&self, node: &BrokerNode) -> u64 {
+        let name = &self.name;
+        let count = node.eval(&format!(
+            "length([P || P <- rabbit_networking:connections(), \
+             catch rabbit_reader:info(P, [vhost]) == [{{vhost, <<\"{name}\">>}}]])"
+        ));
+        count.parse().expect("a number")
+    }
+}
