@@ -30,18 +30,16 @@ fn main() -> ExitCode {
         Invocation::Serve(config) => done(runtime.block_on(serve(*config))),
         Invocation::Coordinator(config) => done(runtime.block_on(coordinator(*config))),
         Invocation::Counter(config) => done(runtime.block_on(counter(*config))),
-        Invocation::RemoveCounter {
-            amqp_urls,
-            name,
-            yes,
-        } => operated(runtime.block_on(cli::remove_counter(&amqp_urls, &name, yes))),
+        Invocation::RemoveCounter { broker, name, yes } => {
+            operated(runtime.block_on(cli::remove_counter(&broker, &name, yes)))
+        }
         Invocation::AcceptLoss(options) => operated(runtime.block_on(cli::accept_loss(&options))),
         Invocation::SkipPoison {
-            amqp_urls,
+            broker,
             name,
             data_dir,
             yes,
-        } => operated(runtime.block_on(cli::skip_poison(&amqp_urls, &name, &data_dir, yes))),
+        } => operated(runtime.block_on(cli::skip_poison(&broker, &name, &data_dir, yes))),
         Invocation::Count { url, request } => match runtime.block_on(cli::count(&url, &request)) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

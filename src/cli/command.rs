@@ -247,7 +247,7 @@ fn yes_arg() -> Arg {
 
 /// Those settings of counters that name the broker.
 fn broker_args() -> impl Iterator<Item = Arg> {
-    config::args(Role::Counter).filter(|arg| arg.get_id().as_str().starts_with("amqp-url"))
+    config::args(Role::Counter).filter(|arg| arg.get_id().as_str().starts_with("amqp-"))
 }
 
 fn remove_counter_command() -> Command {

@@ -26,7 +26,7 @@ use clap::ArgMatches;
 
 use crate::client::CountsRequest;
 use crate::config::{
-    self, ConfigError, CoordinatorConfig, CounterConfig, SecretTexts, ServeConfig,
+    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, ServeConfig,
 };
 use crate::model::CounterName;
 
@@ -56,7 +56,7 @@ pub enum Invocation {
     /// Delete a counter's queue.
     RemoveCounter {
         /// The broker.
-        amqp_urls: SecretTexts,
+        broker: BrokerConfig,
         /// The counter.
         name: CounterName,
         /// Whether not to ask.
@@ -67,7 +67,7 @@ pub enum Invocation {
     /// Skip a batch that can't be read.
     SkipPoison {
         /// The broker.
-        amqp_urls: SecretTexts,
+        broker: BrokerConfig,
         /// The counter.
         name: CounterName,
         /// The counter's folder.
@@ -137,7 +137,7 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             Ok(Invocation::Counter(Box::new(config)))
         }
         Some(("remove-counter", matches)) => Ok(Invocation::RemoveCounter {
-            amqp_urls: config::broker(matches)?,
+            broker: config::broker(matches)?,
             name: config::counter_name(matches)?,
             yes: matches.get_flag("yes"),
         }),
@@ -149,7 +149,7 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             yes: matches.get_flag("yes"),
         })),
         Some(("skip-poison", matches)) => Ok(Invocation::SkipPoison {
-            amqp_urls: config::broker(matches)?,
+            broker: config::broker(matches)?,
             name: config::counter_name(matches)?,
             data_dir: config::data_dir(matches)?,
             yes: matches.get_flag("yes"),

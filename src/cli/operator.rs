@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{AcceptLossOptions, confirm, print};
 use crate::client::{ClientError, Loss, LossClient, LossPlan, LossRequest};
-use crate::config::SecretTexts;
+use crate::config::BrokerConfig;
 use crate::model::{ClusterSecret, CounterName, Epoch};
 use crate::node::{self, NodeError};
 
@@ -31,7 +31,7 @@ pub enum OperatorError {
 /// # Errors
 /// [`OperatorError`].
 pub async fn remove_counter(
-    urls: &SecretTexts,
+    broker: &BrokerConfig,
     name: &CounterName,
     yes: bool,
 ) -> Result<bool, OperatorError> {
@@ -41,7 +41,7 @@ pub async fn remove_counter(
     if !confirm(&what, yes) {
         return Ok(false);
     }
-    let messages = node::remove_counter(urls, name).await?;
+    let messages = node::remove_counter(broker, name).await?;
     let _ = print(&format!(
         "Removed counter {name}; {messages} batches waited in its queue.\n"
     ));
@@ -53,7 +53,7 @@ pub async fn remove_counter(
 /// # Errors
 /// [`OperatorError`].
 pub async fn skip_poison(
-    urls: &SecretTexts,
+    broker: &BrokerConfig,
     name: &CounterName,
     data_dir: &Path,
     yes: bool,
@@ -65,7 +65,7 @@ pub async fn skip_poison(
         );
         confirm(&what, yes)
     };
-    match node::skip_poison(urls, name, data_dir, ask).await? {
+    match node::skip_poison(broker, name, data_dir, ask).await? {
         Some(poison) => {
             let _ = print(&format!("Skipped {poison}.\n"));
             Ok(true)

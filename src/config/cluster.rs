@@ -15,8 +15,8 @@ use crate::model::CounterName;
 /// What a node of a cluster needs.
 #[derive(Debug)]
 pub struct ClusterConfig {
-    /// RabbitMQ's addresses; at least one.
-    pub amqp_urls: SecretTexts,
+    /// RabbitMQ.
+    pub broker: BrokerConfig,
     /// Whether queues are classic ones.
     pub classic_queues: bool,
     /// Time for a confirm.
@@ -27,6 +27,15 @@ pub struct ClusterConfig {
     pub cluster_secret_file: Option<PathBuf>,
     /// Where other nodes reach this one.
     pub advertise_url: Option<String>,
+}
+
+/// How to reach RabbitMQ.
+#[derive(Debug)]
+pub struct BrokerConfig {
+    /// Its addresses; at least one.
+    pub urls: SecretTexts,
+    /// A file with certificates, in PEM, that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Texts that are never shown.
@@ -55,12 +64,21 @@ pub(super) fn plain_name(text: &str) -> Option<CounterName> {
     CounterName::new(text).filter(|name| name.as_str() != "local")
 }
 
-/// The broker's addresses for an operator's command.
+/// The broker for an operator's command.
 ///
 /// # Errors
-/// When none is given, or one is none.
-pub fn broker(matches: &ArgMatches) -> Result<SecretTexts, ConfigError> {
-    amqp_urls(&Values::new(matches, None)?)
+/// When no address is given, or one is none.
+pub fn broker(matches: &ArgMatches) -> Result<BrokerConfig, ConfigError> {
+    broker_of(&Values::new(matches, None)?)
+}
+
+fn broker_of(values: &Values<'_>) -> Result<BrokerConfig, ConfigError> {
+    Ok(BrokerConfig {
+        urls: amqp_urls(values)?,
+        ca_file: values.parse("amqp-ca-file", "the path of a file", |text| {
+            Some((!text.is_empty()).then(|| PathBuf::from(text)))
+        })?,
+    })
 }
 
 /// The counter's name for an operator's command.
@@ -114,7 +132,7 @@ pub(super) fn cluster(
         )?;
     }
     Ok(ClusterConfig {
-        amqp_urls: amqp_urls(values)?,
+        broker: broker_of(values)?,
         classic_queues: values.parse("queue-type", "quorum or classic", |text| match text {
             "quorum" => Some(false),
             "classic" => Some(true),

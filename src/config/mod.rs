@@ -8,7 +8,9 @@ mod cluster;
 mod settings;
 mod values;
 
-pub use cluster::{ClusterConfig, SecretTexts, broker, counter_name, data_dir, secret_file};
+pub use cluster::{
+    BrokerConfig, ClusterConfig, SecretTexts, broker, counter_name, data_dir, secret_file,
+};
 pub use settings::{Role, SETTINGS, Setting, args, environment_name};
 pub use values::ConfigError;
 

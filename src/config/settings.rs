@@ -66,7 +66,7 @@ const COORDINATOR: &[Role] = &[Role::Coordinator];
 const COUNTER: &[Role] = &[Role::Counter];
 
 /// Every setting.
-pub const SETTINGS: [Setting; 28] = [
+pub const SETTINGS: [Setting; 29] = [
     setting(
         "listen",
         "ADDRESS",
@@ -115,6 +115,13 @@ pub const SETTINGS: [Setting; 28] = [
         "",
         CLUSTER,
         "A file with that address, for passwords",
+    ),
+    setting(
+        "amqp-ca-file",
+        "FILE",
+        "",
+        CLUSTER,
+        "Certificates in PEM to trust at amqps:// beside the system's, such as that of an authority of your own",
     ),
     setting(
         "cluster-secret-file",

@@ -4,14 +4,17 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 
 use super::NodeError;
 use crate::client::{NodeClient, RemoteCounter};
-use crate::config::{ClusterConfig, SecretTexts};
+use crate::config::{BrokerConfig, ClusterConfig};
 use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role};
 use crate::model::{ClusterSecret, CounterName};
 
@@ -26,20 +29,46 @@ pub(super) fn amqp_options(cluster: &ClusterConfig) -> Result<AmqpOptions, NodeE
         queue_type,
         confirm_timeout: cluster.confirm_timeout,
         heartbeat: cluster.heartbeat,
-        ..options_of(&cluster.amqp_urls)?
+        ..options_of(&cluster.broker)?
     })
 }
 
 /// The usual options for a broker.
-pub(super) fn options_of(urls: &SecretTexts) -> Result<AmqpOptions, NodeError> {
-    let urls = urls.0.iter().map(|url| url.parse::<AmqpUrl>());
+pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError> {
+    let urls = broker.urls.0.iter().map(|url| url.parse::<AmqpUrl>());
     let urls = urls
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| NodeError::Setting {
             key: "amqp-url",
             detail: error.to_string(),
         })?;
-    Ok(AmqpOptions::new(urls))
+    let authorities = broker
+        .ca_file
+        .as_deref()
+        .map(read_authorities)
+        .transpose()?;
+    Ok(AmqpOptions {
+        authorities,
+        ..AmqpOptions::new(urls)
+    })
+}
+
+/// Certificates in PEM; what is none would only be noticed as a broker that is never reached.
+fn read_authorities(path: &Path) -> Result<String, NodeError> {
+    let fault = |detail: String| NodeError::Setting {
+        key: "amqp-ca-file",
+        detail: format!("{}: {detail}", path.display()),
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let count = CertificateDer::pem_slice_iter(text.as_bytes())
+        .try_fold(0, |count: usize, certificate| {
+            certificate.map(|_| count + 1)
+        })
+        .map_err(|error| fault(error.to_string()))?;
+    if count == 0 {
+        return Err(fault("holds no certificate in PEM".to_owned()));
+    }
+    Ok(text)
 }
 
 /// The nodes' secret, if there is one.

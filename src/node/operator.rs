@@ -7,7 +7,7 @@ use std::path::Path;
 use super::NodeError;
 use super::cluster::options_of;
 use super::stores::open_existing;
-use crate::config::SecretTexts;
+use crate::config::BrokerConfig;
 use crate::log::amqp::{self, Poison, SkipOutcome};
 use crate::model::CounterName;
 use crate::store::Store;
@@ -16,8 +16,8 @@ use crate::store::Store;
 ///
 /// # Errors
 /// When the counter runs or is named by a running node, or the broker does not do it.
-pub async fn remove_counter(urls: &SecretTexts, name: &CounterName) -> Result<u64, NodeError> {
-    Ok(amqp::remove_counter(options_of(urls)?, name).await?)
+pub async fn remove_counter(broker: &BrokerConfig, name: &CounterName) -> Result<u64, NodeError> {
+    Ok(amqp::remove_counter(options_of(broker)?, name).await?)
 }
 
 /// Takes a batch that can't be read from the head of a stopped counter's queue, when `confirm` says so; returns
@@ -26,7 +26,7 @@ pub async fn remove_counter(urls: &SecretTexts, name: &CounterName) -> Result<u6
 /// # Errors
 /// When the counter runs, its folder is another's, or the broker does not do it.
 pub async fn skip_poison(
-    urls: &SecretTexts,
+    broker: &BrokerConfig,
     name: &CounterName,
     data_dir: &Path,
     confirm: impl FnOnce(&str) -> bool + Send + 'static,
@@ -53,7 +53,7 @@ pub async fn skip_poison(
             }
         }
     };
-    let outcome = amqp::skip_poison(options_of(urls)?, name, agree).await?;
+    let outcome = amqp::skip_poison(options_of(broker)?, name, agree).await?;
     if let Ok(error) = failure.try_recv() {
         return Err(error.into());
     }

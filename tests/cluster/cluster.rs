@@ -12,7 +12,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::broker::{Broker, PASSWORD};
+use crate::broker::{Broker, BrokerNode, PASSWORD};
 use crate::guardian;
 use crate::node::{Answer, Ran, client_builder, run};
 use crate::process::{Face, Process};
@@ -39,6 +39,8 @@ pub struct Setup {
     broker: Arc<Broker>,
     counters: Vec<String>,
     coordinators: usize,
+    /// Flags of every node.
+    flags: Vec<String>,
 }
 
 impl Setup {
@@ -53,7 +55,13 @@ impl Setup {
             broker,
             counters: ["c1", "c2", "c3"].map(str::to_owned).to_vec(),
             coordinators: 1,
+            flags: Vec::new(),
         }
+    }
+
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self
     }
 
     pub fn coordinators(mut self, count: usize) -> Self {
@@ -67,13 +75,8 @@ pub struct Links(Vec<Relay>);
 
 impl Links {
     fn to(broker: &Broker) -> Self {
-        Self(
-            broker
-                .nodes()
-                .iter()
-                .map(|node| Relay::to_port(node.port()))
-                .collect(),
-        )
+        let relay = |node: &BrokerNode| Relay::to_port(node.way().0);
+        Self(broker.nodes().iter().map(relay).collect())
     }
 
     pub fn cut(&self) {
@@ -168,6 +171,11 @@ impl Cluster {
         }
     }
 
+    /// What starts from now on gets no flags beside the usual ones.
+    pub fn forget_flags(&mut self) {
+        self.setup.flags.clear();
+    }
+
     pub fn start_counters(&mut self) {
         for name in self.setup.counters.clone() {
             self.start_counter(&name, &[]);
@@ -199,13 +207,18 @@ impl Cluster {
 
     fn args(&self, command: &str, links: &Links) -> Vec<String> {
         let mut args = vec![command.to_owned(), "--log".to_owned(), "info".to_owned()];
+        let (_, scheme) = self.broker.node(0).way();
         for relay in &links.0 {
-            args.extend(["--amqp-url".to_owned(), self.vhost.url(relay.port())]);
+            args.extend([
+                "--amqp-url".to_owned(),
+                self.vhost.url_of(scheme, relay.port()),
+            ]);
         }
         args.extend([
             "--cluster-secret-file".to_owned(),
             self.secret.display().to_string(),
         ]);
+        args.extend(self.setup.flags.clone());
         args
     }
 

@@ -15,5 +15,6 @@ mod kit;
 mod ledger;
 mod relay_tests;
 mod risks;
+mod tls;
 
 use kit::{broker, guardian, node, process, relay, vhost, wait};

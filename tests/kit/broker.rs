@@ -85,6 +85,7 @@ pub struct BrokerNode {
     name: String,
     port: u16,
     dist_port: u16,
+    tls_port: Option<u16>,
     /// As seen from here, and from inside the broker's tree.
     folder: PathBuf,
     folder_inside: PathBuf,
@@ -93,6 +94,13 @@ pub struct BrokerNode {
 
 impl BrokerNode {
     fn new(number: usize, config: &str) -> Self {
+        let node = Self::prepare(number, config);
+        node.start();
+        node
+    }
+
+    /// Everything but the process.
+    fn prepare(number: usize, config: &str) -> Self {
         let mut builder = tempfile::Builder::new();
         builder.prefix("headcount-broker-");
         let root = other_root();
@@ -112,6 +120,7 @@ impl BrokerNode {
             name: format!("test{number}-{port}@localhost"),
             port,
             dist_port: guardian::free_port(),
+            tls_port: None,
             folder,
             folder_inside,
             child: Mutex::new(None),
@@ -132,8 +141,31 @@ impl BrokerNode {
              {config}"
         );
         write("rabbitmq.conf", &config);
-        node.start();
         node
+    }
+
+    /// Speaks TLS as well from its next start.
+    fn add_tls(&mut self, tls: &Tls) {
+        let port = guardian::free_port();
+        let write =
+            |name: &str, text: &str| fs::write(self.folder.join(name), text).expect("written");
+        write("certificate.pem", &tls.certificate);
+        write("key.pem", &tls.key);
+        let inside = self.folder_inside.display();
+        let mut config = fs::File::options()
+            .append(true)
+            .open(self.folder.join("rabbitmq.conf"))
+            .expect("prepared");
+        write!(
+            config,
+            "listeners.ssl.1 = 127.0.0.1:{port}\n\
+             ssl_options.cacertfile = {inside}/certificate.pem\n\
+             ssl_options.certfile = {inside}/certificate.pem\n\
+             ssl_options.keyfile = {inside}/key.pem\n\
+             ssl_options.verify = verify_none\n"
+        )
+        .expect("written");
+        self.tls_port = Some(port);
     }
 
     /// Starts the virtual machine and does not wait for it.
@@ -240,6 +272,14 @@ impl BrokerNode {
         self.port
     }
 
+    /// The port and the scheme for nodes: TLS where it is spoken.
+    pub fn way(&self) -> (u16, &'static str) {
+        match self.tls_port {
+            Some(port) => (port, "amqps"),
+            None => (self.port, "amqp"),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -337,6 +377,23 @@ impl Drop for BrokerNode {
     }
 }
 
+/// A certificate of our own for this machine, and its key, in PEM.
+pub struct Tls {
+    pub certificate: String,
+    key: String,
+}
+
+impl Tls {
+    pub fn new() -> Self {
+        let names = vec!["127.0.0.1".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).expect("made");
+        Self {
+            certificate: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        }
+    }
+}
+
 /// A broker of one or more nodes.
 pub struct Broker {
     nodes: Vec<BrokerNode>,
@@ -356,6 +413,15 @@ impl Broker {
         };
         broker.node(0).wait_until_up();
         Arc::new(broker)
+    }
+
+    /// The same, speaking TLS to nodes.
+    pub fn with_tls(tls: &Tls) -> Arc<Self> {
+        let mut node = BrokerNode::prepare(0, "");
+        node.add_tls(tls);
+        node.start();
+        node.wait_until_up();
+        Arc::new(Self { nodes: vec![node] })
     }
 
     /// Three nodes that are one cluster; a minority stops serving.

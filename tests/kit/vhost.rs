@@ -35,7 +35,15 @@ impl Vhost {
 
     /// `amqp://` by way of `port`.
     pub fn url(&self, port: u16) -> String {
-        format!("amqp://{USER}:{PASSWORD}@127.0.0.1:{port}/{}", self.name)
+        self.url_of("amqp", port)
+    }
+
+    /// The same with another scheme.
+    pub fn url_of(&self, scheme: &str, port: u16) -> String {
+        format!(
+            "{scheme}://{USER}:{PASSWORD}@127.0.0.1:{port}/{}",
+            self.name
+        )
     }
 
     fn with_queue(&self, node: &BrokerNode, queue: &str, what: &str) -> Result<String, String> {

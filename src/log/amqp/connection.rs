@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::{Connection, ConnectionProperties, ErrorKind, Event};
 use thiserror::Error;
 
@@ -168,12 +169,13 @@ async fn connect(
     uri.query.heartbeat = Some(options.heartbeat.as_secs().clamp(1, 600) as u16);
     let name = format!("{} {purpose}", options.prefix);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    match tokio::time::timeout(
-        options.connect_timeout,
-        Connection::connect_uri(uri, properties),
-    )
-    .await
-    {
+    let tls = OwnedTLSConfig {
+        cert_chain: options.authorities.clone(),
+        ..OwnedTLSConfig::default()
+    };
+    let runtime = lapin::runtime::default_runtime()?;
+    let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+    match tokio::time::timeout(options.connect_timeout, connecting).await {
         Ok(connected) => Ok(connected?),
         Err(_) => Err(BrokerError::Timeout(options.connect_timeout)),
     }

@@ -55,6 +55,8 @@ pub enum QueueType {
 pub struct AmqpOptions {
     /// The broker's hosts, tried in turn.
     pub urls: Vec<AmqpUrl>,
+    /// Certificates in PEM that are trusted at `amqps://` beside the system's.
+    pub authorities: Option<String>,
     /// How the names of all exchanges and queues begin.
     pub prefix: String,
     /// How many partitions there are.
@@ -81,6 +83,7 @@ impl AmqpOptions {
     pub fn new(urls: Vec<AmqpUrl>) -> Self {
         Self {
             urls,
+            authorities: None,
             prefix: "headcount".to_owned(),
             partitioning: Partitioning::SINGLE,
             queue_type: QueueType::Quorum,
