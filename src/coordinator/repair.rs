@@ -50,8 +50,13 @@ impl Coordinator {
     /// the coordinator ends. Posts are admitted meanwhile; reads are not exact.
     pub async fn run_start(&self, timeout: Duration, pause: Duration) {
         let started = async {
+            let mut failures: u64 = 0;
             while let Err(error) = self.start(timeout).await {
-                tracing::warn!(%error, "no read is exact yet: what was acknowledged before is not known");
+                failures += 1;
+                // The first, the second, the fourth…: an outage must not fill the log.
+                if failures.is_power_of_two() {
+                    tracing::warn!(%error, "no read is exact yet: what was acknowledged before is not known");
+                }
                 tokio::time::sleep(pause).await;
             }
         };

@@ -183,9 +183,9 @@ impl Cluster {
     }
 
     /// Starts a counter that never ran here, with more flags.
-    pub fn start_counter(&mut self, name: &str, flags: &[&str]) {
+    pub fn start_counter(&mut self, name: &str, flags: &[&str]) -> &mut Member {
         let links = Links::to(&self.broker);
-        let data_dir = self.folder.path().join(name);
+        let data_dir = self.data_dir(name);
         let port = guardian::free_port();
         let door = Relay::to_port(port);
         let mut args = self.args("counter", &links);
@@ -203,6 +203,12 @@ impl Cluster {
             data_dir,
         };
         self.counters.insert(name.to_owned(), member);
+        self.counter(name)
+    }
+
+    /// Where a counter of this name has its folder.
+    pub fn data_dir(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     fn args(&self, command: &str, links: &Links) -> Vec<String> {

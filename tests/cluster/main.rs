@@ -13,8 +13,9 @@ mod healing;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod ledger;
+mod operator;
 mod relay_tests;
 mod risks;
 mod tls;
 
-use kit::{broker, guardian, node, process, relay, vhost, wait};
+use kit::{broker, guardian, node, process, readme, relay, vhost, wait};

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod guardian;
 pub mod node;
 pub mod process;
+pub mod readme;
 pub mod relay;
 pub mod vhost;
 pub mod wait;

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
 use thiserror::Error;
 
 use super::connection::{BrokerError, Dialer, Link, timed};
@@ -174,8 +175,8 @@ pub async fn skip_poison(
     let mut outcome = Ok(SkipOutcome::NothingToSkip);
     for partition in options.partitioning.all() {
         match first_poison(&mut broker, partition, name).await {
-            Ok(Some((poison, delivery))) => {
-                outcome = skip(poison, delivery, confirm).await;
+            Ok(Some(held)) => {
+                outcome = skip(held, confirm).await;
                 break;
             }
             Ok(None) => {}
@@ -190,12 +191,20 @@ pub async fn skip_poison(
     outcome
 }
 
+/// A delivery that can't be read, which stays in the queue until it is acknowledged.
+struct HeldPoison {
+    poison: Poison,
+    delivery: Delivery,
+    /// Dropped, they would give the delivery back, and nothing could be acknowledged.
+    _consuming: (Channel, Consumer),
+}
+
 /// The first delivery in a queue that can't be read, among those that a counter may have held.
 async fn first_poison(
     broker: &mut Broker,
     partition: Partition,
     name: &CounterName,
-) -> Result<Option<(Poison, Delivery)>, OperatorError> {
+) -> Result<Option<HeldPoison>, OperatorError> {
     let queue = broker.names.queue(partition, name);
     if broker.consumers(&queue).await? > 0 {
         let why = format!("counter {name} runs: stop it first");
@@ -225,24 +234,27 @@ async fn first_poison(
                 detail: error.to_string(),
                 bytes: delivery.data.len(),
             };
-            return Ok(Some((poison, delivery)));
+            return Ok(Some(HeldPoison {
+                poison,
+                delivery,
+                _consuming: (channel, consumer),
+            }));
         }
     }
     Ok(None)
 }
 
 async fn skip(
-    poison: Poison,
-    delivery: Delivery,
+    held: HeldPoison,
     confirm: impl FnOnce(&Poison) -> bool + Send + 'static,
 ) -> Result<SkipOutcome, OperatorError> {
-    let asked = poison.clone();
+    let asked = held.poison.clone();
     let agreed = tokio::task::spawn_blocking(move || confirm(&asked)).await;
     if !agreed.unwrap_or(false) {
-        return Ok(SkipOutcome::Left(poison));
+        return Ok(SkipOutcome::Left(held.poison));
     }
-    match timed(delivery.acker.ack(BasicAckOptions::default())).await? {
-        true => Ok(SkipOutcome::Skipped(poison)),
+    match timed(held.delivery.acker.ack(BasicAckOptions::default())).await? {
+        true => Ok(SkipOutcome::Skipped(held.poison)),
         false => Err(OperatorError::Broker(
             "the connection was lost meanwhile; try again".to_owned(),
         )),
