@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::broker::{Broker, Tls};
 use crate::cluster::{Cluster, Setup};
-use crate::node::items;
+use crate::node::{items, run};
 use crate::wait;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,4 +40,27 @@ async fn a_broker_behind_tls_is_trusted_by_the_given_certificate_only() {
     let counters = cluster.counters(0).await.expect("listed");
     assert_eq!(counters.get("c4"), None);
     cluster.assert_no_password();
+}
+
+#[test]
+fn a_file_without_a_certificate_is_refused_by_name() {
+    let file = NamedTempFile::new().expect("a file");
+    let path = file.path().display().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = run(&[
+        "counter",
+        "--name",
+        "c1",
+        "--amqp-url",
+        "amqps://127.0.0.1:1",
+        "--amqp-ca-file",
+        &path,
+        "--data-dir",
+        &folder.path().join("c1").display().to_string(),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    assert!(!refused.status.success());
+    let line = format!("headcount: amqp-ca-file: {path}: holds no certificate in PEM\n");
+    assert_eq!(refused.stderr, line);
 }
