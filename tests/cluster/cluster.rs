@@ -4,7 +4,8 @@
 //! all logs are printed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,12 +146,15 @@ impl Cluster {
         }
     }
 
-    /// A cluster whose counters are all complete.
+    /// A cluster whose counters are all complete, and whose coordinators know what was acknowledged before them.
     pub async fn start(setup: Setup) -> Self {
         let mut cluster = Self::prepare(setup);
         cluster.start_coordinators();
         cluster.start_counters();
         cluster.wait_until_complete().await;
+        for number in 0..cluster.coordinators.len() {
+            cluster.exact_count(number, "nobody", "").await;
+        }
         cluster
     }
 
@@ -274,6 +278,27 @@ impl Cluster {
         std::fs::remove_dir_all(&member.data_dir).expect("removed");
     }
 
+    /// Copies a folder of a counter that is stopped, as a backup does; puts it in another's place, as a restore does.
+    pub fn copy_folder(from: &Path, to: &Path) {
+        let _ = std::fs::remove_dir_all(to);
+        let copied = Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(copied.expect("cp runs").success());
+    }
+
+    /// Signs what the coordinator says is lost.
+    pub fn accept_loss(&mut self) {
+        let url = self.coordinator(0).process.url();
+        let secret = self.secret();
+        self.operate(&[
+            "accept-loss",
+            "--url",
+            &url,
+            "--cluster-secret-file",
+            &secret,
+            "--yes",
+        ]);
+    }
+
     /// Asks a coordinator.
     ///
     /// # Errors
@@ -349,6 +374,19 @@ impl Cluster {
             })
             .await;
         }
+    }
+
+    /// Waits until a counter holds this many items.
+    pub async fn counter_holds(&mut self, name: &str, items: u64) {
+        let what = format!("counter {name} with {items} items");
+        wait::until(&what, async || {
+            let counters = self.counters(0).await?;
+            match counters.get(name) {
+                Some(counter) if counter["items"] == json!(items) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 
     /// Waits until every counter that runs is complete.

@@ -55,16 +55,7 @@ async fn all_disks_lost_is_reported_and_not_served_as_zero() {
     }
     let answer = cluster.get(0, "/items/asd/count?timeout_ms=500").await;
     assert_eq!(answer.json["exact"], json!(false), "{}", answer.text);
-    let url = cluster.coordinator(0).process.url();
-    let secret = cluster.secret();
-    cluster.operate(&[
-        "accept-loss",
-        "--url",
-        &url,
-        "--cluster-secret-file",
-        &secret,
-        "--yes",
-    ]);
+    cluster.accept_loss();
     cluster.post_surely(0, &items("asd", 0, 3)).await;
     assert_eq!(cluster.exact_count(0, "asd", "").await, 3);
 }

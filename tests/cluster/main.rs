@@ -15,6 +15,7 @@ mod kit;
 mod ledger;
 mod operator;
 mod relay_tests;
+mod restore;
 mod risks;
 mod tls;
 

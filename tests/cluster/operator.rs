@@ -87,16 +87,7 @@ async fn a_batch_that_nobody_can_read_is_given_up_by_the_operator_alone() {
     }
     let answer = cluster.get(0, "/items/asd/count?timeout_ms=500").await;
     assert_ne!(answer.json["exact"], true, "{}", answer.text);
-    let url = cluster.coordinator(0).process.url();
-    let secret = cluster.secret();
-    cluster.operate(&[
-        "accept-loss",
-        "--url",
-        &url,
-        "--cluster-secret-file",
-        &secret,
-        "--yes",
-    ]);
+    cluster.accept_loss();
     assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
 }
 
@@ -128,6 +119,9 @@ async fn a_local_folder_moves_behind_the_broker_with_every_count() {
     assert_eq!(cluster.exact_count(0, "asd", &after).await, 15);
     cluster.counter("c1").process.restart();
     cluster.wait_until_complete().await;
+    for name in ["c1", "c2", "c3"] {
+        cluster.counter_holds(name, 15).await;
+    }
     cluster.stop_and_verify(1, 15);
 
     let refused = node::run(&[

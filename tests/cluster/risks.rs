@@ -2,8 +2,6 @@
 //!
 //! Invariant: each test is named for its risk and does literally what the risk says.
 
-use serde_json::{Value, json};
-
 use crate::cluster::{Cluster, Setup};
 use crate::node::items;
 
@@ -88,17 +86,7 @@ async fn items_posted_before_any_counter_ever_ran_are_counted_by_all() {
         10
     );
     for name in ["c1", "c2", "c3"] {
-        let holds = async |cluster: &mut Cluster| -> Result<(), Value> {
-            let counters = cluster.counters(0).await.map_err(Value::from)?;
-            match counters[name]["items"] == json!(10) {
-                true => Ok(()),
-                false => Err(counters[name].clone()),
-            }
-        };
-        crate::wait::until("a counter with every item", async || {
-            holds(&mut cluster).await
-        })
-        .await;
+        cluster.counter_holds(name, 10).await;
     }
 }
 

@@ -232,6 +232,14 @@ impl BrokerNode {
         guardian::kill(&mut child.expect("it runs"));
     }
 
+    /// A new node in the old one's place, which has lost its disk.
+    pub fn replace(&self) {
+        self.kill();
+        fs::remove_dir_all(self.folder.join("data")).expect("removed");
+        self.start();
+        self.wait_until_up();
+    }
+
     /// How many nodes of its cluster it sees running.
     ///
     /// # Errors

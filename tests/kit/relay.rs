@@ -163,13 +163,19 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };
-        // Subscribed before anything else, so that a cut from now on is noticed.
+        // Before anything else, so that a cut from now on is noticed.
         let ends = shared.ends.subscribe();
-        tokio::spawn(carry(client, Arc::clone(&shared), ends));
+        let before = *ends.borrow();
+        tokio::spawn(carry(client, Arc::clone(&shared), ends, before));
     }
 }
 
-async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut ends: watch::Receiver<Ends>) {
+async fn carry(
+    mut client: TcpStream,
+    shared: Arc<Shared>,
+    mut ends: watch::Receiver<Ends>,
+    before: Ends,
+) {
     let refused = *shared.links.borrow() == Links::Refused;
     let server = match refused {
         true => None,
@@ -181,7 +187,6 @@ async fn carry(mut client: TcpStream, shared: Arc<Shared>, mut ends: watch::Rece
     };
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    let before = *ends.borrow_and_update();
     let orphaned = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();

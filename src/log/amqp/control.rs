@@ -1,7 +1,7 @@
 //! What the appending end does beside publishing, on a connection of its own: a broker that is blocked stops
 //! reading where it was published to.
 //!
-//! Invariant: a coordinator declares once after its start, and again only when a message came back.
+//! Invariant: a coordinator declares after its start, when a message came back, and when it finds a queue missing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -126,7 +126,8 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
     Ok(())
 }
 
-/// Asks how long the queues are, and which is missing.
+/// Asks how long the queues are. Named counters that have none get theirs declared: they may wait for it, as for the
+/// founding of a broker that was replaced.
 async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), BrokerError> {
     let AmqpRole::Coordinator { counters, nodes } = &control.role else {
         return Ok(());
@@ -145,14 +146,18 @@ async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), Brok
             None => missing.push(counter),
         }
     }
+    if !missing.is_empty() && missing != control.publishing.status.borrow().missing {
+        tracing::error!(
+            ?missing,
+            "counters have no queue: what is posted does not reach them"
+        );
+    }
+    // A counter that only announced itself declares its own, or was removed.
+    if missing.iter().any(|counter| counters.contains(counter)) {
+        prepare(control, broker).await?;
+    }
     control.publishing.status.send_if_modified(|status| {
         let changed = status.depths != depths || status.missing != missing;
-        if missing != status.missing && !missing.is_empty() {
-            tracing::error!(
-                ?missing,
-                "counters have no queue: what is posted does not reach them"
-            );
-        }
         (status.depths, status.missing) = (depths, missing);
         changed
     });

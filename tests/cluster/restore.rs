@@ -1,0 +1,139 @@
+//! Backups that are put back, and a broker that lost its disk: what is old is not taken for what is.
+//!
+//! Invariant: no answer is exact that misses an acknowledged item, until the operator has signed that it is lost.
+
+use crate::broker::Broker;
+use crate::cluster::{Cluster, Setup};
+use crate::ledger::Load;
+use crate::node::items;
+use crate::wait;
+
+const NAMES: [&str; 3] = ["c1", "c2", "c3"];
+
+async fn is_not_exact(cluster: &mut Cluster) {
+    let answer = cluster.get(0, "/items/asd/count?timeout_ms=500").await;
+    assert_ne!(answer.json["exact"], true, "{}", answer.text);
+}
+
+/// An operator puts an old copy of a folder back, although the docs say not to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_restored_from_an_old_copy_catches_up() {
+    let mut cluster = Cluster::start(Setup::new()).await;
+    let mut load = Load::start(&cluster).await;
+    let folder = cluster.data_dir("c1");
+    let copy = cluster.data_dir("copy-of-c1");
+    cluster.counter("c1").process.terminate();
+    Cluster::copy_folder(&folder, &copy);
+    cluster.counter("c1").process.restart();
+    load.flows().await;
+    load.runs_for(wait::step()).await;
+    cluster.counter("c1").process.terminate();
+    Cluster::copy_folder(&copy, &folder);
+    cluster.counter("c1").process.restart();
+    load.flows().await;
+    load.finish(&mut cluster).await;
+}
+
+/// The same without any later post that would show the hole, and nobody else to show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_alone_is_not_exact() {
+    let mut cluster = Cluster::start(Setup::new()).await;
+    let folder = cluster.data_dir("c1");
+    let copy = cluster.data_dir("copy-of-c1");
+    cluster.post_surely(0, &items("asd", 0, 10)).await;
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    cluster.counter("c1").process.terminate();
+    Cluster::copy_folder(&folder, &copy);
+    cluster.counter("c1").process.restart();
+    cluster.post_surely(0, &items("asd", 10, 10)).await;
+    cluster.counter_holds("c1", 20).await;
+    for name in NAMES {
+        cluster.counter(name).process.terminate();
+    }
+    Cluster::copy_folder(&copy, &folder);
+    cluster.counter("c1").process.restart();
+    cluster.wait_for_state("c1", "complete").await;
+    is_not_exact(&mut cluster).await;
+    cluster.coordinator(0).process.kill();
+    cluster.coordinator(0).process.restart();
+    is_not_exact(&mut cluster).await;
+    for name in ["c2", "c3"] {
+        cluster.counter(name).process.restart();
+    }
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
+    cluster.counter_holds("c1", 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_broker_is_not_taken_for_the_old_one() {
+    let mut cluster = Cluster::start(Setup::on(Broker::private())).await;
+    cluster.post_surely(0, &items("asd", 0, 10)).await;
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    for name in NAMES {
+        cluster.counter(name).process.terminate();
+    }
+    // Only the broker has these.
+    cluster.post_surely(0, &items("asd", 10, 10)).await;
+    cluster.broker.node(0).replace();
+    cluster.vhost.create(cluster.broker.node(0));
+    for name in NAMES {
+        cluster.counter(name).process.restart();
+    }
+    for name in NAMES {
+        cluster.wait_for_state(name, "incomplete").await;
+    }
+    is_not_exact(&mut cluster).await;
+    cluster.post_surely(0, &items("asd", 15, 10)).await;
+    is_not_exact(&mut cluster).await;
+    cluster.accept_loss();
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
+    cluster.post_surely(0, &items("asd", 0, 25)).await;
+    assert_eq!(
+        cluster.exact_count(0, "asd", "consistency=strong").await,
+        25
+    );
+}
+
+/// Literally as the operations guide says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_cluster_is_restored_from_the_folder_of_one_counter() {
+    let mut cluster = Cluster::start(Setup::on(Broker::private())).await;
+    let folder = cluster.data_dir("c1");
+    let copy = cluster.data_dir("copy-of-c1");
+    cluster.post_surely(0, &items("asd", 0, 10)).await;
+    cluster.counter_holds("c1", 10).await;
+    cluster.counter("c1").process.terminate();
+    Cluster::copy_folder(&folder, &copy);
+    cluster.post_surely(0, &items("asd", 10, 10)).await;
+
+    cluster.coordinator(0).process.terminate();
+    for name in ["c2", "c3"] {
+        cluster.counter(name).process.terminate();
+    }
+    for name in NAMES {
+        std::fs::remove_dir_all(cluster.data_dir(name)).expect("removed");
+    }
+    cluster.broker.node(0).replace();
+    cluster.vhost.create(cluster.broker.node(0));
+    Cluster::copy_folder(&copy, &folder);
+    cluster.counter("c1").process.restart();
+    cluster.coordinator(0).process.restart();
+    cluster.wait_for_state("c1", "incomplete").await;
+    for name in ["c2", "c3"] {
+        cluster.counter(name).process.restart();
+        cluster.wait_for_state(name, "incomplete").await;
+    }
+    is_not_exact(&mut cluster).await;
+    cluster.accept_loss();
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    cluster.post_surely(0, &items("asd", 5, 15)).await;
+    assert_eq!(
+        cluster.exact_count(0, "asd", "consistency=strong").await,
+        20
+    );
+    cluster.wait_until_complete().await;
+    for name in NAMES {
+        cluster.counter_holds(name, 20).await;
+    }
+    cluster.stop_and_verify(1, 20);
+}
