@@ -126,8 +126,8 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
     Ok(())
 }
 
-/// Asks how long the queues are. Named counters that have none get theirs declared: they may wait for it, as for the
-/// founding of a broker that was replaced.
+/// Asks how long the queues are. Named counters that had none twice in a row get theirs declared: they may wait for
+/// it, as for the founding of a broker that was replaced. Not at once: RabbitMQ may still be deleting.
 async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), BrokerError> {
     let AmqpRole::Coordinator { counters, nodes } = &control.role else {
         return Ok(());
@@ -146,15 +146,27 @@ async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), Brok
             None => missing.push(counter),
         }
     }
-    if !missing.is_empty() && missing != control.publishing.status.borrow().missing {
+    let before = control.publishing.status.borrow().missing.clone();
+    if !missing.is_empty() && missing != before {
         tracing::error!(
             ?missing,
             "counters have no queue: what is posted does not reach them"
         );
     }
     // A counter that only announced itself declares its own, or was removed.
-    if missing.iter().any(|counter| counters.contains(counter)) {
-        prepare(control, broker).await?;
+    let mut named = counters.clone();
+    for counter in &missing {
+        // That a name is spent ends a coordinator that starts, not one that works.
+        if before.contains(counter) && broker.has(&Marker::Removed(counter.clone())).await? {
+            named.retain(|name| name != counter);
+        }
+    }
+    let again = |counter| before.contains(counter) && named.contains(counter);
+    if missing.iter().any(again) {
+        let known = known_counters(&nodes.borrow());
+        if let Err(why) = founding::declare(broker, &named, &known).await? {
+            tracing::error!(why, "the missing queues are not declared");
+        }
     }
     control.publishing.status.send_if_modified(|status| {
         let changed = status.depths != depths || status.missing != missing;

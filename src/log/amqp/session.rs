@@ -14,7 +14,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{BrokerError, Dialer, timed};
 use super::consumer::{ConsumerStatus, Handed};
@@ -33,6 +33,11 @@ const LISTEN_INTERVALS: u32 = 3;
 const UNSURE_MAX: Duration = Duration::from_secs(30);
 /// The longest wait for the last acknowledgements at the end.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after a cancelled consumer. RabbitMQ cancels while it still deletes the queue: what is declared
+/// meanwhile is taken for there, and then deleted under its consumer without a word.
+const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
+/// How often a counter looks whether its queues still have a consumer.
+const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
 /// The broker's reply when a queue is there with other arguments.
 const OTHER_ARGUMENTS: u16 = 406;
 
@@ -40,7 +45,7 @@ const OTHER_ARGUMENTS: u16 = 406;
 enum End {
     /// The broker is to be tried again.
     Broken(BrokerError),
-    /// The connection is lost.
+    /// The connection is lost, or of no use.
     Lost,
     /// The broker cancelled a consumer.
     Cancelled,
@@ -176,6 +181,7 @@ impl Session {
             Some(End::Cancelled) => {
                 tracing::error!(counter = %self.name, "the broker cancelled the consumer");
                 self.cancelled = true;
+                tokio::time::sleep(CANCELLED_PAUSE).await;
             }
             Some(End::Failed(error)) => {
                 let _ = self.handing.send(Handed::Failed(error)).await;
@@ -200,7 +206,7 @@ impl Session {
                 self.first = false;
                 self.cancelled = false;
                 self.status.send_modify(|status| status.consuming = true);
-                self.hand_over(merged).await
+                self.hand_over(broker, merged).await
             }
             Err(end) => end,
         }
@@ -330,12 +336,32 @@ impl Session {
         Ok(select_all(streams))
     }
 
+    /// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a loss: what
+    /// is lost is found when all is settled again.
+    async fn is_consumed(&self, broker: &mut Broker) -> Result<bool, BrokerError> {
+        for partition in self.options.partitioning.all() {
+            let queue = broker.names.queue(partition, &self.name);
+            if broker.consumers(&queue).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Hands over what comes until the session ends.
-    async fn hand_over(&self, merged: &mut Merged) -> End {
+    async fn hand_over(&self, broker: &mut Broker, merged: &mut Merged) -> End {
+        let first = Instant::now() + CONSUMER_INTERVAL;
+        let mut looks = tokio::time::interval_at(first, CONSUMER_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let taken = tokio::select! {
                 taken = merged.next() => taken,
                 () = self.handing.closed() => return End::Dropped,
+                _ = looks.tick() => match self.is_consumed(broker).await {
+                    Ok(true) => continue,
+                    Ok(false) => return End::Lost,
+                    Err(error) => return End::Broken(error),
+                },
             };
             let (queue, delivery) = match taken {
                 Some(Taken::Delivery(queue, delivery)) => (queue, delivery),
