@@ -11,7 +11,7 @@
 //! | `founding` | what a coordinator declares before it publishes |
 //! | `publisher`, `control`, `lane` | [`AmqpLog`] |
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
-//! | `consumer`, `session` | [`AmqpDeliveries`] |
+//! | `consumer`, `session`, `merged` | [`AmqpDeliveries`] |
 //! | `presence` | who is there |
 //! | `operator` | what only an operator may ask for |
 
@@ -20,6 +20,7 @@ mod consumer;
 mod control;
 mod founding;
 mod lane;
+mod merged;
 mod operator;
 mod presence;
 mod protocol;

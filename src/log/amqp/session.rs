@@ -7,17 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all};
-use lapin::Consumer;
-use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connection::{BrokerError, Dialer, timed};
+use super::connection::{BrokerError, Dialer};
 use super::consumer::{ConsumerStatus, Handed};
+use super::merged::{self, Merged, Taken};
 use super::presence::wait_for;
 use super::protocol::{Decision, Facts, Peers, decide, judge_peers};
 use super::topology::{Broker, Marker};
@@ -71,16 +67,6 @@ pub(super) struct Session {
     status: watch::Sender<ConsumerStatus>,
     cancelled: bool,
     first: bool,
-}
-
-type Merged = SelectAll<futures_util::stream::BoxStream<'static, Taken>>;
-
-/// What came from a consumer.
-enum Taken {
-    Delivery(ShortString, Box<Delivery>),
-    Error(lapin::Error),
-    /// The stream ended without an error.
-    Cancelled,
 }
 
 impl Session {
@@ -323,17 +309,11 @@ impl Session {
         let mut streams = Vec::new();
         for partition in self.options.partitioning.all() {
             let channel = broker.fresh_channel().await?;
-            timed(channel.basic_qos(self.options.prefetch, BasicQosOptions::default())).await?;
-            let queue = ShortString::from(broker.names.queue(partition, &self.name));
-            let consumer = timed(channel.basic_consume(
-                queue.clone(),
-                self.name.as_str().into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            ));
-            streams.push(taken(consumer.await?, queue).boxed());
+            let queue = broker.names.queue(partition, &self.name);
+            let prefetch = self.options.prefetch;
+            streams.push(merged::consume(&channel, queue.into(), &self.name, prefetch).await?);
         }
-        Ok(select_all(streams))
+        Ok(merged::merge(streams))
     }
 
     /// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a loss: what
@@ -390,13 +370,4 @@ impl Session {
             }
         }
     }
-}
-
-/// A consumer's deliveries, and how it ended.
-fn taken(consumer: Consumer, queue: ShortString) -> impl futures_util::Stream<Item = Taken> {
-    let deliveries = consumer.map(move |delivery| match delivery {
-        Ok(delivery) => Taken::Delivery(queue.clone(), Box::new(delivery)),
-        Err(error) => Taken::Error(error),
-    });
-    deliveries.chain(futures_util::stream::once(async { Taken::Cancelled }))
 }
