@@ -8,6 +8,7 @@ mod deploy;
 mod fuzz;
 mod members;
 mod process;
+mod rabbitmq;
 mod report;
 mod schemathesis;
 mod server;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use rabbitmq::RabbitMq;
 use report::Report;
 use stages::{Options, Stage};
 use tools::Toolbox;
@@ -69,6 +71,14 @@ fn cli() -> Command {
             "long",
             "Long versions of the tests (HEADCOUNT_TEST_LONG=1)",
         ))
+        .arg(
+            Arg::new("broker")
+                .long("broker")
+                .value_name("VERSION")
+                .default_value("system")
+                .value_parser(PossibleValuesParser::new(RabbitMq::VERSIONS))
+                .help("Test against the system's RabbitMQ, or against version 4 (needs root)"),
+        )
         .arg(stages("only", "Run these stages alone"))
         .arg(stages("skip", "Leave these stages out"));
     Command::new("xtask")
@@ -131,9 +141,11 @@ fn test(args: &ArgMatches) -> Result<(), String> {
     }
     let workspace = Workspace::find()?;
     let install = args.get_flag("install") || process::in_ci();
+    let broker = args.get_one::<String>("broker").map_or("", String::as_str);
     let mut report = Report::new();
     let options = Options {
         tools: report.time("tools", || Toolbox::prepare(&workspace, &stages, install))?,
+        rabbitmq: RabbitMq::prepare(broker, &workspace, install)?,
         workspace,
         install,
         long: args.get_flag("long"),

@@ -5,6 +5,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::rabbitmq::RabbitMq;
 use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
 use crate::{deploy, fuzz, process, schemathesis};
@@ -22,6 +23,8 @@ pub struct Options {
     pub workspace: Workspace,
     /// The tools, all there.
     pub tools: Toolbox,
+    /// The broker of the tests that need one.
+    pub rabbitmq: RabbitMq,
     /// Whether what is missing may be installed.
     pub install: bool,
     /// Whether tests run their long versions.
@@ -185,6 +188,7 @@ fn cargo_command(options: &Options, args: &str) -> Command {
     command
         .args(args.split(' '))
         .current_dir(options.workspace.root());
+    options.rabbitmq.tell(&mut command);
     if options.long {
         command.env("HEADCOUNT_TEST_LONG", "1");
     }
