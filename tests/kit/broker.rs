@@ -448,9 +448,15 @@ impl Broker {
                 "rabbit_db_cluster:join"
             };
             let first = broker.node(0).name();
-            node.eval(&format!(
-                "ok = rabbit:stop(), ok = {join}('{first}', disc), ok = rabbit:start()"
-            ));
+            node.eval("rabbit:stop()");
+            // Its first member may not be ready to take others in: then it says so, and nothing has changed.
+            until_blocking("a node that has joined", PATIENCE, || {
+                match node.eval(&format!("catch {join}('{first}', disc)")) {
+                    joined if joined == "ok" || joined.contains("already_member") => Ok(()),
+                    seen => Err(seen),
+                }
+            });
+            node.eval("rabbit:start()");
             node.wait_until_up();
         }
         Arc::new(broker)
