@@ -188,6 +188,7 @@ fn cargo_command(options: &Options, args: &str) -> Command {
     command
         .args(args.split(' '))
         .current_dir(options.workspace.root());
+    command.env_remove("HEADCOUNT_TEST_BROKER");
     options.rabbitmq.tell(&mut command);
     if options.long {
         command.env("HEADCOUNT_TEST_LONG", "1");
