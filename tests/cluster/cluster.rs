@@ -56,6 +56,11 @@ impl Setup {
         }
     }
 
+    pub fn counters(mut self, names: &[&str]) -> Self {
+        self.counters = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
     pub fn coordinators(mut self, count: usize) -> Self {
         self.coordinators = count;
         self
