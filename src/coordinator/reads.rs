@@ -206,16 +206,17 @@ impl Coordinator {
         })
     }
 
-    /// Appends a barrier, waits until a majority of the named counters have applied it, and returns all that
-    /// those have: everything that anyone acknowledged before the call began.
+    /// Appends a barrier, waits until a majority of the named counters have applied it and are complete, and
+    /// returns all that those have who applied it: everything that anyone acknowledged before the call began. One
+    /// that is not complete knows that it may have lost just that, so it vouches for nothing.
     pub(super) async fn everything_acknowledged(
         &self,
         deadline: Instant,
     ) -> Result<Requirement, ReadError> {
         let roll = self.inner.members.roll();
         let majority = roll.majority();
-        let behind_barrier =
-            |heard: &[Heard]| heard.iter().filter(|heard| heard.barriers).count() >= majority;
+        let vouches = |heard: &&Heard| heard.barriers && heard.complete;
+        let behind_barrier = |heard: &[Heard]| heard.iter().filter(vouches).count() >= majority;
         let heard = self.hear_all(&roll, deadline, behind_barrier).await?;
         if !behind_barrier(&heard) {
             return Err(ReadError::NoMajority);

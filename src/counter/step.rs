@@ -19,7 +19,7 @@ pub enum Applied {
         /// Whether the same sequence had come before with other content: two coordinators share an epoch.
         fork: bool,
     },
-    /// It had been applied before.
+    /// It had been applied before, and all of its items are counted.
     Skipped,
     /// It holds nothing and leaves no trace in the store.
     Barrier,
@@ -35,12 +35,14 @@ pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreErro
     }
     let id = batch.id();
     let verdict = store.judge(id, batch.checksum());
-    if verdict == Verdict::Applied {
-        return Ok(Applied::Skipped);
-    }
+    // Also when its sequence had come before: a position remembers no more than its last batch's checksum, and a
+    // clone that is behind sends other items under an earlier one.
     let mut new = 0;
     for items in batch.tenants() {
         new += store.insert(id.partition, &items.tenant, &items.hashes)?;
+    }
+    if verdict == Verdict::Applied && new == 0 {
+        return Ok(Applied::Skipped);
     }
     if let Some(acceptance) = batch.acceptance() {
         accept(store, id, acceptance);
@@ -51,7 +53,7 @@ pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreErro
     Ok(Applied::Counted {
         new,
         duplicates: batch.item_count() as u64 - new,
-        fork: verdict == Verdict::Fork,
+        fork: verdict != Verdict::New,
     })
 }
 
@@ -192,6 +194,26 @@ mod tests {
         assert_eq!(applied, Applied::Barrier);
         store.commit().expect("commits");
         assert!(store.reader().cut().position().is_empty());
+    }
+
+    /// ATTACKS 15: the clone is behind, so that its sequence is no longer the last one that came.
+    #[test]
+    fn a_clone_that_is_behind_counts_and_raises_the_alarm() {
+        let mut store = store();
+        for sequence in 1..=3 {
+            apply(&mut store, &batch(1, sequence, &vec![(0, 1)])).expect("applies");
+        }
+        let forked = apply(&mut store, &batch(1, 2, &vec![(0, 1), (0, 2)])).expect("applies");
+        assert_eq!(
+            forked,
+            Applied::Counted {
+                new: 1,
+                duplicates: 1,
+                fork: true
+            }
+        );
+        store.commit().expect("commits");
+        assert_eq!(store.reader().cut().counts("t0"), [2]);
     }
 
     #[test]

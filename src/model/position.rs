@@ -12,7 +12,7 @@ use super::{BatchId, Epoch, Partition, Sequence, Sequences};
 pub enum Verdict {
     /// Not applied yet.
     New,
-    /// Applied before: redelivery, to be skipped.
+    /// Applied before: redelivery, or a clone that is behind. Its items tell.
     Applied,
     /// Applied before with other content: two coordinators share an epoch (a cloned machine).
     Fork,

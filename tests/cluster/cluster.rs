@@ -65,6 +65,11 @@ impl Setup {
         self
     }
 
+    pub fn counters(mut self, names: &[&str]) -> Self {
+        self.counters = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
     pub fn coordinators(mut self, count: usize) -> Self {
         self.coordinators = count;
         self

@@ -28,6 +28,19 @@ async fn killing_each_process_in_turn_loses_and_doubles_nothing() {
     load.finish(&mut cluster).await;
 }
 
+/// Nobody makes good what it acknowledges too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_alone_is_killed_and_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(Setup::new().counters(&["c1"])).await;
+    let mut load = Load::start(&cluster).await;
+    for _ in 0..5 {
+        cluster.counter("c1").process.kill();
+        cluster.counter("c1").process.restart();
+        load.flows().await;
+    }
+    load.finish(&mut cluster).await;
+}
+
 /// The links to the broker and those to a counter's HTTP server: both ways, and one way, which is worse, since one
 /// side goes on.
 #[tokio::test(flavor = "multi_thread")]

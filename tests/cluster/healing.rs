@@ -56,8 +56,17 @@ async fn all_disks_lost_is_reported_and_not_served_as_zero() {
     for name in ["c1", "c2", "c3"] {
         cluster.wait_for_state(name, "incomplete").await;
     }
-    let answer = cluster.get(0, "/items/asd/count?timeout_ms=500").await;
+    // One that has shown nothing yet knows by the counters alone that something is missing.
+    cluster.coordinator(0).process.kill();
+    cluster.coordinator(0).process.restart();
+    for name in ["c1", "c2", "c3"] {
+        cluster.wait_for_state(name, "incomplete").await;
+    }
+    let answer = cluster.get(0, "/items/asd/count?timeout_ms=5000").await;
     assert_eq!(answer.json["exact"], json!(false), "{}", answer.text);
+    for name in ["c1", "c2", "c3"] {
+        cluster.wait_for_state(name, "incomplete").await;
+    }
     cluster.accept_loss();
     cluster.post_surely(0, &items("asd", 0, 3)).await;
     assert_eq!(cluster.exact_count(0, "asd", "").await, 3);
@@ -109,6 +118,16 @@ async fn two_coordinators_count_once_and_honour_each_others_tokens() {
     let node = cluster.broker.node(0);
     cluster.vhost.purge(node, &Cluster::queue("c2"));
     cluster.counter("c2").links.up();
+    // Alone, it must not decide.
+    for name in ["c1", "c3"] {
+        cluster.counter(name).process.pause();
+    }
+    let path = "/items/asd/count?consistency=strong&timeout_ms=8000";
+    let alone = cluster.get(0, path).await;
+    assert_eq!(alone.status, 503, "{}", alone.text);
+    for name in ["c1", "c3"] {
+        cluster.counter(name).process.resume();
+    }
     assert_eq!(
         cluster.exact_count(0, "asd", "consistency=strong").await,
         20

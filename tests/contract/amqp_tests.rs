@@ -10,7 +10,8 @@ use headcount::log::amqp::{
     skip_poison,
 };
 use headcount::log::{AppendError, Delivered, Deliveries, DeliveryError, Log, Standing};
-use lapin::options::ExchangeDeleteOptions;
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use parking_lot::Mutex;
 
 use crate::amqp::{Cluster, append, name, reports};
@@ -284,6 +285,27 @@ async fn a_removed_counter_stays_removed() {
     assert!(matches!(refused, Ok(Err(AppendError::Refused(_)))));
     let known = depths(cluster.options.clone(), &[name("c1"), name("c2")]).await;
     assert_eq!(known, Ok(vec![(name("c1"), Some(2)), (name("c2"), None)]));
+}
+
+/// ATTACKS 18, while a coordinator that has looked already is about to declare.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_while_a_coordinator_declares() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1", "c2"]);
+    append(&log, 1, 1).await;
+    let declaring = cluster.channel().await;
+    let lock = format!("{}.founding-lock", cluster.options.prefix);
+    let exclusive = QueueDeclareOptions::exclusive();
+    let locked = declaring.queue_declare(lock.as_str().into(), exclusive, FieldTable::default());
+    locked.await.expect("nobody else declares");
+    let c2 = name("c2");
+    let mut removing = std::pin::pin!(remove_counter(cluster.options.clone(), &c2));
+    let early = tokio::time::timeout(Duration::from_secs(3), &mut removing).await;
+    assert!(early.is_err(), "{early:?}");
+    assert!(!cluster.has_marker("removed.c2").await);
+    let unlocked = declaring.queue_delete(lock.into(), QueueDeleteOptions::default());
+    unlocked.await.expect("unlocked");
+    assert_eq!(removing.await, Ok(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,31 @@ async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
     );
 }
 
+/// What a counter knows that it may have lost, it can't vouch for.
+#[tokio::test]
+async fn counters_that_are_not_complete_are_no_part_of_a_majority() {
+    let world = World::new(3);
+    // Acknowledged in an earlier life. Two had it and lost their disks; it waits in the third one's queue.
+    world.counters[0].lose_disk();
+    world.counters[1].lose_disk();
+    world.counters[2].set(Mode::Gone);
+    let started = world.coordinator.start(Duration::from_millis(50)).await;
+    assert_eq!(started, Err(ReadError::NoMajority));
+    world.counters[2].set(Mode::Answers);
+    world.reach(&[0, 1]);
+    assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
+    assert_eq!(
+        world.count(Consistency::Strong).await,
+        Err(ReadError::NoMajority)
+    );
+    world.counters[2].apply(&foreign(1));
+    world.counters[0].apply(&foreign(1));
+    world.counters[0].0.lock().complete = true;
+    world.reach(&[0, 1, 2]);
+    world.start().await;
+    assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
+}
+
 #[tokio::test]
 async fn without_any_counter_there_is_no_answer() {
     let world = World::new(3);

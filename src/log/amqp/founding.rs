@@ -71,13 +71,19 @@ pub(super) async fn declare(
     named: &[CounterName],
     known: &[CounterName],
 ) -> Result<Result<(), String>, BrokerError> {
-    while !broker.lock().await? {
-        tokio::time::sleep(LOCK_INTERVAL).await;
-    }
+    lock(broker).await?;
     let declared = declare_locked(broker, named, known).await;
     // The lock ends with the connection at the latest.
     broker.unlock().await?;
     declared
+}
+
+/// Waits for the lock of those who declare or remove. It ends with its holder's connection.
+pub(super) async fn lock(broker: &mut Broker) -> Result<(), BrokerError> {
+    while !broker.lock().await? {
+        tokio::time::sleep(LOCK_INTERVAL).await;
+    }
+    Ok(())
 }
 
 async fn declare_locked(

@@ -267,12 +267,13 @@ async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
 
 /// Notes who is heard until the connection is lost.
 async fn hear(mut consumer: Consumer, heard: &watch::Sender<Arc<Nodes>>) {
+    let since = Instant::now();
     while let Some(Ok(delivery)) = consumer.next().await {
         let Some(message) = read(&delivery.data) else {
             continue;
         };
         let now = Instant::now();
-        heard.send_modify(|nodes| note(Arc::make_mut(nodes), message, now));
+        heard.send_modify(|nodes| note(Arc::make_mut(nodes), message, since, now));
     }
 }
 
@@ -283,8 +284,16 @@ fn read(bytes: &[u8]) -> Option<Message> {
     serde_json::from_slice(bytes).ok()
 }
 
-fn note(nodes: &mut Nodes, message: Message, now: Instant) {
-    nodes.retain(|_, sighting| now.duration_since(sighting.seen_at) < SILENCE_MAX);
+/// Notes a message heard `now` by one who has listened `since`. Nobody is silent while nobody listens, and a
+/// counter's new life takes the place of the one before.
+fn note(nodes: &mut Nodes, message: Message, since: Instant, now: Instant) {
+    nodes.retain(|node, sighting| {
+        let (known, new) = (&sighting.announcement, &message.announcement);
+        let before = (known.role, new.role) == (Role::Counter, Role::Counter)
+            && known.name == new.name
+            && *node != message.node;
+        !before && now.duration_since(sighting.seen_at.max(since)) < SILENCE_MAX
+    });
     if nodes.len() >= NODES_MAX && !nodes.contains_key(&message.node) {
         return;
     }
@@ -338,29 +347,54 @@ mod tests {
         assert_eq!(back.node, "n");
     }
 
+    /// Hears of counters, each by its node and name.
+    fn hear(nodes: &mut Nodes, counters: &[(&str, &str)], since: Instant, now: Instant) {
+        for (node, name) in counters {
+            note(nodes, message(node, Role::Counter, name), since, now);
+        }
+    }
+
     #[test]
     fn the_silent_are_forgotten_only_after_long() {
         let start = Instant::now();
         let mut nodes = Nodes::default();
-        note(&mut nodes, message("a", Role::Counter, "c2"), start);
-        note(&mut nodes, message("b", Role::Counter, "c1"), start);
-        note(&mut nodes, message("c", Role::Coordinator, "k"), start);
-        let names: Vec<_> = known_counters(&nodes)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let coordinator = message("c", Role::Coordinator, "k");
+        note(&mut nodes, coordinator, start, start);
+        hear(&mut nodes, &[("a", "c2"), ("b", "c1")], start, start);
+        let names = known_counters(&nodes);
+        let names: Vec<_> = names.iter().map(CounterName::as_str).collect();
         assert_eq!(names, ["c1", "c2"]);
-        note(
-            &mut nodes,
-            message("a", Role::Counter, "c2"),
-            start + SILENCE_MAX / 2,
-        );
+        hear(&mut nodes, &[("a", "c2")], start, start + SILENCE_MAX / 2);
         assert_eq!(nodes.len(), 3);
-        note(
-            &mut nodes,
-            message("a", Role::Counter, "c2"),
-            start + SILENCE_MAX,
-        );
+        hear(&mut nodes, &[("a", "c2")], start, start + SILENCE_MAX);
         assert_eq!(nodes.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn nobody_is_silent_while_the_broker_is_away() {
+        let start = Instant::now();
+        let mut nodes = Nodes::default();
+        hear(&mut nodes, &[("b", "c1")], start, start);
+        // A long outage of the broker, and the first word after it.
+        let since = start + SILENCE_MAX * 2;
+        hear(&mut nodes, &[("a", "c2")], since, since);
+        assert_eq!(nodes.len(), 2);
+        hear(&mut nodes, &[("a", "c2")], since, since + SILENCE_MAX);
+        assert_eq!(nodes.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_new_life_takes_the_place_of_the_one_before() {
+        let start = Instant::now();
+        for (old, new) in [("c1-1", "c1-2"), ("c1-2", "c1-1")] {
+            let mut nodes = Nodes::default();
+            hear(
+                &mut nodes,
+                &[("b", "c2"), (old, "c1"), (new, "c1")],
+                start,
+                start,
+            );
+            assert_eq!(nodes.keys().collect::<Vec<_>>(), ["b", new]);
+        }
     }
 }
