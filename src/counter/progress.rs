@@ -27,7 +27,35 @@ pub(super) struct Tally {
     version: u64,
 }
 
-type Barriers = BTreeMap<(Partition, Epoch), Sequence>;
+/// Epochs of barriers remembered at most: each life of a coordinator or counter has one. Who asks for a barrier that
+/// is forgotten publishes another.
+const EPOCHS_MAX: usize = 4_096;
+
+/// The last barrier of each epoch, and when it came, by the number of notes before it.
+#[derive(Default)]
+struct Barriers {
+    last: BTreeMap<(Partition, Epoch), (Sequence, u64)>,
+    notes: u64,
+}
+
+impl Barriers {
+    fn note(&mut self, id: &BatchId) {
+        self.notes += 1;
+        let last = self.last.entry((id.partition, id.epoch)).or_default();
+        *last = (last.0.max(id.sequence), self.notes);
+        if self.last.len() > EPOCHS_MAX {
+            let oldest = self.last.iter().min_by_key(|(_, (_, noted))| *noted);
+            if let Some(oldest) = oldest.map(|(&epoch, _)| epoch) {
+                self.last.remove(&oldest);
+            }
+        }
+    }
+
+    fn has(&self, id: &BatchId) -> bool {
+        let last = self.last.get(&(id.partition, id.epoch));
+        last.is_some_and(|&(last, _)| last >= id.sequence)
+    }
+}
 
 /// The end that the task holds.
 pub(super) struct Progress {
@@ -58,8 +86,7 @@ impl Progress {
         if !barriers.is_empty() {
             let mut seen = self.barriers.lock();
             for id in barriers {
-                let last = seen.entry((id.partition, id.epoch)).or_default();
-                *last = (*last).max(id.sequence);
+                seen.note(id);
             }
         }
         self.tally.send_modify(|tally| {
@@ -83,9 +110,29 @@ impl Watching {
             return true;
         }
         let seen = self.barriers.lock();
-        barriers.iter().all(|id| {
-            let last = seen.get(&(id.partition, id.epoch));
-            last.is_some_and(|&last| last >= id.sequence)
-        })
+        barriers.iter().all(|id| seen.has(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_bounded_and_the_oldest_is_forgotten() {
+        let (progress, watching) = Progress::new();
+        let barrier = |epoch: usize| BatchId {
+            partition: Partition(0),
+            epoch: Epoch(epoch as u128),
+            sequence: 1,
+        };
+        for epoch in 0..EPOCHS_MAX {
+            progress.note(&[barrier(epoch)], |_| {});
+        }
+        // The first one is used again: another is the oldest then.
+        progress.note(&[barrier(0), barrier(EPOCHS_MAX)], |_| {});
+        assert!(watching.has_seen(&[barrier(0), barrier(2), barrier(EPOCHS_MAX)]));
+        assert!(!watching.has_seen(&[barrier(1)]));
+        assert_eq!(watching.barriers.lock().last.len(), EPOCHS_MAX);
     }
 }
