@@ -218,7 +218,7 @@ pub const SETTINGS: [Setting; 29] = [
     setting(
         "prefetch",
         "N",
-        "256",
+        "64",
         COUNTER,
         "Batches that may be under way to a counter, not yet committed",
     ),

@@ -51,7 +51,7 @@ impl LossPlan {
 }
 
 /// All that those heard hold together.
-fn united(heard: &[Heard]) -> Requirement {
+pub(super) fn united(heard: &[Heard]) -> Requirement {
     let mut held = Requirement::default();
     for heard in heard {
         held.unite(&heard.holds);
@@ -90,6 +90,14 @@ pub(super) fn never_acknowledged(
         }
     }
     never
+}
+
+/// A plan as it was told to an operator.
+#[derive(Debug, Default)]
+pub(super) struct Planned {
+    pub plan: LossPlan,
+    /// All that those heard held.
+    pub held: Requirement,
 }
 
 /// What is lost, as far as those heard know: all that is `required`, and all that must have come before what is

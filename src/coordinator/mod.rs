@@ -19,6 +19,7 @@ mod tests;
 
 pub use admission::{Admission, AdmissionLimits, LogState, Refusal};
 pub use ending::Fatal;
+use losses::Planned;
 pub use losses::{Loss, LossPlan};
 pub use members::{CounterView, Hearsay};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
@@ -100,7 +101,7 @@ struct Inner {
     session: Session,
     strong_reads: Semaphore,
     /// What was last found to be lost.
-    plan: Mutex<LossPlan>,
+    planned: Mutex<Planned>,
     ending: Arc<Ending>,
 }
 
@@ -147,7 +148,7 @@ impl Coordinator {
                 members: Members::new(named, members),
                 session: Session::new(epoch),
                 strong_reads: Semaphore::new(options.strong_reads_max.min(Semaphore::MAX_PERMITS)),
-                plan: Mutex::default(),
+                planned: Mutex::default(),
                 ending,
             }),
         }

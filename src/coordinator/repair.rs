@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::losses::{self, Loss, LossPlan};
+use super::losses::{self, Loss, LossPlan, Planned};
 use super::{AcceptError, Coordinator, ReadError};
 use crate::model::Token;
 use crate::telemetry;
@@ -147,13 +147,17 @@ impl Coordinator {
             return Err(ReadError::NoCounter);
         }
         let plan = losses::plan(&roll.names(), &required, &heard);
-        *inner.plan.lock() = plan.clone();
+        *inner.planned.lock() = Planned {
+            plan: plan.clone(),
+            held: losses::united(&heard),
+        };
         Ok(plan)
     }
 
     /// Appends an operator's signature that `losses` are lost for good: counters go on as if they had been
-    /// applied. With `complete`, counters that are not complete are so from there on, with what they hold. Only
-    /// what the last [plan](Self::loss_plan) names is taken, since a batch that comes after all may be skipped.
+    /// applied. With `complete`, counters that are not complete are so from there on, with what they hold; what
+    /// one of them holds, every exact answer of this coordinator must cover, until the others have it too. Only
+    /// what the last [plan](Self::loss_plan) names is taken.
     ///
     /// # Errors
     /// [`AcceptLossError`]; the same may be accepted again.
@@ -162,14 +166,17 @@ impl Coordinator {
         losses: &[Loss],
         complete: bool,
     ) -> Result<Token, AcceptLossError> {
-        let planned = {
-            let plan = self.inner.plan.lock();
-            losses.iter().all(|loss| plan.includes(loss))
+        let held = {
+            let planned = self.inner.planned.lock();
+            if !losses.iter().all(|loss| planned.plan.includes(loss)) {
+                return Err(AcceptLossError::NotInPlan);
+            }
+            planned.held.clone()
         };
-        if !planned {
-            return Err(AcceptLossError::NotInPlan);
-        }
         self.check_open()?;
+        if complete {
+            self.inner.session.note_shown(&held);
+        }
         let mut sequences = Vec::new();
         for (partition, batcher) in self.inner.partitioning.all().zip(&self.inner.batchers) {
             let mut last = None;

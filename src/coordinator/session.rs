@@ -57,7 +57,7 @@ impl Session {
         requirement
     }
 
-    /// Notes what an exact answer covered.
+    /// Notes what an exact answer covered, or what an operator was shown: later answers cover no less.
     pub fn note_shown(&self, covered: &Requirement) {
         self.needs.lock().shown.unite(covered);
     }

@@ -448,15 +448,17 @@ impl Broker {
                 "rabbit_db_cluster:join"
             };
             let first = broker.node(0).name();
-            node.eval("rabbit:stop()");
-            // Its first member may not be ready to take others in: then it says so, and nothing has changed.
+            // Joining may take away who asked for it, and its first member may not be ready to take others in.
             until_blocking("a node that has joined", PATIENCE, || {
-                match node.eval(&format!("catch {join}('{first}', disc)")) {
-                    joined if joined == "ok" || joined.contains("already_member") => Ok(()),
-                    seen => Err(seen),
+                let joined = node.try_eval(&format!(
+                    "ok = rabbit:stop(), catch {join}('{first}', disc)"
+                ))?;
+                match joined == "ok" || joined.contains("already_member") {
+                    true => Ok(()),
+                    false => Err(joined),
                 }
             });
-            node.eval("rabbit:start()");
+            until_blocking("a start", PATIENCE, || node.try_eval("ok = rabbit:start()"));
             node.wait_until_up();
         }
         Arc::new(broker)

@@ -231,6 +231,28 @@ async fn counters_that_lost_their_disks_together_are_whole_only_by_signature() {
     assert_eq!(count().await, Ok((0, true)));
 }
 
+/// One came back with an old copy of its disk, the other with none.
+#[tokio::test]
+async fn a_signature_does_not_hide_what_a_counter_still_has() {
+    let world = World::new(2);
+    world.counters[0].apply(&foreign(1));
+    world.counters[0].0.lock().complete = false;
+    world.counters[1].lose_disk();
+    let plan = world.coordinator.loss_plan(TIMEOUT).await.expect("a plan");
+    assert_eq!(plan.incomplete.len(), 2);
+    let accepted = world.coordinator.accept_loss(&plan.losses, true).await;
+    accepted.expect("accepted");
+    world.start().await;
+    let count = || world.count(Consistency::Session);
+    world.counters[0].set(Mode::Gone);
+    assert_eq!(count().await, Ok((0, false)), "it is not all");
+    world.counters[0].set(Mode::Answers);
+    assert_eq!(count().await, Ok((1, true)));
+    world.counters[0].set(Mode::Gone);
+    world.counters[1].apply(&foreign(1));
+    assert_eq!(count().await, Ok((1, true)), "it caught up");
+}
+
 #[tokio::test]
 async fn a_plan_needs_the_log_and_an_answer() {
     let world = World::new(2);
