@@ -60,7 +60,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
             .map_err(|why| format!("can't wait for signals: {why}"))?;
     }
     let program = match &options.program {
-        Some(program) => program.clone(),
+        // The nodes run in folders of their own.
+        Some(program) => fs::canonicalize(program)
+            .map_err(|why| format!("can't find {}: {why}", program.display()))?,
         None => build(workspace)?,
     };
     let folders = Folders::new(workspace, options.ephemeral);
