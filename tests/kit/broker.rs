@@ -152,20 +152,23 @@ impl BrokerNode {
         write("certificate.pem", &tls.certificate);
         write("key.pem", &tls.key);
         let inside = self.folder_inside.display();
-        let mut config = fs::File::options()
-            .append(true)
-            .open(self.folder.join("rabbitmq.conf"))
-            .expect("prepared");
-        write!(
-            config,
+        self.configure(&format!(
             "listeners.ssl.1 = 127.0.0.1:{port}\n\
              ssl_options.cacertfile = {inside}/certificate.pem\n\
              ssl_options.certfile = {inside}/certificate.pem\n\
              ssl_options.keyfile = {inside}/key.pem\n\
              ssl_options.verify = verify_none\n"
-        )
-        .expect("written");
+        ));
         self.tls_port = Some(port);
+    }
+
+    /// Adds to its settings, for its next start.
+    fn configure(&self, settings: &str) {
+        let mut file = fs::File::options()
+            .append(true)
+            .open(self.folder.join("rabbitmq.conf"))
+            .expect("prepared");
+        file.write_all(settings.as_bytes()).expect("written");
     }
 
     /// Starts the virtual machine and does not wait for it.
@@ -436,32 +439,49 @@ impl Broker {
     pub fn of_three() -> Arc<Self> {
         let config = "cluster_partition_handling = pause_minority\n";
         let nodes: Vec<BrokerNode> = (0..3)
-            .map(|number| BrokerNode::new(number, config))
+            .map(|number| BrokerNode::prepare(number, config))
             .collect();
         let broker = Self { nodes };
-        broker.node(0).wait_until_up();
-        for node in &broker.nodes[1..] {
-            node.wait_until_up();
-            let join = if major() == 3 {
-                "rabbit_mnesia:join_cluster"
-            } else {
-                "rabbit_db_cluster:join"
-            };
-            let first = broker.node(0).name();
-            // Joining may take away who asked for it, and its first member may not be ready to take others in.
-            until_blocking("a node that has joined", PATIENCE, || {
-                let joined = node.try_eval(&format!(
-                    "ok = rabbit:stop(), catch {join}('{first}', disc)"
-                ))?;
-                match joined == "ok" || joined.contains("already_member") {
-                    true => Ok(()),
-                    false => Err(joined),
-                }
-            });
-            until_blocking("a start", PATIENCE, || node.try_eval("ok = rabbit:start()"));
-            node.wait_until_up();
+        match major() {
+            3 => broker.join_one_by_one(),
+            _ => broker.discover_each_other(),
         }
         Arc::new(broker)
+    }
+
+    fn join_one_by_one(&self) {
+        self.nodes.iter().for_each(BrokerNode::start);
+        self.node(0).wait_until_up();
+        let first = self.node(0).name();
+        for node in &self.nodes[1..] {
+            node.wait_until_up();
+            node.eval(&format!(
+                "ok = rabbit:stop(), ok = rabbit_mnesia:join_cluster('{first}', disc), ok = rabbit:start()"
+            ));
+            node.wait_until_up();
+        }
+    }
+
+    /// By their own means: joining by hand can end a node of version 4.
+    fn discover_each_other(&self) {
+        let mut config = "cluster_formation.peer_discovery_backend = classic_config\n".to_owned();
+        for (number, node) in (1..).zip(&self.nodes) {
+            let name = node.name();
+            config += &format!("cluster_formation.classic_config.nodes.{number} = {name}\n");
+        }
+        for node in &self.nodes {
+            node.configure(&config);
+            node.start();
+        }
+        for node in &self.nodes {
+            node.wait_until_up();
+            until_blocking("a node with two others", PATIENCE, || {
+                match node.running_nodes() {
+                    Ok(3) => Ok(()),
+                    seen => Err(seen),
+                }
+            });
+        }
     }
 
     pub fn node(&self, number: usize) -> &BrokerNode {
