@@ -37,10 +37,7 @@ pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreErro
     let verdict = store.judge(id, batch.checksum());
     // Also when its sequence had come before: a position remembers no more than its last batch's checksum, and a
     // clone that is behind sends other items under an earlier one.
-    let mut new = 0;
-    for items in batch.tenants() {
-        new += store.insert(id.partition, &items.tenant, &items.hashes)?;
-    }
+    let new = store.insert_all(id.partition, batch.tenants())?;
     if verdict == Verdict::Applied && new == 0 {
         return Ok(Applied::Skipped);
     }

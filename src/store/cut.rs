@@ -4,7 +4,10 @@
 //! together belong together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
+
+use hashbrown::HashTable;
 
 use crate::model::{Epoch, Partition, Partitioning, Position, Requirement, TenantName};
 
@@ -18,8 +21,13 @@ pub struct TenantNumber(pub u32);
 #[derive(Debug, Clone)]
 pub struct Cut {
     partitioning: Partitioning,
-    numbers: BTreeMap<TenantName, TenantNumber>,
     names: Vec<TenantName>,
+    /// The numbers by the hash of their names: every item is looked up here.
+    numbers: HashTable<TenantNumber>,
+    /// Seeds differ from process to process, so that no client can choose names that collide.
+    hasher: RandomState,
+    /// The numbers in order of the names' bytes, for lists.
+    ordered: BTreeMap<TenantName, TenantNumber>,
     /// A tenant's counts by partition, at its number times the number of partitions.
     counts: Vec<u64>,
     items: u64,
@@ -34,8 +42,10 @@ impl Cut {
     pub fn new(partitioning: Partitioning, position: Position) -> Self {
         Self {
             partitioning,
-            numbers: BTreeMap::new(),
             names: Vec::new(),
+            numbers: HashTable::new(),
+            hasher: RandomState::new(),
+            ordered: BTreeMap::new(),
             counts: Vec::new(),
             items: 0,
             position,
@@ -61,7 +71,10 @@ impl Cut {
     /// A tenant's number; `None` when it has no items.
     #[must_use]
     pub fn number(&self, tenant: &str) -> Option<TenantNumber> {
-        self.numbers.get(tenant).copied()
+        let is_it = |number: &TenantNumber| self.names[number.0 as usize].as_str() == tenant;
+        self.numbers
+            .find(self.hasher.hash_one(tenant), is_it)
+            .copied()
     }
 
     /// All tenants, by number.
@@ -99,7 +112,7 @@ impl Cut {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        self.numbers
+        self.ordered
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(move |(name, _)| name.as_str().starts_with(prefix))
             .take(limit)
@@ -153,9 +166,7 @@ impl Cut {
     pub fn apply(&mut self, staged: &Staged) {
         let partitions = usize::from(self.partitioning.count());
         for name in staged.tenants() {
-            let number = TenantNumber(self.names.len() as u32);
-            self.numbers.insert(name.clone(), number);
-            self.names.push(name.clone());
+            self.add_tenant(name);
             self.counts.resize(self.counts.len() + partitions, 0);
         }
         for (number, partition, added) in staged.added() {
@@ -180,6 +191,15 @@ impl Cut {
             }
         }
         self.position.unite(position);
+    }
+
+    fn add_tenant(&mut self, name: &TenantName) {
+        let number = TenantNumber(self.names.len() as u32);
+        self.names.push(name.clone());
+        self.ordered.insert(name.clone(), number);
+        let (names, hasher) = (&self.names, &self.hasher);
+        let hash = |number: &TenantNumber| hasher.hash_one(names[number.0 as usize].as_str());
+        self.numbers.insert_unique(hash(&number), number, hash);
     }
 
     fn add(&mut self, number: TenantNumber, partition: Partition, added: u64) {

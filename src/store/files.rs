@@ -65,9 +65,14 @@ impl dyn Files {
 
     /// [`Files::rename`], then [`Files::sync_dir`]: the file has its name for good.
     pub(crate) fn settle_name(&self, from: &str, to: &str) -> Result<(), StoreError> {
-        self.rename(from, to)
-            .map_err(|source| self.failed("rename", from, source))?;
+        self.rename_file(from, to)?;
         self.sync_names()
+    }
+
+    /// [`Files::rename`], its error named.
+    pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        self.rename(from, to)
+            .map_err(|source| self.failed("rename", from, source))
     }
 
     /// [`Files::sync_dir`], its error named.

@@ -17,21 +17,37 @@ pub mod verify;
 pub use cut::{Cut, TenantNumber};
 pub use staged::Staged;
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::PathBuf;
 
 use parking_lot::RwLockReadGuard;
 use thiserror::Error;
 
-use crate::model::{BatchId, ItemHash, Partition, Partitioning, Position, TenantName, Verdict};
+use crate::model::{
+    BatchId, ItemHash, Partition, Partitioning, Position, TenantItems, TenantName, Verdict,
+};
 
 /// Bytes in a [`Key`].
 pub const KEY_BYTES: usize = 16;
 
 /// What the seen-set stores of an item: its tenant's number (4 bytes, big-endian, so that a tenant's keys lie
 /// together when sorted) and its hash (12 bytes).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub [u8; KEY_BYTES]);
+
+impl Ord for Key {
+    /// The order of the bytes, compared as one number, which takes two instructions instead of a call.
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Key {
     /// The key of one tenant's item.
@@ -209,6 +225,23 @@ pub trait Store: Send + 'static {
         tenant: &TenantName,
         hashes: &[ItemHash],
     ) -> Result<u64, StoreError>;
+
+    /// Adds those of `items` that are absent, as [`insert`](Self::insert) does for one tenant after the other;
+    /// returns how many were. A store may be faster at many at once.
+    ///
+    /// # Errors
+    /// As those of `insert`.
+    fn insert_all(
+        &mut self,
+        partition: Partition,
+        items: &[TenantItems],
+    ) -> Result<u64, StoreError> {
+        let mut added = 0;
+        for of_tenant in items {
+            added += self.insert(partition, &of_tenant.tenant, &of_tenant.hashes)?;
+        }
+        Ok(added)
+    }
 
     /// What the position, staged records included, says of a batch.
     fn judge(&self, id: BatchId, checksum: u32) -> Verdict;

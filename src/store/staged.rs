@@ -2,7 +2,7 @@
 //!
 //! Invariant: the numbers it gives to new tenants continue the cut's dictionary without a gap, in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use crate::model::{BatchId, Partition, TenantName};
 
@@ -13,7 +13,7 @@ use super::{Cut, StoreError, TenantNumber};
 pub struct Staged {
     tenants: Vec<TenantName>,
     numbers: HashMap<TenantName, TenantNumber>,
-    added: BTreeMap<(TenantNumber, Partition), u64>,
+    added: Vec<(TenantNumber, Partition, u64)>,
     records: Vec<(BatchId, u32)>,
     complete: Option<bool>,
 }
@@ -47,8 +47,10 @@ impl Staged {
 
     /// Adds to a tenant's count.
     pub fn add(&mut self, number: TenantNumber, partition: Partition, added: u64) {
-        if added > 0 {
-            *self.added.entry((number, partition)).or_insert(0) += added;
+        match self.added.last_mut() {
+            _ if added == 0 => {}
+            Some((last, of, sum)) if (*last, *of) == (number, partition) => *sum += added,
+            _ => self.added.push((number, partition, added)),
         }
     }
 
@@ -68,11 +70,9 @@ impl Staged {
         &self.tenants
     }
 
-    /// Added counts, in order of tenant and partition.
+    /// Added counts, in any order; those of one tenant and partition add up.
     pub fn added(&self) -> impl Iterator<Item = (TenantNumber, Partition, u64)> {
-        self.added
-            .iter()
-            .map(|(&(number, partition), &added)| (number, partition, added))
+        self.added.iter().copied()
     }
 
     /// Applied batches with their checksums, in order of application.

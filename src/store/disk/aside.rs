@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::{Cut, Key, Staged, StoreError, TenantNumber};
-use super::merged::{Merged, Source, sort};
+use super::merged::{Merged, Source};
 use super::run::Run;
 use super::run_writer::RunWriter;
 use super::shared::Shared;
@@ -85,7 +85,7 @@ impl Aside {
             return Ok(());
         }
         let mut keys = std::mem::take(&mut self.keys);
-        sort(&mut keys);
+        keys.sort_unstable();
         keys.dedup();
         let mut writer = writer(shared)?;
         for key in &keys {

@@ -4,37 +4,34 @@
 //!
 //! A split-block Bloom filter as in Apache Parquet (<https://parquet.apache.org/docs/file-format/bloomfilter/>):
 //! blocks of 256 bits, one bit in each of a block's eight words. At [`BITS_PER_KEY`] about one absent key in
-//! a hundred passes.
+//! two hundred passes. Unlike there, the bits are fields of the fingerprint, which costs no multiplications: the low
+//! 40 bits choose them, and the block is chosen by the high 32, of which the lowest 8 hardly matter.
+
+use std::ops::Range;
 
 use super::super::Key;
 use super::key_set::mix;
+use super::pages::Pages;
 
 /// Bits of filter for each key.
-pub(super) const BITS_PER_KEY: u64 = 10;
+pub(super) const BITS_PER_KEY: u64 = 12;
 /// Bytes of one block.
 const BLOCK_BYTES: usize = 32;
 const WORDS: usize = 8;
-/// Part of the format of runs, like everything here: odd numbers of Parquet's specification.
-const SALTS: [u32; WORDS] = [
-    0x47b6_137b,
-    0x4497_4d91,
-    0x8824_ad5b,
-    0xa2b7_289d,
-    0x7054_95c7,
-    0x2df1_424b,
-    0x9efc_4947,
-    0x5c6b_fb31,
-];
+/// Bits of a fingerprint that choose the bit in one word.
+const LANE_BITS: usize = 5;
+/// Keys that are looked up together: enough for a processor's dozen or two of misses at a time.
+pub(super) const ASKED_AT_ONCE: usize = 64;
 /// Fixed, since filters are stored; the numbers are wyhash's.
 const SEEDS: (u64, u64) = (0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db);
 
-/// A filter over keys.
+/// A filter over keys, in memory as it is stored: each word is little-endian.
 pub(super) struct Filter {
-    blocks: Vec<[u32; WORDS]>,
+    bytes: Pages,
 }
 
 /// What of a key its filter looks at; the same for the filters of all runs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Fingerprint(u64);
 
 impl Fingerprint {
@@ -43,10 +40,10 @@ impl Fingerprint {
         Self(mix(key, SEEDS))
     }
 
+    /// The bit of one word of the block.
     #[inline]
-    fn mask(self) -> [u32; WORDS] {
-        let low = self.0 as u32;
-        SALTS.map(|salt| 1 << (low.wrapping_mul(salt) >> 27))
+    fn bit(self, word: usize) -> u32 {
+        1 << ((self.0 >> (word * LANE_BITS)) & 31)
     }
 }
 
@@ -59,60 +56,80 @@ pub(super) fn filter_bytes(keys: u64) -> Option<u64> {
 impl Filter {
     /// An empty filter of `bytes`, as [`filter_bytes`] says.
     pub(super) fn new(bytes: u64) -> Self {
+        let blocks = (bytes as usize / BLOCK_BYTES).max(1);
         Self {
-            blocks: vec![[0; WORDS]; (bytes as usize / BLOCK_BYTES).max(1)],
+            bytes: Pages::zeroed(blocks * BLOCK_BYTES),
         }
     }
 
-    /// The filter stored as `bytes`.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let mut filter = Self::new(bytes.len() as u64);
-        let words = filter.blocks.as_flattened_mut();
-        for (word, stored) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*stored);
-        }
-        filter
+    /// What is stored.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
-    /// The words to store, each little-endian.
-    pub(super) fn words(&self) -> &[u32] {
-        self.blocks.as_flattened()
+    /// The same, to be filled with what was stored.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
     }
 
-    /// Bytes that it takes.
-    pub(super) fn bytes(&self) -> usize {
-        self.blocks.len() * BLOCK_BYTES
+    fn blocks(&self) -> &[[u8; BLOCK_BYTES]] {
+        self.bytes.as_chunks().0
     }
 
     #[inline]
-    fn block_of(&self, fingerprint: Fingerprint) -> usize {
-        (((fingerprint.0 >> 32) * self.blocks.len() as u64) >> 32) as usize
+    fn block_of(fingerprint: Fingerprint, blocks: usize) -> usize {
+        (((fingerprint.0 >> 32) * blocks as u64) >> 32) as usize
     }
 
-    #[inline]
-    pub(super) fn add(&mut self, fingerprint: Fingerprint) {
-        let at = self.block_of(fingerprint);
-        if let Some(block) = self.blocks.get_mut(at) {
-            for (word, bit) in block.iter_mut().zip(fingerprint.mask()) {
-                *word |= bit;
+    /// Adds keys. Many at once, since then the processor waits for their cache misses together.
+    pub(super) fn add(&mut self, fingerprints: &[Fingerprint]) {
+        let blocks = self.bytes.as_chunks_mut::<BLOCK_BYTES>().0;
+        for fingerprint in fingerprints {
+            let at = Self::block_of(*fingerprint, blocks.len());
+            if let Some(block) = blocks.get_mut(at) {
+                let words = block.as_chunks_mut::<4>().0;
+                for (word, bytes) in words.iter_mut().enumerate() {
+                    let bits = u32::from_le_bytes(*bytes) | fingerprint.bit(word);
+                    *bytes = bits.to_le_bytes();
+                }
             }
         }
     }
 
     /// Whether the key may have been added.
-    #[inline]
+    #[cfg(test)]
     pub(super) fn may_contain(&self, fingerprint: Fingerprint) -> bool {
-        self.blocks
-            .get(self.block_of(fingerprint))
-            .is_none_or(|block| {
-                let mask = fingerprint.mask();
-                block
-                    .iter()
-                    .zip(mask)
-                    .fold(0, |missing, (word, bit)| missing | (!word & bit))
-                    == 0
-            })
+        let mut may = [false];
+        self.ask(&[fingerprint], &mut may);
+        may[0]
     }
+
+    /// Says of each key whether it may have been added; of [`ASKED_AT_ONCE`] keys at most.
+    ///
+    /// The first pass looks at half of each block, which nine in ten absent keys do not get past, and has no branches,
+    /// so that the processor waits for all cache misses together; the second finds its blocks in the cache.
+    pub(super) fn ask(&self, fingerprints: &[Fingerprint], may: &mut [bool]) {
+        let blocks = self.blocks();
+        for (fingerprint, may) in fingerprints.iter().zip(may.iter_mut()) {
+            *may = has_all(blocks, *fingerprint, 0..WORDS / 2);
+        }
+        for (fingerprint, may) in fingerprints.iter().zip(may.iter_mut()) {
+            *may = *may && has_all(blocks, *fingerprint, WORDS / 2..WORDS);
+        }
+    }
+}
+
+/// Whether the key's block has the key's bits in all of `words`.
+#[inline]
+fn has_all(blocks: &[[u8; BLOCK_BYTES]], fingerprint: Fingerprint, words: Range<usize>) -> bool {
+    let Some(block) = blocks.get(Filter::block_of(fingerprint, blocks.len())) else {
+        return true;
+    };
+    let stored = block.as_chunks::<4>().0;
+    let lacks = |missing, word: usize| {
+        missing | (!u32::from_le_bytes(stored[word]) & fingerprint.bit(word))
+    };
+    words.fold(0, lacks) == 0
 }
 
 #[cfg(test)]
@@ -129,16 +146,14 @@ mod tests {
     #[test]
     fn added_keys_pass_and_few_others() {
         let mut filter = Filter::new(filter_bytes(10_000).expect("small"));
-        for id in 0..10_000 {
-            filter.add(fingerprint(id));
-        }
-        let words = filter.words().iter();
-        let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
-        let stored = Filter::from_bytes(&bytes);
+        let fingerprints: Vec<_> = (0..10_000).map(fingerprint).collect();
+        filter.add(&fingerprints);
+        let mut stored = Filter::new(filter.bytes().len() as u64);
+        stored.bytes_mut().copy_from_slice(filter.bytes());
         assert!((0..10_000).all(|id| stored.may_contain(fingerprint(id))));
         let passed = (10_000..110_000)
             .filter(|&id| stored.may_contain(fingerprint(id)))
             .count();
-        assert!(passed < 2_000, "{passed} of 100000 absent keys passed");
+        assert!(passed < 1_000, "{passed} of 100000 absent keys passed");
     }
 }

@@ -10,7 +10,6 @@ use super::super::StoreError;
 use super::checkpoint;
 use super::journal;
 use super::manifest::RunEntry;
-use super::merged::sort;
 use super::run::Run;
 use super::run_writer::RunWriter;
 use super::shared::{Flush, Shared, Stop, View};
@@ -73,7 +72,7 @@ fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     drop(manifest);
 
     for segment in flush.first_segment..flush.next_segment {
-        shared.files.remove_file(&journal::name(segment))?;
+        retire_segment(shared, segment)?;
     }
     if old_checkpoint != 0 {
         shared
@@ -88,12 +87,27 @@ fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Keeps a flushed segment as the next one's space, or removes it when there is one already.
+fn retire_segment(shared: &Shared, segment: u64) -> Result<(), StoreError> {
+    let name = journal::name(segment);
+    let bytes = shared.files.open_file(&name)?.len()?;
+    let bytes_max = shared.options.segment_bytes_max + shared.options.journal_ahead_bytes;
+    let is_wanted = shared.spare_bytes.load(Ordering::Acquire) == 0 && !shared.is_stopping();
+    if !is_wanted || bytes > bytes_max {
+        return shared.files.remove_file(&name);
+    }
+    // Which name it has after a crash does not matter: under neither is it any part of the store.
+    shared.files.rename_file(&name, &journal::spare_name())?;
+    shared.spare_bytes.store(bytes, Ordering::Release);
+    Ok(())
+}
+
 fn write_run(shared: &Shared, flush: &Flush) -> Result<Option<Run>, StoreError> {
     let mut keys = flush.table.read().to_vec();
     if keys.is_empty() {
         return Ok(None);
     }
-    sort(&mut keys);
+    keys.sort_unstable();
     let number = shared.take_number();
     let files = Arc::clone(&shared.files);
     let mut writer = RunWriter::create(files, number, keys.len() as u64)?;

@@ -1,12 +1,16 @@
 //! The journal: commits since the last checkpoint, in numbered segments, one segment for each table of keys.
 //!
 //! Invariant: a segment's records are the commits from its base on, without a gap, and what follows the last
-//! is zeros or the rest of one record that was being written when the process or the machine died.
+//! is zeros, records of older segments under their own salts, or the rest of one record that was being written when the
+//! process or the machine died.
 //!
 //! Layout of a segment, little-endian: head, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment (u64), base
-//! (u64, the number of its first commit), salt (u64, random), bytes written ahead when it was made (u64; it is never
-//! shorter than these), CRC-32 of these (u32), zeros; then records (see [`super::record`]). A segment gets its name once its head is on disk. It grows by zeros written ahead of
-//! the records: overwriting zeros and syncing is almost twice as fast as appending.
+//! (u64, the number of its first commit), salt (u64, random), bytes behind the head when it was made (u64; it is never
+//! shorter than these), CRC-32 of these (u32), zeros; then records (see [`super::record`]). A segment gets its name
+//! once its head is on disk.
+//!
+//! Overwriting and syncing is almost twice as fast as appending, so a segment grows by zeros written ahead of the
+//! records, and a segment that is flushed becomes the next one's space: its old records don't have the new salt.
 
 use super::super::{Key, Staged, StoreError};
 use super::key_set::random;
@@ -27,44 +31,46 @@ pub(super) fn name(segment: u64) -> String {
     format!("journal-{segment:016x}")
 }
 
+/// The name of a flushed segment that waits to be the next one's space. Nothing is kept in it.
+pub(super) fn spare_name() -> String {
+    format!("journal-spare{TEMPORARY}")
+}
+
 /// The segment that is being written.
 pub(super) struct Journal {
     file: DiskFile,
     pub(super) segment: u64,
     salt: u64,
     position: u64,
-    /// Up to where the file is zeros beyond the position.
-    zeroed: u64,
+    /// The file's length: up to there it was written before.
+    written: u64,
     ahead_bytes: u64,
     record: Vec<u8>,
 }
 
 impl Journal {
-    /// Makes a new segment whose first commit will be `base`.
+    /// Makes a new segment whose first commit will be `base`, in place of the spare one of `spare_bytes`, if any.
     pub(super) fn create(
         files: &dyn Files,
         segment: u64,
         base: u64,
         ahead_bytes: u64,
+        spare_bytes: Option<u64>,
     ) -> Result<Self, StoreError> {
-        let salt = random();
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        head.extend_from_slice(&MAGIC);
-        head.extend_from_slice(&VERSION.to_le_bytes());
-        head.extend_from_slice(&segment.to_le_bytes());
-        head.extend_from_slice(&base.to_le_bytes());
-        head.extend_from_slice(&salt.to_le_bytes());
-        head.extend_from_slice(&ahead_bytes.to_le_bytes());
-        let crc = crc32fast::hash(&head);
-        head.extend_from_slice(&crc.to_le_bytes());
-        head.resize(HEAD_BYTES, 0);
-
         let name = name(segment);
-        let temporary = format!("{name}{TEMPORARY}");
-        let file = files.create_file(&temporary)?;
-        file.write_at(&head, 0)?;
-        let zeroed = HEAD_BYTES as u64 + ahead_bytes;
-        write_zeros(&file, HEAD_BYTES as u64, zeroed)?;
+        let (temporary, file, written) = match spare_bytes {
+            Some(bytes) => (spare_name(), files.open_file(&spare_name())?, bytes),
+            None => {
+                let temporary = format!("{name}{TEMPORARY}");
+                let file = files.create_file(&temporary)?;
+                let end = HEAD_BYTES as u64 + ahead_bytes;
+                write_zeros(&file, HEAD_BYTES as u64, end)?;
+                (temporary, file, end)
+            }
+        };
+        let salt = random();
+        let behind_bytes = written - HEAD_BYTES as u64;
+        file.write_at(&encode_head(segment, base, salt, behind_bytes), 0)?;
         file.sync()?;
         files.settle_name(&temporary, &name)?;
         Ok(Self {
@@ -72,7 +78,7 @@ impl Journal {
             segment,
             salt,
             position: HEAD_BYTES as u64,
-            zeroed,
+            written,
             ahead_bytes,
             record: Vec::new(),
         })
@@ -91,9 +97,9 @@ impl Journal {
             });
         }
         let end = self.position + self.record.len() as u64;
-        if end > self.zeroed {
+        if end > self.written {
             write_zeros(&self.file, end, end + self.ahead_bytes)?;
-            self.zeroed = end + self.ahead_bytes;
+            self.written = end + self.ahead_bytes;
         }
         self.file.write_at(&self.record, self.position)?;
         self.file.sync()?;
@@ -110,13 +116,27 @@ impl Journal {
 
     /// Bytes of the file.
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.zeroed
+        self.written
     }
 
     /// Whether it holds any commit.
     pub(super) fn is_empty(&self) -> bool {
         self.position == HEAD_BYTES as u64
     }
+}
+
+fn encode_head(segment: u64, base: u64, salt: u64, behind_bytes: u64) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    head.extend_from_slice(&MAGIC);
+    head.extend_from_slice(&VERSION.to_le_bytes());
+    head.extend_from_slice(&segment.to_le_bytes());
+    head.extend_from_slice(&base.to_le_bytes());
+    head.extend_from_slice(&salt.to_le_bytes());
+    head.extend_from_slice(&behind_bytes.to_le_bytes());
+    let crc = crc32fast::hash(&head);
+    head.extend_from_slice(&crc.to_le_bytes());
+    head.resize(HEAD_BYTES, 0);
+    head
 }
 
 fn write_zeros(file: &DiskFile, from: u64, to: u64) -> Result<(), StoreError> {
@@ -161,12 +181,12 @@ impl SegmentReader {
             found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
         }
         let (its_segment, base, salt) = (cursor.u64(), cursor.u64(), cursor.u64());
-        let ahead_bytes = cursor.u64().unwrap_or_default();
+        let behind_bytes = cursor.u64().unwrap_or_default();
         let crc = crc32fast::hash(&head[..HEAD_FIELDS_BYTES]);
         if cursor.u32() != Some(crc) || its_segment != Some(segment) {
             return Err(file.damaged(0, "its head is not what was written"));
         }
-        if len < (HEAD_BYTES as u64).saturating_add(ahead_bytes) {
+        if len < (HEAD_BYTES as u64).saturating_add(behind_bytes) {
             return Err(file.damaged(len, "it is shorter than when it was made"));
         }
         Ok(Self {
@@ -290,7 +310,7 @@ impl SegmentReader {
             segment: self.segment,
             salt: self.salt,
             position: self.position,
-            zeroed: self.len.max(self.position),
+            written: self.len.max(self.position),
             ahead_bytes,
             record: Vec::new(),
         })

@@ -72,7 +72,7 @@ impl Source {
 
     /// Keys in memory, in any order.
     pub(super) fn memory(mut keys: Vec<Key>) -> Self {
-        sort(&mut keys);
+        keys.sort_unstable();
         Self::Memory(keys.into_iter())
     }
 
@@ -90,11 +90,6 @@ impl Source {
             Self::Memory(_) => StoreError::Poisoned,
         }
     }
-}
-
-/// Sorts keys as numbers, which is faster than byte by byte.
-pub(super) fn sort(keys: &mut [Key]) {
-    keys.sort_unstable_by_key(|key| u128::from_be_bytes(key.0));
 }
 
 /// The keys of all sources, ascending, each once.

@@ -29,23 +29,26 @@
 //!
 //! # Commit
 //!
-//! One record with the new tenants, applied batches and keys is written over zeros that were written ahead,
-//! and synced; then keys and counts become visible to readers, under one lock. Counts are not in the record:
+//! One record with the new tenants, applied batches and keys is written over what was written before (an older
+//! segment, or zeros) and synced; then keys and counts become visible to readers, under one lock. Counts are not in the record:
 //! they follow from the keys. One commit is in flight at a time.
 //!
 //! When the table would overflow (or its segment is [`DiskOptions::segment_bytes_max`] long), it is frozen, and
 //! a new table and a new segment begin: a segment holds exactly one table. A background thread writes the
 //! frozen keys as a run and the cut as of then as a checkpoint, syncs both, puts a new manifest in place, and
-//! removes the segment. **Backpressure:** at most one table is frozen; a commit that fills the next one
+//! keeps the segment as space for the next one. **Backpressure:** at most one table is frozen; a commit that fills the next one
 //! meanwhile waits, and a flush waits while there are 64 runs. So memory and the number of runs are bounded,
 //! and a disk that is too slow slows commits.
 //!
 //! # Lookup
 //!
-//! Staged keys, table, frozen table, then each run from the newest: its filter (10 bits a key) denies about 99
-//! of 100 absent keys; for the rest the index in memory names the one block of 4 KiB that could have the key,
+//! Table, frozen table, then each run from the newest, last the staged keys: a run's filter (12 bits a key) denies about
+//! 199 of 200 absent keys; for the rest the index in memory names the one block of 4 KiB that could have the key,
 //! which is read and checked. New items, the common case, cost a few cache misses for each run and about a
-//! block read in a hundred per run; duplicates cost one block read, from the system's cache when it is there.
+//! block read in two hundred per run; duplicates cost one block read, from the system's cache when it is there.
+//!
+//! A whole batch is looked up at once, place by place. The look-ups of one place do not depend on each other, so
+//! the processor waits for many cache misses at a time, and large filters lie in huge pages.
 //!
 //! # Merges
 //!
@@ -85,7 +88,7 @@
 //!
 //! # Costs
 //!
-//! About 13 bytes of disk and 1.3 bytes of memory (filter and index) for each key, beside the tables
+//! About 14 bytes of disk and 1.6 bytes of memory (filter and index) for each key, beside the tables
 //! ([`DiskOptions::memory_bytes_max`]) and the cut (about 150 bytes a tenant). A merge needs its inputs' disk
 //! space and filters a second time until it ends. Tenants with one or two keys cost up to 18 bytes a key. Every flush writes the whole dictionary: about 30 bytes a tenant.
 //!
@@ -106,6 +109,7 @@ mod key_set;
 mod manifest;
 mod merge;
 mod merged;
+mod pages;
 mod reader;
 mod record;
 mod recovery;

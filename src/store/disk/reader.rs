@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockReadGuard;
 
 use super::super::{Cut, Key, Snapshot, StoreError, StoreReader, StoreStats};
+use super::filter::Fingerprint;
 use super::merged::{Merged, Source};
 use super::shared::Shared;
 use crate::model::{ItemHash, TenantName};
@@ -42,9 +43,10 @@ impl StoreReader for DiskReader {
             return Ok(true);
         }
         let mut absent = vec![key];
+        let mut fingerprints = vec![Fingerprint::of(&key)];
         let mut scratch = Vec::new();
         for run in view.runs.iter().rev() {
-            if let Err(error) = run.remove_known(&mut absent, &mut scratch) {
+            if let Err(error) = run.remove_known(&mut absent, &mut fingerprints, &mut scratch) {
                 self.shared.fail(error.duplicate());
                 return Err(error);
             }
@@ -91,6 +93,7 @@ impl StoreReader for DiskReader {
             of_journal,
             &self.shared.frozen_journal_bytes,
             &self.shared.checkpoint_bytes,
+            &self.shared.spare_bytes,
             &self.shared.aside_bytes,
         ];
         let others = others.iter().map(|bytes| bytes.load(Ordering::Relaxed));

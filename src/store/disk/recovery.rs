@@ -109,7 +109,7 @@ fn create(
         segment.check_tail()?;
     }
     let ahead_bytes = options.journal_ahead_bytes;
-    Journal::create(&**files, manifest.first_segment, 1, ahead_bytes)?;
+    Journal::create(&**files, manifest.first_segment, 1, ahead_bytes, None)?;
     manifest.write(&**files)
 }
 

@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::{KEY_BYTES, Key, StoreError};
 use super::block::{self, BLOCK_BYTES};
-use super::filter::{Filter, Fingerprint};
+use super::filter::{ASKED_AT_ONCE, Filter, Fingerprint};
 use crate::store::bytes::Cursor;
 use crate::store::files::{DiskFile, Files};
 
 pub(super) const HEAD_MAGIC: [u8; 4] = *b"HCRN";
 pub(super) const FOOT_MAGIC: [u8; 4] = *b"HCRF";
-pub(super) const VERSION: u32 = 1;
+/// 2: the bits of filters are fields of the fingerprint.
+pub(super) const VERSION: u32 = 2;
 pub(super) const FOOT_BYTES: u64 = 48;
 /// Bytes of the head that mean something.
 pub(super) const HEAD_BYTES: usize = 20;
@@ -144,17 +145,21 @@ impl Run {
         let index_at = foot.index_at().unwrap_or_default();
         let filter_at = foot.filter_at().unwrap_or_default();
         // Both lengths are parts of the file's, so they can't ask for more memory than the file has bytes.
-        let index = read_section(&file, index_at, filter_at - index_at, foot.index_crc)?;
-        let filter = read_section(&file, filter_at, foot.filter_bytes, foot.filter_crc)?;
+        let mut index = vec![0; (filter_at - index_at) as usize];
+        read_section(&file, index_at, &mut index, foot.index_crc)?;
+        let mut filter = Filter::new(foot.filter_bytes);
+        if filter.bytes().len() as u64 != foot.filter_bytes {
+            return Err(file.damaged(foot_at, "its filter has no size of a filter"));
+        }
+        read_section(&file, filter_at, filter.bytes_mut(), foot.filter_crc)?;
         let (first_keys, _) = index.as_chunks::<KEY_BYTES>();
         let first_keys = first_keys.iter().copied().map(Key).collect();
-        let filter = Filter::from_bytes(&filter);
         Ok(Self::new(files, file, &foot, first_keys, filter))
     }
 
     /// Bytes of memory for index and filter.
     pub(super) fn memory_bytes(&self) -> u64 {
-        (self.first_keys.len() * KEY_BYTES + self.filter.bytes()) as u64
+        (self.first_keys.len() * KEY_BYTES + self.filter.bytes().len()) as u64
     }
 
     /// Bytes of the file.
@@ -162,7 +167,7 @@ impl Run {
         let blocks = self.blocks();
         (blocks + 1) * BLOCK_BYTES as u64
             + blocks * KEY_BYTES as u64
-            + self.filter.bytes() as u64
+            + self.filter.bytes().len() as u64
             + FOOT_BYTES
     }
 
@@ -176,27 +181,33 @@ impl Run {
         self.obsolete.store(true, Ordering::Release);
     }
 
-    /// Removes from `keys`, which ascend, those that it has.
+    /// Removes from `keys` those that it has, and from `fingerprints` theirs; neighbours of one block share its
+    /// read.
     pub(super) fn remove_known(
         &self,
         keys: &mut Vec<Key>,
+        fingerprints: &mut Vec<Fingerprint>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
+        let mut may = [false; ASKED_AT_ONCE];
         let mut loaded = None;
-        let mut failed = None;
-        keys.retain(|key| {
-            if failed.is_some() || !self.filter.may_contain(Fingerprint::of(key)) {
-                return true;
-            }
-            match self.find(key, scratch, &mut loaded) {
-                Ok(known) => !known,
-                Err(error) => {
-                    failed = Some(error);
-                    true
+        let (mut kept, mut from) = (0, 0);
+        while from < keys.len() {
+            let to = keys.len().min(from + ASKED_AT_ONCE);
+            self.filter.ask(&fingerprints[from..to], &mut may);
+            for at in from..to {
+                let key = keys[at];
+                if !may[at - from] || !self.find(&key, scratch, &mut loaded)? {
+                    keys[kept] = key;
+                    fingerprints[kept] = fingerprints[at];
+                    kept += 1;
                 }
             }
-        });
-        failed.map_or(Ok(()), Err)
+            from = to;
+        }
+        keys.truncate(kept);
+        fingerprints.truncate(kept);
+        Ok(())
     }
 
     /// Looks for `key` in its block; `loaded` is the block that `scratch` holds.
@@ -271,13 +282,12 @@ fn check_head(file: &DiskFile, head: &[u8; HEAD_BYTES], number: u64) -> Result<(
     Ok(())
 }
 
-fn read_section(file: &DiskFile, at: u64, bytes: u64, crc: u32) -> Result<Vec<u8>, StoreError> {
-    let mut section = vec![0; bytes as usize];
-    file.read_at(&mut section, at)?;
-    if crc32fast::hash(&section) != crc {
+fn read_section(file: &DiskFile, at: u64, section: &mut [u8], crc: u32) -> Result<(), StoreError> {
+    file.read_at(section, at)?;
+    if crc32fast::hash(section) != crc {
         return Err(file.damaged(at, "its index or filter is not what was written"));
     }
-    Ok(section)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ use crate::store::files::{DiskFile, Files};
 /// Bytes gathered before each write.
 const BUFFER_BYTES: usize = 64 * BLOCK_BYTES;
 
+/// Keys added to the filter at once.
+const FINGERPRINTS_AT_ONCE: usize = 256;
+
 /// Bytes written between two syncs: a commit's sync must not wait behind one of a whole run.
 const SYNC_BYTES: u64 = 2 << 20;
 
@@ -29,6 +32,8 @@ pub(super) struct RunWriter {
     synced: u64,
     first_keys: Vec<Key>,
     filter: Filter,
+    /// Of keys that are not in the filter yet.
+    fingerprints: Vec<Fingerprint>,
 }
 
 impl RunWriter {
@@ -58,6 +63,7 @@ impl RunWriter {
             synced: 0,
             first_keys: Vec::new(),
             filter: Filter::new(filter_bytes(keys).unwrap_or_default()),
+            fingerprints: Vec::with_capacity(FINGERPRINTS_AT_ONCE),
         })
     }
 
@@ -71,7 +77,10 @@ impl RunWriter {
             self.first_keys.push(key);
             self.block.push(&key);
         }
-        self.filter.add(Fingerprint::of(&key));
+        self.fingerprints.push(Fingerprint::of(&key));
+        if self.fingerprints.len() >= FINGERPRINTS_AT_ONCE {
+            self.add_to_filter();
+        }
         self.keys += 1;
         Ok(())
     }
@@ -81,25 +90,27 @@ impl RunWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
+        self.add_to_filter();
         let mut index_crc = crc32fast::Hasher::new();
         for at in 0..self.first_keys.len() {
             let key = self.first_keys[at];
             index_crc.update(&key.0);
             self.put(&key.0)?;
         }
-        let mut filter_crc = crc32fast::Hasher::new();
-        for at in 0..self.filter.words().len() {
-            let word = self.filter.words()[at].to_le_bytes();
-            filter_crc.update(&word);
-            self.put(&word)?;
+        let filter_crc = crc32fast::hash(self.filter.bytes());
+        for from in (0..self.filter.bytes().len()).step_by(BUFFER_BYTES) {
+            let left = &self.filter.bytes()[from..];
+            self.buffer
+                .extend_from_slice(&left[..left.len().min(BUFFER_BYTES)]);
+            self.flush_if_full()?;
         }
         let foot = Foot {
             run: self.number,
             blocks: self.first_keys.len() as u64,
             keys: self.keys,
-            filter_bytes: self.filter.bytes() as u64,
+            filter_bytes: self.filter.bytes().len() as u64,
             index_crc: index_crc.finalize(),
-            filter_crc: filter_crc.finalize(),
+            filter_crc,
         };
         self.put(&foot.encode())?;
         self.flush()?;
@@ -112,6 +123,11 @@ impl RunWriter {
             self.first_keys,
             self.filter,
         ))
+    }
+
+    fn add_to_filter(&mut self) {
+        self.filter.add(&self.fingerprints);
+        self.fingerprints.clear();
     }
 
     fn end_block(&mut self) -> Result<(), StoreError> {

@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub(super) journal_bytes: AtomicU64,
     pub(super) frozen_journal_bytes: AtomicU64,
     pub(super) checkpoint_bytes: AtomicU64,
+    /// Bytes of the segment that waits to be the next one's space; 0 when there is none.
+    pub(super) spare_bytes: AtomicU64,
     /// Bytes of the runs that an open unite has set aside.
     pub(super) aside_bytes: AtomicU64,
 }
@@ -108,6 +110,7 @@ impl Shared {
             journal_bytes: AtomicU64::new(0),
             frozen_journal_bytes: AtomicU64::new(0),
             checkpoint_bytes: AtomicU64::new(0),
+            spare_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(0),
         }
     }

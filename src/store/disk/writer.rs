@@ -13,13 +13,16 @@ use super::super::data_dir::DataDir;
 use super::super::{Key, Staged, Store, StoreError, StoreShape};
 use super::aside::Aside;
 use super::checkpoint::Image;
+use super::filter::Fingerprint;
 use super::journal::Journal;
 use super::key_set::KeySet;
 use super::manifest;
 use super::recovery::{Recovered, recover};
 use super::shared::{Flush, PoisonOnPanic, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
-use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
+use crate::model::{
+    BatchId, ItemHash, Partition, Partitioning, Position, TenantItems, TenantName, Verdict,
+};
 use crate::store::files::{Files, RealFiles};
 
 /// Staged keys for which room is kept between commits.
@@ -39,6 +42,7 @@ pub struct DiskStore {
     /// What an open unite has set aside.
     pub(super) aside: Option<Aside>,
     fresh: Vec<Key>,
+    fingerprints: Vec<Fingerprint>,
     scratch: Vec<u8>,
     threads: Vec<JoinHandle<()>>,
     /// Holds the folder's lock as long as the store lives.
@@ -97,6 +101,7 @@ impl DiskStore {
             position,
             aside: None,
             fresh: Vec::new(),
+            fingerprints: Vec::new(),
             scratch: Vec::new(),
             threads: Vec::new(),
             dir,
@@ -148,45 +153,60 @@ impl DiskStore {
         done
     }
 
-    fn stage(
+    fn stage<'i>(
         &mut self,
         partition: Partition,
-        tenant: &TenantName,
-        hashes: &[ItemHash],
+        items: impl Iterator<Item = (&'i TenantName, &'i [ItemHash])>,
     ) -> Result<u64, StoreError> {
-        let (number, is_new, partitioning) = {
-            let cut = self.shared.cut.read();
-            let number = self.staged.number_or_new(&cut, tenant)?;
-            let is_new = number.0 as usize >= cut.names().len();
-            (number, is_new, cut.partitioning())
-        };
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.clear();
-        fresh.extend(hashes.iter().map(|hash| Key::new(number, hash)));
-        fresh.sort_unstable();
-        fresh.dedup();
-        fresh.retain(|key| !self.staged_keys.contains(key));
-        if !is_new {
-            self.remove_committed(&mut fresh)?;
-        }
+        let partitioning = self.keys_of(items, &mut fresh)?;
+        // A hash that is not of the partition it came for is counted where a recount would find it.
+        let owner = |key: &Key| match partitioning.count() {
+            1 => partition,
+            _ => partitioning.of(&key.hash()),
+        };
         for key in &fresh {
-            self.staged_keys.insert(*key);
-            let owner = partitioning.of(&key.hash());
-            // A hash that is not of the partition it came for is counted where a recount would find it.
-            if owner != partition {
-                self.staged.add(number, owner, 1);
-            }
+            self.staged.add(key.tenant(), owner(key), 1);
         }
-        let of_partition = |key: &&Key| partitioning.of(&key.hash()) == partition;
-        let here = fresh.iter().filter(of_partition).count() as u64;
-        self.staged.add(number, partition, here);
         self.staged_list.extend_from_slice(&fresh);
         let added = fresh.len() as u64;
         self.fresh = fresh;
         Ok(added)
     }
 
-    /// Removes from `keys`, which ascend, those that are committed.
+    /// Fills `fresh` with the keys of `items` that are neither committed nor staged, and stages them.
+    ///
+    /// Each place is asked for all keys before the next one is: the look-ups of one loop do not depend on each other,
+    /// so the processor waits for many cache misses at once.
+    fn keys_of<'i>(
+        &mut self,
+        items: impl Iterator<Item = (&'i TenantName, &'i [ItemHash])>,
+        fresh: &mut Vec<Key>,
+    ) -> Result<Partitioning, StoreError> {
+        let mut of_new_tenants = Vec::new();
+        let partitioning = {
+            let cut = self.shared.cut.read();
+            let known = cut.names().len();
+            for (tenant, hashes) in items.filter(|(_, hashes)| !hashes.is_empty()) {
+                let number = self.staged.number_or_new(&cut, tenant)?;
+                let keys = hashes.iter().map(|hash| Key::new(number, hash));
+                if (number.0 as usize) < known {
+                    fresh.extend(keys);
+                } else {
+                    of_new_tenants.extend(keys);
+                }
+            }
+            cut.partitioning()
+        };
+        self.remove_committed(fresh)?;
+        fresh.append(&mut of_new_tenants);
+        let staged_keys = &mut self.staged_keys;
+        fresh.retain(|key| staged_keys.insert(*key));
+        Ok(partitioning)
+    }
+
+    /// Removes from `keys` those that are committed; neighbours that ascend cost fewer reads.
     pub(super) fn remove_committed(&mut self, keys: &mut Vec<Key>) -> Result<(), StoreError> {
         let view = self.shared.view();
         for table in [Some(&view.table), view.frozen.as_ref()]
@@ -196,11 +216,11 @@ impl DiskStore {
             let table = table.read();
             keys.retain(|key| !table.contains(key));
         }
+        let fingerprints = &mut self.fingerprints;
+        fingerprints.clear();
+        fingerprints.extend(keys.iter().map(Fingerprint::of));
         for run in view.runs.iter().rev() {
-            if keys.is_empty() {
-                break;
-            }
-            run.remove_known(keys, &mut self.scratch)?;
+            run.remove_known(keys, fingerprints, &mut self.scratch)?;
         }
         Ok(())
     }
@@ -240,7 +260,9 @@ impl DiskStore {
         self.shared.wait_for_flush()?;
         let ahead_bytes = self.shared.options.journal_ahead_bytes;
         let (segment, base) = (self.journal.segment + 1, self.commit + 1);
-        let next = Journal::create(&*self.shared.files, segment, base, ahead_bytes)?;
+        let spare =
+            Some(self.shared.spare_bytes.swap(0, Ordering::AcqRel)).filter(|bytes| *bytes > 0);
+        let next = Journal::create(&*self.shared.files, segment, base, ahead_bytes, spare)?;
         let old = std::mem::replace(&mut self.journal, next);
         let image = Image::of(&self.shared.cut.read(), self.commit);
         let empty = KeySet::with_capacity(self.shared.options.table_keys_max());
@@ -283,10 +305,18 @@ impl Store for DiskStore {
         tenant: &TenantName,
         hashes: &[ItemHash],
     ) -> Result<u64, StoreError> {
-        if hashes.is_empty() {
-            return self.shared.check().map(|()| 0);
-        }
-        self.guarded(|store| store.stage(partition, tenant, hashes))
+        self.guarded(|store| store.stage(partition, std::iter::once((tenant, hashes))))
+    }
+
+    fn insert_all(
+        &mut self,
+        partition: Partition,
+        items: &[TenantItems],
+    ) -> Result<u64, StoreError> {
+        let items = items
+            .iter()
+            .map(|items| (&items.tenant, items.hashes.as_slice()));
+        self.guarded(|store| store.stage(partition, items))
     }
 
     fn judge(&self, id: BatchId, checksum: u32) -> Verdict {
