@@ -230,6 +230,14 @@ impl Identity {
         })
     }
 
+    /// For the fuzz targets: an identity written again; `None` when the bytes are none.
+    #[cfg(fuzzing)]
+    #[must_use]
+    pub fn again(bytes: &[u8]) -> Option<Vec<u8>> {
+        let identity = Self::decode(bytes)?;
+        identity.encode(Path::new(IDENTITY)).ok()
+    }
+
     /// Why the folder is not the counter `ours`'s, and what to do.
     fn refusal(&self, ours: &str) -> String {
         let its = &self.counter;

@@ -6,6 +6,7 @@ mod broker;
 mod cluster;
 mod deploy;
 mod fuzz;
+mod instructions;
 mod members;
 mod process;
 mod rabbitmq;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let outcome = match matches.subcommand() {
         Some(("test", args)) => test(args),
         Some(("cluster", args)) => cluster(args),
+        Some(("instructions", args)) => count_instructions(args),
         _ => Err("no such task".to_owned()),
     };
     match outcome {
@@ -53,12 +55,6 @@ fn cli() -> Command {
             .value_delimiter(',')
             .action(ArgAction::Append)
             .value_parser(PossibleValuesParser::new(Stage::ALL.map(Stage::name)))
-            .help(help)
-    };
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
             .help(help)
     };
     let test = Command::new("test")
@@ -88,6 +84,35 @@ fn cli() -> Command {
         .arg_required_else_help(true)
         .subcommand(test)
         .subcommand(cluster_command())
+        .subcommand(instructions_command())
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
+}
+
+fn instructions_command() -> Command {
+    Command::new("instructions")
+        .about("Count the hot paths' instructions and compare them with benches/instructions.toml")
+        .arg(flag(
+            "install",
+            "Install valgrind if it is missing (also when CI is set)",
+        ))
+        .arg(flag("renew", "Make what is counted the new baseline"))
+}
+
+fn count_instructions(args: &ArgMatches) -> Result<(), String> {
+    let workspace = Workspace::find()?;
+    let install = args.get_flag("install") || process::in_ci();
+    Toolbox::prepare(&workspace, &[Stage::Instructions], install)?;
+    if args.get_flag("renew") {
+        instructions::renew(&workspace)
+    } else {
+        instructions::compare(&workspace)
+    }
 }
 
 fn cluster_command() -> Command {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::rabbitmq::RabbitMq;
 use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
-use crate::{deploy, fuzz, process, schemathesis};
+use crate::{deploy, fuzz, instructions, process, schemathesis};
 
 /// The longest that one command of a stage may take; a cold build on two busy cores is the longest of them.
 const COMMAND_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -56,6 +56,8 @@ pub enum Stage {
     Doc,
     /// The API against its own description.
     Schemathesis,
+    /// The hot paths' instructions against their baseline.
+    Instructions,
     /// A short run of every fuzz target.
     Fuzz,
     /// Licences and sources of the dependencies.
@@ -64,7 +66,7 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Fmt,
         Self::Deploy,
         Self::Clippy,
@@ -76,6 +78,7 @@ impl Stage {
         Self::DocTests,
         Self::Doc,
         Self::Schemathesis,
+        Self::Instructions,
         Self::Fuzz,
         Self::Deny,
     ];
@@ -94,6 +97,7 @@ impl Stage {
             Self::DocTests => "doc-tests",
             Self::Doc => "doc",
             Self::Schemathesis => "schemathesis",
+            Self::Instructions => "instructions",
             Self::Fuzz => "fuzz",
             Self::Deny => "deny",
         }
@@ -107,6 +111,7 @@ impl Stage {
             Self::Deny => &[Tool::CargoDeny],
             Self::Contract | Self::Cluster => &[Tool::Cc, Tool::RabbitMq],
             Self::Schemathesis => &[Tool::Cc, Tool::Schemathesis],
+            Self::Instructions => &[Tool::Cc, Tool::Valgrind],
             Self::Fuzz => &[Tool::Cc, Tool::Cxx, Tool::CargoFuzz],
             _ => &[Tool::Cc],
         }
@@ -141,6 +146,7 @@ impl Stage {
                 )
             }
             Self::Schemathesis => schemathesis::run(options),
+            Self::Instructions => instructions::compare(&options.workspace),
             Self::Fuzz => fuzz::run(options),
             Self::Deny => {
                 let mut deny = options.tools.command(Tool::CargoDeny);

@@ -28,6 +28,8 @@ pub enum Tool {
     Python,
     /// The broker, and Erlang's port mapper and caller beside it.
     RabbitMq,
+    /// Counts instructions.
+    Valgrind,
     /// Licences and sources of the dependencies.
     CargoDeny,
     /// Drives libFuzzer.
@@ -59,11 +61,12 @@ enum Source {
 
 impl Tool {
     /// All of them, in an order in which they can be installed.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Cc,
         Self::Cxx,
         Self::Python,
         Self::RabbitMq,
+        Self::Valgrind,
         Self::CargoDeny,
         Self::CargoFuzz,
         Self::Schemathesis,
@@ -76,6 +79,7 @@ impl Tool {
             Self::Cxx => "c++",
             Self::Python => "python3 with venv",
             Self::RabbitMq => "RabbitMQ",
+            Self::Valgrind => "valgrind",
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
             Self::Schemathesis => "schemathesis",
@@ -104,6 +108,10 @@ impl Tool {
                     "-c",
                     "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
                 ],
+            },
+            Self::Valgrind => Source::System {
+                packages: &["valgrind"],
+                probe: &["valgrind", "--version"],
             },
             Self::CargoDeny => Source::Cargo { version: "0.20.2" },
             Self::CargoFuzz => Source::Cargo { version: "0.13.2" },

@@ -54,6 +54,11 @@ impl Workspace {
         self.target.join("release").join(name)
     }
 
+    /// An example of the release profile.
+    pub fn release_example(&self, name: &str) -> PathBuf {
+        self.target.join("release").join("examples").join(name)
+    }
+
     /// A program of the dev profile.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

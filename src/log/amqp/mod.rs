@@ -19,6 +19,8 @@ mod connection;
 mod consumer;
 mod control;
 mod founding;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lane;
 mod merged;
 mod operator;

@@ -107,7 +107,7 @@ pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
 
 /// What travels: the announcement and who it is from.
 #[derive(Serialize, Deserialize)]
-struct Message {
+pub(super) struct Message {
     node: String,
     #[serde(flatten)]
     announcement: Announcement,
@@ -277,7 +277,7 @@ async fn hear(mut consumer: Consumer, heard: &watch::Sender<Arc<Nodes>>) {
     }
 }
 
-fn read(bytes: &[u8]) -> Option<Message> {
+pub(super) fn read(bytes: &[u8]) -> Option<Message> {
     if bytes.len() > ANNOUNCEMENT_BYTES_MAX {
         return None;
     }
@@ -286,7 +286,7 @@ fn read(bytes: &[u8]) -> Option<Message> {
 
 /// Notes a message heard `now` by one who has listened `since`. Nobody is silent while nobody listens, and a
 /// counter's new life takes the place of the one before.
-fn note(nodes: &mut Nodes, message: Message, since: Instant, now: Instant) {
+pub(super) fn note(nodes: &mut Nodes, message: Message, since: Instant, now: Instant) {
     nodes.retain(|node, sighting| {
         let (known, new) = (&sighting.announcement, &message.announcement);
         let before = (known.role, new.role) == (Role::Counter, Role::Counter)

@@ -16,7 +16,7 @@ pub(super) const BLOCK_BYTES: usize = 4096;
 const HEAD_BYTES: usize = 8;
 const GROUP_HEAD_BYTES: usize = 6;
 
-fn checksum(run: u64, block: u64, body: &[u8]) -> u32 {
+pub(super) fn checksum(run: u64, block: u64, body: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&run.to_le_bytes());
     crc.update(&block.to_le_bytes());

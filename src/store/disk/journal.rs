@@ -20,9 +20,9 @@ use crate::store::files::{DiskFile, Files, TEMPORARY};
 
 const MAGIC: [u8; 4] = *b"HCJS";
 const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 64;
+pub(super) const HEAD_BYTES: usize = 64;
 /// Bytes of the head before its checksum.
-const HEAD_FIELDS_BYTES: usize = 40;
+pub(super) const HEAD_FIELDS_BYTES: usize = 40;
 /// Bytes of one write of zeros, and of one read in the search beyond the last record.
 const CHUNK_BYTES: usize = 256 * 1024;
 

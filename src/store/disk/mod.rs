@@ -104,6 +104,8 @@ mod checkpoint;
 mod filter;
 mod flush;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod journal;
 mod key_set;
 mod manifest;

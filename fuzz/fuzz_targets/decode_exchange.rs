@@ -1,0 +1,31 @@
+//! Any bytes may come from another node: reading them as a message never panics, and what is read is written and
+//! read again as the same.
+
+#![no_main]
+
+use headcount::counter::exchange::{
+    ContainsQuery, CountsAnswers, CountsGroup, ListingQuery, LossPlan, LossRequest, Message,
+};
+use headcount::counter::{Listing, Membership, Status};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    check::<CountsGroup>(bytes);
+    check::<CountsAnswers>(bytes);
+    check::<ContainsQuery>(bytes);
+    check::<Membership>(bytes);
+    check::<ListingQuery>(bytes);
+    check::<Listing>(bytes);
+    check::<Status>(bytes);
+    check::<LossPlan>(bytes);
+    check::<LossRequest>(bytes);
+});
+
+fn check<M: Message>(bytes: &[u8]) {
+    let Ok(message) = M::decode(bytes) else {
+        return;
+    };
+    let written = message.encode();
+    let again = M::decode(&written).expect("what was written can be read");
+    assert_eq!(again.encode(), written, "two forms of one message");
+}

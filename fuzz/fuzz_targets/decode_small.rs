@@ -1,0 +1,55 @@
+//! Tokens, announcements, identities of folders and names: whatever the bytes are, reading them never panics,
+//! and what is read is written and read again as the same.
+//!
+//! The first byte says which of them the rest is; what has a checksum is tried with it put right too.
+
+#![no_main]
+
+use data_encoding::BASE64URL_NOPAD;
+use headcount::log::amqp::fuzzing::announcement_again;
+use headcount::model::{CounterName, TenantName, Token, check_item_id};
+use headcount::store::data_dir::Identity;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&kind, bytes)) = input.split_first() else {
+        return;
+    };
+    let summed = [bytes, &crc32fast::hash(bytes).to_le_bytes()].concat();
+    match kind % 4 {
+        0 => {
+            token(&String::from_utf8_lossy(bytes));
+            token(&BASE64URL_NOPAD.encode(&summed));
+        }
+        1 => {
+            if let Some(again) = announcement_again(bytes) {
+                assert_eq!(announcement_again(&again), Some(again.clone()));
+            }
+        }
+        2 => {
+            for bytes in [bytes, &summed] {
+                if let Some(again) = Identity::again(bytes) {
+                    assert_eq!(again, bytes, "two forms of one identity");
+                }
+            }
+        }
+        _ => names(&String::from_utf8_lossy(bytes)),
+    }
+});
+
+fn token(text: &str) {
+    if let Ok(token) = Token::decode(text) {
+        assert_eq!(token.encode(), text, "two forms of one token");
+        let _ = token.requirement();
+    }
+}
+
+fn names(text: &str) {
+    let _ = check_item_id(text);
+    if let Ok(name) = TenantName::new(text) {
+        assert_eq!(name.as_str(), text);
+    }
+    if let Some(name) = CounterName::new(text) {
+        assert_eq!(name.as_str(), text);
+    }
+}
