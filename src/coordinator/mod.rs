@@ -10,6 +10,7 @@ mod ending;
 mod losses;
 mod members;
 mod merge;
+mod meters;
 mod reads;
 mod repair;
 mod session;
@@ -37,6 +38,7 @@ use self::admission::Gate;
 use self::batcher::{Batcher, BatcherOptions, LogEnded};
 use self::ending::Ending;
 use self::members::Members;
+use self::meters::Meters;
 use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
@@ -103,6 +105,7 @@ struct Inner {
     /// What was last found to be lost.
     planned: Mutex<Planned>,
     ending: Arc<Ending>,
+    meters: Meters,
 }
 
 impl Coordinator {
@@ -150,6 +153,7 @@ impl Coordinator {
                 strong_reads: Semaphore::new(options.strong_reads_max.min(Semaphore::MAX_PERMITS)),
                 planned: Mutex::default(),
                 ending,
+                meters: Meters::new(),
             }),
         }
     }
@@ -248,7 +252,7 @@ impl Coordinator {
             Ok(Err(LogEnded)) => return Err(not_accepted("log_ended", AcceptError::LogEnded)),
             Err(_) => return Err(not_accepted("timed_out", AcceptError::TimedOut)),
         };
-        telemetry::count(telemetry::ITEMS_ACCEPTED, count as u64);
+        self.inner.meters.accepted.increment(count as u64);
         Ok(Token { epoch, sequences })
     }
 

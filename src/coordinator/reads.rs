@@ -15,7 +15,6 @@ use super::ask::Heard;
 use super::merge::{self, Covered};
 use crate::counter::{Demand, ListQuery, Queries, QueryError};
 use crate::model::{ItemHash, Requirement, TenantName, Token};
-use crate::telemetry;
 
 /// What a read must include.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -186,12 +185,10 @@ impl Coordinator {
         if floor.is_some() && options.after.is_none() {
             session.note_exact(exact);
         }
-        metrics::counter!(
-            telemetry::READS,
-            "consistency" => options.consistency.as_str(),
-            "exact" => if exact { "true" } else { "false" },
-        )
-        .increment(1);
+        self.inner
+            .meters
+            .reads(options.consistency, exact)
+            .increment(1);
         Ok((answers, exact))
     }
 

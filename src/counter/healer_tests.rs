@@ -57,6 +57,10 @@ impl Deliveries for Queue {
         }
     }
 
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
     async fn acknowledge(&mut self) {}
 }
 

@@ -79,6 +79,7 @@ impl<R: StoreReader> LocalCounter<R> {
                     return read(&cut, cover);
                 }
             }
+            self.progress.want();
             let changed = tokio::time::timeout_at(deadline, progress.changed()).await;
             if matches!(changed, Ok(Err(_))) {
                 // The task has ended: no commit will come any more.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::model::{BatchId, Epoch, Partition, Sequence};
 
@@ -61,6 +61,7 @@ impl Barriers {
 pub(super) struct Progress {
     tally: watch::Sender<Tally>,
     barriers: Arc<Mutex<Barriers>>,
+    wanted: Arc<Notify>,
 }
 
 /// The end that queries hold; cheap to clone.
@@ -68,17 +69,25 @@ pub(super) struct Progress {
 pub(super) struct Watching {
     pub tally: watch::Receiver<Tally>,
     barriers: Arc<Mutex<Barriers>>,
+    wanted: Arc<Notify>,
 }
 
 impl Progress {
     pub fn new() -> (Self, Watching) {
         let (tally, watching) = watch::channel(Tally::default());
         let barriers = Arc::<Mutex<Barriers>>::default();
+        let wanted = Arc::<Notify>::default();
         let watching = Watching {
             tally: watching,
             barriers: Arc::clone(&barriers),
+            wanted: Arc::clone(&wanted),
         };
-        (Self { tally, barriers }, watching)
+        let progress = Self {
+            tally,
+            barriers,
+            wanted,
+        };
+        (progress, watching)
     }
 
     /// Notes barriers that came through the queue, and what else a commit changed; wakes whoever waits.
@@ -97,6 +106,11 @@ impl Progress {
 }
 
 impl Progress {
+    /// Resolves once a query waits for more than the last commit has.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
     /// How often the log has said that batches may have been lost.
     pub fn losses(&self) -> u64 {
         self.tally.borrow().losses
@@ -104,6 +118,11 @@ impl Progress {
 }
 
 impl Watching {
+    /// Says that a query waits for more than the last commit has: what is applied should be committed now.
+    pub fn want(&self) {
+        self.wanted.notify_one();
+    }
+
     /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in this life.
     pub fn has_seen(&self, barriers: &[BatchId]) -> bool {
         if barriers.is_empty() {

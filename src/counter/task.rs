@@ -2,23 +2,30 @@
 //!
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
 //! ends, and with it the process.
+//!
+//! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit with those that come
+//! soon after. A query that waits for them, or a barrier among them, ends the waiting: patience costs no reader anything.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
 use crate::log::{Delivered, Deliveries, DeliveryError};
-use crate::model::{Batch, ItemHash, Position, TenantName};
+use crate::model::{Batch, BatchId, ItemHash, Position, TenantName};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
 /// How often the store is asked whether it still works while nothing is delivered.
 const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Items after which a commit is due however patient the log is.
+const COMMIT_ITEMS_MAX: usize = 1 << 16;
 
 /// Why a counter stopped before its log ended.
 #[derive(Debug, Error)]
@@ -106,8 +113,27 @@ pub struct CounterTask<S: Store, D: Deliveries> {
     store: S,
     deliveries: D,
     progress: Progress,
+    /// What is applied and not yet committed.
+    pending: Option<Pending>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::Sender<Command>,
+}
+
+/// What waits for a commit.
+struct Pending {
+    /// When the commit is due at the latest.
+    due: Instant,
+    items: usize,
+    barriers: Vec<BatchId>,
+    accepted_at_ms: u64,
+    redeliveries: u64,
+    forks: u64,
+}
+
+impl Pending {
+    fn is_due(&self) -> bool {
+        !self.barriers.is_empty() || self.items >= COMMIT_ITEMS_MAX || self.due <= Instant::now()
+    }
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
@@ -126,6 +152,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             store,
             deliveries,
             progress,
+            pending: None,
             commands,
             control,
         };
@@ -146,62 +173,102 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// # Errors
     /// When the store failed. What was delivered since its last commit is not acknowledged.
     pub async fn run(mut self) -> Result<(), CounterError> {
-        loop {
-            let received = tokio::select! {
-                received = tokio::time::timeout(STORE_CHECK_INTERVAL, self.deliveries.next()) => received,
-                Some(command) = self.commands.recv() => {
-                    if self.carry_out(command)? {
-                        break;
-                    }
-                    continue;
-                }
-            };
-            // Also when nothing comes: a store that failed in the background must not look well.
-            self.store.check()?;
-            let delivered = match received {
-                Ok(delivered) => delivered?,
-                Err(_) => continue,
-            };
-            match delivered {
-                Some(Delivered::Batches(batches)) => self.apply_all(&batches)?,
-                Some(Delivered::FromTheBeginning) => self.note_complete(true)?,
-                Some(Delivered::MayHaveLost { why }) => {
-                    tracing::error!(
-                        why,
-                        "batches may have been lost on their way; no answer of this counter is exact until it has caught up"
-                    );
-                    self.note_complete(false)?;
-                    self.progress.note(&[], |tally| tally.losses += 1);
-                }
-                None => break,
-            }
-            self.deliveries.acknowledge().await;
-        }
+        while self.turn().await? {}
         self.store.close()?;
         Ok(())
     }
 
+    /// Takes what comes next; says whether more may come.
+    async fn turn(&mut self) -> Result<bool, CounterError> {
+        let due = self.pending.as_ref().map(|pending| pending.due);
+        let wake = due.unwrap_or_else(|| Instant::now() + STORE_CHECK_INTERVAL);
+        let received = tokio::select! {
+            received = tokio::time::timeout_at(wake, self.deliveries.next()) => received,
+            Some(command) = self.commands.recv() => {
+                self.commit_pending().await?;
+                return Ok(!self.carry_out(command)?);
+            }
+            () = self.progress.wanted(), if due.is_some() => {
+                self.commit_pending().await?;
+                return Ok(true);
+            }
+        };
+        // Also when nothing comes: a store that failed in the background must not look well.
+        self.store.check()?;
+        match received {
+            Ok(delivered) => self.take(delivered?).await,
+            Err(_) => self.commit_pending().await.map(|()| true),
+        }
+    }
+
+    async fn take(&mut self, delivered: Option<Delivered>) -> Result<bool, CounterError> {
+        match delivered {
+            Some(Delivered::Batches(batches)) => {
+                self.apply_all(&batches)?;
+                if self.pending.as_ref().is_some_and(Pending::is_due) {
+                    self.commit_pending().await?;
+                }
+                return Ok(true);
+            }
+            Some(Delivered::FromTheBeginning) => {
+                self.commit_pending().await?;
+                self.note_complete(true)?;
+            }
+            Some(Delivered::MayHaveLost { why }) => {
+                tracing::error!(
+                    why,
+                    "batches may have been lost on their way; no answer of this counter is exact until it has caught up"
+                );
+                self.commit_pending().await?;
+                self.note_complete(false)?;
+                self.progress.note(&[], |tally| tally.losses += 1);
+            }
+            None => {
+                self.commit_pending().await?;
+                return Ok(false);
+            }
+        }
+        self.deliveries.acknowledge().await;
+        Ok(true)
+    }
+
     fn apply_all(&mut self, batches: &[Arc<Batch>]) -> Result<(), CounterError> {
-        let mut accepted_at_ms = 0;
-        let mut barriers = Vec::new();
-        let (mut redeliveries, mut forks) = (0, 0);
+        let patience = self.deliveries.patience();
+        let pending = self.pending.get_or_insert_with(|| Pending {
+            due: Instant::now() + patience,
+            items: 0,
+            barriers: Vec::new(),
+            accepted_at_ms: 0,
+            redeliveries: 0,
+            forks: 0,
+        });
         for batch in batches {
             let applied = apply(&mut self.store, batch)?;
             match applied {
-                Applied::Barrier => barriers.push(batch.id()),
-                Applied::Skipped => redeliveries += 1,
-                Applied::Counted { fork, .. } => forks += u64::from(fork),
+                Applied::Barrier => pending.barriers.push(batch.id()),
+                Applied::Skipped => pending.redeliveries += 1,
+                Applied::Counted { fork, .. } => pending.forks += u64::from(fork),
             }
             report(batch.id().epoch, applied);
-            accepted_at_ms = accepted_at_ms.max(batch.accepted_at_ms());
+            pending.items += batch.item_count();
+            pending.accepted_at_ms = pending.accepted_at_ms.max(batch.accepted_at_ms());
         }
+        Ok(())
+    }
+
+    /// Commits what is pending, shows it, and acknowledges it.
+    async fn commit_pending(&mut self) -> Result<(), CounterError> {
+        let Some(pending) = self.pending.take() else {
+            return Ok(());
+        };
         telemetry::timed(telemetry::COMMIT_SECONDS, || self.store.commit())?;
-        let lag_ms = now_ms().saturating_sub(accepted_at_ms);
-        self.progress.note(&barriers, |tally| {
+        let lag_ms = now_ms().saturating_sub(pending.accepted_at_ms);
+        self.progress.note(&pending.barriers, |tally| {
             tally.lag_ms = lag_ms;
-            tally.redeliveries += redeliveries;
-            tally.forks += forks;
+            tally.redeliveries += pending.redeliveries;
+            tally.forks += pending.forks;
         });
+        self.deliveries.acknowledge().await;
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod health;
 mod internal;
 mod items;
 mod loss;
+mod measure;
 mod options;
 pub mod parse;
 mod server;
@@ -23,12 +24,9 @@ pub use loss::{LossDesk, LossError};
 pub use server::{ServerLimits, serve};
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
 use axum::http::header;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -39,9 +37,9 @@ use self::auth::Guard;
 use self::body::Bodies;
 use self::error::{Problem, to_json};
 use self::loss::Desk;
+use self::measure::{Measures, measure};
 use crate::coordinator::Coordinator;
 use crate::model::ClusterSecret;
-use crate::telemetry;
 
 /// The paths of the public API.
 pub const API_ROUTES: [&str; 9] = [
@@ -165,41 +163,10 @@ fn framed<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .fallback(async || Problem::not_found())
-        .layer(axum::middleware::from_fn(measure))
-}
-
-/// Counts and times every request, by route: never by path, which holds tenants and ids.
-async fn measure(request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
-    let route = matched.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
-    let method = method_label(&method);
-    metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route.clone(), "method" => method)
-        .record(started.elapsed());
-    metrics::counter!(
-        telemetry::REQUESTS,
-        "route" => route,
-        "method" => method,
-        "status" => response.status().as_u16().to_string(),
-    )
-    .increment(1);
-    response
-}
-
-/// A method as a label: clients may invent methods, labels must stay few.
-fn method_label(method: &axum::http::Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        "PATCH" => "PATCH",
-        _ => "other",
-    }
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::<Measures>::default(),
+            measure,
+        ))
 }
 
 fn json(value: &impl Serialize) -> Response {

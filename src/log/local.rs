@@ -4,6 +4,7 @@
 //! commit is on disk: the store's journal is the durability, a second log would only repeat it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -69,6 +70,10 @@ impl Deliveries for LocalDeliveries {
             self.unacknowledged.push(append.done);
         }
         Ok(Some(Delivered::Batches(batches)))
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
 
     async fn acknowledge(&mut self) {

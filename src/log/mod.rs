@@ -15,6 +15,7 @@ pub use local::{LocalDeliveries, LocalLog, local};
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -93,6 +94,10 @@ pub trait Deliveries: Send + 'static {
     /// # Errors
     /// When the log can't go on without an operator. Nothing unacknowledged is lost.
     fn next(&mut self) -> impl Future<Output = Result<Option<Delivered>, DeliveryError>> + Send;
+
+    /// How long what was returned may wait for its acknowledgement, so that several deliveries share a commit; zero
+    /// where an append waits for it.
+    fn patience(&self) -> Duration;
 
     /// Acknowledges everything that [`next`](Self::next) has returned so far.
     fn acknowledge(&mut self) -> impl Future<Output = ()> + Send;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::Acker;
 use lapin::options::BasicAckOptions;
@@ -20,6 +21,9 @@ use crate::model::{Batch, CounterName, Partition};
 const BATCHES_MAX: usize = 256;
 /// Encoded bytes after which no further batch is returned with the others.
 const BATCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a delivery may wait to share its commit and its acknowledgement with later ones. The batch is safe in the
+/// queue meanwhile.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// What a session may hand over before it waits.
 const HANDED_OVER_MAX: usize = 256;
 
@@ -178,6 +182,10 @@ impl Deliveries for AmqpDeliveries {
                 None => return Ok(None),
             }
         }
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
     }
 
     async fn acknowledge(&mut self) {
