@@ -11,11 +11,6 @@ use headcount::config::{CoordinatorConfig, CounterConfig, ServeConfig};
 use headcount::node::{self, Listening};
 use headcount::telemetry;
 
-/// Requests allocate on one thread and free on another, many small pieces at a time, beside large buffers that come and
-/// go; the system's allocator spent a seventh of the time of a loaded service on that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The status of a command line or setting that can't be used.
 const EXIT_USAGE: u8 = 2;
 

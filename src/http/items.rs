@@ -138,8 +138,13 @@ pub async fn post_items(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let (items, _room) = receive_items(&app, &parts.headers, body).await?;
+    let (items, _room) = {
+        let (parts, body) = request.into_parts();
+        let headers = parts.headers;
+        // The path is a piece of it as well.
+        drop((parts.uri, parts.extensions));
+        receive_items(&app, headers, body).await?
+    };
     let token = app.coordinator.accept(items.tenants).await?;
     Ok(json(&Accepted {
         accepted: items.count,
@@ -148,14 +153,18 @@ pub async fn post_items(
 }
 
 /// The items of a body, and the body's room: kept until they wait under the coordinator's own limit.
+///
+/// Headers and body are pieces of the connection's buffer, which it can use again only once they are gone: so they go
+/// before the items wait.
 async fn receive_items(
     app: &App,
-    headers: &HeaderMap,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem> {
-    let format = format(headers)?;
+    let format = format(&headers)?;
     let items_max = app.limits.items_max;
-    let (body, room) = app.bodies.receive(headers, body).await?;
+    let (body, room) = app.bodies.receive(&headers, body).await?;
+    drop(headers);
     if body.len() <= PARSE_INLINE_BYTES_MAX {
         return Ok((parse(format, &body, items_max)?, room));
     }
