@@ -40,7 +40,11 @@ pub fn disk_bytes(folder: &Path) -> u64 {
 
 /// An empty record of latencies in microseconds.
 pub fn latencies() -> Result<Histogram<u64>, BenchError> {
-    Histogram::new(LATENCY_DIGITS).map_err(|why| BenchError::Start(why.to_string()))
+    let latencies = Histogram::new(LATENCY_DIGITS);
+    let mut latencies = latencies.map_err(|why| BenchError::Start(why.to_string()))?;
+    // No bound: the longest stall is what one looks for.
+    latencies.auto(true);
+    Ok(latencies)
 }
 
 /// Latencies in microseconds as they stand in results; none is null.
