@@ -51,6 +51,7 @@ fn main() -> ExitCode {
             Err(error) => failed(error, 1),
         },
         Invocation::Load(options) => done(runtime.block_on(cli::load(&options))),
+        Invocation::Bench(options) => done(runtime.block_on(cli::bench(&options))),
         Invocation::Verify { data_dir } => match node::verify(&data_dir) {
             Ok(report) if cli::print_report(&report) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use super::bench;
 use crate::config::{self, Role};
 
 const ABOUT: &str =
@@ -126,6 +127,7 @@ pub(super) fn command() -> Command {
         )
         .subcommand(health_command())
         .subcommand(load_command())
+        .subcommand(bench::command())
         .subcommand(remove_counter_command())
         .subcommand(accept_loss_command())
         .subcommand(skip_poison_command())
@@ -213,7 +215,7 @@ fn node_args(command: Command, role: Role, hide: bool) -> Command {
     })
 }
 
-fn url_arg() -> Arg {
+pub(super) fn url_arg() -> Arg {
     Arg::new("url")
         .long("url")
         .env("HEADCOUNT_URL")
@@ -222,7 +224,7 @@ fn url_arg() -> Arg {
         .help("The coordinator to ask")
 }
 
-fn number_arg(
+pub(super) fn number_arg(
     name: &'static str,
     value: &'static str,
     default: &'static str,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: results go to standard output, everything else to standard error; an error is one line.
 
+mod bench;
 mod command;
 mod confirm;
 mod count;
@@ -12,6 +13,7 @@ mod print;
 mod source;
 mod verify;
 
+pub use bench::{BenchOptions, Work, bench};
 pub use confirm::confirm;
 pub use count::count;
 pub use health::health;
@@ -91,6 +93,8 @@ pub enum Invocation {
     },
     /// Post the items of files.
     Load(LoadOptions),
+    /// Put a coordinator under load and measure it.
+    Bench(BenchOptions),
     /// Recount a store.
     Verify {
         /// Its folder.
@@ -125,6 +129,7 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             connections: number(matches, "connections"),
             retry_for_s: number(matches, "retry-for-s") as u64,
         })),
+        Some(("bench", matches)) => Ok(Invocation::Bench(bench::options(matches))),
         Some(("verify", matches)) => Ok(Invocation::Verify {
             data_dir: text(matches, "data-dir").into(),
         }),

@@ -14,7 +14,7 @@ pub use crate::counter::exchange::{Loss, LossPlan, LossRequest};
 pub use counter::RemoteCounter;
 pub use loss::LossClient;
 pub use node::NodeClient;
-pub use public::{ClientError, CountsRequest, PublicClient, TenantCount};
+pub use public::{ClientError, CounterItems, CountsRequest, PublicClient, TenantCount};
 
 /// The error's cause, which says more than that a request failed.
 fn cause(error: &reqwest::Error) -> String {

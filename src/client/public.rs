@@ -81,6 +81,16 @@ pub struct TenantCount {
     pub exact: bool,
 }
 
+/// A counter, as a coordinator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CounterItems {
+    /// Its name.
+    pub name: String,
+    /// The items that it counts; none while it does not answer.
+    #[serde(default)]
+    pub items: Option<u64>,
+}
+
 /// A client of one coordinator; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PublicClient {
@@ -104,6 +114,11 @@ struct Health {
 struct Counts {
     counts: Vec<Row>,
     exact: bool,
+}
+
+#[derive(Deserialize)]
+struct Counters {
+    counters: Vec<CounterItems>,
 }
 
 #[derive(Deserialize)]
@@ -181,6 +196,20 @@ impl PublicClient {
         let response = request.send().await.map_err(|error| no_answer(&error))?;
         let health: Health = read(response).await?;
         Ok(health.status)
+    }
+
+    /// Asks for the counters behind the coordinator.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn counters(&self) -> Result<Vec<CounterItems>, ClientError> {
+        let url = self
+            .base
+            .join("counters")
+            .map_err(|_| ClientError::Url(self.base.to_string()))?;
+        let response = self.http.get(url).send().await;
+        let counters: Counters = read(response.map_err(|error| no_answer(&error))?).await?;
+        Ok(counters.counters)
     }
 
     /// Asks for the counts of any number of tenants.

@@ -1,0 +1,224 @@
+//! The threads that send: a few, each with a runtime of its own that drives many connections.
+//!
+//! Invariant: all connections are there before the clock starts, and a run ends only when each of them has ended.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
+
+use super::lane::{Lane, OpenLoop, Shared};
+use super::plan::{Plan, Recipe};
+use super::schedule::{Schedule, Window};
+use super::tally::Tally;
+use super::wire::{self, Wire};
+use super::{BenchError, Target};
+
+/// Connections made at once before the run.
+const CONNECTING_MAX: usize = 32;
+/// How long one connection may take before the run.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest wait for the next slot of a schedule: it wakes threads, which costs.
+const TICK_MIN: Duration = Duration::from_micros(100);
+/// The longest wait for the next slot of a schedule, so that a failed run ends.
+const TICK_MAX: Duration = Duration::from_millis(100);
+
+/// How to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Effort {
+    pub(super) connections: u32,
+    pub(super) threads: u32,
+    /// Requests a second; without it each connection sends as fast as answers come.
+    pub(super) rate: Option<f64>,
+    pub(super) timeout: Duration,
+    pub(super) window: Window,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) tally: Tally,
+    /// When the first request was sent.
+    pub(super) origin: Instant,
+    /// How long was measured.
+    pub(super) measured: Duration,
+    /// Requests of the schedule that no connection was free for before the end.
+    pub(super) unsent: u64,
+}
+
+/// Streams with the numbers of their connections.
+type Streams = Vec<(u32, std::net::TcpStream)>;
+
+/// Connects, sends, and adds up.
+pub(super) async fn run(
+    target: &Target,
+    recipe: Recipe,
+    effort: Effort,
+) -> Result<Run, BenchError> {
+    let address = resolve(target).await?;
+    let streams = connect_all(address, effort).await?;
+    // It waits for threads, which the runtime's own must not.
+    let sending = move || send(address, streams, Arc::new(recipe), effort);
+    tokio::task::spawn_blocking(sending)
+        .await
+        .map_err(|error| BenchError::Thread(error.to_string()))?
+}
+
+async fn resolve(target: &Target) -> Result<SocketAddr, BenchError> {
+    let unknown = |why: String| BenchError::NoAnswer(format!("{}: {why}", target.host));
+    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+    let addresses: Vec<SocketAddr> = found.map_err(|error| unknown(error.to_string()))?.collect();
+    // A name may have addresses of which only one is listened on.
+    for address in &addresses {
+        if connect(*address).await.is_ok() {
+            return Ok(*address);
+        }
+    }
+    let first = addresses.first().copied();
+    first.ok_or_else(|| unknown("no address".to_owned()))
+}
+
+async fn connect(address: SocketAddr) -> Result<std::net::TcpStream, BenchError> {
+    let failed = |why: String| BenchError::NoAnswer(format!("{address}: {why}"));
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, wire::connect(address)).await;
+    let stream = connecting
+        .map_err(|_| failed("connecting takes too long".to_owned()))?
+        .map_err(|error| failed(error.to_string()))?;
+    stream.into_std().map_err(|error| failed(error.to_string()))
+}
+
+/// All connections, dealt out to the threads.
+async fn connect_all(address: SocketAddr, effort: Effort) -> Result<Vec<Streams>, BenchError> {
+    let all: Vec<std::net::TcpStream> = stream::iter(0..effort.connections)
+        .map(|_| connect(address))
+        .buffered(CONNECTING_MAX)
+        .try_collect()
+        .await?;
+    let mut dealt: Vec<Streams> = (0..effort.threads).map(|_| Vec::new()).collect();
+    for (connection, stream) in (0..).zip(all) {
+        dealt[(connection % effort.threads) as usize].push((connection, stream));
+    }
+    Ok(dealt)
+}
+
+fn send(
+    address: SocketAddr,
+    streams: Vec<Streams>,
+    recipe: Arc<Recipe>,
+    effort: Effort,
+) -> Result<Run, BenchError> {
+    let open = effort.rate.map(|rate| OpenLoop {
+        schedule: Schedule::new(rate, &effort.window),
+        due: Semaphore::new(0),
+        taken: AtomicU64::new(0),
+    });
+    let shared = Arc::new(Shared {
+        origin: Instant::now(),
+        window: effort.window,
+        work: recipe.work,
+        open,
+        started: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        error: Mutex::new(None),
+    });
+    let mut tally = Tally::new(recipe.tenants.count())?;
+    let threads: Vec<_> = streams
+        .into_iter()
+        .map(|streams| {
+            let (shared, recipe) = (shared.clone(), recipe.clone());
+            thread::Builder::new()
+                .name("bench".to_owned())
+                .spawn(move || drive(address, streams, &shared, &recipe, effort.timeout))
+        })
+        .collect();
+    if let Some(error) = threads.iter().find_map(|thread| thread.as_ref().err()) {
+        shared.fail(BenchError::Thread(error.to_string()));
+    }
+    pace(&shared, effort.connections);
+    for thread in threads.into_iter().flatten() {
+        match thread.join() {
+            Ok(done) => tally.add(&done?)?,
+            Err(_) => return Err(BenchError::Thread("it ended early".to_owned())),
+        }
+    }
+    if let Some(error) = shared.error.lock().take() {
+        return Err(error);
+    }
+    let unsent = shared.open.as_ref().map_or(0, |open| {
+        let taken = open.taken.load(Ordering::Relaxed);
+        open.schedule.slots.saturating_sub(taken)
+    });
+    Ok(Run {
+        measured: effort.window.measured(tally.last),
+        tally,
+        origin: shared.origin,
+        unsent,
+    })
+}
+
+/// One thread: its connections, until all of them have ended.
+fn drive(
+    address: SocketAddr,
+    streams: Streams,
+    shared: &Arc<Shared>,
+    recipe: &Arc<Recipe>,
+    timeout: Duration,
+) -> Result<Tally, BenchError> {
+    let thread_error = |error: std::io::Error| BenchError::Thread(error.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(thread_error)?;
+    let tally = Rc::new(RefCell::new(Tally::new(recipe.tenants.count())?));
+    let lanes = LocalSet::new();
+    runtime.block_on(async {
+        for (connection, stream) in streams {
+            let lane = Lane {
+                shared: shared.clone(),
+                plan: Plan::new(recipe.clone(), connection),
+                wire: Wire::new(stream, address, timeout).map_err(thread_error)?,
+                tally: tally.clone(),
+            };
+            lanes.spawn_local(lane.run());
+        }
+        Ok::<(), BenchError>(())
+    })?;
+    // Ends when the last lane has.
+    runtime.block_on(lanes);
+    let tally = Rc::into_inner(tally).map(RefCell::into_inner);
+    tally.ok_or_else(|| BenchError::Thread("a connection did not end".to_owned()))
+}
+
+/// Lets the slots of a schedule go when they are due, until the run is over.
+///
+/// A thread's sleep ends within a tenth of a millisecond; a timer of the runtime would round up to a whole one.
+fn pace(shared: &Shared, connections: u32) {
+    let Some(open) = &shared.open else {
+        return;
+    };
+    let mut released = 0;
+    while released < open.schedule.slots && !shared.is_stopped() {
+        let now = shared.origin.elapsed();
+        if shared.window.is_over(now) {
+            break;
+        }
+        let due = open.schedule.due_by(now);
+        open.due.add_permits((due - released) as usize);
+        released = due;
+        let wait = open
+            .schedule
+            .due(released)
+            .saturating_sub(shared.origin.elapsed());
+        thread::sleep(wait.clamp(TICK_MIN, TICK_MAX));
+    }
+    // Whoever waits for a slot finds that there is none.
+    open.due.add_permits(connections as usize);
+}

@@ -1,0 +1,104 @@
+//! Where the requests go: the parts of a plain `http://` URL.
+//!
+//! Invariant: what is taken apart here can be written into a request's head as it is.
+
+use super::BenchError;
+
+/// The port of a URL that names none.
+const PORT_DEFAULT: u16 = 80;
+
+/// A coordinator's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// A name or an address, without the brackets of IPv6.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// The value of the header `Host`.
+    pub(super) authority: String,
+    /// What stands before `/items`: empty, or a path that a proxy takes off.
+    pub(super) base: String,
+}
+
+impl Target {
+    /// Takes a URL apart.
+    pub(super) fn parse(url: &str) -> Result<Self, BenchError> {
+        Self::parts(url).ok_or_else(|| BenchError::Url(url.to_owned()))
+    }
+
+    fn parts(url: &str) -> Option<Self> {
+        let rest = url.strip_prefix("http://")?;
+        let plain = |c: char| c.is_ascii_graphic() && !"?#@\"<>\\".contains(c);
+        if !rest.chars().all(plain) {
+            return None;
+        }
+        let (authority, base) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        // The colons of an IPv6 address stand in brackets.
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(inside) => inside.split_once(']')?,
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let port = match port {
+            "" => PORT_DEFAULT,
+            _ => port.strip_prefix(':')?.parse().ok()?,
+        };
+        (!host.is_empty()).then(|| Self {
+            host: host.to_owned(),
+            port,
+            authority: authority.to_owned(),
+            base: base.trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, host, port, authority, base) in [
+            (
+                "http://127.0.0.1:3000",
+                "127.0.0.1",
+                3000,
+                "127.0.0.1:3000",
+                "",
+            ),
+            ("http://a.example/", "a.example", 80, "a.example", ""),
+            ("http://a:81/x/y/", "a", 81, "a:81", "/x/y"),
+            ("http://[::1]:3000", "::1", 3000, "[::1]:3000", ""),
+            ("http://[::1]", "::1", 80, "[::1]", ""),
+        ] {
+            let target = Target::parse(url).expect(url);
+            assert_eq!(target.host, host);
+            assert_eq!(target.port, port);
+            assert_eq!(target.authority, authority);
+            assert_eq!(target.base, base);
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_url_is_refused() {
+        for url in [
+            "",
+            "nonsense",
+            "https://a",
+            "http://",
+            "http://:80",
+            "http://a:",
+            "http://a:x",
+            "http://a:70000",
+            "http://u:p@a",
+            "http://a?x=1",
+            "http://a/#x",
+            "http://a b",
+            "http://[::1",
+            "http://a\r\nX: y",
+        ] {
+            assert!(Target::parse(url).is_err(), "{url}");
+        }
+    }
+}
