@@ -164,6 +164,7 @@ fn bench_command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Where the report goes, instead of docs/performance"),
         )
+        .arg(flag("no-build").help("Measure the release that was built last"))
         .arg(flag("render").help("Only write the report again, from its results.json"))
 }
 
@@ -183,6 +184,7 @@ fn bench(args: &ArgMatches) -> Result<(), String> {
         rounds: args.get_one("rounds").copied().unwrap_or(1),
         seconds,
         output: output.unwrap_or_else(|| workspace.root().join("docs/performance")),
+        build: !args.get_flag("no-build"),
         render: args.get_flag("render"),
     };
     bench::run(&workspace, &options)

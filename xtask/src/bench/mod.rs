@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::broker::free_ports;
@@ -55,6 +56,8 @@ pub struct Options {
     pub seconds: f64,
     /// Where the report goes.
     pub output: PathBuf,
+    /// Whether to build first.
+    pub build: bool,
     /// Whether the report is only written again from its raw results.
     pub render: bool,
 }
@@ -62,8 +65,8 @@ pub struct Options {
 /// Measures and reports.
 ///
 /// # Errors
-/// When something is missing, fails or counts wrong, and when it is told to stop. What was measured until then is
-/// kept among the raw results.
+/// When something is missing, fails or counts wrong, and when it is told to stop. What was measured is reported all
+/// the same.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     let raw = options.output.join(RESULTS);
     if options.render {
@@ -74,9 +77,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|why| format!("can't wait for signals: {why}"))?;
     }
+    if options.build {
+        cluster::build(workspace)?;
+        build(workspace)?;
+    }
     let tools = Tools {
-        headcount: cluster::build(workspace)?,
-        contenders: build(workspace)?,
+        headcount: workspace.release_binary("headcount"),
+        contenders: workspace.bench_target().join("release/headcount-bench"),
         scratch: workspace.scratch("bench"),
         seconds: options.seconds,
         stop,
@@ -87,103 +94,116 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     let mut results = Results::new(machine::describe(), commit, command_line(options));
     results.started = machine::now();
     let started = Instant::now();
-    let outcome = measure(workspace, options, &tools, &mut results);
+    let mut session = Session {
+        workspace,
+        options,
+        tools: &tools,
+        results: &mut results,
+        failures: Vec::new(),
+    };
+    let outcome = session.measure();
+    let failures = session.failures;
     results.seconds = started.elapsed().as_secs();
     let cleared = processes::remove(&tools.scratch);
     results.write(&raw)?;
     write_report(&results, &options.output)?;
-    outcome.and(cleared)
-}
-
-/// All rounds of all works, those without a cluster first: its idle processes would cost them time.
-fn measure(
-    workspace: &Workspace,
-    options: &Options,
-    tools: &Tools,
-    results: &mut Results,
-) -> Result<(), String> {
-    let wanted = |work: &Work| {
-        options.rows.is_empty() || work.rows.iter().any(|row| options.rows.contains(row))
-    };
-    let chosen = |works: Vec<Work>| works.into_iter().filter(wanted).collect::<Vec<Work>>();
-    rounds(
-        options,
-        tools,
-        results,
-        &chosen(plan::alone(options.full)),
-        "",
-    )?;
-    let works = chosen(plan::through_rabbitmq());
-    with_cluster(workspace, options, tools, results, &works, COUNTERS)?;
-    rounds(
-        options,
-        tools,
-        results,
-        &chosen(plan::sweeps(options.full)),
-        "",
-    )?;
-    for counters in plan::COUNTERS {
-        let works = chosen(vec![plan::sweep_counters(counters)]);
-        with_cluster(workspace, options, tools, results, &works, counters)?;
+    outcome.and(cleared)?;
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("\n"))
     }
-    Ok(())
 }
 
-fn rounds(
-    options: &Options,
-    tools: &Tools,
-    results: &mut Results,
-    works: &[Work],
-    url: &str,
-) -> Result<(), String> {
-    for round in 1..=options.rounds {
-        for work in works.iter().filter(|work| round == 1 || !work.once) {
-            tools.check_stop()?;
-            let started = Instant::now();
-            let context = Context {
-                tools,
-                results,
-                url,
-            };
-            let result = (work.measure)(&context).map_err(|why| format!("{}: {why}", work.key))?;
-            let rate = ["/settled_items_per_s", "/items_per_s", "/requests_per_s"]
-                .into_iter()
-                .find_map(|pointer| result.pointer(pointer)?.as_f64().filter(|rate| *rate > 0.0));
-            println!(
-                "round {round}: {:<30} {:>12.0}/s in {:.1} s",
-                work.key,
-                rate.unwrap_or(0.0),
-                started.elapsed().as_secs_f64()
-            );
-            results.add(&work.key, round, result);
+/// One command's measuring.
+struct Session<'a> {
+    workspace: &'a Workspace,
+    options: &'a Options,
+    tools: &'a Tools,
+    results: &'a mut Results,
+    /// Works that failed; the others go on.
+    failures: Vec<String>,
+}
+
+impl Session<'_> {
+    /// All rounds of all works, those without a cluster first: its idle processes would cost them time.
+    fn measure(&mut self) -> Result<(), String> {
+        let full = self.options.full;
+        self.rounds(&self.chosen(plan::alone(full)), "")?;
+        self.with_cluster(&self.chosen(plan::through_rabbitmq()), COUNTERS)?;
+        self.rounds(&self.chosen(plan::sweeps(full)), "")?;
+        for counters in plan::COUNTERS {
+            let works = self.chosen(vec![plan::sweep_counters(counters)]);
+            self.with_cluster(&works, counters)?;
         }
+        Ok(())
     }
-    Ok(())
+
+    /// The works of the rows that were asked for.
+    fn chosen(&self, works: Vec<Work>) -> Vec<Work> {
+        let rows = &self.options.rows;
+        let wanted =
+            |work: &Work| rows.is_empty() || work.rows.iter().any(|row| rows.contains(row));
+        works.into_iter().filter(wanted).collect()
+    }
+
+    fn rounds(&mut self, works: &[Work], url: &str) -> Result<(), String> {
+        for round in 1..=self.options.rounds {
+            for work in works.iter().filter(|work| round == 1 || !work.once) {
+                self.tools.check_stop()?;
+                let started = Instant::now();
+                let context = Context {
+                    tools: self.tools,
+                    results: self.results,
+                    url,
+                };
+                let measured = (work.measure)(&context);
+                self.tools.check_stop()?;
+                let took_s = started.elapsed().as_secs_f64();
+                let head = format!("round {round}: {:<30}", work.key);
+                match measured {
+                    Ok(result) => {
+                        println!("{head} {:>12.0}/s in {took_s:.1} s", rate_of(&result));
+                        self.results.add(&work.key, round, result);
+                    }
+                    Err(why) => {
+                        println!("{head} failed: {why}");
+                        self.failures
+                            .push(format!("{}, round {round}: {why}", work.key));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn with_cluster(&mut self, works: &[Work], counters: usize) -> Result<(), String> {
+        if works.is_empty() {
+            return Ok(());
+        }
+        let [port] = free_ports().map_err(|why| format!("can't find a free port: {why}"))?;
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let base = self.tools.scratch.join("cluster");
+        let mut cluster = Cluster::prepare(base, true, counters)?;
+        let tools = self.tools;
+        let outcome = cluster
+            .start(self.workspace, listen, &tools.headcount, &tools.stop)
+            .and_then(|()| self.rounds(works, &format!("http://{listen}")));
+        outcome.and(cluster.stop())
+    }
 }
 
-fn with_cluster(
-    workspace: &Workspace,
-    options: &Options,
-    tools: &Tools,
-    results: &mut Results,
-    works: &[Work],
-    counters: usize,
-) -> Result<(), String> {
-    if works.is_empty() {
-        return Ok(());
-    }
-    let [port] = free_ports().map_err(|why| format!("can't find a free port: {why}"))?;
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut cluster = Cluster::prepare(tools.scratch.join("cluster"), true, counters)?;
-    let outcome = cluster
-        .start(workspace, listen, &tools.headcount, &tools.stop)
-        .and_then(|()| rounds(options, tools, results, works, &format!("http://{listen}")));
-    outcome.and(cluster.stop())
+/// The rate that a result is about.
+fn rate_of(result: &Value) -> f64 {
+    ["/settled_items_per_s", "/items_per_s", "/requests_per_s"]
+        .into_iter()
+        .filter_map(|pointer| result.pointer(pointer)?.as_f64())
+        .find(|rate| *rate > 0.0)
+        .unwrap_or(0.0)
 }
 
 /// Builds the contenders.
-fn build(workspace: &Workspace) -> Result<PathBuf, String> {
-    let target = workspace.bench_target();
+fn build(workspace: &Workspace) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
     cargo
         .args([
@@ -194,10 +214,9 @@ fn build(workspace: &Workspace) -> Result<PathBuf, String> {
             "bench/Cargo.toml",
         ])
         .arg("--target-dir")
-        .arg(&target)
+        .arg(workspace.bench_target())
         .current_dir(workspace.root());
-    process::run(&mut cargo, BUILD_LIMIT)?;
-    Ok(target.join("release/headcount-bench"))
+    process::run(&mut cargo, BUILD_LIMIT)
 }
 
 fn write_report(results: &Results, output: &Path) -> Result<(), String> {

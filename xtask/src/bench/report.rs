@@ -172,7 +172,7 @@ fn grouped(value: f64) -> String {
 }
 
 /// What each measured number is: where in the result, and how its column is called.
-const COLUMNS: [(&str, &[&str]); 8] = [
+const COLUMNS: [(&str, &[&str]); 11] = [
     ("items/s", &["/items_per_s"]),
     ("requests/s", &["/requests_per_s"]),
     ("settled items/s", &["/settled_items_per_s"]),
@@ -181,6 +181,9 @@ const COLUMNS: [(&str, &[&str]); 8] = [
     ("p99.9 µs", &["/latency_us/p999", "/commit_us/p999"]),
     ("max µs", &["/latency_us/max", "/commit_us/max"]),
     ("p99 µs while merging", &["/commit_merging_us/p99"]),
+    ("not exact", &["/not_exact"]),
+    ("refused", &["/refused"]),
+    ("in doubt", &["/in_doubt"]),
 ];
 
 /// The works, with what each is.
@@ -241,7 +244,11 @@ fn table(results: &Results, keys: &[&str]) -> String {
     };
     let columns: Vec<_> = COLUMNS
         .iter()
-        .filter(|(_, pointers)| keys.iter().any(|key| cell(key, pointers).is_some()))
+        .filter(|(_, pointers)| {
+            // A column of nothing says nothing.
+            let says = |key: &&str| cell(key, pointers).is_some_and(|cell| cell.max > 0.0);
+            keys.iter().any(says)
+        })
         .collect();
     let mut text = "| contender |".to_owned();
     for (name, _) in &columns {
