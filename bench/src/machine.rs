@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -45,6 +46,12 @@ pub fn latencies() -> Result<Histogram<u64>, BenchError> {
     // No bound: the longest stall is what one looks for.
     latencies.auto(true);
     Ok(latencies)
+}
+
+/// Notes one latency.
+pub fn note(latencies: &mut Histogram<u64>, took: Duration) {
+    // One that grows takes every value.
+    let _ = latencies.record(took.as_micros() as u64);
 }
 
 /// Latencies in microseconds as they stand in results; none is null.

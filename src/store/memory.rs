@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
@@ -17,7 +18,7 @@ use super::{
 pub struct MemoryStore {
     shared: Arc<Shared>,
     staged: Staged,
-    staged_keys: BTreeSet<Key>,
+    staged_keys: HashSet<Key>,
     position: Position,
     /// What an open unite has set aside.
     aside: Option<BTreeMap<TenantName, BTreeSet<ItemHash>>>,
@@ -31,7 +32,7 @@ pub struct MemoryReader {
 
 struct Shared {
     // Locked in this order where both are needed, keys first, so that a snapshot is one cut.
-    keys: RwLock<BTreeSet<Key>>,
+    keys: RwLock<HashSet<Key>>,
     cut: RwLock<Cut>,
 }
 
@@ -45,7 +46,7 @@ impl MemoryStore {
                 cut: RwLock::new(shape.empty_cut()),
             }),
             staged: Staged::default(),
-            staged_keys: BTreeSet::new(),
+            staged_keys: HashSet::new(),
             position: Position::default(),
             aside: None,
         }
@@ -92,7 +93,7 @@ impl Store for MemoryStore {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         let mut keys = self.shared.keys.write();
-        keys.append(&mut self.staged_keys);
+        keys.extend(self.staged_keys.drain());
         self.shared.cut.write().apply(&self.staged);
         self.staged.clear();
         Ok(())
@@ -164,7 +165,8 @@ impl StoreReader for MemoryReader {
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let keys = self.shared.keys.read();
         let cut = self.shared.cut.read().clone();
-        let keys: Vec<Key> = keys.iter().copied().collect();
+        let mut keys: Vec<Key> = keys.iter().copied().collect();
+        keys.sort_unstable();
         Ok(Snapshot {
             cut,
             keys: Box::new(keys.into_iter().map(Ok)),

@@ -15,7 +15,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::error::BenchError;
-use crate::machine::{disk_bytes, latencies, latency_json, status_bytes};
+use crate::machine::{disk_bytes, latencies, latency_json, note, status_bytes};
 use contenders::{Contender, Fjall, Headcount};
 use workload::{Batch, Workload};
 
@@ -209,14 +209,10 @@ fn insert_all(
         let ended = Instant::now();
         work.check(&batch, new)?;
         total += ended - started;
-        let commit_us = (ended - applied).as_micros() as u64;
-        // A record without an upper bound takes any value.
-        measured
-            .batch_us
-            .saturating_record((ended - started).as_micros() as u64);
-        measured.commit_us.saturating_record(commit_us);
+        note(&mut measured.batch_us, ended - started);
+        note(&mut measured.commit_us, ended - applied);
         if merging {
-            measured.commit_merging_us.saturating_record(commit_us);
+            note(&mut measured.commit_merging_us, ended - applied);
         }
         measured.items += batch.len() as u64;
         let part_items = measured.items - part.0;

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::error::BenchError;
-use crate::machine::{latencies, latency_json};
+use crate::machine::{latencies, latency_json, note};
 
 /// When load is measured.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +73,7 @@ impl Tally {
         if now >= window.from && now < window.to {
             self.requests += 1;
             self.items += items;
-            self.latency_us
-                .saturating_record((now - started).as_micros() as u64);
+            note(&mut self.latency_us, now - started);
         }
     }
 

@@ -49,9 +49,9 @@ pub enum Fsync {
 /// How items are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Form {
-    /// One script call for each request: atomic, with counts
+    /// One script call for each request, with counts
     Script,
-    /// One SADD for each tenant of a request, sent together: not atomic, and the size of the set is the count
+    /// One SADD for each tenant of a request, as one transaction; the size of the set is the count
     Plain,
 }
 

@@ -81,7 +81,8 @@ impl Connection {
                 .parse()
                 .map(Reply::Number)
                 .map_err(|_| fault(format!("not a count: {line}"))),
-            Some(b'+') => Ok(Reply::Text(rest.to_owned())),
+            // How many answers follow; each is read as one.
+            Some(b'+' | b'*') => Ok(Reply::Text(rest.to_owned())),
             Some(b'$') => {
                 let bytes = rest.parse::<usize>().unwrap_or(0).min(TEXT_BYTES_MAX);
                 let mut text = vec![0; bytes + 2];
@@ -142,9 +143,15 @@ fn render_script(out: &mut Vec<u8>, script: &str, tenants: &[u64], items: &mut I
     1
 }
 
-/// One SADD for each tenant, all at once; as many answers.
+/// One SADD for each tenant, sent together, as one transaction if there are several. Returns the answers to read:
+/// in a transaction one for its beginning, one for each command that is queued, one that says how many follow.
 fn render_plain(out: &mut Vec<u8>, tenants: &[u64], items: &mut Items) -> usize {
-    let mut replies = 0;
+    let is_transaction = tenants.len() > 1;
+    if is_transaction {
+        array(out, 1);
+        bulk(out, "MULTI");
+    }
+    let mut commands = 0;
     for group in tenants.chunk_by(|a, b| a == b) {
         array(out, 2 + group.len());
         bulk(out, "SADD");
@@ -152,9 +159,14 @@ fn render_plain(out: &mut Vec<u8>, tenants: &[u64], items: &mut Items) -> usize 
         for _ in group {
             bulk(out, &items.id());
         }
-        replies += 1;
+        commands += 1;
     }
-    replies
+    if !is_transaction {
+        return commands;
+    }
+    array(out, 1);
+    bulk(out, "EXEC");
+    2 + 2 * commands
 }
 
 fn array(out: &mut Vec<u8>, words: usize) {
@@ -185,10 +197,11 @@ mod tests {
     fn a_batch_is_grouped_by_tenant() {
         let mut out = Vec::new();
         let mut items = Items::new(7, 10);
-        assert_eq!(render_plain(&mut out, &[1, 1, 3], &mut items), 2);
+        assert_eq!(render_plain(&mut out, &[1, 1, 3], &mut items), 6);
         let text = String::from_utf8(out).expect("text");
-        let expected = "*4\r\n$4\r\nSADD\r\n$8\r\nitems:t1\r\n$9\r\norder-7-1\r\n$9\r\norder-7-2\r\n\
-                        *3\r\n$4\r\nSADD\r\n$8\r\nitems:t3\r\n$9\r\norder-7-3\r\n";
+        let expected = "*1\r\n$5\r\nMULTI\r\n*4\r\n$4\r\nSADD\r\n$8\r\nitems:t1\r\n$9\r\norder-7-1\r\n$9\r\norder-7-2\r\n\
+                        *3\r\n$4\r\nSADD\r\n$8\r\nitems:t3\r\n$9\r\norder-7-3\r\n\
+                        *1\r\n$4\r\nEXEC\r\n";
         assert_eq!(text, expected);
         let mut out = Vec::new();
         assert_eq!(render_script(&mut out, "f00", &[1, 1, 3], &mut items), 1);

@@ -17,8 +17,7 @@ pub fn describe() -> Vec<(String, String)> {
             |text| text.lines().next().unwrap_or_default().trim().to_owned(),
         )
     };
-    let postgres =
-        "ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1 | xargs -I {} {}/postgres --version";
+    let postgres = "$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)/postgres --version";
     let rabbitmq = "dpkg-query --show --showformat '${Version}' rabbitmq-server";
     [
         ("processor", processor()),
@@ -27,7 +26,10 @@ pub fn describe() -> Vec<(String, String)> {
         ("Linux", version("uname", &["-r"])),
         ("Rust", version("rustc", &["--version"])),
         ("fjall", fjall()),
-        ("Redis", version("redis-server", &["--version"])),
+        (
+            "Redis",
+            version("sh", &["-c", "redis-server --version | sed 's/ sha=.*//'"]),
+        ),
         ("PostgreSQL", version("sh", &["-c", postgres])),
         ("RabbitMQ", version("sh", &["-c", rabbitmq])),
     ]

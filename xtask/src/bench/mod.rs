@@ -186,9 +186,13 @@ impl Session<'_> {
         let base = self.tools.scratch.join("cluster");
         let mut cluster = Cluster::prepare(base, true, counters)?;
         let tools = self.tools;
-        let outcome = cluster
-            .start(self.workspace, listen, &tools.headcount, &tools.stop)
-            .and_then(|()| self.rounds(works, &format!("http://{listen}")));
+        let outcome = match cluster.start(self.workspace, listen, &tools.headcount, &tools.stop) {
+            Ok(()) => self.rounds(works, &format!("http://{listen}")),
+            Err(why) => {
+                self.failures.push(format!("{counters} counters: {why}"));
+                tools.check_stop()
+            }
+        };
         outcome.and(cluster.stop())
     }
 }
