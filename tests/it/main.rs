@@ -3,6 +3,7 @@
 //! Invariant: nothing here looks inside the process; every claim is checked through what a user can see.
 
 mod api;
+mod bench;
 mod cli;
 mod crash;
 mod deploy;

@@ -11,16 +11,17 @@ use crate::cli::command::number_arg;
 /// Letters of a prefix: with the rest of a name it stays far below what a tenant or an id may have.
 const PREFIX_CHARS_MAX: usize = 64;
 
+/// Each paragraph is one line, which the terminal's width breaks.
 const ABOUT: &str = "\
 Puts a running coordinator under load, measures it, and checks that it counted right.
 
-Each connection sends its next request once the one before is answered (a closed loop). With --rate requests
-are due at fixed times instead, however slow the answers are, and latency is counted from when a request was
+Each connection sends its next request once the one before is answered (a closed loop). With --rate requests \
+are due at fixed times instead, however slow the answers are, and latency is counted from when a request was \
 due (an open loop): what a slow answer holds up is not left out.
 
-Tenants and ids are new for each run, so that afterwards every tenant's count can be compared with the ids that
-were acknowledged. A request that is refused or gets no answer is, in a closed loop, sent again until it is
-acknowledged; one that never is is in doubt: its items may count or not. The exit status is 0 only if the counts
+Tenants and ids are new for each run, so that afterwards every tenant's count can be compared with the ids that \
+were acknowledged. A request that is refused or gets no answer is, in a closed loop, sent again until it is \
+acknowledged; one that never is is in doubt: its items may count or not. The exit status is 0 only if the counts \
 are right.
 
 It fills the service with items that nobody can delete: give it a data folder of its own.";

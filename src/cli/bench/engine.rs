@@ -207,12 +207,12 @@ fn pace(shared: &Shared, connections: u32) {
     let mut released = 0;
     while released < open.schedule.slots && !shared.is_stopped() {
         let now = shared.origin.elapsed();
-        if shared.window.is_over(now) {
-            break;
-        }
         let due = open.schedule.due_by(now);
         open.due.add_permits((due - released) as usize);
         released = due;
+        if shared.window.is_over(now) {
+            break;
+        }
         let wait = open
             .schedule
             .due(released)

@@ -4,7 +4,7 @@
 //! request that was not acknowledged is sent again, as it was, until it is or the run is over.
 
 use std::cell::RefCell;
-use std::ops::ControlFlow;
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +28,8 @@ const TRY_AGAIN: [u16; 2] = [408, 503];
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest wait before a request is sent again, whatever the answer names.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long after the end of an open loop a request may still be sent that was due before it: threads wake late.
+const LATE_MAX: Duration = Duration::from_millis(5);
 /// How long one request is sent again before the run fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
@@ -101,28 +103,25 @@ impl Lane {
     }
 
     /// When the next request starts, or was due; none once the run is over.
-    async fn next_start(&self, mut now: Duration) -> Option<Duration> {
+    async fn next_start(&self, now: Duration) -> Option<Duration> {
         let shared = &*self.shared;
-        let mut started = now;
         if let Some(open) = &shared.open {
             // It is never closed.
             open.due.acquire().await.ok()?.forget();
-            now = shared.origin.elapsed();
-            if shared.window.is_over(now) {
+            let now = shared.origin.elapsed();
+            if shared.is_stopped() || shared.window.is_over(now.saturating_sub(LATE_MAX)) {
                 return None;
             }
             let slot = open.taken.fetch_add(1, Ordering::Relaxed);
-            if slot >= open.schedule.slots {
-                return None;
-            }
-            started = open.schedule.due(slot);
-        } else if let Length::Requests(requests) = shared.window.length
+            return (slot < open.schedule.slots).then(|| open.schedule.due(slot));
+        }
+        if let Length::Requests(requests) = shared.window.length
             && shared.window.is_measured(now)
             && shared.started.fetch_add(1, Ordering::Relaxed) >= requests
         {
             return None;
         }
-        (!shared.is_stopped() && !shared.window.is_over(now)).then_some(started)
+        (!shared.is_stopped() && !shared.window.is_over(now)).then_some(now)
     }
 
     /// Sends the request until it is acknowledged, and says whether the answer was exact; none if it is not
@@ -134,35 +133,35 @@ impl Lane {
                 Ok(Ok(Meaning::Done { exact })) => return Some(exact),
                 Ok(Ok(Meaning::TryAgain(pause))) => {
                     self.tally.borrow_mut().refused += 1;
-                    pause
+                    self.go_on(started, pause, &"always asked to try again later")
                 }
                 Ok(Err(error)) => {
                     self.shared.fail(error);
-                    return None;
+                    None
                 }
-                Err(error) => match self.broken(started, &error) {
-                    ControlFlow::Continue(pause) => pause,
-                    ControlFlow::Break(()) => return None,
-                },
+                // Whatever is there, it will not become a coordinator.
+                Err(WireError::Response(error)) => {
+                    self.shared.fail(BenchError::NoAnswer(error.to_string()));
+                    None
+                }
+                Err(error) => self.go_on(started, PAUSE, &error),
             };
-            let shared = &*self.shared;
-            let next = shared.origin.elapsed() + pause;
-            if shared.open.is_some() || shared.is_stopped() || shared.window.is_over(next) {
-                return None;
-            }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause?).await;
         }
     }
 
-    /// What to do after a request without an answer.
-    fn broken(&self, started: Duration, error: &WireError) -> ControlFlow<(), Duration> {
-        let tried_for = self.shared.origin.elapsed().saturating_sub(started);
-        let is_answer = matches!(error, WireError::Response(_));
-        if is_answer || self.shared.open.is_none() && tried_for > GIVE_UP_AFTER {
-            self.shared.fail(BenchError::NoAnswer(error.to_string()));
-            return ControlFlow::Break(());
+    /// How long to wait before the request is sent again; none if it is not.
+    fn go_on(&self, started: Duration, pause: Duration, why: &dyn Display) -> Option<Duration> {
+        let shared = &*self.shared;
+        let now = shared.origin.elapsed();
+        if shared.open.is_some() || shared.is_stopped() || shared.window.is_over(now + pause) {
+            return None;
         }
-        ControlFlow::Continue(PAUSE)
+        if now.saturating_sub(started) > GIVE_UP_AFTER {
+            shared.fail(BenchError::NoAnswer(why.to_string()));
+            return None;
+        }
+        Some(pause)
     }
 
     fn note_done(&self, started: Duration, now: Duration, exact: bool) {

@@ -128,16 +128,7 @@ impl Report {
             text += &format!("  {:<10}{:>14}\n", "new ids", grouped(self.distinct));
         }
         text += &self.latencies();
-        let mut odd = |what: &str, count: u64| {
-            if count > 0 {
-                text += &format!("  {what:<10}{:>14}\n", grouped(count));
-            }
-        };
-        odd("not exact", self.not_exact);
-        odd("refused", self.refused);
-        odd("in doubt", self.in_doubt);
-        odd("unsent", self.unsent);
-        odd("reconnects", self.reconnects);
+        text += &self.oddities();
         if let (Some(seconds), Some(rate)) = (self.settled_seconds, self.settled_items_per_s) {
             let rate = grouped(rate as u64);
             text += &format!(
@@ -206,7 +197,26 @@ impl Report {
             .iter()
             .map(|(_, us)| format!("{:>10}", ms(*us)))
             .collect();
-        format!("\n  latency {names}\n  ms      {values}\n\n")
+        format!("\n  latency {names}\n  ms      {values}\n")
+    }
+
+    /// What should not be, if it was.
+    fn oddities(&self) -> String {
+        let lines: String = [
+            ("not exact", self.not_exact),
+            ("refused", self.refused),
+            ("in doubt", self.in_doubt),
+            ("unsent", self.unsent),
+            ("reconnects", self.reconnects),
+        ]
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| format!("  {what:<10}{:>14}\n", grouped(*count)))
+        .collect();
+        match lines.is_empty() {
+            true => lines,
+            false => format!("\n{lines}"),
+        }
     }
 }
 

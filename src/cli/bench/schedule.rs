@@ -69,10 +69,11 @@ pub(super) struct Schedule {
 impl Schedule {
     /// `rate` requests a second over `window`.
     pub(super) fn new(rate: f64, window: &Window) -> Self {
-        let before = (rate * window.warmup.as_secs_f64()).ceil() as u64;
+        // A slot that is due at the very end does not belong to it, however its time was rounded.
+        let within = |time: Duration| (rate * time.as_secs_f64() - 1e-6).ceil() as u64;
         let slots = match window.length {
-            Length::Time(length) => (rate * (window.warmup + length).as_secs_f64()).ceil() as u64,
-            Length::Requests(requests) => before + requests,
+            Length::Time(length) => within(window.warmup + length),
+            Length::Requests(requests) => within(window.warmup) + requests,
         };
         Self { rate, slots }
     }
@@ -141,6 +142,11 @@ mod tests {
         assert_eq!(schedule.due_by(ms(100)), 2);
         assert_eq!(schedule.due_by(ms(99_000)), 30);
         assert_eq!(Schedule::new(10.0, &COUNTED).slots, 15);
+        let uneven = Window {
+            warmup: ms(300),
+            ..TIMED
+        };
+        assert_eq!(Schedule::new(10_000.0, &uneven).slots, 23_000);
     }
 
     #[test]

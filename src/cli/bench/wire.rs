@@ -157,3 +157,96 @@ async fn in_time<T>(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
+    /// A connection to a server that sends `answers`, one a request, and closes after the last.
+    async fn wire(answers: &'static [&'static str], timeout: Duration) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                for answer in answers {
+                    let _ = stream.read(&mut [0; 64]).await;
+                    for part in answer.split_inclusive('|') {
+                        let _ = stream
+                            .write_all(part.trim_end_matches('|').as_bytes())
+                            .await;
+                        tokio::task::yield_now().await;
+                    }
+                    if answer.is_empty() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        });
+        let stream = connect(address).await.expect("connected");
+        let stream = stream.into_std().expect("a stream");
+        Wire::new(stream, address, timeout).expect("a wire")
+    }
+
+    #[tokio::test]
+    async fn answers_come_one_after_the_other() {
+        const ANSWERS: &[&str] = &[
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na",
+            "HTTP/1.1 |503 X\r\ncontent-length: 2\r\n|\r\nb|c",
+        ];
+        let mut wire = wire(ANSWERS, PATIENCE).await;
+        for _ in 0..3 {
+            assert_eq!(wire.ask(REQUEST).await.expect("an answer").body, b"a");
+            assert_eq!(wire.ask(REQUEST).await.expect("an answer").body, b"bc");
+            // It is closed now; what is seen of that depends on the time.
+            while wire.stream.as_ref().is_some_and(is_open) {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(wire.reconnects, 2);
+    }
+
+    #[tokio::test]
+    async fn an_answer_longer_than_the_buffer_is_read_whole() {
+        let long = "x".repeat(3 * BUFFER_BYTES);
+        let text = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{long}",
+            long.len()
+        );
+        let answers: &'static [&'static str] = Box::leak(Box::new([&*text.leak()]));
+        let mut wire = wire(answers, PATIENCE).await;
+        let answer = wire.ask(REQUEST).await.expect("an answer");
+        assert_eq!(answer.body.len(), long.len());
+    }
+
+    #[tokio::test]
+    async fn no_answer_in_time_gives_the_connection_up() {
+        let mut wire = wire(&[""], Duration::from_millis(20)).await;
+        let slow = wire.ask(REQUEST).await;
+        assert!(matches!(slow, Err(WireError::TimedOut(20))), "{slow:?}");
+        assert!(wire.stream.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_more_or_less_than_an_answer_breaks_it() {
+        let mut more = wire(
+            &["HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"],
+            PATIENCE,
+        )
+        .await;
+        assert!(matches!(more.ask(REQUEST).await, Err(WireError::Broken(_))));
+        let mut less = wire(
+            &["HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab"],
+            PATIENCE,
+        )
+        .await;
+        assert!(matches!(less.ask(REQUEST).await, Err(WireError::Broken(_))));
+        let mut other = wire(&["SSH-2.0-x\r\n"], PATIENCE).await;
+        let asked = other.ask(REQUEST).await;
+        assert!(matches!(asked, Err(WireError::Response(_))), "{asked:?}");
+    }
+}
