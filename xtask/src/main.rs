@@ -155,7 +155,7 @@ fn bench_command() -> Command {
         )
         .arg(
             option("seconds", "S")
-                .default_value("3")
+                .default_value("5")
                 .value_parser(value_parser!(f64))
                 .help("How long each rate is measured"),
         )

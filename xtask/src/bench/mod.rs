@@ -151,6 +151,8 @@ impl Session<'_> {
         for round in 1..=self.options.rounds {
             for work in works.iter().filter(|work| round == 1 || !work.once) {
                 self.tools.check_stop()?;
+                // What the one before left to be written is not this one's to wait for.
+                let _ = process::output(&mut Command::new("sync"));
                 let started = Instant::now();
                 let context = Context {
                     tools: self.tools,
