@@ -2,9 +2,10 @@
 //!
 //! Invariant: it keeps the whole contract but durability: what is committed is lost with the process.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};

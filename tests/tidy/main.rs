@@ -17,7 +17,16 @@ use std::process::Command;
 use source::Source;
 
 /// Folders of Rust sources that open with a header.
-const RUST_FOLDERS: [&str; 5] = ["src/", "tests/", "benches/", "xtask/", "fuzz/fuzz_targets/"];
+const RUST_FOLDERS: [&str; 5] = [
+    "src/",
+    "tests/",
+    "bench/src/",
+    "xtask/",
+    "fuzz/fuzz_targets/",
+];
+
+/// Folders whose files and functions are not too long.
+const SIZED_FOLDERS: [&str; 3] = ["src/", "bench/src/", "xtask/"];
 
 /// Folders that hold nothing of ours, for a checkout without git.
 const FOREIGN_FOLDERS: [&str; 5] = [".git", "target", "artifacts", "coverage", "headcount-data"];
@@ -60,7 +69,10 @@ fn check(files: &[(String, String)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in &sources {
         findings.extend(words::header(source));
-        if source.path.starts_with("src/") || source.path.starts_with("xtask/") {
+        if SIZED_FOLDERS
+            .iter()
+            .any(|folder| source.path.starts_with(folder))
+        {
             findings.extend(sizes::check(source));
         }
         if source.path.starts_with("src/") {
@@ -140,7 +152,13 @@ fn walk(folder: &Path, prefix: &str, paths: &mut Vec<String>) {
 #[test]
 fn the_house_is_tidy() {
     let files = files(Path::new(env!("CARGO_MANIFEST_DIR")));
-    for folder in ["src/", "tests/", "xtask/", "fuzz/fuzz_targets/"] {
+    for folder in [
+        "src/",
+        "tests/",
+        "bench/src/",
+        "xtask/",
+        "fuzz/fuzz_targets/",
+    ] {
         let found = files
             .iter()
             .any(|(path, _)| path.starts_with(folder) && path.ends_with(".rs"));

@@ -2,8 +2,7 @@
 //!
 //! Invariant: the nodes get the settings of the compose file, and nothing that was started outlives the command.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,16 +14,17 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::broker::{Broker, free_ports};
+use crate::folders::Folders;
 use crate::members::Member;
 use crate::process;
 use crate::server::status_of;
 use crate::workspace::Workspace;
 
-/// The counters, as in the compose file.
-const COUNTERS: [&str; 3] = ["c1", "c2", "c3"];
+/// Names of counters.
+pub const COUNTERS: [&str; 8] = ["c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8"];
 
-/// Makes the secrets, as in the compose file.
-const MAKE_SECRETS: &str = "deploy/make-secrets.sh";
+/// How many of them the compose file has.
+const COUNTERS_DEFAULT: usize = 3;
 
 /// The longest build.
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -65,25 +65,97 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
             .map_err(|why| format!("can't find {}: {why}", program.display()))?,
         None => build(workspace)?,
     };
-    let folders = Folders::new(workspace, options.ephemeral);
-    let _lock = folders.lock()?;
-    folders.make()?;
-    let mut members = Vec::new();
-    let outcome = start(workspace, options, &folders, program, &mut members, &stop)
-        .and_then(|()| supervise(&mut members, &stop));
-    println!("stopping");
-    // The other way round: who sends stops before who receives.
-    for member in members.iter_mut().rev() {
-        member.stop();
-    }
-    if options.ephemeral {
-        folders.clear()?;
-    }
-    println!("stopped; the logs are in {}", folders.logs.display());
+    let mut cluster = Cluster::prepare(workspace.cluster(), options.ephemeral, COUNTERS_DEFAULT)?;
+    let outcome = cluster
+        .start(workspace, options.listen, &program, &stop)
+        .and_then(|()| {
+            if !stop.load(Ordering::Relaxed) {
+                println!("{}", greeting(options.listen));
+            }
+            supervise(&mut cluster.members, &stop)
+        });
+    cluster.stop()?;
     outcome
 }
 
-fn build(workspace: &Workspace) -> Result<PathBuf, String> {
+/// The processes of a cluster, and where they keep their things.
+#[derive(Debug)]
+pub struct Cluster {
+    folders: Folders,
+    counters: &'static [&'static str],
+    members: Vec<Member>,
+    _lock: File,
+}
+
+impl Cluster {
+    /// A cluster below `base` with this many counters, at most eight, none of it running yet.
+    ///
+    /// # Errors
+    /// When another runs there, or folders can't be made.
+    pub fn prepare(base: PathBuf, ephemeral: bool, counters: usize) -> Result<Self, String> {
+        let folders = Folders::new(base, ephemeral);
+        let lock = folders.lock()?;
+        folders.make()?;
+        Ok(Self {
+            folders,
+            counters: &COUNTERS[..counters.min(COUNTERS.len())],
+            members: Vec::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Starts everything in order and waits until the coordinator is ready, or all is to stop.
+    ///
+    /// # Errors
+    /// When something doesn't start.
+    pub fn start(
+        &mut self,
+        workspace: &Workspace,
+        listen: SocketAddr,
+        program: &Path,
+        stop: &AtomicBool,
+    ) -> Result<(), String> {
+        let folders = &self.folders;
+        start_broker(workspace, folders, &mut self.members)?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let ports: [u16; COUNTERS.len()] =
+            free_ports().map_err(|why| format!("can't find free ports: {why}"))?;
+        for (name, port) in self.counters.iter().zip(ports) {
+            let settings = counter_settings(folders, name, port);
+            let counter = node(program, "counter", name, folders, settings);
+            start(&mut self.members, counter)?;
+        }
+        let settings = coordinator_settings(folders, listen, self.counters);
+        let coordinator = node(program, "coordinator", "coordinator", folders, settings);
+        start(&mut self.members, coordinator)?;
+        wait_until_ready(&mut self.members, listen, stop)
+    }
+
+    /// Stops everything; what is ephemeral is removed.
+    ///
+    /// # Errors
+    /// When that can't be removed.
+    pub fn stop(&mut self) -> Result<(), String> {
+        println!("stopping");
+        // The other way round: who sends stops before who receives.
+        for member in self.members.iter_mut().rev() {
+            member.stop();
+        }
+        if self.folders.ephemeral {
+            self.folders.clear()?;
+        }
+        println!("stopped; the logs are in {}", self.folders.logs.display());
+        Ok(())
+    }
+}
+
+/// Builds the program.
+///
+/// # Errors
+/// When it doesn't build.
+pub fn build(workspace: &Workspace) -> Result<PathBuf, String> {
     let mut cargo = Command::new("cargo");
     cargo
         .args(["build", "--locked", "--release", "--bin", "headcount"])
@@ -92,55 +164,33 @@ fn build(workspace: &Workspace) -> Result<PathBuf, String> {
     Ok(workspace.release_binary("headcount"))
 }
 
-/// Starts everything in order and waits until the coordinator is ready.
-fn start(
+fn start(members: &mut Vec<Member>, member: Member) -> Result<(), String> {
+    members.push(member);
+    members.last_mut().map_or(Ok(()), Member::start)
+}
+
+/// Starts the broker and waits for it.
+fn start_broker(
     workspace: &Workspace,
-    options: &Options,
     folders: &Folders,
-    program: PathBuf,
     members: &mut Vec<Member>,
-    stop: &AtomicBool,
 ) -> Result<(), String> {
     folders.make_secrets(workspace)?;
     let settings = folders.data.join("broker-settings/rabbitmq.conf");
     let broker = Broker::prepare(&folders.data.join("rabbitmq"), &folders.logs, &settings)?;
     folders.set_broker_port(broker.amqp_port())?;
-    let mut add = |member: Member| -> Result<(), String> {
-        members.push(member);
-        members.last_mut().map_or(Ok(()), |member| member.start())
-    };
     let broker = Arc::new(broker);
     let (of_epmd, of_server) = (Arc::clone(&broker), Arc::clone(&broker));
-    add(Member::new("epmd", &folders.logs, move || of_epmd.epmd()))?;
+    let epmd = Member::new("epmd", &folders.logs, move || of_epmd.epmd());
+    start(members, epmd)?;
     let ender = Arc::clone(&broker);
     let server = Member::new("rabbitmq", &folders.logs, move || of_server.server());
-    add(server.ended_by(move || ender.pid().filter(|&pid| ender.owns(pid))))?;
+    let server = server.ended_by(move || ender.pid().filter(|&pid| ender.owns(pid)));
+    start(members, server)?;
     process::run(
         &mut broker.await_startup(BROKER_START_S_MAX),
         Duration::from_secs(BROKER_START_S_MAX + 10),
-    )?;
-    if stop.load(Ordering::Relaxed) {
-        return Ok(());
-    }
-    let ports: [u16; COUNTERS.len()] =
-        free_ports().map_err(|why| format!("can't find free ports: {why}"))?;
-    for (name, port) in COUNTERS.into_iter().zip(ports) {
-        let settings = counter_settings(folders, name, port);
-        add(node(&program, "counter", name, folders, settings))?;
-    }
-    let settings = coordinator_settings(folders, options.listen);
-    add(node(
-        &program,
-        "coordinator",
-        "coordinator",
-        folders,
-        settings,
-    ))?;
-    wait_until_ready(members, options.listen, stop)?;
-    if !stop.load(Ordering::Relaxed) {
-        println!("{}", greeting(options.listen));
-    }
-    Ok(())
+    )
 }
 
 /// Environment variables with their values.
@@ -162,9 +212,9 @@ fn shared_settings(folders: &Folders, listen: SocketAddr) -> Settings {
     ]
 }
 
-fn coordinator_settings(folders: &Folders, listen: SocketAddr) -> Settings {
+fn coordinator_settings(folders: &Folders, listen: SocketAddr, counters: &[&str]) -> Settings {
     let mut settings = shared_settings(folders, listen);
-    settings.push(("HEADCOUNT_COUNTERS", COUNTERS.join(",")));
+    settings.push(("HEADCOUNT_COUNTERS", counters.join(",")));
     settings
 }
 
@@ -247,89 +297,8 @@ fn greeting(listen: SocketAddr) -> String {
          curl -X POST http://{host}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
          curl -X GET http://{host}/items/asd/count -H 'Content-Type: application/json' -d '{{\"id\":\"2\",\"tenant\":\"asd\"}}'\n\n\
          Ctrl-C stops everything.\n",
-        COUNTERS.join(", ")
+        COUNTERS[..COUNTERS_DEFAULT].join(", ")
     )
-}
-
-/// Where the cluster keeps its things.
-#[derive(Debug)]
-struct Folders {
-    base: PathBuf,
-    data: PathBuf,
-    logs: PathBuf,
-    fresh: bool,
-}
-
-impl Folders {
-    fn new(workspace: &Workspace, ephemeral: bool) -> Self {
-        let base = workspace.cluster();
-        Self {
-            data: base.join(if ephemeral { "ephemeral" } else { "data" }),
-            logs: base.join("logs"),
-            base,
-            fresh: ephemeral,
-        }
-    }
-
-    /// Keeps a second cluster away for as long as the file is open.
-    fn lock(&self) -> Result<File, String> {
-        let path = self.base.join("lock");
-        let fault = |why: io::Error| format!("can't lock {}: {why}", path.display());
-        fs::create_dir_all(&self.base).map_err(fault)?;
-        let file = File::create(&path).map_err(fault)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                Err("a cluster of this checkout is running already".to_owned())
-            }
-            Err(TryLockError::Error(why)) => Err(fault(why)),
-        }
-    }
-
-    fn make(&self) -> Result<(), String> {
-        if self.fresh {
-            self.clear()?;
-        }
-        for folder in ["secrets", "broker-settings"].map(|name| self.data.join(name)) {
-            make(&folder)?;
-        }
-        make(&self.logs)
-    }
-
-    fn clear(&self) -> Result<(), String> {
-        match fs::remove_dir_all(&self.data) {
-            Err(why) if why.kind() != io::ErrorKind::NotFound => {
-                Err(format!("can't remove {}: {why}", self.data.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn make_secrets(&self, workspace: &Workspace) -> Result<(), String> {
-        let mut command = Command::new("sh");
-        command
-            .arg(workspace.root().join(MAKE_SECRETS))
-            .arg(self.data.join("secrets"))
-            .arg(self.data.join("broker-settings"))
-            // The port comes later: it is another in each run.
-            .arg("127.0.0.1:5672");
-        process::run(&mut command, Duration::from_secs(10))
-    }
-
-    fn set_broker_port(&self, port: u16) -> Result<(), String> {
-        let path = self.data.join("secrets/amqp-url");
-        let fault = |why: io::Error| format!("can't change {}: {why}", path.display());
-        let url = fs::read_to_string(&path).map_err(fault)?;
-        let (user, _) = url
-            .rsplit_once('@')
-            .ok_or_else(|| format!("{} is not the URL of a broker", path.display()))?;
-        fs::remove_file(&path).map_err(fault)?;
-        fs::write(&path, format!("{user}@127.0.0.1:{port}/%2f\n")).map_err(fault)
-    }
-}
-
-fn make(folder: &Path) -> Result<(), String> {
-    fs::create_dir_all(folder).map_err(|why| format!("can't make {}: {why}", folder.display()))
 }
 
 #[cfg(test)]
@@ -343,13 +312,14 @@ mod tests {
     #[test]
     fn the_nodes_get_the_settings_of_the_compose_file() {
         let workspace = Workspace::find().expect("built here");
-        let folders = Folders::new(&workspace, false);
+        let folders = Folders::new(workspace.cluster(), false);
         let listen = SocketAddr::from(([127, 0, 0, 1], 3000));
-        let ours: BTreeSet<&str> = coordinator_settings(&folders, listen)
-            .iter()
-            .chain(&counter_settings(&folders, "c1", 1))
-            .map(|(name, _)| *name)
-            .collect();
+        let ours: BTreeSet<&str> =
+            coordinator_settings(&folders, listen, &COUNTERS[..COUNTERS_DEFAULT])
+                .iter()
+                .chain(&counter_settings(&folders, "c1", 1))
+                .map(|(name, _)| *name)
+                .collect();
         let theirs: BTreeSet<&str> = COMPOSE
             .lines()
             .filter_map(|line| line.trim().split_once(": "))
@@ -361,8 +331,9 @@ mod tests {
 
     #[test]
     fn the_counters_are_those_of_the_compose_file() {
-        assert!(COMPOSE.contains(&format!("HEADCOUNT_COUNTERS: {}\n", COUNTERS.join(","))));
-        for name in COUNTERS {
+        let counters = &COUNTERS[..COUNTERS_DEFAULT];
+        assert!(COMPOSE.contains(&format!("HEADCOUNT_COUNTERS: {}\n", counters.join(","))));
+        for name in counters {
             assert!(
                 COMPOSE.contains(&format!("HEADCOUNT_NAME: {name}\n")),
                 "{name}"

@@ -2,9 +2,11 @@
 //!
 //! Invariant: exits with zero only when every stage that was asked for ran and passed.
 
+mod bench;
 mod broker;
 mod cluster;
 mod deploy;
+mod folders;
 mod fuzz;
 mod instructions;
 mod members;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Some(("test", args)) => test(args),
         Some(("cluster", args)) => cluster(args),
         Some(("instructions", args)) => count_instructions(args),
+        Some(("bench", args)) => bench(args),
         _ => Err("no such task".to_owned()),
     };
     match outcome {
@@ -85,6 +88,7 @@ fn cli() -> Command {
         .subcommand(test)
         .subcommand(cluster_command())
         .subcommand(instructions_command())
+        .subcommand(bench_command())
 }
 
 fn flag(name: &'static str, help: &'static str) -> Arg {
@@ -152,6 +156,63 @@ fn cluster(args: &ArgMatches) -> Result<(), String> {
         program: args.get_one::<PathBuf>("program").cloned(),
     };
     cluster::run(&Workspace::find()?, &options)
+}
+
+fn bench_command() -> Command {
+    let option =
+        |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    Command::new("bench")
+        .about("Measure everything side by side and write docs/performance/RESULTS.md")
+        .arg(flag("full").help("Also the runs of 100 M items"))
+        .arg(
+            option("rows", "ROW,…")
+                .value_delimiter(',')
+                .action(ArgAction::Append)
+                .value_parser(value_parser!(u8).range(1..=10))
+                .help("Measure these rows of the table alone"),
+        )
+        .arg(
+            option("rounds", "N")
+                .default_value("3")
+                .value_parser(value_parser!(u32).range(1..=100))
+                .help("How often everything is measured"),
+        )
+        .arg(
+            option("seconds", "S")
+                .default_value("5")
+                .value_parser(value_parser!(f64))
+                .help("How long each rate is measured"),
+        )
+        .arg(
+            option("output", "FOLDER")
+                .value_parser(value_parser!(PathBuf))
+                .help("Where the report goes, instead of docs/performance"),
+        )
+        .arg(flag("no-build").help("Measure the release that was built last"))
+        .arg(flag("render").help("Only write the report again, from its results.json"))
+}
+
+fn bench(args: &ArgMatches) -> Result<(), String> {
+    let workspace = Workspace::find()?;
+    let output = args.get_one::<PathBuf>("output").cloned();
+    let seconds = args.get_one("seconds").copied().unwrap_or(0.0);
+    if !(seconds > 0.0 && seconds <= 600.0) {
+        return Err("--seconds is more than 0 and at most 600".to_owned());
+    }
+    let options = bench::Options {
+        full: args.get_flag("full"),
+        rows: args
+            .get_many("rows")
+            .map(|rows| rows.copied().collect())
+            .unwrap_or_default(),
+        rounds: args.get_one("rounds").copied().unwrap_or(1),
+        seconds,
+        output: output.unwrap_or_else(|| workspace.root().join("docs/performance")),
+        build: !args.get_flag("no-build"),
+        render: args.get_flag("render"),
+    };
+    bench::run(&workspace, &options)
 }
 
 fn test(args: &ArgMatches) -> Result<(), String> {

@@ -138,7 +138,7 @@ impl Member {
             println!("{} does not stop; it is killed", self.name);
         }
         // What it started and left behind, too; mostly there is nothing.
-        let _ = kill_group(child.id());
+        let _ = process::kill_group(child.id());
         let _ = child.wait();
     }
 }
@@ -146,18 +146,9 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            let _ = kill_group(child.id());
+            let _ = process::kill_group(child.id());
             let _ = child.wait();
         }
-    }
-}
-
-fn kill_group(id: u32) -> Result<(), String> {
-    let group = format!("-{id}");
-    // Without the complaint of the shell when the group is empty, as it should be.
-    match process::output(Command::new("sh").args(["-c", "kill -s KILL -- \"$1\"", "sh", &group])) {
-        Some(_) => Ok(()),
-        None => Err(format!("no process is left in group {id}")),
     }
 }
 

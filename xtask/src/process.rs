@@ -95,6 +95,19 @@ pub fn signal(name: &str, target: &str) -> Result<(), String> {
     }
 }
 
+/// Ends all processes of a group.
+///
+/// # Errors
+/// When it is empty.
+pub fn kill_group(id: u32) -> Result<(), String> {
+    let group = format!("-{id}");
+    // Without the complaint of the shell when the group is empty, as it should be.
+    match output(Command::new("sh").args(["-c", "kill -s KILL -- \"$1\"", "sh", &group])) {
+        Some(_) => Ok(()),
+        None => Err(format!("no process is left in group {id}")),
+    }
+}
+
 fn end(child: &mut Child, own_group: bool) {
     if own_group {
         // It may have ended by itself just now.

@@ -132,8 +132,8 @@ impl Drop for Server {
     }
 }
 
-/// The address that the server prints; its output goes on to `log` for as long as it runs.
-fn address_of(child: &mut Child, log: File) -> Option<SocketAddr> {
+/// The address that a server prints; its output goes on to `log` for as long as it runs.
+pub fn address_of(child: &mut Child, log: File) -> Option<SocketAddr> {
     let stdout = child.stdout.take()?;
     let (found, finds) = mpsc::channel();
     thread::spawn(move || drain(stdout, log, &found));

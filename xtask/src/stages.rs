@@ -125,13 +125,19 @@ impl Stage {
         match self {
             Self::Fmt => {
                 cargo(options, "fmt --all --check")?;
-                cargo(options, "fmt --manifest-path fuzz/Cargo.toml --check")
+                cargo(options, "fmt --manifest-path fuzz/Cargo.toml --check")?;
+                cargo(options, "fmt --manifest-path bench/Cargo.toml --check")
             }
             Self::Deploy => deploy::run(options),
-            Self::Clippy => cargo(
-                options,
-                "clippy --workspace --all-targets --locked -- -D warnings",
-            ),
+            Self::Clippy => {
+                let args = "clippy --workspace --all-targets --locked -- -D warnings";
+                cargo(options, args)?;
+                let target = options.workspace.bench_target();
+                let args = "clippy --manifest-path bench/Cargo.toml --all-targets --locked";
+                let mut bench = cargo_command(options, args);
+                bench.arg("--target-dir").arg(target);
+                run(options, bench.args(["--", "-D", "warnings"]))
+            }
             Self::Tidy => cargo(options, "test --locked --test tidy"),
             Self::Unit => cargo(options, "test --locked --workspace --lib --bins"),
             Self::Contract => cargo(options, "test --locked --test contract"),

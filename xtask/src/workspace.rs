@@ -49,6 +49,11 @@ impl Workspace {
         self.target.join("cluster")
     }
 
+    /// Where the contenders of `cargo xtask bench` are built.
+    pub fn bench_target(&self) -> PathBuf {
+        self.target.join("bench")
+    }
+
     /// A program of the release profile.
     pub fn release_binary(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)

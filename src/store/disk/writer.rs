@@ -126,6 +126,12 @@ impl DiskStore {
         self.shared.check()
     }
 
+    /// Whether runs are being merged just now: for measurements.
+    #[must_use]
+    pub fn is_merging(&self) -> bool {
+        self.shared.state().merging
+    }
+
     fn spawn(&mut self, name: &'static str, work: fn(&Shared)) -> Result<(), StoreError> {
         let shared = PoisonOnPanic(Arc::clone(&self.shared));
         let thread = thread::Builder::new()

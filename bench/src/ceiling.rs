@@ -1,0 +1,135 @@
+//! `headcount-bench ceiling`: a server that does nothing but speak HTTP and JSON, for what the rest costs.
+//!
+//! Invariant: it parses every body into typed items and answers in the shape and size of ours, on the same
+//! runtime, so that what it can't do no server of this kind can.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use clap::Args;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::BenchError;
+use crate::memory;
+
+/// As long as the longest body that the service takes.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// A token of the usual length.
+const TOKEN: &str = "ASeu5Ht9p2oxIZ10ICmJuMAAAAIAAAAAAAAA-5-D4Q";
+
+/// What to serve, and where.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one, and the address is printed
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Our own coordinator and counter over the store in memory, instead of a no-op
+    #[arg(long)]
+    memory_store: bool,
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// When it can't start.
+pub fn run(options: Options) -> Result<(), BenchError> {
+    // The same as the program's own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|why| BenchError::io("start the runtime", why))?;
+    runtime.block_on(async {
+        if options.memory_store {
+            memory::serve(options.listen).await
+        } else {
+            serve(options.listen).await
+        }
+    })
+}
+
+async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
+    let listener = listen_on(listen).await?;
+    let router = Router::new()
+        .route("/items", post(post_items))
+        .route("/items/{tenant}/count", get(get_count))
+        .route("/readyz", get(|| async { "ready" }))
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let listener = listener.tap_io(|stream| {
+        // Without it the stream works all the same, only later.
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, router)
+        .with_graceful_shutdown(told_to_stop())
+        .await
+        .map_err(|why| BenchError::io("serve", why))
+}
+
+/// Listens, and says where as the program does.
+pub async fn listen_on(listen: SocketAddr) -> Result<TcpListener, BenchError> {
+    let fault = |why| BenchError::io(format!("listen on {listen}"), why);
+    let listener = TcpListener::bind(listen).await.map_err(fault)?;
+    println!(
+        "listening on http://{}",
+        listener.local_addr().map_err(fault)?
+    );
+    Ok(listener)
+}
+
+/// Resolves at SIGTERM or SIGINT.
+pub async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    tenant: Cow<'a, str>,
+}
+
+async fn post_items(body: Bytes) -> Response {
+    let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let accepted = if is_array {
+        serde_json::from_slice::<Vec<Item<'_>>>(&body).map(|items| {
+            let named = |item: &&Item<'_>| !item.id.is_empty() && !item.tenant.is_empty();
+            items.iter().filter(named).count()
+        })
+    } else {
+        serde_json::from_slice::<Item<'_>>(&body)
+            .map(|item| usize::from(!item.id.is_empty() && !item.tenant.is_empty()))
+    };
+    match accepted {
+        Ok(accepted) => json(format!(r#"{{"accepted":{accepted},"token":"{TOKEN}"}}"#)),
+        Err(why) => (StatusCode::BAD_REQUEST, why.to_string()).into_response(),
+    }
+}
+
+async fn get_count(Path(tenant): Path<String>) -> Response {
+    json(format!(
+        r#"{{"tenant":"{tenant}","count":1000,"exact":true}}"#
+    ))
+}
+
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}

@@ -1,0 +1,64 @@
+//! What Headcount is measured against, on the machine it runs on: its own engine alone, other stores, no-op servers.
+//!
+//! Invariant: every command starts from nothing, checks the counts that it made, and prints one JSON object.
+
+mod ceiling;
+mod engine;
+mod error;
+mod machine;
+mod memory;
+mod peers;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::BenchError;
+
+/// The contenders of `cargo xtask bench`, one measurement at a time.
+#[derive(Debug, Parser)]
+#[command(name = "headcount-bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Drive a store directly: batches of items, each committed durably
+    Engine(engine::Options),
+    /// Time the opening of a folder that `engine` left
+    Open(engine::OpenOptions),
+    /// Serve a no-op with our routes, or our own path over a store in memory, until told to stop
+    Ceiling(ceiling::Options),
+    /// Run a Redis of our own and count in it
+    Redis(peers::redis::Options),
+    /// Run a PostgreSQL of our own and count in it
+    Postgres(peers::postgres::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Engine(options) => engine::run(&options),
+        Command::Open(options) => engine::open(&options),
+        Command::Ceiling(options) => ceiling::run(options),
+        Command::Redis(options) => peers::redis::run(&options),
+        Command::Postgres(options) => peers::postgres::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headcount-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints one measurement.
+fn print(value: &serde_json::Value) -> Result<(), BenchError> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}")
+        .and_then(|()| out.flush())
+        .map_err(|source| BenchError::io("print the result", source))
+}

@@ -1,0 +1,73 @@
+//! Our own path from HTTP to the counter, over the store in memory: what the disk costs is the difference.
+//!
+//! Invariant: everything but the store is put together as `headcount serve` does it, with its default settings.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use headcount::config::{self, Role};
+use headcount::coordinator::Coordinator;
+use headcount::counter::{CounterTask, Queries};
+use headcount::http::{self, App};
+use headcount::model::{Epoch, Partitioning};
+use headcount::store::data_dir::LOCAL_COUNTER;
+use headcount::store::memory::MemoryStore;
+use headcount::store::{Store, StoreShape};
+use headcount::telemetry;
+
+use crate::ceiling::{listen_on, told_to_stop};
+use crate::error::BenchError;
+
+/// How long the start read may take.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves until told to stop.
+pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
+    let start = |why: &dyn std::fmt::Display| BenchError::Start(why.to_string());
+    let matches = clap::Command::new("serve")
+        .args(config::args(Role::Serve))
+        .get_matches_from(["serve"]);
+    let config = config::serve_config(&matches, None).map_err(|why| start(&why))?;
+    let metrics = telemetry::start_metrics().map_err(|why| start(&why))?;
+    let listener = listen_on(listen).await?;
+    let mut store = MemoryStore::new(StoreShape {
+        partitioning: Partitioning::SINGLE,
+    });
+    store.set_complete(true);
+    store.commit()?;
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let (log, deliveries) = headcount::log::local();
+    let (task, counter) = CounterTask::new(LOCAL_COUNTER.into(), 1, store, deliveries);
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("counter".into())
+        .spawn(move || runtime.block_on(task.run()))
+        .map_err(|why| BenchError::io("start the counter", why))?;
+    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
+    let coordinator = Coordinator::new(
+        Epoch(now.as_nanos()),
+        Epoch(now.as_nanos() + 1),
+        Partitioning::SINGLE,
+        &log,
+        vec![LOCAL_COUNTER.into()],
+        members,
+        config.coordinator,
+    );
+    drop(log);
+    coordinator
+        .start(START_TIMEOUT)
+        .await
+        .map_err(|why| start(&why))?;
+    let app = App::new(
+        coordinator.clone(),
+        config.http,
+        Box::new(move || metrics.render()),
+    );
+    let stopped = async {
+        told_to_stop().await;
+        coordinator.close();
+    };
+    http::serve(listener, http::router(app), config.common.server, stopped).await;
+    Ok(())
+}

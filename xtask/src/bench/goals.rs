@@ -1,0 +1,285 @@
+//! The goals: what each row of the table must reach, and whether it does.
+//!
+//! Invariant: a goal is judged by the median of its rounds; one that was not measured is neither met nor missed.
+
+use super::results::Results;
+use super::stats::{Series, Summary, best, ratio, summary};
+
+/// A number that must be reached, or not exceeded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// At least.
+    Least(f64),
+    /// At most.
+    Most(f64),
+}
+
+/// How a number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// So many times something else.
+    Times,
+    /// Things a second.
+    PerSecond(&'static str),
+    /// Megabytes.
+    Megabytes,
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+}
+
+/// A goal with what was measured.
+#[derive(Debug)]
+pub struct Goal {
+    /// The row of the table.
+    pub row: u8,
+    /// What is compared.
+    pub what: &'static str,
+    /// What it must reach.
+    pub bound: Bound,
+    /// How it is written.
+    pub unit: Unit,
+    /// What was measured.
+    pub measured: Option<Summary>,
+}
+
+impl Goal {
+    /// Whether it is reached; none if it was not measured.
+    pub fn is_met(&self) -> Option<bool> {
+        let median = self.measured?.median;
+        Some(match self.bound {
+            Bound::Least(least) => median >= least,
+            Bound::Most(most) => median <= most,
+        })
+    }
+}
+
+/// All goals.
+pub fn goals(results: &Results) -> Vec<Goal> {
+    let mut goals = engine_goals(results);
+    goals.extend(local_goals(results));
+    goals.extend(cluster_goals(results));
+    goals.sort_by_key(|goal| goal.row);
+    goals
+}
+
+fn goal(row: u8, what: &'static str, bound: Bound, unit: Unit, series: &Series) -> Goal {
+    Goal {
+        row,
+        what,
+        bound,
+        unit,
+        measured: summary(series),
+    }
+}
+
+fn scaled(series: Series, factor: f64) -> Series {
+    series
+        .into_iter()
+        .map(|(round, value)| (round, value * factor))
+        .collect()
+}
+
+fn engine_goals(results: &Results) -> Vec<Goal> {
+    let rate = |key: &str| results.series(key, "/items_per_s");
+    let full = |pointer: &str| results.series("engine-100m/headcount", pointer);
+    let (times, most) = (Unit::Times, Bound::Most);
+    vec![
+        goal(
+            1,
+            "engine, 10 M items, against fjall",
+            Bound::Least(10.0),
+            times,
+            &ratio(&rate("engine/headcount"), &rate("engine/fjall")),
+        ),
+        goal(
+            1,
+            "engine, last tenth of 100 M against the first",
+            Bound::Least(0.5),
+            times,
+            &ratio(&full("/part_items_per_s/9"), &full("/part_items_per_s/0")),
+        ),
+        goal(
+            2,
+            "resident memory at 100 M after merges",
+            most(400.0),
+            Unit::Megabytes,
+            &scaled(full("/rss_bytes"), 1e-6),
+        ),
+        goal(
+            2,
+            "disk for each id at 100 M after merges",
+            most(18.0),
+            Unit::Bytes,
+            &full("/disk_bytes_per_id"),
+        ),
+        goal(
+            2,
+            "opening 100 M after `kill -9`",
+            most(1.0),
+            Unit::Seconds,
+            &results.series("open-100m/headcount", "/open_seconds"),
+        ),
+    ]
+}
+
+fn local_goals(results: &Results) -> Vec<Goal> {
+    let rate = |key: &str| results.series(key, "/items_per_s");
+    let redis = |work: &str| {
+        best(
+            ["redis", "redis-plain", "redis-benchmark"].map(|name| rate(&format!("{work}/{name}"))),
+        )
+    };
+    let least = Bound::Least;
+    let against = |row, what, bound, of: &str, to: &Series| {
+        goal(row, what, least(bound), Unit::Times, &ratio(&rate(of), to))
+    };
+    let one = "one-64/headcount";
+    let thousand = "thousand-16/headcount";
+    let reads = |key: &str| results.series(key, "/requests_per_s");
+    vec![
+        against(
+            3,
+            "single items, 64 connections, against the no-op",
+            0.55,
+            one,
+            &rate("one-64/no-op"),
+        ),
+        against(
+            4,
+            "bodies of 1000, 16 connections, against Redis `always`",
+            5.0,
+            thousand,
+            &redis("thousand-16"),
+        ),
+        against(
+            4,
+            "the same against PostgreSQL",
+            8.0,
+            thousand,
+            &rate("thousand-16/postgres"),
+        ),
+        against(
+            4,
+            "the same against our path over the store in memory",
+            0.7,
+            thousand,
+            &rate("thousand-16/memory"),
+        ),
+        against(
+            5,
+            "single items, 64 connections, against Redis `always`",
+            1.2,
+            one,
+            &redis("one-64"),
+        ),
+        against(
+            5,
+            "the same against PostgreSQL",
+            8.0,
+            one,
+            &rate("one-64/postgres"),
+        ),
+        against(
+            6,
+            "single items, one connection, against Redis `always`",
+            0.8,
+            "one-1/headcount",
+            &redis("one-1"),
+        ),
+        goal(
+            9,
+            "reads while writing, alone, against the no-op's",
+            least(0.5),
+            Unit::Times,
+            &ratio(&reads("reads-64/headcount"), &reads("reads-64/no-op")),
+        ),
+    ]
+}
+
+fn cluster_goals(results: &Results) -> Vec<Goal> {
+    let requests = Unit::PerSecond("requests");
+    let rate = |key: &str| results.series(key, "/requests_per_s");
+    let p99_ms = |key: &str| scaled(results.series(key, "/latency_us/p99"), 1e-3);
+    let (least, most) = (Bound::Least, Bound::Most(25.0));
+    let settled = results.series("cluster-thousand-16/headcount", "/settled_items_per_s");
+    let (few, many) = ("cluster-one-64/headcount", "cluster-one-256/headcount");
+    vec![
+        goal(
+            7,
+            "through RabbitMQ, bodies of 1000, until all three counters have them",
+            least(400_000.0),
+            Unit::PerSecond("items"),
+            &settled,
+        ),
+        goal(
+            8,
+            "the same, single items, 64 connections",
+            least(15_000.0),
+            requests,
+            &rate(few),
+        ),
+        goal(
+            8,
+            "99 of 100 of those within",
+            most,
+            Unit::Milliseconds,
+            &p99_ms(few),
+        ),
+        goal(
+            8,
+            "the same, 256 connections",
+            least(25_000.0),
+            requests,
+            &rate(many),
+        ),
+        goal(
+            8,
+            "99 of 100 of those within",
+            most,
+            Unit::Milliseconds,
+            &p99_ms(many),
+        ),
+        goal(
+            9,
+            "reads while writing, through RabbitMQ",
+            least(15_000.0),
+            Unit::PerSecond("reads"),
+            &rate("cluster-reads-64/headcount"),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_goal_is_judged_by_its_median() {
+        let mut results = Results::new(Vec::new(), String::new(), String::new());
+        for (round, ours) in [(1, 600.0), (2, 400.0), (3, 900.0)] {
+            results.add("one-64/headcount", round, json!({"items_per_s": ours}));
+            results.add("one-64/no-op", round, json!({"items_per_s": 1000.0}));
+        }
+        let goals = goals(&results);
+        let row = goals.iter().find(|goal| goal.row == 3).expect("row 3");
+        assert_eq!(row.measured.expect("measured").median, 0.6);
+        assert_eq!(row.is_met(), Some(true));
+        let other = goals.iter().find(|goal| goal.row == 6).expect("row 6");
+        assert_eq!(other.is_met(), None);
+    }
+
+    #[test]
+    fn every_row_with_a_number_has_a_goal() {
+        let results = Results::new(Vec::new(), String::new(), String::new());
+        let rows: Vec<u8> = goals(&results).iter().map(|goal| goal.row).collect();
+        for row in 1..=9 {
+            assert!(rows.contains(&row), "{row}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `cargo xtask bench`: every claim about speed, measured side by side on the machine it runs on.
+//!
+//! What is measured is in `plan` and `load`, by which processes in `processes`; what must be reached in `goals`. Pure
+//! are `stats`, `goals`, `report` and `plot`.
+//!
+//! Invariant: nothing that was started outlives the command, and the report has only what the raw results have.
+
+mod goals;
+mod load;
+mod machine;
+mod plan;
+mod plot;
+mod processes;
+mod report;
+mod results;
+mod stats;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::broker::free_ports;
+use crate::cluster::{self, Cluster};
+use crate::process;
+use crate::workspace::Workspace;
+use plan::{Context, Work};
+use processes::Tools;
+use results::Results;
+
+/// The longest build.
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// The raw results, beside the report.
+const RESULTS: &str = "results.json";
+
+/// Counters of the cluster that most rows are about.
+const COUNTERS: usize = 3;
+
+/// What was asked for on the command line.
+#[derive(Debug)]
+pub struct Options {
+    /// Whether the runs of 100 M items are made too.
+    pub full: bool,
+    /// The rows to measure; none means all.
+    pub rows: Vec<u8>,
+    /// How often everything is measured.
+    pub rounds: u32,
+    /// How long each rate is measured.
+    pub seconds: f64,
+    /// Where the report goes.
+    pub output: PathBuf,
+    /// Whether to build first.
+    pub build: bool,
+    /// Whether the report is only written again from its raw results.
+    pub render: bool,
+}
+
+/// Measures and reports.
+///
+/// # Errors
+/// When something is missing, fails or counts wrong, and when it is told to stop. What was measured is reported all
+/// the same.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
+    let raw = options.output.join(RESULTS);
+    if options.render {
+        return write_report(&Results::read(&raw)?, &options.output);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|why| format!("can't wait for signals: {why}"))?;
+    }
+    if options.build {
+        cluster::build(workspace)?;
+        build(workspace)?;
+    }
+    let tools = Tools {
+        headcount: workspace.release_binary("headcount"),
+        contenders: workspace.bench_target().join("release/headcount-bench"),
+        scratch: workspace.scratch("bench"),
+        seconds: options.seconds,
+        stop,
+    };
+    fs::create_dir_all(&options.output)
+        .map_err(|why| format!("can't make {}: {why}", options.output.display()))?;
+    let commit = machine::commit(workspace);
+    let mut results = Results::new(machine::describe(), commit, command_line(options));
+    results.started = machine::now();
+    let started = Instant::now();
+    let mut session = Session {
+        workspace,
+        options,
+        tools: &tools,
+        results: &mut results,
+        failures: Vec::new(),
+    };
+    let outcome = session.measure();
+    let failures = session.failures;
+    results.seconds = started.elapsed().as_secs();
+    let cleared = processes::remove(&tools.scratch);
+    results.write(&raw)?;
+    write_report(&results, &options.output)?;
+    outcome.and(cleared)?;
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("\n"))
+    }
+}
+
+/// One command's measuring.
+struct Session<'a> {
+    workspace: &'a Workspace,
+    options: &'a Options,
+    tools: &'a Tools,
+    results: &'a mut Results,
+    /// Works that failed; the others go on.
+    failures: Vec<String>,
+}
+
+impl Session<'_> {
+    /// All rounds of all works, those without a cluster first: its idle processes would cost them time.
+    fn measure(&mut self) -> Result<(), String> {
+        let full = self.options.full;
+        self.rounds(&self.chosen(plan::alone(full)), "")?;
+        self.with_cluster(&self.chosen(plan::through_rabbitmq()), COUNTERS)?;
+        self.rounds(&self.chosen(plan::sweeps(full)), "")?;
+        for counters in plan::COUNTERS {
+            let works = self.chosen(vec![plan::sweep_counters(counters)]);
+            self.with_cluster(&works, counters)?;
+        }
+        Ok(())
+    }
+
+    /// The works of the rows that were asked for.
+    fn chosen(&self, works: Vec<Work>) -> Vec<Work> {
+        let rows = &self.options.rows;
+        let wanted =
+            |work: &Work| rows.is_empty() || work.rows.iter().any(|row| rows.contains(row));
+        works.into_iter().filter(wanted).collect()
+    }
+
+    fn rounds(&mut self, works: &[Work], url: &str) -> Result<(), String> {
+        for round in 1..=self.options.rounds {
+            for work in works.iter().filter(|work| round == 1 || !work.once) {
+                self.tools.check_stop()?;
+                // What the one before left to be written is not this one's to wait for.
+                let _ = process::output(&mut Command::new("sync"));
+                let started = Instant::now();
+                let context = Context {
+                    tools: self.tools,
+                    results: self.results,
+                    url,
+                };
+                let measured = (work.measure)(&context);
+                self.tools.check_stop()?;
+                let took_s = started.elapsed().as_secs_f64();
+                let head = format!("round {round}: {:<30}", work.key);
+                match measured {
+                    Ok(result) => {
+                        println!("{head} {:>12.0}/s in {took_s:.1} s", rate_of(&result));
+                        self.results.add(&work.key, round, result);
+                    }
+                    Err(why) => {
+                        println!("{head} failed: {why}");
+                        self.failures
+                            .push(format!("{}, round {round}: {why}", work.key));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn with_cluster(&mut self, works: &[Work], counters: usize) -> Result<(), String> {
+        if works.is_empty() {
+            return Ok(());
+        }
+        let [port] = free_ports().map_err(|why| format!("can't find a free port: {why}"))?;
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let base = self.tools.scratch.join("cluster");
+        let mut cluster = Cluster::prepare(base, true, counters)?;
+        let tools = self.tools;
+        let outcome = match cluster.start(self.workspace, listen, &tools.headcount, &tools.stop) {
+            Ok(()) => self.rounds(works, &format!("http://{listen}")),
+            Err(why) => {
+                self.failures.push(format!("{counters} counters: {why}"));
+                tools.check_stop()
+            }
+        };
+        outcome.and(cluster.stop())
+    }
+}
+
+/// The rate that a result is about.
+fn rate_of(result: &Value) -> f64 {
+    ["/settled_items_per_s", "/items_per_s", "/requests_per_s"]
+        .into_iter()
+        .filter_map(|pointer| result.pointer(pointer)?.as_f64())
+        .find(|rate| *rate > 0.0)
+        .unwrap_or(0.0)
+}
+
+/// Builds the contenders.
+fn build(workspace: &Workspace) -> Result<(), String> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--manifest-path",
+            "bench/Cargo.toml",
+        ])
+        .arg("--target-dir")
+        .arg(workspace.bench_target())
+        .current_dir(workspace.root());
+    process::run(&mut cargo, BUILD_LIMIT)
+}
+
+fn write_report(results: &Results, output: &Path) -> Result<(), String> {
+    let write = |name: &str, text: String| {
+        let path = output.join(name);
+        fs::write(&path, text).map_err(|why| format!("can't write {}: {why}", path.display()))
+    };
+    for (name, chart) in report::charts(results) {
+        write(name, chart.svg())?;
+    }
+    write("RESULTS.md", report::markdown(results))?;
+    println!("the report is {}", output.join("RESULTS.md").display());
+    Ok(())
+}
+
+/// The command, for the report: what is not as usual.
+fn command_line(options: &Options) -> String {
+    let mut line = "cargo xtask bench".to_owned();
+    if options.full {
+        line += " --full";
+    }
+    if !options.rows.is_empty() {
+        let rows: Vec<String> = options.rows.iter().map(u8::to_string).collect();
+        line += &format!(" --rows {}", rows.join(","));
+    }
+    line + &format!(" --rounds {} --seconds {}", options.rounds, options.seconds)
+}
