@@ -78,7 +78,7 @@ fn id(epoch: u128, sequence: u64) -> BatchId {
 fn batch(sequence: u64, tenants: &[&str]) -> Arc<Batch> {
     let items = tenants.iter().map(|name| TenantItems {
         tenant: tenant(name),
-        hashes: vec![ItemHash::of_id(&sequence.to_string())],
+        hashes: [ItemHash::of_id(&sequence.to_string())].into(),
     });
     Arc::new(Batch::new(id(1, sequence), 0, items.collect()))
 }

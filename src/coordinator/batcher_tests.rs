@@ -46,7 +46,7 @@ fn start(log: &Scripted, batch_bytes_max: usize) -> Batcher {
 fn items(id: u32) -> Vec<TenantItems> {
     vec![TenantItems {
         tenant: TenantName::new("t").expect("valid"),
-        hashes: vec![ItemHash::of_id(&id.to_string())],
+        hashes: [ItemHash::of_id(&id.to_string())].into(),
     }]
 }
 

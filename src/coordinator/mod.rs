@@ -313,7 +313,7 @@ fn split(
                 Some(last) if last.tenant == group.tenant => last.hashes.push(hash),
                 _ => part.push(TenantItems {
                     tenant: group.tenant.clone(),
-                    hashes: vec![hash],
+                    hashes: [hash].into(),
                 }),
             }
         }

@@ -215,7 +215,7 @@ fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
     };
     let items = TenantItems {
         tenant: TenantName::new("t").expect("valid"),
-        hashes: vec![ItemHash::of_id(&format!("{epoch}-{sequence}"))],
+        hashes: [ItemHash::of_id(&format!("{epoch}-{sequence}"))].into(),
     };
     Arc::new(Batch::new(id, 0, vec![items]))
 }

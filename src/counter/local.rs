@@ -244,7 +244,7 @@ mod tests {
     fn batch(sequence: Sequence) -> Arc<Batch> {
         let items = TenantItems {
             tenant: tenant(),
-            hashes: vec![ItemHash::of_id(&sequence.to_string())],
+            hashes: [ItemHash::of_id(&sequence.to_string())].into(),
         };
         let id = BatchId {
             partition: Partition(0),

@@ -94,7 +94,7 @@ mod tests {
     fn batch(epoch: u128, sequence: u64, posted: &Posted) -> Batch {
         let items = posted.iter().map(|(tenant, id)| TenantItems {
             tenant: TenantName::new(&format!("t{tenant}")).expect("valid"),
-            hashes: vec![ItemHash::of_id(&id.to_string())],
+            hashes: [ItemHash::of_id(&id.to_string())].into(),
         });
         let id = BatchId {
             partition: Partition(0),

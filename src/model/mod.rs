@@ -13,7 +13,9 @@ mod sequences;
 mod tenant;
 mod token;
 
-pub use batch::{Acceptance, Batch, BatchId, Epoch, Sequence, TenantItems, merge_by_tenant};
+pub use batch::{
+    Acceptance, Batch, BatchId, Epoch, ItemHashes, Sequence, TenantItems, merge_by_tenant,
+};
 pub use counter_name::{COUNTER_NAME_CHARS_MAX, CounterName};
 pub use hash::{ITEM_HASH_BYTES, ItemHash};
 pub use item::{ITEM_ID_CHARS_MAX, check_item_id};

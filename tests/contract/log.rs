@@ -26,7 +26,7 @@ pub fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
     };
     let items = TenantItems {
         tenant: TenantName::new("t").expect("valid"),
-        hashes: vec![ItemHash::of_id(&sequence.to_string())],
+        hashes: [ItemHash::of_id(&sequence.to_string())].into(),
     };
     Arc::new(Batch::new(id, 0, vec![items]))
 }

@@ -307,7 +307,7 @@ fn tenant() -> TenantName {
 fn items(id: u32) -> Vec<TenantItems> {
     vec![TenantItems {
         tenant: tenant(),
-        hashes: vec![ItemHash::of_id(&id.to_string())],
+        hashes: [ItemHash::of_id(&id.to_string())].into(),
     }]
 }
 

@@ -2,17 +2,16 @@
 //!
 //! Invariant: once there is a fault, no items come out.
 
-use std::collections::HashMap;
-
 use super::json::{Field, RawItem};
 use super::{INVALID_ITEMS_MAX, ItemError, Items, ParseError};
-use crate::model::{ItemHash, NameError, TenantItems, TenantName, check_item_id, check_tenant};
+use crate::model::{
+    ItemHash, NameError, TenantItems, TenantName, check_item_id, check_tenant, merge_by_tenant,
+};
 
 /// Gathers valid items by tenant, and faults.
 pub(super) struct Collector {
     items_max: usize,
     items: Items,
-    places: HashMap<TenantName, usize>,
     errors: Vec<ItemError>,
     invalid_items: usize,
     pub too_many: bool,
@@ -23,7 +22,6 @@ impl Collector {
         Self {
             items_max,
             items: Items::default(),
-            places: HashMap::new(),
             errors: Vec::new(),
             invalid_items: 0,
             too_many: false,
@@ -93,30 +91,26 @@ impl Collector {
         if !self.errors.is_empty() {
             return;
         }
-        // Neighbours often share their tenant: that saves the look-up.
+        // Neighbours often share their tenant.
         if let Some(last) = self.items.tenants.last_mut()
             && last.tenant.as_str() == tenant
         {
             last.hashes.push(hash);
             return;
         }
-        if let Some(&place) = self.places.get(tenant) {
-            self.items.tenants[place].hashes.push(hash);
-            return;
-        }
         // The check above passed, so the name is valid.
         if let Ok(tenant) = TenantName::new(tenant) {
-            self.places.insert(tenant.clone(), self.items.tenants.len());
-            self.items.tenants.push(TenantItems {
-                tenant,
-                hashes: vec![hash],
-            });
+            let hashes = [hash].into();
+            self.items.tenants.push(TenantItems { tenant, hashes });
         }
     }
 
     pub fn finish(self) -> Result<Items, ParseError> {
         if self.errors.is_empty() {
-            Ok(self.items)
+            Ok(Items {
+                tenants: merge_by_tenant(self.items.tenants),
+                count: self.items.count,
+            })
         } else {
             Err(ParseError::Invalid(self.errors))
         }

@@ -52,7 +52,7 @@ pub enum ParseError {
 /// A body's items.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Items {
-    /// By tenant, in order of first appearance; each tenant once.
+    /// By tenant, in ascending order; each tenant once.
     pub tenants: Vec<TenantItems>,
     /// How many there were, repetitions included.
     pub count: usize,
