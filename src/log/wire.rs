@@ -229,7 +229,10 @@ mod tests {
                 TenantName::new(&chars.into_iter().collect::<String>()).ok()
             });
         let hashes = prop::collection::vec(any::<[u8; ITEM_HASH_BYTES]>().prop_map(ItemHash), 0..5);
-        let items = (name, hashes).prop_map(|(tenant, hashes)| TenantItems { tenant, hashes });
+        let items = (name, hashes).prop_map(|(tenant, hashes)| TenantItems {
+            tenant,
+            hashes: hashes.into(),
+        });
         let id = (any::<u16>(), any::<u128>(), any::<u64>());
         (id, any::<u64>(), prop::collection::vec(items, 0..6)).prop_map(
             |((partition, epoch, sequence), accepted_at_ms, items)| {

@@ -201,6 +201,7 @@ fn insert_all(
     while measured.items < options.items {
         let left = options.items - measured.items;
         work.next_batch((options.batch as u64).min(left) as usize, &mut batch);
+        store.prepare(&batch);
         let merging = store.is_merging();
         let started = Instant::now();
         let new = store.apply(&batch)?;
