@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::{BatchId, Epoch, Partition, Sequence, Sequences};
 
 /// What a position says of a delivered batch.
@@ -131,9 +133,12 @@ impl Position {
 }
 
 /// What an answer must cover: per partition and epoch, a set of sequences.
+///
+/// Every read makes several, nearly always of one epoch: that takes no memory of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requirement {
-    epochs: BTreeMap<(Partition, Epoch), Sequences>,
+    /// In ascending order, each once.
+    epochs: SmallVec<[((Partition, Epoch), Sequences); 1]>,
 }
 
 impl Requirement {
@@ -144,30 +149,51 @@ impl Requirement {
 
     /// Asks for every sequence of `sequences` as well.
     pub fn add_all(&mut self, partition: Partition, epoch: Epoch, sequences: &Sequences) {
+        match self.find(partition, epoch) {
+            Ok(at) => self.epochs[at].1.unite(sequences),
+            Err(at) => self
+                .epochs
+                .insert(at, ((partition, epoch), sequences.clone())),
+        }
+    }
+
+    fn find(&self, partition: Partition, epoch: Epoch) -> Result<usize, usize> {
         self.epochs
-            .entry((partition, epoch))
-            .or_default()
-            .unite(sequences);
+            .binary_search_by_key(&(partition, epoch), |(of, _)| *of)
     }
 
     /// Asks for everything that `other` asks for as well.
     pub fn unite(&mut self, other: &Self) {
-        for (partition, epoch, sequences) in other.iter() {
-            self.add_all(partition, epoch, sequences);
+        if let [((partition, epoch), sequences)] = other.epochs.as_slice() {
+            return self.add_all(*partition, *epoch, sequences);
         }
+        let mut ours = std::mem::take(&mut self.epochs).into_iter().peekable();
+        for (of, sequences) in &other.epochs {
+            while let Some(before) = ours.next_if(|(ours, _)| ours < of) {
+                self.epochs.push(before);
+            }
+            let mut united = ours.next_if(|(ours, _)| ours == of);
+            match &mut united {
+                Some((_, united)) => united.unite(sequences),
+                None => united = Some((*of, sequences.clone())),
+            }
+            self.epochs.extend(united);
+        }
+        self.epochs.extend(ours);
     }
 
     /// What is asked for, in order of partition and epoch.
     pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, &Sequences)> {
         self.epochs
             .iter()
-            .map(|(&(partition, epoch), sequences)| (partition, epoch, sequences))
+            .map(|((partition, epoch), sequences)| (*partition, *epoch, sequences))
     }
 
     /// What is asked for of one epoch.
     #[must_use]
     pub fn get(&self, partition: Partition, epoch: Epoch) -> Option<&Sequences> {
-        self.epochs.get(&(partition, epoch))
+        let at = self.find(partition, epoch).ok()?;
+        self.epochs.get(at).map(|(_, sequences)| sequences)
     }
 
     /// What this asks for and `other` does not.
@@ -175,12 +201,12 @@ impl Requirement {
     pub fn minus(&self, other: &Self) -> Self {
         let mut left = Self::default();
         for (partition, epoch, sequences) in self.iter() {
-            let rest = match other.epochs.get(&(partition, epoch)) {
+            let rest = match other.get(partition, epoch) {
                 Some(held) => sequences.minus(held),
                 None => sequences.clone(),
             };
             if rest.last() > 0 {
-                left.epochs.insert((partition, epoch), rest);
+                left.epochs.push(((partition, epoch), rest));
             }
         }
         left
@@ -193,7 +219,7 @@ impl Requirement {
         for (partition, epoch, sequences) in self.iter() {
             let missing = Sequences::up_to(sequences.last()).minus(sequences);
             if missing.last() > 0 {
-                holes.epochs.insert((partition, epoch), missing);
+                holes.epochs.push(((partition, epoch), missing));
             }
         }
         holes
@@ -202,13 +228,13 @@ impl Requirement {
     /// How many sequences are asked for.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.epochs.values().map(Sequences::count).sum()
+        self.iter().map(|(_, _, sequences)| sequences.count()).sum()
     }
 
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.epochs.values().all(|sequences| sequences.last() == 0)
+        self.iter().all(|(_, _, sequences)| sequences.last() == 0)
     }
 
     /// Whether this asks for nothing in `partition` that `other` does not ask for.
@@ -218,8 +244,7 @@ impl Requirement {
             .filter(|&(of, _, _)| of == partition)
             .all(|(_, epoch, sequences)| {
                 other
-                    .epochs
-                    .get(&(partition, epoch))
+                    .get(partition, epoch)
                     .unwrap_or(&Sequences::default())
                     .includes(sequences)
             })
@@ -228,6 +253,10 @@ impl Requirement {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn id(epoch: u128, sequence: Sequence) -> BatchId {
@@ -277,6 +306,34 @@ mod tests {
             let part = union.get(Partition(0), Epoch(epoch)).expect("known");
             assert_eq!(part.sequences, Sequences::up_to(last), "nothing missing");
             assert_eq!(part.last_checksum, checksum);
+        }
+    }
+
+    proptest! {
+        /// In whatever order and however often parts are added and united, a requirement is the map of unions.
+        #[test]
+        fn requirements_behave_like_maps_of_sets(
+            parts in prop::collection::vec(prop::collection::vec((0_u128..4, 1_u64..9), 0..6), 0..6),
+        ) {
+            let mut model: BTreeMap<u128, BTreeSet<Sequence>> = BTreeMap::new();
+            let mut whole = Requirement::default();
+            for part in &parts {
+                let mut requirement = Requirement::default();
+                for &(epoch, last) in part {
+                    requirement.add(Partition(0), Epoch(epoch), last);
+                    model.entry(epoch).or_default().extend(1..=last);
+                }
+                whole.unite(&requirement);
+                prop_assert!(requirement.is_within(&whole, Partition(0)));
+                prop_assert!(requirement.minus(&whole).is_empty());
+            }
+            let epochs: Vec<u128> = whole.iter().map(|(_, epoch, _)| epoch.0).collect();
+            prop_assert_eq!(epochs, model.keys().copied().collect::<Vec<_>>());
+            for (epoch, sequences) in &model {
+                let held = whole.get(Partition(0), Epoch(*epoch)).expect("added");
+                prop_assert_eq!(held.count(), sequences.len() as u64);
+            }
+            prop_assert_eq!(whole.count(), model.values().map(|of| of.len() as u64).sum::<u64>());
         }
     }
 

@@ -102,7 +102,7 @@ pub fn markdown(results: &Results) -> String {
         text += &format!("| {name} | {value} |\n");
     }
     text += "\n## Goals\n\nMedians of the rounds, with the least and the greatest. A comparison is made within each \
-             round. Why those that are missed are missed is told in [walls.md](walls.md).\n\n| row | work | goal | measured | met |\n|---|---|---|---|---|\n";
+             round. Why those that are missed are missed is told in [profiles.md](profiles.md).\n\n| row | work | goal | measured | met |\n|---|---|---|---|---|\n";
     for goal in goals(results) {
         text += &goal_line(&goal);
     }
