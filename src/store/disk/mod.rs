@@ -100,8 +100,10 @@
 
 mod aside;
 mod block;
+mod budget;
 mod checkpoint;
 mod filter;
+mod filters;
 mod flush;
 mod frames;
 #[cfg(fuzzing)]
@@ -129,8 +131,8 @@ pub use writer::DiskStore;
 /// Limits of a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Bytes of memory for keys that are in no run yet: two tables, and a sorted copy while one is flushed. An
-    /// open unite takes the size of such a copy more.
+    /// Bytes of memory. Half is for keys that are in no run yet: two tables, and a sorted copy while one is flushed; an
+    /// open unite takes the size of such a copy more. Half is for the runs' filters.
     pub memory_bytes_max: usize,
     /// Bytes after which a journal segment ends even if its table is not full.
     pub segment_bytes_max: u64,
@@ -138,8 +140,9 @@ pub struct DiskOptions {
     pub journal_ahead_bytes: u64,
 }
 
-/// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory.
-pub const MEMORY_BYTES_MAX_DEFAULT: usize = 64 << 20;
+/// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory. Filters of 12 bits a
+/// key for 18 million keys, even while all of them are merged.
+pub const MEMORY_BYTES_MAX_DEFAULT: usize = 128 << 20;
 /// Room for a full table of commits of a few items each.
 pub const SEGMENT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 /// Some dozen commits of 1000 items between two extensions of the journal.
@@ -164,8 +167,13 @@ impl DiskOptions {
     fn table_keys_max(&self) -> usize {
         // Tables have a power of two of places and are seven eighths full before they would grow.
         let place_bytes = 2 * key_set::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
-        let places = (self.memory_bytes_max / place_bytes).max(TABLE_PLACES_MIN);
+        let places = (self.memory_bytes_max / 2 / place_bytes).max(TABLE_PLACES_MIN);
         let places = (places + 1).next_power_of_two() / 2;
         places / 8 * 7
+    }
+
+    /// Bytes of memory for the filters of all runs.
+    fn filters_bytes_max(&self) -> u64 {
+        (self.memory_bytes_max / 2) as u64
     }
 }
