@@ -133,8 +133,10 @@ impl RunFilter {
     }
 
     fn shrink(&self, bytes: u64) {
+        if bytes == self.bytes() {
+            return;
+        }
         let smaller = match &*self.filter.read() {
-            Some(filter) if bytes == filter.bytes().len() as u64 => return,
             Some(filter) if bytes > 0 => Some(filter.folded(bytes)),
             _ => None,
         };

@@ -111,6 +111,8 @@ impl RunWriter {
         self.flush()?;
         debug_assert_eq!(Some(self.written), foot.file_bytes(), "{FOOT_BYTES}");
         self.file.sync()?;
+        // It grew by doubling.
+        self.first_keys.shrink_to_fit();
         Ok(Run::new(
             self.files,
             self.file,
