@@ -166,7 +166,7 @@ fn insert_duplicates(iterations: u32) {
 
 fn commit(iterations: u32) {
     // The table takes all of it: nothing is flushed meanwhile.
-    let mut disk = kit::disk_store(1 << 20, ITEMS);
+    let mut disk = kit::disk_store(2 << 20, ITEMS);
     for batch in batches(ITEMS, iterations) {
         apply(&mut disk.store, &batch).expect("applies");
         counted(|| disk.store.commit()).expect("commits");
@@ -189,7 +189,7 @@ fn snapshot(iterations: u32) {
 fn unite(iterations: u32) {
     let groups = kit::groups(0..100_000);
     for _ in 0..iterations {
-        let mut disk = kit::disk_store(1 << 20, ITEMS);
+        let mut disk = kit::disk_store(2 << 20, ITEMS);
         counted(|| {
             disk.store.begin_unite()?;
             for group in &groups {

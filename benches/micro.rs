@@ -124,7 +124,7 @@ fn commit(criterion: &mut Criterion) {
     let mut next = 0;
     for items in [1, ITEMS] {
         // Large enough that no flush falls into a measurement often.
-        let mut disk = kit::disk_store(64 << 20, 0);
+        let mut disk = kit::disk_store(128 << 20, 0);
         group(criterion, "commit", items).bench_function(format!("{items} keys"), |bencher| {
             bencher.iter_custom(|iterations| {
                 let mut took = Duration::ZERO;

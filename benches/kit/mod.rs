@@ -21,7 +21,7 @@ pub const ITEMS: u32 = 1_000;
 const TENANTS: u32 = 10;
 
 /// Memory of a store whose tables hold 3,584 keys: a few thousand items make several runs.
-pub const SMALL_MEMORY_BYTES: usize = 4_096 * 48;
+pub const SMALL_MEMORY_BYTES: usize = 2 * 4_096 * 48;
 
 /// Keys in one such table.
 pub const SMALL_TABLE_KEYS: u32 = 3_584;

@@ -50,7 +50,7 @@ pub struct CommonConfig {
 pub struct StoreConfig {
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// Bytes of memory for recent items.
+    /// Bytes of memory for recent items and filters.
     pub memory_bytes: usize,
 }
 

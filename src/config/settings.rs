@@ -84,9 +84,9 @@ pub const SETTINGS: [Setting; 29] = [
     setting(
         "memory-mb",
         "MIB",
-        "64",
+        "128",
         STORE,
-        "Memory for recent items before they are sorted into files, in MiB",
+        "Memory in MiB: half for recent items before they are sorted into files, half for the files' filters",
     ),
     setting(
         "name",

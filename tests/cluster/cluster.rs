@@ -33,7 +33,7 @@ const COORDINATOR_FLAGS: [&str; 4] = [
 ];
 
 /// Flags of all counters.
-const COUNTER_FLAGS: [&str; 4] = ["--memory-mb", "2", "--confirm-timeout-ms", "2000"];
+const COUNTER_FLAGS: [&str; 4] = ["--memory-mb", "4", "--confirm-timeout-ms", "2000"];
 
 /// What a cluster is made of.
 pub struct Setup {

@@ -270,13 +270,13 @@ fn files_of_a_later_release_are_refused() {
         closed(folder.path());
         let file = only_file(folder.path(), prefix);
         let mut bytes = fs::read(&file).expect("read");
-        bytes[4] = 2;
+        bytes[4] = 99;
         fs::write(&file, bytes).expect("written");
         match open_disk(folder.path()).map(|_| ()) {
             Err(StoreError::Version {
                 path,
-                found: 2,
-                known: 1,
+                found: 99,
+                known: 1 | 2,
             }) => assert_eq!(path, file),
             other => panic!("{other:?}"),
         }
@@ -299,6 +299,13 @@ fn a_closed_store_opens_without_replaying() {
     );
 }
 
+/// The lock, the identity and the manifest are not counted.
+fn assert_all_bytes_counted(folder: &Path, disk_bytes: u64) {
+    let bytes: usize = files(folder).values().map(Vec::len).sum();
+    let others = bytes as u64 - disk_bytes;
+    assert!(others < 1_000, "{disk_bytes} of {bytes} bytes");
+}
+
 #[test]
 fn runs_are_merged_and_old_files_removed() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -314,16 +321,11 @@ fn runs_are_merged_and_old_files_removed() {
         .into_keys()
         .filter(|path| path.to_string_lossy().contains("run-"));
     assert_eq!(runs.count() as u64, stats.runs);
-    let bytes: usize = files(folder.path()).values().map(Vec::len).sum();
-    // The lock, the identity and the manifest are not counted.
-    assert!(
-        bytes as u64 - stats.disk_bytes < 1_000,
-        "{stats:?}, {bytes} bytes of files"
-    );
+    assert_all_bytes_counted(folder.path(), stats.disk_bytes);
     drop(store);
     let store = open_disk(folder.path()).expect("opened");
     store.settle().expect("settled");
-    assert_eq!(store.reader().stats().disk_bytes, stats.disk_bytes);
+    assert_all_bytes_counted(folder.path(), store.reader().stats().disk_bytes);
     assert_eq!(recount(&store.reader()).expect("recounted").differences, []);
 }
 

@@ -23,7 +23,7 @@ pub fn shape() -> StoreShape {
 /// Tables of 28 keys.
 pub fn tiny() -> DiskOptions {
     DiskOptions {
-        memory_bytes_max: 32 * 48,
+        memory_bytes_max: 2 * 32 * 48,
         segment_bytes_max: 16 * 1024,
         journal_ahead_bytes: 4096,
     }

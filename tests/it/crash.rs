@@ -142,7 +142,7 @@ async fn read_until_done(world: Arc<World>, http: Client, reader: usize) {
 async fn kill_nine_under_load_loses_and_doubles_nothing() {
     let (kills, posts, minutes) = if long() { (10, 320, 30) } else { (5, 60, 5) };
     // A small table, so that files are written and merged between the kills.
-    let flags = ["--memory-mb", "1"];
+    let flags = ["--memory-mb", "2"];
     let mut node = Node::start(&flags);
     let world = Arc::new(World {
         deadline: Instant::now() + Duration::from_secs(60 * minutes),

@@ -139,7 +139,7 @@ async fn connections_leave_files_to_the_store() {
         &data_dir,
         "-n 200",
         // Idle ones make room after a while, so that a new connection of this client has its turn too.
-        &["--memory-mb", "1", "--idle-timeout-ms", "500"],
+        &["--memory-mb", "2", "--idle-timeout-ms", "500"],
     );
     let address = node.url().trim_start_matches("http://").to_owned();
     assert_eq!(node.post(&items("a", 0, 1)).await.status, 200);

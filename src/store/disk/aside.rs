@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::{Cut, Key, Staged, StoreError, TenantNumber};
+use super::filters::RunFilter;
 use super::merged::{Merged, Source};
 use super::run::Run;
 use super::run_writer::RunWriter;
@@ -182,9 +183,10 @@ impl Aside {
     }
 }
 
-/// A run that is only read from end to end needs no filter worth its memory.
+/// A run that is only read from end to end needs no filter.
 fn writer(shared: &Shared) -> Result<RunWriter, StoreError> {
-    RunWriter::create(Arc::clone(&shared.files), shared.take_number(), 0)
+    let (files, number) = (Arc::clone(&shared.files), shared.take_number());
+    RunWriter::create(files, number, RunFilter::new(0))
 }
 
 impl Resolved {

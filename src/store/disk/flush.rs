@@ -110,7 +110,8 @@ fn write_run(shared: &Shared, flush: &Flush) -> Result<Option<Run>, StoreError> 
     keys.sort_unstable();
     let number = shared.take_number();
     let files = Arc::clone(&shared.files);
-    let mut writer = RunWriter::create(files, number, keys.len() as u64)?;
+    let filter = shared.filters.make(keys.len() as u64);
+    let mut writer = RunWriter::create(files, number, filter)?;
     for key in keys {
         writer.push(key)?;
     }

@@ -25,7 +25,7 @@ pub type StoreFiles = Vec<(String, Vec<u8>)>;
 
 fn open(files: &SimFiles) -> Result<DiskStore, StoreError> {
     let options = DiskOptions {
-        memory_bytes_max: 64 * 48,
+        memory_bytes_max: 2 * 64 * 48,
         segment_bytes_max: 1 << 20,
         journal_ahead_bytes: 512,
     };

@@ -107,7 +107,8 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
     busy.extend(&numbers);
     let number = shared.take_number();
     let keys = inputs.iter().map(|run| run.keys).sum();
-    let mut output = RunWriter::create(Arc::clone(&shared.files), number, keys)?;
+    let (files, filter) = (Arc::clone(&shared.files), shared.filters.make(keys));
+    let mut output = RunWriter::create(files, number, filter)?;
     let mut merged = Merged::new(inputs.iter().cloned().map(Source::run).collect())?;
     let mut count = 0;
     while let Some(key) = merged.next()? {

@@ -42,19 +42,27 @@
 //!
 //! # Lookup
 //!
-//! Table, frozen table, then each run from the newest, last the staged keys: a run's filter (12 bits a key) denies about
-//! 199 of 200 absent keys; for the rest the index in memory names the one block of 4 KiB that could have the key,
+//! Table, frozen table, then each run from the newest, last the staged keys: a run's filter (12 bits a key, as long as
+//! memory allows) denies about 199 of 200 absent keys; for the rest the index in memory names the one block of 4 KiB that could have the key,
 //! which is read and checked. New items, the common case, cost a few cache misses for each run and about a
 //! block read in two hundred per run; duplicates cost one block read, from the system's cache when it is there.
 //!
 //! A whole batch is looked up at once, place by place. The look-ups of one place do not depend on each other, so
 //! the processor waits for many cache misses at a time, and large filters lie in huge pages.
 //!
+//! # Filters
+//!
+//! At full size they take 1.5 bytes a key, and those of a merge's inputs and output are needed at once. All have one
+//! budget: before a run is written, other filters are *folded* to half their size, or dropped, until its own has room
+//! (`filters`, `budget`). At half the size about one absent key in ten passes, without a filter every one: that costs a block
+//! read, never an answer. So with 7.5 bytes of `memory_bytes_max` for each key filters are never folded, and with less new
+//! items cost more and more reads, at most one for each run. Small runs keep their filters longest.
+//!
 //! # Merges
 //!
 //! See `merge`: four runs of a tier become one of the next. With n keys and tables of m, there are at most
 //! about 3·log₄(n/m) runs (plus those being merged), and a key is rewritten log₄(n/m) times. A merge streams:
-//! its memory is some blocks for each input, and the index and filter of its output. Smaller merges overtake
+//! its memory is some blocks for each input, and the index and filter of its output, which have room beside theirs. Smaller merges overtake
 //! larger ones. Readers hold the runs that they read; a file goes with its last reader.
 //!
 //! # Uniting
@@ -88,9 +96,9 @@
 //!
 //! # Costs
 //!
-//! About 14 bytes of disk and 1.6 bytes of memory (filter and index) for each key, beside the tables
-//! ([`DiskOptions::memory_bytes_max`]) and the cut (about 150 bytes a tenant). A merge needs its inputs' disk
-//! space and filters a second time until it ends. Tenants with one or two keys cost up to 18 bytes a key. Every flush writes the whole dictionary: about 30 bytes a tenant.
+//! About 14 bytes of disk for each key; a merge needs its inputs' disk space a second time until it ends. Tables and
+//! filters take [`DiskOptions::memory_bytes_max`], however many keys there are. Beside them are the indexes (16 bytes for
+//! each block of about 290 keys) and the cut (about 150 bytes a tenant). Tenants with one or two keys cost up to 18 bytes a key. Every flush writes the whole dictionary: about 30 bytes a tenant.
 //!
 //! # Tests
 //!
@@ -100,8 +108,10 @@
 
 mod aside;
 mod block;
+mod budget;
 mod checkpoint;
 mod filter;
+mod filters;
 mod flush;
 mod frames;
 #[cfg(fuzzing)]
@@ -129,8 +139,8 @@ pub use writer::DiskStore;
 /// Limits of a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Bytes of memory for keys that are in no run yet: two tables, and a sorted copy while one is flushed. An
-    /// open unite takes the size of such a copy more.
+    /// Bytes of memory. Half is for keys that are in no run yet: two tables, and a sorted copy while one is flushed; an
+    /// open unite takes the size of such a copy more. Half is for the runs' filters.
     pub memory_bytes_max: usize,
     /// Bytes after which a journal segment ends even if its table is not full.
     pub segment_bytes_max: u64,
@@ -138,8 +148,9 @@ pub struct DiskOptions {
     pub journal_ahead_bytes: u64,
 }
 
-/// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory.
-pub const MEMORY_BYTES_MAX_DEFAULT: usize = 64 << 20;
+/// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory. Filters of 12 bits a
+/// key for 18 million keys, even while all of them are merged.
+pub const MEMORY_BYTES_MAX_DEFAULT: usize = 128 << 20;
 /// Room for a full table of commits of a few items each.
 pub const SEGMENT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 /// Some dozen commits of 1000 items between two extensions of the journal.
@@ -164,8 +175,13 @@ impl DiskOptions {
     fn table_keys_max(&self) -> usize {
         // Tables have a power of two of places and are seven eighths full before they would grow.
         let place_bytes = 2 * key_set::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
-        let places = (self.memory_bytes_max / place_bytes).max(TABLE_PLACES_MIN);
+        let places = (self.memory_bytes_max / 2 / place_bytes).max(TABLE_PLACES_MIN);
         let places = (places + 1).next_power_of_two() / 2;
         places / 8 * 7
+    }
+
+    /// Bytes of memory for the filters of all runs.
+    fn filters_bytes_max(&self) -> u64 {
+        (self.memory_bytes_max / 2) as u64
     }
 }

@@ -98,9 +98,10 @@ impl StoreReader for DiskReader {
         ];
         let others = others.iter().map(|bytes| bytes.load(Ordering::Relaxed));
         let runs = &view.runs;
+        let memory = runs.iter().map(|run| run.index_bytes()).sum::<u64>() + tables as u64;
         StoreStats {
             disk_bytes: runs.iter().map(|run| run.disk_bytes()).sum::<u64>() + others.sum::<u64>(),
-            memory_bytes: runs.iter().map(|run| run.memory_bytes()).sum::<u64>() + tables as u64,
+            memory_bytes: memory + self.shared.filters.bytes(),
             runs: runs.len() as u64,
         }
     }

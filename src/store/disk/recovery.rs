@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use super::super::{Cut, StoreError, StoreShape};
 use super::DiskOptions;
 use super::checkpoint::{self, Image};
+use super::filters::Filters;
 use super::journal::{self, Journal, SegmentReader};
 use super::key_set::KeySet;
 use super::manifest::{self, Manifest};
@@ -22,6 +23,7 @@ pub(super) struct Recovered {
     pub(super) manifest: Manifest,
     pub(super) cut: Cut,
     pub(super) view: View,
+    pub(super) filters: Filters,
     /// The table of all segments but the last, when there are several.
     pub(super) flush: Option<Flush>,
     pub(super) journal: Journal,
@@ -55,6 +57,8 @@ pub(super) fn recover(
         let run = Run::open(Arc::clone(files), entry.number, entry.keys)?;
         runs.push(Arc::new(run));
     }
+    let filters = Filters::new(options.filters_bytes_max());
+    filters.load(&runs)?;
     let cut = read_cut(&**files, &manifest, shape)?;
     let names = files.names()?;
     let replayed = Replay::new(&manifest, cut, options).segments(&**files, &names)?;
@@ -74,6 +78,7 @@ pub(super) fn recover(
             frozen,
             runs,
         },
+        filters,
         flush,
         journal,
         commit,

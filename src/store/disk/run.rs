@@ -5,15 +5,17 @@
 //!
 //! Layout, little-endian: a head block ([`BLOCK_BYTES`]: magic `HCRN`, version u32, run u64, CRC-32 of these,
 //! zeros); the blocks (see [`super::block`]); the first key of each; the filter's words (see
-//! [`super::filter`]); the foot, [`FOOT_BYTES`]: magic `HCRF`, run u64, blocks u64, keys u64, filter bytes u64,
-//! CRC-32 of the first keys, CRC-32 of the filter, CRC-32 of the foot before it.
+//! [`super::filter`]; none when there was no room for it); the foot, [`FOOT_BYTES`]: magic `HCRF`, run u64, blocks u64,
+//! keys u64, filter bytes u64, CRC-32 of the first keys, CRC-32 of the filter, CRC-32 of the foot before it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::{KEY_BYTES, Key, StoreError};
 use super::block::{self, BLOCK_BYTES};
-use super::filter::{ASKED_AT_ONCE, Filter, Fingerprint};
+use super::budget::Share;
+use super::filter::{self, ASKED_AT_ONCE, Filter, Fingerprint};
+use super::filters::RunFilter;
 use crate::store::bytes::Cursor;
 use crate::store::files::{DiskFile, Files};
 
@@ -25,18 +27,22 @@ pub(super) const FOOT_BYTES: u64 = 48;
 /// Bytes of the head that mean something.
 pub(super) const HEAD_BYTES: usize = 20;
 
+/// Bytes of a filter read at once: whole blocks of it.
+const FILTER_READ_BYTES: u64 = 1 << 18;
+
 /// The name of a run's file.
 pub(super) fn name(run: u64) -> String {
     format!("run-{run:016x}")
 }
 
-/// An open run: its index and filter in memory, its blocks on disk.
+/// An open run: its index and what there is room for of its filter in memory, its blocks on disk.
 pub(super) struct Run {
     pub(super) number: u64,
     pub(super) keys: u64,
     file: DiskFile,
+    foot: Foot,
     first_keys: Vec<Key>,
-    filter: Filter,
+    pub(super) filter: Arc<RunFilter>,
     files: Arc<dyn Files>,
     obsolete: AtomicBool,
 }
@@ -110,14 +116,15 @@ impl Run {
     pub(super) fn new(
         files: Arc<dyn Files>,
         file: DiskFile,
-        foot: &Foot,
+        foot: Foot,
         first_keys: Vec<Key>,
-        filter: Filter,
+        filter: Arc<RunFilter>,
     ) -> Self {
         Self {
             number: foot.run,
             keys: foot.keys,
             file,
+            foot,
             first_keys,
             filter,
             files,
@@ -125,7 +132,7 @@ impl Run {
         }
     }
 
-    /// Opens a run that a manifest names, and reads its index and filter.
+    /// Opens a run that a manifest names, and reads its index. [`Self::read_filter`] reads its filter.
     pub(super) fn open(files: Arc<dyn Files>, number: u64, keys: u64) -> Result<Self, StoreError> {
         let file = files.open_file(&name(number))?;
         let len = file.len()?;
@@ -141,34 +148,62 @@ impl Run {
         let foot = Foot::decode(&bytes)
             .filter(|foot| (foot.run, foot.keys) == (number, keys))
             .filter(|foot| foot.file_bytes() == Some(len))
+            .filter(|foot| foot.filter_bytes.is_multiple_of(filter::BLOCK_BYTES as u64))
             .ok_or_else(|| file.damaged(foot_at, "its foot is not what was written"))?;
         let index_at = foot.index_at().unwrap_or_default();
         let filter_at = foot.filter_at().unwrap_or_default();
-        // Both lengths are parts of the file's, so they can't ask for more memory than the file has bytes.
+        // Its length is a part of the file's, so it can't ask for more memory than the file has bytes.
         let mut index = vec![0; (filter_at - index_at) as usize];
-        read_section(&file, index_at, &mut index, foot.index_crc)?;
-        let mut filter = Filter::new(foot.filter_bytes);
-        if filter.bytes().len() as u64 != foot.filter_bytes {
-            return Err(file.damaged(foot_at, "its filter has no size of a filter"));
+        file.read_at(&mut index, index_at)?;
+        if crc32fast::hash(&index) != foot.index_crc {
+            return Err(file.damaged(index_at, "its index is not what was written"));
         }
-        read_section(&file, filter_at, filter.bytes_mut(), foot.filter_crc)?;
         let (first_keys, _) = index.as_chunks::<KEY_BYTES>();
         let first_keys = first_keys.iter().copied().map(Key).collect();
-        Ok(Self::new(files, file, &foot, first_keys, filter))
+        let filter = RunFilter::new(keys);
+        Ok(Self::new(files, file, foot, first_keys, filter))
     }
 
-    /// Bytes of memory for index and filter.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        (self.first_keys.len() * KEY_BYTES + self.filter.bytes().len()) as u64
+    /// The filter as the file has it.
+    pub(super) fn stored_share(&self) -> Share {
+        Share {
+            keys: self.keys,
+            bytes: self.foot.filter_bytes,
+            is_fixed: false,
+        }
+    }
+
+    /// Reads the filter and folds it to `bytes`; with none it is only checked.
+    pub(super) fn read_filter(&self, bytes: u64) -> Result<Option<Filter>, StoreError> {
+        let stored_bytes = self.foot.filter_bytes;
+        let folds = filter::folds(stored_bytes, bytes);
+        let start = self.foot.filter_at().unwrap_or_default();
+        let mut filter = (bytes > 0).then(|| Filter::new(bytes));
+        let mut crc = crc32fast::Hasher::new();
+        let mut part = vec![0; stored_bytes.min(FILTER_READ_BYTES) as usize];
+        for from in (0..stored_bytes).step_by(FILTER_READ_BYTES as usize) {
+            part.truncate((stored_bytes - from) as usize);
+            self.file.read_at(&mut part, start + from)?;
+            crc.update(&part);
+            if let Some(filter) = &mut filter {
+                filter.add_folded(&part, from as usize / filter::BLOCK_BYTES, folds);
+            }
+        }
+        if crc.finalize() != self.foot.filter_crc {
+            let detail = "its filter is not what was written";
+            return Err(self.file.damaged(start, detail));
+        }
+        Ok(filter)
+    }
+
+    /// Bytes of memory for the index.
+    pub(super) fn index_bytes(&self) -> u64 {
+        (self.first_keys.len() * KEY_BYTES) as u64
     }
 
     /// Bytes of the file.
     pub(super) fn disk_bytes(&self) -> u64 {
-        let blocks = self.blocks();
-        (blocks + 1) * BLOCK_BYTES as u64
-            + blocks * KEY_BYTES as u64
-            + self.filter.bytes().len() as u64
-            + FOOT_BYTES
+        self.foot.file_bytes().unwrap_or_default()
     }
 
     /// How many blocks it has.
@@ -179,6 +214,7 @@ impl Run {
     /// Says that no manifest names it any more: its file goes with its last user.
     pub(super) fn retire(&self) {
         self.obsolete.store(true, Ordering::Release);
+        self.filter.retire();
     }
 
     /// Removes from `keys` those that it has, and from `fingerprints` theirs; neighbours of one block share its
@@ -189,12 +225,15 @@ impl Run {
         fingerprints: &mut Vec<Fingerprint>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        let mut may = [false; ASKED_AT_ONCE];
+        let mut may = [true; ASKED_AT_ONCE];
         let mut loaded = None;
+        let filter = self.filter.read();
         let (mut kept, mut from) = (0, 0);
         while from < keys.len() {
             let to = keys.len().min(from + ASKED_AT_ONCE);
-            self.filter.ask(&fingerprints[from..to], &mut may);
+            if let Some(filter) = &*filter {
+                filter.ask(&fingerprints[from..to], &mut may);
+            }
             for at in from..to {
                 let key = keys[at];
                 if !may[at - from] || !self.find(&key, scratch, &mut loaded)? {
@@ -278,14 +317,6 @@ fn check_head(file: &DiskFile, head: &[u8; HEAD_BYTES], number: u64) -> Result<(
     let crc = crc32fast::hash(&head[..16]);
     if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
         return Err(file.damaged(0, "its head is not what was written"));
-    }
-    Ok(())
-}
-
-fn read_section(file: &DiskFile, at: u64, section: &mut [u8], crc: u32) -> Result<(), StoreError> {
-    file.read_at(section, at)?;
-    if crc32fast::hash(section) != crc {
-        return Err(file.damaged(at, "its index or filter is not what was written"));
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::super::{Key, StoreError};
 use super::block::{BLOCK_BYTES, BlockBuilder};
-use super::filter::{Filter, Fingerprint, filter_bytes};
+use super::filter::{Filter, Fingerprint};
+use super::filters::RunFilter;
 use super::run::{FOOT_BYTES, Foot, HEAD_BYTES, HEAD_MAGIC, Run, VERSION, name};
 use crate::store::files::{DiskFile, Files};
 
@@ -31,17 +32,17 @@ pub(super) struct RunWriter {
     written: u64,
     synced: u64,
     first_keys: Vec<Key>,
-    filter: Filter,
+    filter: Arc<RunFilter>,
     /// Of keys that are not in the filter yet.
     fingerprints: Vec<Fingerprint>,
 }
 
 impl RunWriter {
-    /// Starts the run `number`, of `keys` keys.
+    /// Starts the run `number`, with a filter to fill.
     pub(super) fn create(
         files: Arc<dyn Files>,
         number: u64,
-        keys: u64,
+        filter: Arc<RunFilter>,
     ) -> Result<Self, StoreError> {
         let file = files.create_file(&name(number))?;
         let mut buffer = Vec::with_capacity(BUFFER_BYTES + BLOCK_BYTES);
@@ -62,7 +63,7 @@ impl RunWriter {
             written: 0,
             synced: 0,
             first_keys: Vec::new(),
-            filter: Filter::new(filter_bytes(keys).unwrap_or_default()),
+            filter,
             fingerprints: Vec::with_capacity(FINGERPRINTS_AT_ONCE),
         })
     }
@@ -97,18 +98,12 @@ impl RunWriter {
             index_crc.update(&key.0);
             self.put(&key.0)?;
         }
-        let filter_crc = crc32fast::hash(self.filter.bytes());
-        for from in (0..self.filter.bytes().len()).step_by(BUFFER_BYTES) {
-            let left = &self.filter.bytes()[from..];
-            self.buffer
-                .extend_from_slice(&left[..left.len().min(BUFFER_BYTES)]);
-            self.flush_if_full()?;
-        }
+        let (filter_bytes, filter_crc) = self.put_filter()?;
         let foot = Foot {
             run: self.number,
             blocks: self.first_keys.len() as u64,
             keys: self.keys,
-            filter_bytes: self.filter.bytes().len() as u64,
+            filter_bytes,
             index_crc: index_crc.finalize(),
             filter_crc,
         };
@@ -116,13 +111,30 @@ impl RunWriter {
         self.flush()?;
         debug_assert_eq!(Some(self.written), foot.file_bytes(), "{FOOT_BYTES}");
         self.file.sync()?;
+        // It grew by doubling.
+        self.first_keys.shrink_to_fit();
         Ok(Run::new(
             self.files,
             self.file,
-            &foot,
+            foot,
             self.first_keys,
             self.filter,
         ))
+    }
+
+    /// Writes the filter; says how long it is, and its checksum.
+    fn put_filter(&mut self) -> Result<(u64, u32), StoreError> {
+        let filter = Arc::clone(&self.filter);
+        let written = {
+            let filter = filter.read();
+            let bytes = filter.as_ref().map_or(&[][..], Filter::bytes);
+            for part in bytes.chunks(BUFFER_BYTES) {
+                self.put(part)?;
+            }
+            (bytes.len() as u64, crc32fast::hash(bytes))
+        };
+        filter.end_building();
+        Ok(written)
     }
 
     fn add_to_filter(&mut self) {

@@ -3,7 +3,8 @@
 //! Invariant: every key of the cut is in the view's table, its frozen table or one of its runs, and nowhere
 //! twice; a view that someone holds stays whole while the store goes on.
 //!
-//! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys.
+//! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys. Those of the filters are
+//! taken last, or alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::super::{Cut, StoreError};
 use super::DiskOptions;
 use super::checkpoint::Image;
+use super::filters::Filters;
 use super::key_set::KeySet;
 use super::manifest::Manifest;
 use super::run::Run;
@@ -66,6 +68,7 @@ pub(super) struct Shared {
     pub(super) options: DiskOptions,
     pub(super) cut: RwLock<Cut>,
     pub(super) view: RwLock<Arc<View>>,
+    pub(super) filters: Filters,
     pub(super) manifest: Mutex<Manifest>,
     next_number: AtomicU64,
     state: Mutex<State>,
@@ -88,6 +91,7 @@ impl Shared {
         options: DiskOptions,
         cut: Cut,
         view: View,
+        filters: Filters,
         manifest: Manifest,
         flush: Option<Flush>,
     ) -> Self {
@@ -96,6 +100,7 @@ impl Shared {
             options,
             cut: RwLock::new(cut),
             view: RwLock::new(Arc::new(view)),
+            filters,
             next_number: AtomicU64::new(manifest.next_number),
             manifest: Mutex::new(manifest),
             state: Mutex::new(State {

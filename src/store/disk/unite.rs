@@ -117,7 +117,7 @@ impl DiskStore {
             Some(writer) => writer,
             None => {
                 let (files, number) = (Arc::clone(&self.shared.files), self.shared.take_number());
-                RunWriter::create(files, number, keys_max)?
+                RunWriter::create(files, number, self.shared.filters.make(keys_max))?
             }
         };
         let partitioning = self.shared.cut.read().partitioning();

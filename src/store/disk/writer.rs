@@ -79,11 +79,15 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let recovered = recover(&files, shape, &options)?;
         let Recovered {
-            cut, view, journal, ..
+            cut,
+            view,
+            filters,
+            journal,
+            ..
         } = recovered;
         let position = cut.position().clone();
         let (manifest, flush) = (recovered.manifest, recovered.flush);
-        let shared = Shared::new(files, options, cut, view, manifest, flush);
+        let shared = Shared::new(files, options, cut, view, filters, manifest, flush);
         let sizes = [
             (&shared.journal_bytes, journal.disk_bytes()),
             (&shared.checkpoint_bytes, recovered.checkpoint_bytes),

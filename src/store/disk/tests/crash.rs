@@ -17,7 +17,7 @@ use crate::store::{Key, Store, StoreError, StoreReader, StoreShape};
 
 /// Tables of 14 keys, so that a short history has flushes and merges in it.
 const OPTIONS: DiskOptions = DiskOptions {
-    memory_bytes_max: 16 * 48,
+    memory_bytes_max: 2 * 16 * 48,
     segment_bytes_max: 4096,
     journal_ahead_bytes: 1024,
 };

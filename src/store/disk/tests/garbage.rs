@@ -18,7 +18,7 @@ const ITEMS: u64 = 100;
 
 fn open(files: &SimFiles) -> Result<DiskStore, StoreError> {
     let options = DiskOptions {
-        memory_bytes_max: 64 * 48,
+        memory_bytes_max: 2 * 64 * 48,
         segment_bytes_max: 1 << 20,
         journal_ahead_bytes: 512,
     };

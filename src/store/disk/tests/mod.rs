@@ -6,4 +6,5 @@
 mod checkpoint;
 mod crash;
 mod garbage;
+mod memory;
 mod sim;

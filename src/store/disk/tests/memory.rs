@@ -1,0 +1,106 @@
+//! Filters within their budget, however many keys there are.
+//!
+//! Invariant: at no moment do the filters of all runs take more than their half of the memory, and a store answers the
+//! same with filters of any size, or with none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::super::{DiskOptions, DiskStore};
+use super::sim::SimFiles;
+use crate::model::{ItemHash, Partition, Partitioning, TenantName};
+use crate::store::{Store, StoreReader, StoreShape};
+
+const IDS: u64 = 60_000;
+const IDS_PER_COMMIT: u64 = 400;
+/// Filters of 12 bits would take 90 KB, and as much again while runs are merged.
+const MEMORY_BYTES: usize = 2 * 1024 * 48;
+
+fn open(files: &SimFiles, memory_bytes_max: usize) -> DiskStore {
+    let options = DiskOptions {
+        memory_bytes_max,
+        segment_bytes_max: 1 << 20,
+        journal_ahead_bytes: 4096,
+    };
+    let shape = StoreShape {
+        partitioning: Partitioning::SINGLE,
+    };
+    let store = DiskStore::open_files(Arc::new(files.clone()), None, shape, options);
+    let store = store.expect("it opens");
+    check_memory(&store);
+    store
+}
+
+/// Bytes of all filters.
+fn check_memory(store: &DiskStore) -> u64 {
+    let filters = &store.shared.filters;
+    let bytes = filters.bytes();
+    let bytes_max = store.shared.options.memory_bytes_max as u64 / 2;
+    assert!(
+        bytes <= bytes_max,
+        "{bytes} bytes of filters, not {bytes_max}"
+    );
+    assert!(store.reader().stats().memory_bytes > 0);
+    bytes
+}
+
+fn insert(store: &mut DiskStore, ids: std::ops::Range<u64>) -> u64 {
+    let tenant = TenantName::new("a").expect("valid");
+    let hashes: Vec<_> = ids.map(|id| ItemHash::of_id(&id.to_string())).collect();
+    let added = store.insert(Partition(0), &tenant, &hashes);
+    let added = added.expect("inserted");
+    store.commit().expect("committed");
+    check_memory(store);
+    added
+}
+
+#[test]
+fn filters_stay_within_their_budget_and_counts_exact() {
+    let files = SimFiles::new();
+    let mut store = open(&files, MEMORY_BYTES);
+    let (shared, is_done) = (Arc::clone(&store.shared), AtomicBool::new(false));
+    let greatest = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut greatest = 0;
+            while !is_done.load(Ordering::Acquire) {
+                greatest = shared.filters.bytes().max(greatest);
+                thread::yield_now();
+            }
+            greatest
+        });
+        for first in (0..IDS).step_by(IDS_PER_COMMIT as usize) {
+            // A quarter of each commit was there before.
+            let from = first.saturating_sub(IDS_PER_COMMIT / 3);
+            let added = insert(&mut store, from..first + IDS_PER_COMMIT);
+            assert_eq!(added, IDS_PER_COMMIT, "from {first}");
+        }
+        is_done.store(true, Ordering::Release);
+        watcher.join().expect("it ends")
+    });
+    let budget = MEMORY_BYTES as u64 / 2;
+    assert!((budget / 2..=budget).contains(&greatest), "{greatest}");
+    store.settle().expect("settled");
+    assert!(check_memory(&store) > budget / 4);
+    store.close().expect("closed");
+
+    // Less memory, hardly any, and more than enough.
+    for memory_bytes in [
+        MEMORY_BYTES,
+        MEMORY_BYTES / 4,
+        2 * 16 * 48,
+        MEMORY_BYTES * 16,
+    ] {
+        let mut store = open(&files, memory_bytes);
+        for first in (0..IDS).step_by(7_000) {
+            assert_eq!(insert(&mut store, first..first + 100), 0);
+        }
+        let absent = ItemHash::of_id("none");
+        let tenant = TenantName::new("a").expect("valid");
+        let contains = store.reader().contains(&tenant, &absent);
+        assert!(!contains.expect("read"));
+        store.settle().expect("settled");
+        assert_eq!(store.reader().cut().items(), IDS);
+        check_memory(&store);
+    }
+}
