@@ -11,6 +11,8 @@ pub mod catch_up;
 pub mod exchange;
 mod healer;
 mod local;
+#[cfg(test)]
+mod patience_tests;
 mod peer;
 mod progress;
 pub mod snapshot;

@@ -1,0 +1,141 @@
+//! A counter over a log that is in no hurry: what ends its waiting, and that nothing is lost by it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CounterControl, CounterTask, Demand, LocalCounter, Queries};
+use crate::log::{Delivered, Deliveries, DeliveryError, LocalDeliveries, LocalLog, Log, local};
+use crate::model::{
+    Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Requirement, Sequence, TenantItems,
+    TenantName,
+};
+use crate::store::memory::{MemoryReader, MemoryStore};
+use crate::store::{Store, StoreShape};
+
+const FOR_EVER: Duration = Duration::from_secs(3_600);
+
+struct Patient(LocalDeliveries, Duration);
+
+impl Deliveries for Patient {
+    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+        self.0.next().await
+    }
+
+    fn patience(&self) -> Duration {
+        self.1
+    }
+
+    async fn acknowledge(&mut self) {
+        self.0.acknowledge().await;
+    }
+}
+
+fn start(patience: Duration) -> (LocalLog, LocalCounter<MemoryReader>, CounterControl) {
+    let mut store = MemoryStore::new(StoreShape {
+        partitioning: Partitioning::SINGLE,
+    });
+    store.set_complete(true);
+    store.commit().expect("commits");
+    let (log, deliveries) = local();
+    let (task, counter) = CounterTask::new("c".into(), 1, store, Patient(deliveries, patience));
+    let control = task.control();
+    tokio::spawn(task.run());
+    (log, counter, control)
+}
+
+fn tenant() -> TenantName {
+    TenantName::new("t").expect("valid")
+}
+
+fn batch(epoch: u128, sequence: Sequence, ids: &[u32]) -> Arc<Batch> {
+    let items = TenantItems {
+        tenant: tenant(),
+        hashes: ids
+            .iter()
+            .map(|id| ItemHash::of_id(&id.to_string()))
+            .collect(),
+    };
+    let id = BatchId {
+        partition: Partition(0),
+        epoch: Epoch(epoch),
+        sequence,
+    };
+    Arc::new(Batch::new(id, 0, vec![items]))
+}
+
+/// The count, and whether it covers everything up to `sequence`, waiting for that up to `wait`.
+async fn count(
+    counter: &LocalCounter<MemoryReader>,
+    sequence: Sequence,
+    wait: Duration,
+) -> (u64, bool) {
+    let mut requirement = Requirement::default();
+    requirement.add(Partition(0), Epoch(1), sequence);
+    let demand = Demand {
+        requirement,
+        barriers: Vec::new(),
+        wait,
+        whole_position: false,
+    };
+    let counts = counter
+        .counts(Arc::new([tenant()]), demand)
+        .await
+        .expect("answers");
+    (counts.counts[0][0], counts.cover.partitions[0].1)
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what)
+        .await
+        .expect("within its time")
+}
+
+#[tokio::test]
+async fn a_query_that_waits_brings_the_commit() {
+    let (log, counter, _control) = start(FOR_EVER);
+    for sequence in 1..=3 {
+        let append = tokio::spawn({
+            let (log, batch) = (log.clone(), batch(1, sequence, &[sequence as u32]));
+            async move { log.append(batch).await }
+        });
+        // Whether it asks before the batch is there or after: it need not wait for the log's patience.
+        if sequence != 2 {
+            tokio::task::yield_now().await;
+        }
+        let answer = soon(count(&counter, sequence, FOR_EVER)).await;
+        assert_eq!(answer, (sequence, true));
+        assert_eq!(soon(append).await.expect("joined"), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_barrier_and_the_log_s_patience_bring_the_commit() {
+    let (log, counter, _control) = start(FOR_EVER);
+    let append = tokio::spawn({
+        let (log, batch) = (log.clone(), batch(1, 1, &[1]));
+        async move { log.append(batch).await }
+    });
+    tokio::task::yield_now().await;
+    soon(log.append(batch(2, 1, &[]))).await.expect("appended");
+    soon(append).await.expect("joined").expect("appended");
+    assert_eq!(count(&counter, 1, Duration::ZERO).await, (1, true));
+
+    let (log, counter, _control) = start(Duration::from_millis(20));
+    soon(log.append(batch(1, 1, &[1]))).await.expect("appended");
+    assert_eq!(count(&counter, 1, Duration::ZERO).await, (1, true));
+}
+
+#[tokio::test]
+async fn what_waits_is_committed_before_the_counter_stops() {
+    let (log, counter, control) = start(FOR_EVER);
+    let append = tokio::spawn({
+        let (log, batch) = (log.clone(), batch(1, 1, &[1]));
+        async move { log.append(batch).await }
+    });
+    // A query without patience leaves the batch where it is.
+    assert_eq!(count(&counter, 1, Duration::ZERO).await, (0, false));
+    tokio::task::yield_now().await;
+    soon(control.stop()).await.expect("told");
+    soon(append).await.expect("joined").expect("appended");
+    assert_eq!(count(&counter, 1, Duration::ZERO).await, (1, true));
+}
