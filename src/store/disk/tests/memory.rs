@@ -4,7 +4,6 @@
 //! same with filters of any size, or with none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::super::{DiskOptions, DiskStore};
@@ -59,25 +58,24 @@ fn insert(store: &mut DiskStore, ids: std::ops::Range<u64>) -> u64 {
 fn filters_stay_within_their_budget_and_counts_exact() {
     let files = SimFiles::new();
     let mut store = open(&files, MEMORY_BYTES);
-    let (shared, is_done) = (Arc::clone(&store.shared), AtomicBool::new(false));
+    let shared = Arc::clone(&store.shared);
     let greatest = thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            let mut greatest = 0;
-            while !is_done.load(Ordering::Acquire) {
-                greatest = shared.filters.bytes().max(greatest);
-                thread::yield_now();
+        let writer = scope.spawn(|| {
+            for first in (0..IDS).step_by(IDS_PER_COMMIT as usize) {
+                // A quarter of each commit was there before.
+                let from = first.saturating_sub(IDS_PER_COMMIT / 3);
+                let added = insert(&mut store, from..first + IDS_PER_COMMIT);
+                assert_eq!(added, IDS_PER_COMMIT, "from {first}");
             }
-            greatest
         });
-        for first in (0..IDS).step_by(IDS_PER_COMMIT as usize) {
-            // A quarter of each commit was there before.
-            let from = first.saturating_sub(IDS_PER_COMMIT / 3);
-            let added = insert(&mut store, from..first + IDS_PER_COMMIT);
-            assert_eq!(added, IDS_PER_COMMIT, "from {first}");
+        let mut greatest = 0;
+        while !writer.is_finished() {
+            greatest = shared.filters.bytes().max(greatest);
+            thread::yield_now();
         }
-        is_done.store(true, Ordering::Release);
-        watcher.join().expect("it ends")
+        writer.join().map(|()| greatest)
     });
+    let greatest = greatest.expect("written");
     let budget = MEMORY_BYTES as u64 / 2;
     assert!((budget / 2..=budget).contains(&greatest), "{greatest}");
     store.settle().expect("settled");
