@@ -187,10 +187,10 @@ pub fn engine(tools: &Tools, options: &[&str]) -> Result<Value, String> {
 ///
 /// # Errors
 /// When it can't be opened.
-pub fn open(tools: &Tools) -> Result<Value, String> {
+pub fn open(tools: &Tools, options: &[&str]) -> Result<Value, String> {
     let folder = tools.scratch.join("engine");
     let mut command = Command::new(&tools.contenders);
-    command.args(["open", "--dir"]).arg(&folder);
+    command.args(["open", "--dir"]).arg(&folder).args(options);
     let result = tools.result(&mut command, LIMIT)?;
     remove(&folder)?;
     Ok(result)

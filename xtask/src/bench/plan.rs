@@ -13,6 +13,9 @@ use super::stats::summary;
 /// After so many seconds fjall has shown its rate; it may stop with fewer items, which is in its favour.
 const FJALL_SECONDS_MAX: &str = "40";
 
+/// The memory of the runs of 100 M items: enough for their filters to be whole, within 400 MB in all.
+pub const FULL_MEMORY: [&str; 2] = ["--memory-mb", "352"];
+
 /// What a work has at hand.
 pub struct Context<'a> {
     /// The programs.
@@ -98,14 +101,20 @@ fn engines(full: bool) -> Vec<Work> {
         }),
     ];
     if full {
-        let all = ["--items", "100000000", "--kill-after"];
+        let all = [
+            "--items",
+            "100000000",
+            FULL_MEMORY[0],
+            FULL_MEMORY[1],
+            "--kill-after",
+        ];
         works.push(once(work(
             "engine-100m/headcount",
             &[1, 2, 10],
             move |at| load::engine(at.tools, &all),
         )));
         works.push(once(work("open-100m/headcount", &[1, 2, 10], |at| {
-            load::open(at.tools)
+            load::open(at.tools, &FULL_MEMORY)
         })));
     }
     works
@@ -203,7 +212,10 @@ pub fn sweeps(full: bool) -> Vec<Work> {
     let items = items.iter().map(|millions| {
         let items = format!("{millions}000000");
         once(work(&format!("sweep-items/{items}"), &[10], move |at| {
-            load::engine(at.tools, &["--items", &items])
+            load::engine(
+                at.tools,
+                &["--items", &items, FULL_MEMORY[0], FULL_MEMORY[1]],
+            )
         }))
     });
     let tenants = tenants.into_iter().map(|tenants| {
