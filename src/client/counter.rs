@@ -3,8 +3,8 @@
 //! Invariant: an answer is the counter's own, to the query asked; when none comes in time the counter counts as
 //! unreachable. What waits is bounded: in number here, in time there.
 //!
-//! Queries for counts first go in groups ([lane]) and are answered at once. One that is not covered
-//! and may wait then goes alone, as a request that the counter answers when it covers it. What demands a barrier or
+//! Queries for counts first go in groups ([lane]) and are answered nearly at once: a counter that commits patiently is
+//! given the time to do so. One that is not covered then and may wait goes alone, as a request that the counter answers when it covers it. What demands a barrier or
 //! a whole position goes alone from the beginning.
 
 use std::sync::Arc;
@@ -32,6 +32,10 @@ use crate::model::{ClusterSecret, CounterName, ItemHash, TenantName};
 
 /// How much longer than it may wait a counter may take to answer.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a query may wait in its group, and keep the next group waiting: a commit that it has asked for takes less,
+/// and a request of its own costs more than that.
+const GROUP_WAIT: Duration = Duration::from_millis(10);
 
 /// Requests under way whose answers wait until they are covered; more wait for a place.
 const WAITING_MAX: usize = 64;
@@ -88,9 +92,9 @@ impl RemoteCounter {
         if !demand.barriers.is_empty() || demand.whole_position {
             return Ok(self.counts_alone(&self.proving, query, deadline).await?);
         }
-        let mut at_once = query.clone();
-        at_once.demand.wait = Duration::ZERO;
-        let grouped = timeout_at(deadline + ANSWER_GRACE, self.lane.ask(at_once))
+        let mut shortly = query.clone();
+        shortly.demand.wait = demand.wait.min(GROUP_WAIT);
+        let grouped = timeout_at(deadline + ANSWER_GRACE, self.lane.ask(shortly))
             .await
             .unwrap_or(Err(Failure::TimedOut));
         let may_wait = Instant::now() < deadline;

@@ -1,4 +1,4 @@
-//! Queries for counts that are answered at once, grouped: what waits while one request is under way leaves
+//! Queries for counts that are answered at once or shortly, grouped: what waits while one request is under way leaves
 //! together in the next.
 //!
 //! Invariant: one request at a time for each counter, so groups form under load and never by a timer; a group is
@@ -37,7 +37,7 @@ impl Lane {
         Self { queue }
     }
 
-    /// Asks in the next group. The query must not want to wait.
+    /// Asks in the next group. The query must want to wait briefly at most: the next group waits with it.
     pub async fn ask(&self, query: CountsQuery) -> Answer {
         let ended = || Failure::unreachable("the asking has ended");
         let (answer, answered) = oneshot::channel();

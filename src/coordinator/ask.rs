@@ -17,7 +17,7 @@ use crate::counter::{Counts, Cover, Demand, Queries, QueryError};
 use crate::model::{Partition, Requirement};
 
 /// How much longer than the counters a coordinator waits for their answers to arrive.
-const ANSWER_GRACE: Duration = Duration::from_millis(250);
+pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
 
 /// What a counter said when it was asked for its whole position behind a barrier.
 #[derive(Debug, Clone)]

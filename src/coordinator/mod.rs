@@ -11,6 +11,7 @@ mod losses;
 mod members;
 mod merge;
 mod meters;
+mod nearest;
 mod reads;
 mod repair;
 mod session;
@@ -39,6 +40,7 @@ use self::batcher::{Batcher, BatcherOptions, LogEnded};
 use self::ending::Ending;
 use self::members::Members;
 use self::meters::Meters;
+use self::nearest::Nearest;
 use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
@@ -100,6 +102,7 @@ struct Inner {
     barrier_epoch: Epoch,
     barriers: Vec<Batcher>,
     members: Members,
+    nearest: Nearest,
     session: Session,
     strong_reads: Semaphore,
     /// What was last found to be lost.
@@ -149,6 +152,7 @@ impl Coordinator {
                     .map(|partition| batcher(barrier_epoch, partition, barriers_max))
                     .collect(),
                 members: Members::new(named, members),
+                nearest: Nearest::default(),
                 session: Session::new(epoch),
                 strong_reads: Semaphore::new(options.strong_reads_max.min(Semaphore::MAX_PERMITS)),
                 planned: Mutex::default(),

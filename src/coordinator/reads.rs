@@ -1,4 +1,4 @@
-//! Reads: ask every counter at once, take the first answer that covers what it must, merge.
+//! Reads: ask the nearest counter, or all, take the first answer that covers what it must, merge.
 //!
 //! Invariant: an answer is called exact only if it covers everything that its consistency asks for; exact
 //! answers of one coordinator never go backwards.
@@ -167,7 +167,7 @@ impl Coordinator {
         let roll = self.inner.members.roll();
         let partitioning = self.inner.partitioning;
         let answers = self
-            .ask_all(
+            .ask_nearest(
                 &roll,
                 deadline.saturating_duration_since(Instant::now()),
                 |member| self.ask_above(member, floor, demand.clone(), &ask),

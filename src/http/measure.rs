@@ -19,9 +19,12 @@ use crate::telemetry;
 /// The route of requests for nothing that there is.
 const NO_ROUTE: &str = "none";
 
-/// The handles of all series so far.
+/// Handles by route.
+type Routes = HashMap<Box<str>, Handles>;
+
+/// The handles of all series so far, by method and status, then by route.
 #[derive(Default)]
-pub(super) struct Measures(RwLock<HashMap<(&'static str, u16), HashMap<Box<str>, Handles>>>);
+pub(super) struct Measures(RwLock<HashMap<(&'static str, u16), Routes>>);
 
 #[derive(Clone)]
 struct Handles {

@@ -47,6 +47,8 @@ struct Inside {
     counts: BTreeMap<String, u64>,
     complete: bool,
     mode: Mode,
+    /// How often it was asked for a tenant's count.
+    asked: u64,
 }
 
 /// A counter that applies a batch when the test says so.
@@ -63,6 +65,7 @@ impl Scripted {
             counts: BTreeMap::new(),
             complete: true,
             mode: Mode::Answers,
+            asked: 0,
         };
         Self(Arc::new(Mutex::new(inside)), name.to_owned())
     }
@@ -133,6 +136,7 @@ impl Queries for Scripted {
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         async move {
             let deadline = Instant::now() + demand.wait;
+            self.0.lock().asked += u64::from(!tenants.is_empty());
             loop {
                 {
                     let inside = self.0.lock();
@@ -297,6 +301,14 @@ impl World {
         };
         let read = self.coordinator.counts(vec![tenant()], &options).await?;
         Ok((read.value[0], read.exact))
+    }
+}
+
+impl World {
+    /// How often each counter was asked for a count since the last time.
+    fn asked(&self) -> Vec<u64> {
+        let take = |counter: &Scripted| std::mem::take(&mut counter.0.lock().asked);
+        self.counters.iter().map(take).collect()
     }
 }
 

@@ -50,6 +50,26 @@ async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
 }
 
 #[tokio::test]
+async fn one_counter_is_asked_until_it_is_slow_or_gone() {
+    let world = World::new(3);
+    world.start().await;
+    world.post(1).await;
+    for _ in 0..3 {
+        assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    }
+    assert_eq!(world.asked(), [3, 0, 0]);
+    world.counters[0].set(Mode::Silent);
+    world.counters[1].set(Mode::Gone);
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    assert_eq!(world.asked(), [1, 1, 1], "the others are asked as well");
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    assert_eq!(world.asked(), [0, 0, 1], "who answered is asked first");
+    world.counters[2].set(Mode::Gone);
+    world.counters[0].set(Mode::Answers);
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+}
+
+#[tokio::test]
 async fn an_incomplete_counter_never_makes_an_answer_exact() {
     let world = World::new(3);
     world.start().await;

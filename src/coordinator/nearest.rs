@@ -1,0 +1,96 @@
+//! Asking for an answer that one counter can give: the one that gave the last is asked first, the others as well when it
+//! does not answer well or soon.
+//!
+//! Invariant: as long as an answer is missing, every counter is asked before the time is up; so what a read can
+//! learn does not depend on who is asked first.
+//!
+//! Every counter has everything, so one answer is enough nearly always, and three cost three times as much: here, and in
+//! counters that commit at once because a query waits. How long to wait for the first is that of "The Tail at Scale"
+//! (Dean & Barroso, 2013): longer than nearly all answers take.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Coordinator;
+use super::ask::ANSWER_GRACE;
+use super::members::{Member, Roll};
+use crate::counter::QueryError;
+
+/// How long the first counter is waited for before the others are asked too: some commits of a busy one.
+const OTHERS_AFTER: Duration = Duration::from_millis(20);
+
+/// The name of the counter that gave the last answer that was enough.
+#[derive(Default)]
+pub(super) struct Nearest(Mutex<Option<String>>);
+
+impl Nearest {
+    /// The counters of a roll, this one first.
+    fn first_of<'a>(&self, roll: &'a Roll) -> Vec<&'a Member> {
+        let mut members: Vec<&Member> = roll.members().collect();
+        let nearest = self.0.lock();
+        let at = members
+            .iter()
+            .position(|member| Some(&member.name) == nearest.as_ref());
+        members.swap(0, at.unwrap_or_default());
+        members
+    }
+
+    fn note(&self, member: &Member) {
+        let mut nearest = self.0.lock();
+        if nearest.as_ref() != Some(&member.name) {
+            *nearest = Some(member.name.clone());
+        }
+    }
+}
+
+impl Coordinator {
+    /// Asks counters of `roll` and collects answers until they are `enough`, or until the time is up.
+    pub(super) async fn ask_nearest<'a, A, F>(
+        &self,
+        roll: &'a Roll,
+        wait: Duration,
+        ask: impl Fn(&'a Member) -> F,
+        enough: impl Fn(&[A]) -> bool,
+    ) -> Vec<A>
+    where
+        F: Future<Output = Result<A, QueryError>> + Send,
+    {
+        let mut answers = Vec::with_capacity(1);
+        if roll.members().next().is_none() {
+            return answers;
+        }
+        let begun = Instant::now();
+        let deadline = begun + wait + ANSWER_GRACE;
+        let named = |member| {
+            let answer = ask(member);
+            async move { (member, answer.await) }
+        };
+        let mut others = self.inner.nearest.first_of(roll);
+        let mut asked: FuturesUnordered<_> = others.drain(..1).map(&named).collect();
+        loop {
+            let until = match others.is_empty() {
+                true => deadline,
+                false => deadline.min(begun + OTHERS_AFTER),
+            };
+            match tokio::time::timeout_at(until, asked.next()).await {
+                Ok(Some((member, Ok(answer)))) => {
+                    answers.push(answer);
+                    if enough(&answers) {
+                        self.inner.nearest.note(member);
+                        return answers;
+                    }
+                }
+                Ok(Some((_, Err(error)))) => {
+                    tracing::debug!(%error, "a counter did not answer");
+                }
+                Ok(None) | Err(_) if others.is_empty() => return answers,
+                Ok(None) | Err(_) => {}
+            }
+            asked.extend(others.drain(..).map(&named));
+        }
+    }
+}
