@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
@@ -173,17 +173,25 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// # Errors
     /// When the store failed. What was delivered since its last commit is not acknowledged.
     pub async fn run(mut self) -> Result<(), CounterError> {
-        while self.turn().await? {}
+        // One timer for all turns: setting one anew at each would wake the thread that keeps them.
+        let mut checks = tokio::time::interval(STORE_CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.turn(&mut checks).await? {}
         self.store.close()?;
         Ok(())
     }
 
     /// Takes what comes next; says whether more may come.
-    async fn turn(&mut self) -> Result<bool, CounterError> {
+    async fn turn(&mut self, checks: &mut Interval) -> Result<bool, CounterError> {
         let due = self.pending.as_ref().map(|pending| pending.due);
-        let wake = due.unwrap_or_else(|| Instant::now() + STORE_CHECK_INTERVAL);
-        let received = tokio::select! {
-            received = tokio::time::timeout_at(wake, self.deliveries.next()) => received,
+        let delivered = tokio::select! {
+            delivered = self.deliveries.next() => delivered,
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                self.commit_pending().await?;
+                return Ok(true);
+            }
+            // A store that failed in the background must not look well.
+            _ = checks.tick() => return Ok(self.store.check().map(|()| true)?),
             Some(command) = self.commands.recv() => {
                 self.commit_pending().await?;
                 return Ok(!self.carry_out(command)?);
@@ -193,12 +201,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 return Ok(true);
             }
         };
-        // Also when nothing comes: a store that failed in the background must not look well.
         self.store.check()?;
-        match received {
-            Ok(delivered) => self.take(delivered?).await,
-            Err(_) => self.commit_pending().await.map(|()| true),
-        }
+        self.take(delivered?).await
     }
 
     async fn take(&mut self, delivered: Option<Delivered>) -> Result<bool, CounterError> {
