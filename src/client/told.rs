@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,7 +41,7 @@ pub async fn told() -> Told {
                 while let Some(group) = read_group(&mut stream).await {
                     counted.fetch_add(1, Ordering::Relaxed);
                     let _ = saw.send(group.0.len());
-                    let waits = group.0.iter().any(|query| !query.demand.wait.is_zero());
+                    let waits = group.0.iter().any(may_wait);
                     let gate = &gates[usize::from(waits)];
                     gate.acquire().await.expect("open").forget();
                     let answers = group.0.iter().map(answer).collect();
@@ -61,9 +62,14 @@ pub async fn told() -> Told {
     }
 }
 
+/// Whether a query may wait longer than one does in its group.
+fn may_wait(query: &CountsQuery) -> bool {
+    query.demand.wait > Duration::from_secs(1)
+}
+
 /// Covered is what requires nothing, or may wait.
 fn answer(query: &CountsQuery) -> Result<Counts, QueryError> {
-    let covers = query.demand.requirement.iter().next().is_none() || !query.demand.wait.is_zero();
+    let covers = query.demand.requirement.iter().next().is_none() || may_wait(query);
     Ok(Counts {
         cover: Cover {
             life: 1,
