@@ -174,7 +174,7 @@ fn write(architecture: &str, counts: &Counts) -> String {
     )
 }
 
-/// The architecture and the counts that [`write`] wrote.
+/// The architecture and the counts that [`write()`] wrote.
 fn parse(text: &str) -> Option<(String, Counts)> {
     let mut architecture = None;
     let mut counts = Counts::new();
