@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::members::{Known, Member, Roll};
 use super::merge::Covered;
+use super::nearest::gather;
 use super::{Coordinator, Fatal, ReadError};
 use crate::counter::{Counts, Cover, Demand, Queries, QueryError};
 use crate::model::{Partition, Requirement};
@@ -44,19 +43,8 @@ impl Coordinator {
     where
         F: Future<Output = Result<A, QueryError>> + Send,
     {
-        let deadline = Instant::now() + wait + ANSWER_GRACE;
-        let mut asked: FuturesUnordered<_> = roll.members().map(ask).collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.next()).await {
-            match answer {
-                Ok(answer) => answers.push(answer),
-                Err(error) => tracing::debug!(%error, "a counter did not answer"),
-            }
-            if enough(&answers) {
-                break;
-            }
-        }
-        answers
+        let all = roll.members().collect();
+        gather(all, Vec::new(), wait, ask, enough).await.0
     }
 
     /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life.

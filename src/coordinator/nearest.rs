@@ -32,10 +32,10 @@ impl Nearest {
     fn first_of<'a>(&self, roll: &'a Roll) -> Vec<&'a Member> {
         let mut members: Vec<&Member> = roll.members().collect();
         let nearest = self.0.lock();
-        let at = members
-            .iter()
-            .position(|member| Some(&member.name) == nearest.as_ref());
-        members.swap(0, at.unwrap_or_default());
+        let is_nearest = |member: &&Member| Some(&member.name) == nearest.as_ref();
+        if let Some(at) = members.iter().position(is_nearest) {
+            members.swap(0, at);
+        }
         members
     }
 
@@ -59,38 +59,54 @@ impl Coordinator {
     where
         F: Future<Output = Result<A, QueryError>> + Send,
     {
-        let mut answers = Vec::with_capacity(1);
-        if roll.members().next().is_none() {
-            return answers;
+        let mut first = self.inner.nearest.first_of(roll);
+        let others = first.split_off(first.len().min(1));
+        let (answers, last) = gather(first, others, wait, ask, enough).await;
+        if let Some(last) = last {
+            self.inner.nearest.note(last);
         }
-        let begun = Instant::now();
-        let deadline = begun + wait + ANSWER_GRACE;
-        let named = |member| {
-            let answer = ask(member);
-            async move { (member, answer.await) }
+        answers
+    }
+}
+
+/// Asks `first`, and `others` too when those do not answer well or soon. Collects answers until they are `enough`, and
+/// says whose was the last then, or until the time is up.
+pub(super) async fn gather<'a, A, F>(
+    first: Vec<&'a Member>,
+    mut others: Vec<&'a Member>,
+    wait: Duration,
+    ask: impl Fn(&'a Member) -> F,
+    enough: impl Fn(&[A]) -> bool,
+) -> (Vec<A>, Option<&'a Member>)
+where
+    F: Future<Output = Result<A, QueryError>> + Send,
+{
+    let begun = Instant::now();
+    let deadline = begun + wait + ANSWER_GRACE;
+    let named = |member| {
+        let answer = ask(member);
+        async move { (member, answer.await) }
+    };
+    let mut answers = Vec::with_capacity(first.len());
+    let mut asked: FuturesUnordered<_> = first.into_iter().map(&named).collect();
+    loop {
+        let until = match others.is_empty() {
+            true => deadline,
+            false => deadline.min(begun + OTHERS_AFTER),
         };
-        let mut others = self.inner.nearest.first_of(roll);
-        let mut asked: FuturesUnordered<_> = others.drain(..1).map(&named).collect();
-        loop {
-            let until = match others.is_empty() {
-                true => deadline,
-                false => deadline.min(begun + OTHERS_AFTER),
-            };
-            match tokio::time::timeout_at(until, asked.next()).await {
-                Ok(Some((member, Ok(answer)))) => {
-                    answers.push(answer);
-                    if enough(&answers) {
-                        self.inner.nearest.note(member);
-                        return answers;
-                    }
+        match tokio::time::timeout_at(until, asked.next()).await {
+            Ok(Some((member, Ok(answer)))) => {
+                answers.push(answer);
+                if enough(&answers) {
+                    return (answers, Some(member));
                 }
-                Ok(Some((_, Err(error)))) => {
-                    tracing::debug!(%error, "a counter did not answer");
-                }
-                Ok(None) | Err(_) if others.is_empty() => return answers,
-                Ok(None) | Err(_) => {}
             }
-            asked.extend(others.drain(..).map(&named));
+            Ok(Some((_, Err(error)))) => {
+                tracing::debug!(%error, "a counter did not answer");
+            }
+            Ok(None) | Err(_) if others.is_empty() => return (answers, None),
+            Ok(None) | Err(_) => {}
         }
+        asked.extend(others.drain(..).map(&named));
     }
 }
