@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::load::{Items, Tally, Window};
-use super::resp::{Connection, Reply};
+use super::resp::{Connection, Reply, fault};
 use super::{Daemon, POLL, START_LIMIT, free_port, make_empty, output, remove};
 use crate::error::BenchError;
 
@@ -235,13 +235,6 @@ fn parse_csv(text: &str) -> Result<Vec<f64>, BenchError> {
     match numbers {
         Ok(numbers) if numbers.len() >= 7 => Ok(numbers),
         _ => Err(fault(format!("redis-benchmark printed {text}"))),
-    }
-}
-
-fn fault(detail: String) -> BenchError {
-    BenchError::Peer {
-        peer: "Redis",
-        detail,
     }
 }
 

@@ -182,7 +182,8 @@ fn talking(why: std::io::Error) -> BenchError {
     BenchError::io("talk to Redis", why)
 }
 
-fn fault(detail: String) -> BenchError {
+/// Redis did not do what it should.
+pub fn fault(detail: String) -> BenchError {
     BenchError::Peer {
         peer: "Redis",
         detail,
