@@ -68,6 +68,6 @@ pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
         told_to_stop().await;
         coordinator.close();
     };
-    http::serve(listener, http::router(app), config.common.server, stopped).await;
+    http::serve(listener, http::routes(app), config.common.server, stopped).await;
     Ok(())
 }

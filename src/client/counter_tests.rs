@@ -10,7 +10,7 @@ use super::*;
 use crate::client::told::told;
 use crate::counter::snapshot::{Part, SnapshotDecoder};
 use crate::counter::{CounterTask, LocalCounter};
-use crate::http::{BodyLimits, CounterApp, ServerLimits, counter_router, serve};
+use crate::http::{BodyLimits, CounterApp, ServerLimits, counter_routes, serve};
 use crate::log::{LocalLog, Log, local};
 use crate::model::{Batch, BatchId, Epoch, Partition, Partitioning, Requirement, TenantItems};
 use crate::store::memory::{MemoryReader, MemoryStore};
@@ -55,7 +55,7 @@ async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     tokio::spawn(serve(
         listener,
-        counter_router(app),
+        counter_routes(app),
         limits,
         std::future::pending(),
     ));

@@ -2,10 +2,11 @@
 //!
 //! Invariant: no part of a body is kept without room for it; no room, no body.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::HttpBody;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -42,11 +43,14 @@ impl Bodies {
     }
 
     /// Receives a body. The permit holds its room until the body is done with.
-    pub async fn receive(
+    pub async fn receive<B>(
         &self,
         headers: &HeaderMap,
-        body: Body,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        body: B,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>
+    where
+        B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+    {
         let announced = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -59,10 +63,10 @@ impl Bodies {
     }
 
     /// Takes room for each part as it comes: what is only announced takes none.
-    async fn gather(
-        &self,
-        mut body: Body,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    async fn gather<B>(&self, mut body: B) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>
+    where
+        B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+    {
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
         let mut room: Option<OwnedSemaphorePermit> = None;

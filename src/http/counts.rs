@@ -15,6 +15,9 @@ use super::{App, json};
 use crate::counter::ListQuery;
 use crate::model::{TENANT_CHARS_MAX, TenantName};
 
+/// The route of one tenant's count.
+pub(super) const COUNT_ROUTE: &str = "/items/{tenant}/count";
+
 /// The most tenants in one request to `GET /counts`.
 const TENANTS_ASKED_MAX: usize = 1_000;
 /// The most tenants in a page of `GET /tenants`.
@@ -100,13 +103,18 @@ pub async fn get_count(
     PathParams(name): PathParams<String>,
     query: Query,
 ) -> Result<Response, Problem> {
+    count(&app, &name, &query).await
+}
+
+/// Reads a tenant's count, however the request came here.
+pub(super) async fn count(app: &App, name: &str, query: &Query) -> Result<Response, Problem> {
     let options = query.read_options()?;
     let read = app
         .coordinator
-        .counts(vec![tenant(&name)?], &options)
+        .counts(vec![tenant(name)?], &options)
         .await?;
     Ok(json(&CountAnswer {
-        tenant: name,
+        tenant: name.into(),
         count: read.value.first().copied().unwrap_or(0),
         exact: read.exact,
     }))

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::auth::{self, Guard};
 use super::body::{Bodies, BodyLimits};
 use super::error::Problem;
-use super::{framed, gauges, health};
+use super::{Routes, framed, gauges, health};
 use crate::coordinator::CounterView;
 use crate::counter::exchange::{
     CONTAINS_PATH, COUNTER_HEADER, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup,
@@ -61,7 +61,8 @@ impl CounterApp {
 }
 
 /// The routes of a node that runs a counter.
-pub fn counter_router(app: CounterApp) -> Router {
+#[must_use]
+pub fn counter_routes(app: CounterApp) -> Routes {
     let guard = app.guard.clone();
     let app = Arc::new(app);
     let internal = Router::new()
@@ -77,7 +78,7 @@ pub fn counter_router(app: CounterApp) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(get_metrics));
-    framed(router).with_state(app)
+    Routes::new(framed(router, &Arc::default()).with_state(app))
 }
 
 /// Refuses what is meant for another counter.

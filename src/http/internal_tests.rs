@@ -10,8 +10,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, stream};
 use http_body_util::BodyExt;
-use hyper::service::Service;
-use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 
 use super::*;
@@ -20,7 +18,7 @@ use crate::counter::{
     CounterTask, Counts, ListQuery, Listing, LocalCounter, Membership, Queries, SnapshotStream,
     Status,
 };
-use crate::http::{App, HttpLimits, LossDesk, LossError, router};
+use crate::http::{App, HttpLimits, LossDesk, LossError, routes};
 use crate::log::{LocalLog, local};
 use crate::model::{Epoch, ItemHash, Partitioning, TenantName};
 use crate::store::memory::{MemoryReader, MemoryStore};
@@ -86,7 +84,7 @@ impl Peer for Endless {
 }
 
 struct Node {
-    service: TowerToHyperService<Router>,
+    routes: Routes,
     frames: Arc<AtomicUsize>,
     log: Option<LocalLog>,
 }
@@ -110,23 +108,23 @@ impl Node {
         let render = Box::new(|| "metrics\n".to_owned());
         let app = CounterApp::new(Arc::new(counter), LIMITS, secret, render);
         Self {
-            service: TowerToHyperService::new(counter_router(app)),
+            routes: counter_routes(app),
             frames,
             log: Some(log),
         }
     }
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
-        call(&self.service, "GET", path, headers, "").await
+        call(&self.routes, "GET", path, headers, "").await
     }
 
     async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
-        call(&self.service, "POST", path, headers, body).await
+        call(&self.routes, "POST", path, headers, body).await
     }
 }
 
 async fn call(
-    service: &TowerToHyperService<Router>,
+    routes: &Routes,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
@@ -139,7 +137,7 @@ async fn call(
     let request = request
         .body(Body::from(body.to_owned()))
         .expect("a request");
-    service.call(request).await.expect("answered")
+    routes.answer(request).await
 }
 
 async fn text(response: Response) -> String {
@@ -345,7 +343,7 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
     };
     let app = || App::new(coordinator.clone(), limits, Box::new(String::new));
     let secret = ClusterSecret::new(SECRET).ok();
-    let service = TowerToHyperService::new(router(app().with_loss_desk(Arc::new(OneLoss), secret)));
+    let service = routes(app().with_loss_desk(Arc::new(OneLoss), secret));
     let right = ("authorization", "Bearer 0123456789abcdef");
     let wanted = |first| {
         let loss = Loss { first, ..loss() };
@@ -370,7 +368,7 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
     let refused = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(1)).await;
     assert_eq!(problem(refused).await, (409, "loss-refused".into()));
 
-    let without = TowerToHyperService::new(router(app()));
+    let without = routes(app());
     let refused = call(&without, "GET", LOSS_PATH, &[right], "").await;
     assert_eq!(problem(refused).await, (404, "not-found".into()));
 }

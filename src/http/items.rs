@@ -2,10 +2,11 @@
 //!
 //! Invariant: 200 is answered only for items that are durable.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::body::{Body, HttpBody};
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use super::options::{PathParams, Query, tenant};
 use super::parse::{Items, ParseError, parse_json, parse_ndjson};
 use super::{App, json};
 use crate::model::{ItemHash, check_item_id};
+
+/// The route that items are posted to.
+pub(super) const ITEMS_ROUTE: &str = "/items";
 
 /// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other requests on
 /// the same thread for more than about a millisecond.
@@ -136,15 +140,18 @@ enum Format {
 )]
 pub async fn post_items(
     State(app): State<Arc<App>>,
-    request: Request,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
-    let (items, _room) = {
-        let (parts, body) = request.into_parts();
-        let headers = parts.headers;
-        // The path is a piece of it as well.
-        drop((parts.uri, parts.extensions));
-        receive_items(&app, headers, body).await?
-    };
+    post(&app, headers, body).await
+}
+
+/// Takes a post, however it came here.
+pub(super) async fn post<B>(app: &App, headers: HeaderMap, body: B) -> Result<Response, Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
+    let (items, _room) = receive_items(app, headers, body).await?;
     let token = app.coordinator.accept(items.tenants).await?;
     Ok(json(&Accepted {
         accepted: items.count,
@@ -156,11 +163,14 @@ pub async fn post_items(
 ///
 /// Headers and body are pieces of the connection's buffer, which it can use again only once they are gone: so they go
 /// before the items wait.
-async fn receive_items(
+async fn receive_items<B>(
     app: &App,
     headers: HeaderMap,
-    body: Body,
-) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem> {
+    body: B,
+) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
     let format = format(&headers)?;
     let items_max = app.limits.items_max;
     let (body, room) = app.bodies.receive(&headers, body).await?;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -33,6 +33,13 @@ struct Handles {
 }
 
 impl Measures {
+    /// Counts a request and how long it took.
+    pub(super) fn note(&self, route: &str, method: &'static str, status: u16, took: Duration) {
+        let handles = self.of(route, method, status);
+        handles.seconds.record(took);
+        handles.requests.increment(1);
+    }
+
     fn of(&self, route: &str, method: &'static str, status: u16) -> Handles {
         if let Some(known) = self
             .0
@@ -73,9 +80,7 @@ pub(super) async fn measure(
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
-    let handles = measures.of(route, method, response.status().as_u16());
-    handles.seconds.record(started.elapsed());
-    handles.requests.increment(1);
+    measures.note(route, method, response.status().as_u16(), started.elapsed());
     response
 }
 

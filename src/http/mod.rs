@@ -8,6 +8,7 @@ mod counters;
 mod counts;
 mod docs;
 mod error;
+mod front;
 mod gauges;
 mod health;
 mod internal;
@@ -19,15 +20,16 @@ pub mod parse;
 mod server;
 
 pub use body::BodyLimits;
-pub use internal::{CounterApp, counter_router};
+pub use front::Routes;
+pub use internal::{CounterApp, counter_routes};
 pub use loss::{LossDesk, LossError};
 pub use server::{ServerLimits, serve};
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::Serialize;
@@ -43,9 +45,9 @@ use crate::model::ClusterSecret;
 
 /// The paths of the public API.
 pub const API_ROUTES: [&str; 9] = [
-    "/items",
+    items::ITEMS_ROUTE,
     "/items/{tenant}/ids/{id}",
-    "/items/{tenant}/count",
+    counts::COUNT_ROUTE,
     "/counts",
     "/tenants",
     "/counters",
@@ -135,16 +137,20 @@ enum ConsistencyParam {
     Eventual,
 }
 
-/// What a node serves.
-pub type Routes = Router;
-
 /// The routes of a node that runs a coordinator.
-pub fn router(app: App) -> Router {
+#[must_use]
+pub fn routes(app: App) -> Routes {
+    let (app, measures) = (Arc::new(app), Arc::default());
+    let router = router(Arc::clone(&app), &measures);
+    Routes::of_coordinator(app, measures, router)
+}
+
+fn router(app: Arc<App>, measures: &Arc<Measures>) -> Router {
     let router = Router::new()
         .merge(loss::routes(app.loss.as_ref()))
-        .route("/items", post(items::post_items))
+        .route(items::ITEMS_ROUTE, post(items::post_items))
         .route("/items/{tenant}/ids/{id}", get(items::get_item))
-        .route("/items/{tenant}/count", get(counts::get_count))
+        .route(counts::COUNT_ROUTE, get(counts::get_count))
         .route("/counts", get(counts::get_counts))
         .route("/tenants", get(counts::get_tenants))
         .route("/counters", get(counters::get_counters))
@@ -155,20 +161,26 @@ pub fn router(app: App) -> Router {
         .route("/docs", get(docs::redirect_to_docs))
         .route("/docs/", get(docs::get_docs_index))
         .route("/docs/{*path}", get(docs::get_docs_file));
-    framed(router).with_state(Arc::new(app))
+    framed(router, measures).with_state(app)
 }
 
 /// What every node answers to requests for nothing that it has, and how it counts them all.
-fn framed<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+fn framed<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    measures: &Arc<Measures>,
+) -> Router<S> {
     router
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .fallback(async || Problem::not_found())
         .layer(axum::middleware::from_fn_with_state(
-            Arc::<Measures>::default(),
+            Arc::clone(measures),
             measure,
         ))
 }
 
 fn json(value: &impl Serialize) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], to_json(value)).into_response()
+    let mut response = Response::new(to_json(value).into());
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }

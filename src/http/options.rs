@@ -3,6 +3,7 @@
 //! Invariant: a parameter that can't be honoured is refused by name, never guessed: bytes that are not
 //! UTF-8, a value out of range, a single-valued parameter given twice. Unknown parameters are ignored.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
@@ -131,10 +132,20 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path: Result<Path<T>, PathRejection> = Path::from_request_parts(parts, state).await;
-        path.map(|Path(params)| Self(params)).map_err(|_| {
-            Problem::invalid_parameter("The path is not UTF-8 once it is percent-decoded.")
-        })
+        path.map(|Path(params)| Self(params))
+            .map_err(|_| path_not_utf8())
     }
+}
+
+fn path_not_utf8() -> Problem {
+    Problem::invalid_parameter("The path is not UTF-8 once it is percent-decoded.")
+}
+
+/// One segment of a path, percent-decoded.
+pub fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
+    percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| path_not_utf8())
 }
 
 /// A tenant given in a path or a query string.

@@ -4,20 +4,21 @@
 //! take its answers, is closed. After `stop`, running requests are answered within the time to drain; what is
 //! still open then is cut.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::Routes;
 use crate::telemetry;
 
 /// Limits of connections.
@@ -34,11 +35,11 @@ pub struct ServerLimits {
 /// How long to wait after the system refused a connection for want of files or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 
-/// Serves `router` on `listener` until `stop` resolves, then drains. Returns how many connections were cut
+/// Serves `routes` on `listener` until `stop` resolves, then drains. Returns how many connections were cut
 /// because their requests took longer than the time to drain.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    routes: Routes,
     limits: ServerLimits,
     stop: impl Future<Output = ()>,
 ) -> usize {
@@ -55,7 +56,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, permit)) => {
-                let watched = watch(&graceful, stream, router.clone(), limits);
+                let watched = watch(&graceful, stream, routes.clone(), limits);
                 connections.spawn(async move {
                     let _open = Open::new(permit);
                     watched.await;
@@ -118,15 +119,19 @@ async fn accept(
 fn watch(
     graceful: &GracefulShutdown,
     stream: TcpStream,
-    router: Router,
+    routes: Routes,
     limits: ServerLimits,
 ) -> impl Future<Output = ()> + use<> {
+    let answer = move |request| {
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.answer(request).await) }
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         // A client may end its side after its request and still wait for the answer.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
     let watched = graceful.watch(connection);
     async move {
         if let Err(error) = watched.await {

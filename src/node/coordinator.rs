@@ -85,7 +85,7 @@ pub async fn coordinator(
         }
         coordinator.close();
     };
-    super::run_server(listener, http::router(app), server, stopped).await;
+    super::run_server(listener, http::routes(app), server, stopped).await;
     tracing::info!("stopped");
     match fatal {
         Some(reason) => Err(reason.into()),

@@ -89,7 +89,7 @@ pub async fn counter(
             end = &mut ended => outcome = Some(end),
         }
     };
-    super::run_server(listener, http::counter_router(app), server, stopped).await;
+    super::run_server(listener, http::counter_routes(app), server, stopped).await;
     let ended = match outcome {
         Some(end) => end,
         None => {

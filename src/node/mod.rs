@@ -117,11 +117,11 @@ pub enum Listening {
 /// Serves until told to stop, and says whom that cut off.
 async fn run_server(
     listener: TcpListener,
-    router: http::Routes,
+    routes: http::Routes,
     server: ServerLimits,
     stopped: impl Future<Output = ()>,
 ) {
-    let cut = http::serve(listener, router, server, stopped).await;
+    let cut = http::serve(listener, routes, server, stopped).await;
     if cut > 0 {
         tracing::warn!(
             connections = cut,

@@ -87,7 +87,7 @@ pub async fn serve(
         }
         coordinator.close();
     };
-    super::run_server(listener, http::router(app), server, stopped).await;
+    super::run_server(listener, http::routes(app), server, stopped).await;
     drop(coordinator);
     let ended = match outcome {
         Some(ended) => ended,
