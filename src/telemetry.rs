@@ -3,7 +3,6 @@
 //! Invariant: no label grows with tenants or items; a secret never reaches a line or a label.
 
 use std::io::IsTerminal;
-use std::time::Instant;
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -327,12 +326,4 @@ pub fn report_process() {
 /// Adds to a counter without labels.
 pub fn count(name: &'static str, added: u64) {
     metrics::counter!(name).increment(added);
-}
-
-/// Records in a histogram how many seconds `work` took.
-pub fn timed<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    let result = work();
-    metrics::histogram!(name).record(started.elapsed());
-    result
 }

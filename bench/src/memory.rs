@@ -39,11 +39,7 @@ pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let (log, deliveries) = headcount::log::local();
     let (task, counter) = CounterTask::new(LOCAL_COUNTER.into(), 1, store, deliveries);
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new()
-        .name("counter".into())
-        .spawn(move || runtime.block_on(task.run()))
-        .map_err(|why| BenchError::io("start the counter", why))?;
+    tokio::spawn(headcount::counter::host(task));
     let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let coordinator = Coordinator::new(
         Epoch(now.as_nanos()),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
@@ -71,6 +72,8 @@ impl Batcher {
             log,
             reached: Arc::clone(&reached),
             ending,
+            batch_items: metrics::histogram!(telemetry::BATCH_ITEMS),
+            append_seconds: metrics::histogram!(telemetry::APPEND_SECONDS),
         };
         tokio::spawn(run(appender, options, receiver));
         Self {
@@ -200,6 +203,8 @@ struct Appender<L> {
     log: L,
     reached: Arc<Reached>,
     ending: Arc<Ending>,
+    batch_items: Histogram,
+    append_seconds: Histogram,
 }
 
 impl<L: Log> Appender<L> {
@@ -223,7 +228,7 @@ impl<L: Log> Appender<L> {
         }
         // Before anyone can have it, so that a counter that holds more was given it by another.
         self.reached.handed.store(id.sequence, Ordering::Release);
-        metrics::histogram!(telemetry::BATCH_ITEMS).record(batch.item_count() as f64);
+        self.batch_items.record(batch.item_count() as f64);
         let started = Instant::now();
         if let Err(error) = self.log.append(batch).await {
             tracing::error!(%error, sequence = id.sequence, "the log ended");
@@ -232,7 +237,7 @@ impl<L: Log> Appender<L> {
             }
             return Err(LogEnded);
         }
-        metrics::histogram!(telemetry::APPEND_SECONDS).record(started.elapsed());
+        self.append_seconds.record(started.elapsed());
         if self.ending.is_fatal() {
             // With a clone about, counters may have taken another's batch for this one.
             return Err(LogEnded);

@@ -35,7 +35,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use self::admission::Gate;
+use self::admission::{Gate, Ticket};
 use self::batcher::{Batcher, BatcherOptions, LogEnded};
 use self::ending::Ending;
 use self::members::Members;
@@ -44,7 +44,9 @@ use self::nearest::Nearest;
 use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
-use crate::model::{BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token};
+use crate::model::{
+    BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, Sequence, TenantItems, Token,
+};
 use crate::telemetry;
 
 /// A coordinator's limits.
@@ -238,26 +240,35 @@ impl Coordinator {
         let count: usize = items.iter().map(|group| group.hashes.len()).sum();
         let bytes = items.iter().map(waiting_bytes).sum();
         let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
-        let ticket = Arc::new(ticket);
-        let parts = split(self.inner.partitioning, items);
-        let submitted = parts.into_iter().map(|(partition, items)| {
-            let ticket = Some(Arc::clone(&ticket));
-            async move {
-                let batcher = &self.inner.batchers[usize::from(partition.0)];
-                batcher
-                    .submit(items, ticket)
-                    .await
-                    .map(|sequence| (partition, sequence))
-            }
-        });
-        let all = futures_util::future::try_join_all(submitted);
-        let sequences = match tokio::time::timeout(self.inner.options.accept_timeout, all).await {
+        let submitted = self.submit(items, Arc::new(ticket));
+        let limit = self.inner.options.accept_timeout;
+        let sequences = match tokio::time::timeout(limit, submitted).await {
             Ok(Ok(sequences)) => sequences,
             Ok(Err(LogEnded)) => return Err(not_accepted("log_ended", AcceptError::LogEnded)),
             Err(_) => return Err(not_accepted("timed_out", AcceptError::TimedOut)),
         };
         self.inner.meters.accepted.increment(count as u64);
         Ok(Token { epoch, sequences })
+    }
+
+    /// Hands items to the batchers of their partitions and waits until all are durable.
+    async fn submit(
+        &self,
+        items: Vec<TenantItems>,
+        ticket: Arc<Ticket>,
+    ) -> Result<Vec<(Partition, Sequence)>, LogEnded> {
+        let submit = async |partition: Partition, items, ticket| {
+            let batcher = &self.inner.batchers[usize::from(partition.0)];
+            let sequence = batcher.submit(items, Some(ticket)).await?;
+            Ok((partition, sequence))
+        };
+        if let Some(only) = self.inner.partitioning.only() {
+            return Ok(vec![submit(only, items, ticket).await?]);
+        }
+        let parts = split(self.inner.partitioning, items).into_iter();
+        let submitted =
+            parts.map(|(partition, items)| submit(partition, items, Arc::clone(&ticket)));
+        futures_util::future::try_join_all(submitted).await
     }
 
     /// Appends a barrier to every partition; returns their names.
@@ -303,9 +314,6 @@ fn split(
     partitioning: Partitioning,
     items: Vec<TenantItems>,
 ) -> Vec<(Partition, Vec<TenantItems>)> {
-    if let Some(only) = partitioning.only() {
-        return vec![(only, items)];
-    }
     let mut parts: Vec<(Partition, Vec<TenantItems>)> = partitioning
         .all()
         .map(|partition| (partition, Vec::new()))

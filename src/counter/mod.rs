@@ -10,7 +10,9 @@
 pub mod catch_up;
 pub mod exchange;
 mod healer;
+mod host;
 mod local;
+mod meters;
 #[cfg(test)]
 mod patience_tests;
 mod peer;
@@ -20,6 +22,7 @@ mod step;
 mod task;
 
 pub use healer::{Healer, HealerOptions, Peers};
+pub use host::host;
 pub use local::LocalCounter;
 pub use step::{Applied, apply};
 pub use task::{CounterControl, CounterError, CounterTask, TaskEnded};

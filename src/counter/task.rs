@@ -13,13 +13,13 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::meters::Meters;
 use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
 use crate::log::{Delivered, Deliveries, DeliveryError};
 use crate::model::{Batch, BatchId, ItemHash, Position, TenantName};
 use crate::store::{Store, StoreError};
-use crate::telemetry;
 
 /// How often the store is asked whether it still works while nothing is delivered.
 const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -50,9 +50,33 @@ enum Wish {
     Stop,
 }
 
-struct Command {
+pub(super) struct Command {
     what: Wish,
     done: oneshot::Sender<()>,
+}
+
+/// What a turn of the task is about.
+pub(super) enum Event {
+    /// Something was delivered, or nothing will be any more.
+    Delivered(Result<Option<Delivered>, DeliveryError>),
+    /// What waits for a commit has waited long enough, or a query waits for it.
+    CommitDue,
+    /// The store is to be asked whether it still works.
+    CheckDue,
+    /// Somebody steers it.
+    Steered(Command),
+}
+
+impl Event {
+    /// The items of delivered batches, where it is nothing else.
+    pub(super) fn items(&self) -> Option<usize> {
+        match self {
+            Self::Delivered(Ok(Some(Delivered::Batches(batches)))) => {
+                Some(batches.iter().map(|batch| batch.item_count()).sum())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The counter's task has ended.
@@ -117,6 +141,9 @@ pub struct CounterTask<S: Store, D: Deliveries> {
     pending: Option<Pending>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::Sender<Command>,
+    /// One timer for all turns: setting one anew at each would wake the thread that keeps them.
+    checks: Interval,
+    meters: Meters,
 }
 
 /// What waits for a commit.
@@ -138,6 +165,9 @@ impl Pending {
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// A counter called `name` in its life `life`, and the handle that answers queries for it.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     #[must_use]
     pub fn new(
         name: String,
@@ -148,6 +178,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         let (progress, watching) = Progress::new();
         let handle = LocalCounter::new(name, life, store.reader(), watching);
         let (control, commands) = mpsc::channel(1);
+        let mut checks = tokio::time::interval(STORE_CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let task = Self {
             store,
             deliveries,
@@ -155,6 +187,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             pending: None,
             commands,
             control,
+            checks,
+            meters: Meters::new(),
         };
         (task, handle)
     }
@@ -167,42 +201,60 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         }
     }
 
-    /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk, so it wants
-    /// a thread of its own.
+    /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk wherever it is
+    /// polled: [`host`](super::host()) finds it a place.
     ///
     /// # Errors
     /// When the store failed. What was delivered since its last commit is not acknowledged.
     pub async fn run(mut self) -> Result<(), CounterError> {
-        // One timer for all turns: setting one anew at each would wake the thread that keeps them.
-        let mut checks = tokio::time::interval(STORE_CHECK_INTERVAL);
-        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.turn(&mut checks).await? {}
-        self.store.close()?;
-        Ok(())
+        loop {
+            let event = self.next().await;
+            if !self.handle(event).await? {
+                return self.close();
+            }
+        }
     }
 
-    /// Takes what comes next; says whether more may come.
-    async fn turn(&mut self, checks: &mut Interval) -> Result<bool, CounterError> {
+    /// Whether an append waits for each acknowledgement.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.deliveries.patience().is_zero()
+    }
+
+    /// Closes the store.
+    pub(super) fn close(self) -> Result<(), CounterError> {
+        Ok(self.store.close()?)
+    }
+
+    /// Waits for what comes next. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Event {
         let due = self.pending.as_ref().map(|pending| pending.due);
-        let delivered = tokio::select! {
-            delivered = self.deliveries.next() => delivered,
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+        tokio::select! {
+            delivered = self.deliveries.next() => Event::Delivered(delivered),
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::CommitDue,
+            _ = self.checks.tick() => Event::CheckDue,
+            Some(command) = self.commands.recv() => Event::Steered(command),
+            () = self.progress.wanted(), if due.is_some() => Event::CommitDue,
+        }
+    }
+
+    /// Does what is to be done; says whether more may come.
+    pub(super) async fn handle(&mut self, event: Event) -> Result<bool, CounterError> {
+        match event {
+            Event::Delivered(delivered) => {
+                self.store.check()?;
+                self.take(delivered?).await
+            }
+            Event::CommitDue => {
                 self.commit_pending().await?;
-                return Ok(true);
+                Ok(true)
             }
             // A store that failed in the background must not look well.
-            _ = checks.tick() => return Ok(self.store.check().map(|()| true)?),
-            Some(command) = self.commands.recv() => {
+            Event::CheckDue => Ok(self.store.check().map(|()| true)?),
+            Event::Steered(command) => {
                 self.commit_pending().await?;
-                return Ok(!self.carry_out(command)?);
+                Ok(!self.carry_out(command)?)
             }
-            () = self.progress.wanted(), if due.is_some() => {
-                self.commit_pending().await?;
-                return Ok(true);
-            }
-        };
-        self.store.check()?;
-        self.take(delivered?).await
+        }
     }
 
     async fn take(&mut self, delivered: Option<Delivered>) -> Result<bool, CounterError> {
@@ -253,7 +305,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 Applied::Skipped => pending.redeliveries += 1,
                 Applied::Counted { fork, .. } => pending.forks += u64::from(fork),
             }
-            report(batch.id().epoch, applied);
+            self.meters.applied(batch.id().epoch, applied);
             pending.items += batch.item_count();
             pending.accepted_at_ms = pending.accepted_at_ms.max(batch.accepted_at_ms());
         }
@@ -265,7 +317,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        telemetry::timed(telemetry::COMMIT_SECONDS, || self.store.commit())?;
+        self.meters.commit(|| self.store.commit())?;
         let lag_ms = now_ms().saturating_sub(pending.accepted_at_ms);
         self.progress.note(&pending.barriers, |tally| {
             tally.lag_ms = lag_ms;
@@ -305,27 +357,5 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         self.store.commit()?;
         self.progress.note(&[], |_| {});
         Ok(())
-    }
-}
-
-fn report(epoch: crate::model::Epoch, applied: Applied) {
-    match applied {
-        Applied::Barrier => {}
-        Applied::Skipped => telemetry::count(telemetry::BATCHES_SKIPPED, 1),
-        Applied::Counted {
-            new,
-            duplicates,
-            fork,
-        } => {
-            telemetry::count(telemetry::ITEMS_COUNTED, new);
-            telemetry::count(telemetry::ITEMS_DUPLICATE, duplicates);
-            if fork {
-                telemetry::count(telemetry::FORKS, 1);
-                tracing::error!(
-                    %epoch,
-                    "two coordinators share an epoch: was a running machine cloned? Restart both coordinators; no count is wrong"
-                );
-            }
-        }
     }
 }

@@ -182,7 +182,7 @@ fn start(
     Ok(Running {
         counter,
         control,
-        ended: run_counter(task)?,
+        ended: run_counter(task),
         _presence: presence,
     })
 }

@@ -54,7 +54,7 @@ pub async fn serve(
     }
     let (log, deliveries) = crate::log::local();
     let (task, counter) = CounterTask::new(LOCAL_COUNTER.into(), new_life()?, store, deliveries);
-    let mut failed = run_counter(task)?;
+    let mut failed = run_counter(task);
     let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let started = Instant::now();
     let coordinator = Coordinator::new(

@@ -1,6 +1,6 @@
 //! Opens a node's store and runs its counter.
 //!
-//! Invariant: a counter runs on a thread of its own, and its end, however it comes, is told.
+//! Invariant: a counter's end, however it comes, is told.
 
 use std::path::Path;
 
@@ -8,9 +8,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::NodeError;
-use super::system::system;
 use crate::config::StoreConfig;
-use crate::counter::{CounterError, CounterTask};
+use crate::counter::{CounterError, CounterTask, host};
 use crate::log::Deliveries;
 use crate::store::data_dir::{Belonging, DataDir};
 use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
@@ -20,23 +19,17 @@ use crate::store::{Store, StoreError, StoreReader, StoreShape};
 /// Resolves when a counter has ended, however it did.
 pub(super) type CounterEnd = oneshot::Receiver<Result<(), CounterError>>;
 
-/// Runs a counter on a thread of its own.
-pub(super) fn run_counter<S: Store, D: Deliveries>(
-    task: CounterTask<S, D>,
-) -> Result<CounterEnd, NodeError> {
+/// Runs a counter.
+pub(super) fn run_counter<S: Store, D: Deliveries>(task: CounterTask<S, D>) -> CounterEnd {
     let (ended, failed) = oneshot::channel();
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new()
-        .name("counter".into())
-        .spawn(move || {
-            let result = runtime.block_on(task.run());
-            if let Err(error) = &result {
-                tracing::error!(%error, "the counter failed; the process stops and a restart recovers");
-            }
-            let _ = ended.send(result);
-        })
-        .map_err(|error| system("the counter's thread", &error))?;
-    Ok(failed)
+    tokio::spawn(async move {
+        let result = host(task).await;
+        if let Err(error) = &result {
+            tracing::error!(%error, "the counter failed; the process stops and a restart recovers");
+        }
+        let _ = ended.send(result);
+    });
+    failed
 }
 
 /// What an opened store holds.

@@ -1,0 +1,182 @@
+//! Both ways of a request, side by side.
+//!
+//! Invariant: see the [module above](super).
+
+use std::time::Duration;
+
+use axum::http::header::CONTENT_LENGTH;
+use http_body_util::BodyExt;
+
+use super::*;
+use crate::coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions};
+use crate::counter::{CounterTask, Queries};
+use crate::http::{BodyLimits, HttpLimits, router};
+use crate::log::local;
+use crate::model::{Epoch, Partitioning};
+use crate::store::memory::MemoryStore;
+use crate::store::{Store, StoreShape};
+
+const BODY_BYTES_MAX: usize = 200;
+const LONG: Duration = Duration::from_secs(30);
+
+async fn app() -> Arc<App> {
+    let shape = StoreShape {
+        partitioning: Partitioning::SINGLE,
+    };
+    let mut store = MemoryStore::new(shape);
+    store.set_complete(true);
+    store.commit().expect("commits");
+    let (log, deliveries) = local();
+    let (task, counter) = CounterTask::new("c".into(), 1, store, deliveries);
+    tokio::spawn(task.run());
+    let options = CoordinatorOptions {
+        batch_bytes_max: 1 << 20,
+        admission: AdmissionLimits {
+            waiting_bytes_max: 1 << 20,
+            waiting_posts_max: 10,
+        },
+        accept_timeout: LONG,
+        strong_reads_max: 1,
+    };
+    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
+    let coordinator = Coordinator::new(
+        Epoch(1),
+        Epoch(2),
+        Partitioning::SINGLE,
+        &log,
+        vec!["c".into()],
+        members,
+        options,
+    );
+    coordinator.start(LONG).await.expect("starts");
+    let limits = HttpLimits {
+        items_max: 2,
+        bodies: BodyLimits {
+            body_bytes_max: BODY_BYTES_MAX,
+            bodies_bytes_max: 1 << 20,
+            body_timeout: LONG,
+        },
+    };
+    let app = App::new(coordinator, limits, Box::new(String::new));
+    Arc::new(app)
+}
+
+/// An answer as far as both ways can be compared: the server adds the length itself, and tokens differ with each post.
+async fn seen(
+    routes: &Routes,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, Vec<(String, String)>, String) {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(Body::from(body.to_owned()))
+        .expect("a request");
+    let mut response = routes.answer(request).await;
+    response.headers_mut().remove(CONTENT_LENGTH);
+    let headers = response.headers().iter();
+    let headers = headers
+        .map(|(name, value)| (name.to_string(), format!("{value:?}")))
+        .collect();
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("whole");
+    let mut text = String::from_utf8(bytes.to_bytes().to_vec()).expect("UTF-8");
+    if let Some(token) = text.find("\"token\":") {
+        text.truncate(token);
+    }
+    (status, headers, text)
+}
+
+#[tokio::test]
+async fn an_answer_does_not_tell_which_way_its_request_took() {
+    let app = app().await;
+    let measures = Arc::<Measures>::default();
+    let through = Routes::new(router(Arc::clone(&app), &measures));
+    let past = Routes::of_coordinator(
+        Arc::clone(&app),
+        Arc::clone(&measures),
+        router(app, &measures),
+    );
+    let long = "x".repeat(BODY_BYTES_MAX + 1);
+    let item = r#"{"id":"5","tenant":"a/b"}"#;
+    let three = format!("[{item},{item},{item}]");
+    let ndjson = ("content-type", "application/x-ndjson");
+    let zipped = ("content-encoding", "gzip");
+    let posts: [(&[(&str, &str)], &str); 10] = [
+        (&[], item),
+        (
+            &[],
+            r#"[{"id":"6","tenant":"a/b"},{"id":"5","tenant":"é"}]"#,
+        ),
+        (&[], "[]"),
+        (&[ndjson], item),
+        (&[zipped], item),
+        (&[("content-type", "text/plain")], item),
+        (&[], "{"),
+        (&[], r#"{"id":5,"tenant":""}"#),
+        (&[], &three),
+        (&[], &long),
+    ];
+    for (headers, body) in posts {
+        let [one, other] = [&past, &through];
+        let past = seen(one, "POST", "/items?x=1", headers, body).await;
+        let through = seen(other, "POST", "/items?x=1", headers, body).await;
+        assert_eq!(past, through, "{body}");
+    }
+    for (method, path) in [
+        ("GET", "/items/a%2Fb/count"),
+        ("GET", "/items/%C3%A9/count?consistency=strong"),
+        ("GET", "/items/é/count"),
+        (
+            "GET",
+            "/items/nobody/count?consistency=eventual&timeout_ms=0",
+        ),
+        ("GET", "/items/%ff/count"),
+        ("GET", "/items/%2e/count"),
+        ("GET", "/items/a%00/count"),
+        ("GET", "/items/a/count?timeout_ms=x"),
+        ("GET", "/items/a/count?x=%ff"),
+        ("GET", "/items/%ff/count?timeout_ms=x"),
+        ("GET", "/items//count"),
+        ("GET", "/items/count"),
+        ("GET", "/items/a/b/count"),
+        ("GET", "/items/a/count/"),
+        ("HEAD", "/items/a%2Fb/count"),
+        ("PUT", "/items"),
+        ("GET", "/items"),
+        ("POST", "/items/"),
+        ("DELETE", "/items/a/count"),
+        ("OPTIONS", "/items/a/count"),
+    ] {
+        let [one, other] = [&past, &through];
+        let past = seen(one, method, path, &[], "").await;
+        let through = seen(other, method, path, &[], "").await;
+        assert_eq!(past, through, "{method} {path}");
+    }
+}
+
+#[test]
+fn only_posts_and_counts_go_past_the_router() {
+    let known = |method, path| Known::of(&method, path);
+    assert_eq!(known(Method::POST, "/items"), Some(Known::PostItems));
+    assert_eq!(
+        known(Method::GET, "/items/a%2Fb/count"),
+        Some(Known::GetCount("a%2Fb"))
+    );
+    for (method, path) in [
+        (Method::GET, "/items"),
+        (Method::POST, "/items/"),
+        (Method::POST, "/items/a/count"),
+        (Method::HEAD, "/items/a/count"),
+        (Method::GET, "/items//count"),
+        (Method::GET, "/items/count"),
+        (Method::GET, "/items/a/b/count"),
+        (Method::GET, "/items/a/ids/count"),
+    ] {
+        assert_eq!(known(method, path), None, "{path}");
+    }
+}
