@@ -142,7 +142,7 @@ pub struct CounterTask<S: Store, D: Deliveries> {
     commands: mpsc::Receiver<Command>,
     control: mpsc::Sender<Command>,
     /// One timer for all turns: setting one anew at each would wake the thread that keeps them.
-    checks: Interval,
+    checks: Option<Interval>,
     meters: Meters,
 }
 
@@ -165,9 +165,6 @@ impl Pending {
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// A counter called `name` in its life `life`, and the handle that answers queries for it.
-    ///
-    /// # Panics
-    /// Outside of a runtime.
     #[must_use]
     pub fn new(
         name: String,
@@ -178,8 +175,6 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         let (progress, watching) = Progress::new();
         let handle = LocalCounter::new(name, life, store.reader(), watching);
         let (control, commands) = mpsc::channel(1);
-        let mut checks = tokio::time::interval(STORE_CHECK_INTERVAL);
-        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let task = Self {
             store,
             deliveries,
@@ -187,7 +182,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             pending: None,
             commands,
             control,
-            checks,
+            checks: None,
             meters: Meters::new(),
         };
         (task, handle)
@@ -228,10 +223,15 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// Waits for what comes next. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Event {
         let due = self.pending.as_ref().map(|pending| pending.due);
+        let checks = self.checks.get_or_insert_with(|| {
+            let mut checks = tokio::time::interval(STORE_CHECK_INTERVAL);
+            checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            checks
+        });
         tokio::select! {
             delivered = self.deliveries.next() => Event::Delivered(delivered),
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::CommitDue,
-            _ = self.checks.tick() => Event::CheckDue,
+            _ = checks.tick() => Event::CheckDue,
             Some(command) = self.commands.recv() => Event::Steered(command),
             () = self.progress.wanted(), if due.is_some() => Event::CommitDue,
         }

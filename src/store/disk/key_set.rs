@@ -49,7 +49,9 @@ impl KeySet {
     }
 
     /// Adds `key`; says whether it was absent.
-    #[inline]
+    // In a loop over a commit's keys it is a seventh cheaper in place; left to itself, the compiler changes its mind with
+    // changes anywhere.
+    #[inline(always)]
     pub(super) fn insert(&mut self, key: Key) -> bool {
         let seeds = self.seeds;
         let entry = self.keys.entry(
