@@ -83,6 +83,9 @@ where
 {
     let begun = Instant::now();
     let deadline = begun + wait + ANSWER_GRACE;
+    if let ([only], []) = (first.as_slice(), others.as_slice()) {
+        return alone(only, deadline, ask, enough).await;
+    }
     let named = |member| {
         let answer = ask(member);
         async move { (member, answer.await) }
@@ -108,5 +111,29 @@ where
             Ok(None) | Err(_) => {}
         }
         asked.extend(others.drain(..).map(&named));
+    }
+}
+
+/// The same where there is only one: a process that runs alone need not keep a set of whom it waits for.
+async fn alone<'a, A, F>(
+    only: &'a Member,
+    deadline: Instant,
+    ask: impl Fn(&'a Member) -> F,
+    enough: impl Fn(&[A]) -> bool,
+) -> (Vec<A>, Option<&'a Member>)
+where
+    F: Future<Output = Result<A, QueryError>> + Send,
+{
+    match tokio::time::timeout_at(deadline, ask(only)).await {
+        Ok(Ok(answer)) => {
+            let answers = vec![answer];
+            let last = enough(&answers).then_some(only);
+            (answers, last)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a counter did not answer");
+            (Vec::new(), None)
+        }
+        Err(_) => (Vec::new(), None),
     }
 }

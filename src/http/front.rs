@@ -26,12 +26,16 @@ use super::{App, counts, items};
 /// What a node serves; cheap to clone.
 #[derive(Clone)]
 pub struct Routes {
+    // One count for each request to go up and down, whatever is inside.
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     straight: Option<Straight>,
     router: TowerToHyperService<Router>,
 }
 
 /// What goes past the router.
-#[derive(Clone)]
 struct Straight {
     app: Arc<App>,
     measures: Arc<Measures>,
@@ -59,17 +63,18 @@ impl<'r> Known<'r> {
 impl Routes {
     /// All of them through the router.
     pub(super) fn new(router: Router) -> Self {
-        Self {
-            straight: None,
-            router: TowerToHyperService::new(router),
-        }
+        Self::over(None, router)
     }
 
     /// Those of a coordinator: some past the router, which has them too.
     pub(super) fn of_coordinator(app: Arc<App>, measures: Arc<Measures>, router: Router) -> Self {
+        Self::over(Some(Straight { app, measures }), router)
+    }
+
+    fn over(straight: Option<Straight>, router: Router) -> Self {
+        let router = TowerToHyperService::new(router);
         Self {
-            straight: Some(Straight { app, measures }),
-            router: TowerToHyperService::new(router),
+            inner: Arc::new(Inner { straight, router }),
         }
     }
 
@@ -79,8 +84,8 @@ impl Routes {
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
         let known = Known::of(request.method(), request.uri().path());
-        let (Some(straight), Some(known)) = (&self.straight, known) else {
-            let answered = self.router.call(request.map(Body::new)).await;
+        let (Some(straight), Some(known)) = (&self.inner.straight, known) else {
+            let answered = self.inner.router.call(request.map(Body::new)).await;
             return answered.unwrap_or_else(|never| match never {});
         };
         let started = Instant::now();

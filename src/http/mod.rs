@@ -18,6 +18,7 @@ mod measure;
 mod options;
 pub mod parse;
 mod server;
+mod timer;
 
 pub use body::BodyLimits;
 pub use front::Routes;

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::Routes;
+use super::timer::ConnectionTimer;
 use crate::telemetry;
 
 /// Limits of connections.
@@ -127,7 +128,7 @@ fn watch(
         async move { Ok::<_, Infallible>(routes.answer(request).await) }
     };
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(ConnectionTimer::default())
         .header_read_timeout(limits.idle_timeout)
         // A client may end its side after its request and still wait for the answer.
         .half_close(true)

@@ -1,0 +1,108 @@
+//! A connection's timer, which stays set from one request to the next.
+//!
+//! Invariant: a sleep ends no earlier than asked, and whoever awaits it is woken then.
+//!
+//! The server sets a timer for each request's head and takes it back when the head has come; each takes the lock of the
+//! runtime's timers, which all workers share. To move a timer that is set to a later time takes no lock: so it is kept, not taken back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use hyper::rt::{Sleep, Timer};
+use parking_lot::Mutex;
+
+type Kept = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
+
+/// The timer of one connection, for sleeps one after the other.
+#[derive(Default)]
+pub(super) struct ConnectionTimer {
+    kept: Kept,
+}
+
+/// A sleep that goes back to its connection when it is dropped.
+struct Borrowed {
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    kept: Kept,
+}
+
+impl Timer for ConnectionTimer {
+    fn sleep(&self, duration: std::time::Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let deadline = deadline.into();
+        let sleep = match self.kept.lock().take() {
+            Some(mut sleep) => {
+                sleep.as_mut().reset(deadline);
+                sleep
+            }
+            None => Box::pin(tokio::time::sleep_until(deadline)),
+        };
+        Box::pin(Borrowed {
+            sleep: Some(sleep),
+            kept: Arc::clone(&self.kept),
+        })
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into()
+    }
+}
+
+impl Sleep for Borrowed {}
+
+impl Future for Borrowed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().poll(context),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        *self.kept.lock() = self.sleep.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn each_sleep_ends_when_it_should_though_the_timer_is_kept() {
+        let timer = ConnectionTimer::default();
+        // One that is given up, a later one, an earlier one, a far one that is given up, and one before that.
+        let far = LONG.div_duration_f64(STEP) as u32;
+        for (awaited, steps) in [(false, 5), (true, 3), (true, 1), (false, far), (true, 2)] {
+            let begun = timer.now();
+            let sleep = timer.sleep(STEP * steps);
+            if awaited {
+                tokio::time::timeout(LONG, sleep).await.expect("it ends");
+                assert!(timer.now() - begun >= STEP * steps, "it ended too early");
+            } else {
+                let polled = tokio::time::timeout(Duration::ZERO, sleep).await;
+                assert!(polled.is_err(), "it ended at once");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn two_sleeps_at_once_both_end() {
+        let timer = ConnectionTimer::default();
+        drop(timer.sleep(STEP));
+        let both = async { tokio::join!(timer.sleep(STEP), timer.sleep(2 * STEP)) };
+        tokio::time::timeout(LONG, both).await.expect("they end");
+    }
+}
