@@ -2,14 +2,15 @@
 //!
 //! Invariant: see the [module above](super).
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::counter::LocalCounter;
@@ -111,13 +112,17 @@ fn batch(sequence: Sequence, items: u64) -> Arc<Batch> {
     Arc::new(Batch::new(id, 0, vec![items]))
 }
 
-fn with_workers(workers: usize, test: impl Future<Output = ()> + Send + 'static) {
-    let runtime = Builder::new_multi_thread()
+fn runtime(workers: usize) -> Runtime {
+    Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_name("worker")
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("a runtime")
+}
+
+fn with_workers(workers: usize, test: impl Future<Output = ()> + Send + 'static) {
+    let runtime = runtime(workers);
     let joined = runtime.block_on(runtime.spawn(test));
     joined.expect("passed");
 }
@@ -150,56 +155,62 @@ fn posts_alone_are_committed_on_the_runtime_and_others_on_a_thread() {
     });
 }
 
+/// Posts come alone, and none is committed elsewhere than on the thread.
+async fn keeps_its_thread(patience: Duration) {
+    let setting = Setting::start(patience);
+    for sequence in 1..=u64::from(2 * ALONE_TURNS) {
+        setting.append(sequence, 1).await;
+        assert_eq!(setting.last_thread(), "counter");
+    }
+}
+
 #[test]
 fn the_only_worker_is_not_lent() {
-    with_workers(1, async {
-        let setting = Setting::start(Duration::ZERO);
-        for sequence in 1..=u64::from(2 * ALONE_TURNS) {
-            setting.append(sequence, 1).await;
-            assert_eq!(setting.last_thread(), "counter");
-        }
-    });
+    with_workers(1, keeps_its_thread(Duration::ZERO));
 }
 
 #[test]
 fn behind_a_log_that_nobody_waits_for_the_counter_keeps_its_thread() {
-    with_workers(2, async {
-        let setting = Setting::start(Duration::from_millis(1));
-        for sequence in 1..=u64::from(2 * ALONE_TURNS) {
-            setting.append(sequence, 1).await;
-            assert_eq!(setting.last_thread(), "counter");
-        }
-    });
+    with_workers(2, keeps_its_thread(Duration::from_millis(1)));
 }
 
 #[test]
 fn a_slow_commit_of_a_post_alone_holds_up_nobody_else() {
-    with_workers(2, async {
-        let setting = Setting::start(Duration::ZERO);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        setting.wait.store(true, Ordering::Release);
-        let log = setting.log.clone();
-        let append = tokio::spawn(async move { log.append(batch(1, 1)).await });
-        while setting.threads.lock().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert_eq!(setting.last_thread(), "worker");
-
-        // While that worker waits, others connect, are woken by what comes, and answer.
-        let echo = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("accepted");
-            let byte = stream.read_u8().await.expect("a byte");
-            stream.write_u8(byte).await.expect("sent");
-        });
-        let mut stream = TcpStream::connect(address).await.expect("connected");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        stream.write_u8(7).await.expect("sent");
-        assert_eq!(stream.read_u8().await.expect("echoed"), 7);
-        echo.await.expect("joined");
-        assert!(!append.is_finished());
-
-        setting.wait.store(false, Ordering::Release);
-        append.await.expect("joined").expect("appended");
+    // Looked at from outside: what is woken in the runtime from here on is the counter's doing alone.
+    let runtime = runtime(2);
+    let _inside = runtime.enter();
+    let setting = Setting::start(Duration::ZERO);
+    let listener = TcpListener::bind("127.0.0.1:0");
+    let listener = runtime.block_on(listener).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let echo = runtime.spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        let byte = stream.read_u8().await.expect("a byte");
+        stream.write_u8(byte).await.expect("sent");
     });
+    setting.wait.store(true, Ordering::Release);
+    let log = setting.log.clone();
+    let append = runtime.spawn(async move {
+        // Long enough for both workers to fall asleep: the one that watches the sockets is woken, and blocks.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        log.append(batch(1, 1)).await
+    });
+    while setting.threads.lock().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(setting.last_thread(), "worker");
+
+    let mut stream = std::net::TcpStream::connect(address).expect("connected");
+    let limit = Some(Duration::from_secs(10));
+    stream.set_read_timeout(limit).expect("set");
+    stream.write_all(&[7]).expect("sent");
+    let mut answer = [0];
+    let answered = stream.read_exact(&mut answer);
+    let meanwhile = !append.is_finished();
+    setting.wait.store(false, Ordering::Release);
+    answered.expect("echoed while the other worker waits for the disk");
+    assert_eq!((answer, meanwhile), ([7], true));
+    runtime.block_on(echo).expect("joined");
+    let appended = runtime.block_on(append).expect("joined");
+    appended.expect("appended");
 }
