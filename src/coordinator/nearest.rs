@@ -98,14 +98,13 @@ where
             false => deadline.min(begun + OTHERS_AFTER),
         };
         match tokio::time::timeout_at(until, asked.next()).await {
-            Ok(Some((member, Ok(answer)))) => {
-                answers.push(answer);
-                if enough(&answers) {
-                    return (answers, Some(member));
+            Ok(Some((member, answered))) => {
+                if let Some(answer) = heard(answered) {
+                    answers.push(answer);
+                    if enough(&answers) {
+                        return (answers, Some(member));
+                    }
                 }
-            }
-            Ok(Some((_, Err(error)))) => {
-                tracing::debug!(%error, "a counter did not answer");
             }
             Ok(None) | Err(_) if others.is_empty() => return (answers, None),
             Ok(None) | Err(_) => {}
@@ -124,16 +123,18 @@ async fn alone<'a, A, F>(
 where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
-    match tokio::time::timeout_at(deadline, ask(only)).await {
-        Ok(Ok(answer)) => {
-            let answers = vec![answer];
-            let last = enough(&answers).then_some(only);
-            (answers, last)
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a counter did not answer");
-            (Vec::new(), None)
-        }
-        Err(_) => (Vec::new(), None),
-    }
+    let answered = tokio::time::timeout_at(deadline, ask(only)).await;
+    let Some(answer) = answered.ok().and_then(heard) else {
+        return (Vec::new(), None);
+    };
+    let answers = vec![answer];
+    let last = enough(&answers).then_some(only);
+    (answers, last)
+}
+
+/// The answer, if it is one.
+fn heard<A>(answered: Result<A, QueryError>) -> Option<A> {
+    answered
+        .inspect_err(|error| tracing::debug!(%error, "a counter did not answer"))
+        .ok()
 }

@@ -23,11 +23,10 @@ const ALONE_TURNS: u32 = 16;
 /// Workers that the runtime must have to lend one.
 const WORKERS_MIN: usize = 2;
 
-/// A task for the thread, with what it was told last, and whether it leaves the thread when there is little to do.
+/// A task for the thread, with what it was told last.
 struct Work<S: Store, D: Deliveries> {
     task: CounterTask<S, D>,
     event: Option<Event>,
-    leaves: bool,
     done: oneshot::Sender<Result<Option<CounterTask<S, D>>, CounterError>>,
 }
 
@@ -40,19 +39,14 @@ pub async fn host<S: Store, D: Deliveries>(
     mut task: CounterTask<S, D>,
 ) -> Result<(), CounterError> {
     let leaves = task.is_waited_for() && Handle::current().metrics().num_workers() >= WORKERS_MIN;
-    let thread = start_thread()?;
+    let thread = start_thread(leaves)?;
     loop {
         let event = match leaves {
             true => Some(run_alone(&mut task).await?),
             false => None,
         };
         let (done, outcome) = oneshot::channel();
-        let work = Work {
-            task,
-            event,
-            leaves,
-            done,
-        };
+        let work = Work { task, event, done };
         thread.send(work).await.map_err(|_| panicked())?;
         match outcome.await.map_err(|_| panicked())?? {
             Some(back) => task = back,
@@ -118,15 +112,17 @@ async fn run_together<S: Store, D: Deliveries>(
     }
 }
 
-/// Starts the thread. It ends when its handle is dropped.
-fn start_thread<S: Store, D: Deliveries>() -> Result<mpsc::Sender<Work<S, D>>, CounterError> {
+/// Starts the thread, which gives tasks back if they are to leave it. It ends when its handle is dropped.
+fn start_thread<S: Store, D: Deliveries>(
+    leaves: bool,
+) -> Result<mpsc::Sender<Work<S, D>>, CounterError> {
     let (sender, mut receiver) = mpsc::channel::<Work<S, D>>(1);
     let runtime = Handle::current();
     std::thread::Builder::new()
         .name("counter".into())
         .spawn(move || {
             while let Some(work) = receiver.blocking_recv() {
-                let together = run_together(work.task, work.event, work.leaves);
+                let together = run_together(work.task, work.event, leaves);
                 // Whoever does not wait for it any more has nothing to learn.
                 let _ = work.done.send(runtime.block_on(together));
             }

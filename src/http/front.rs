@@ -89,19 +89,19 @@ impl Routes {
             return answered.unwrap_or_else(|never| match never {});
         };
         let started = Instant::now();
-        let (route, method) = match known {
-            Known::PostItems => (items::ITEMS_ROUTE, "POST"),
-            Known::GetCount(_) => (counts::COUNT_ROUTE, "GET"),
-        };
-        let answer = match known {
+        let (route, method, answer) = match known {
             Known::PostItems => {
                 let (parts, body) = request.into_parts();
                 let headers = parts.headers;
                 // The path is a piece of the connection's buffer as well.
                 drop((parts.uri, parts.extensions));
-                items::post(&straight.app, headers, body).await
+                let answer = items::post(&straight.app, headers, body).await;
+                (items::ITEMS_ROUTE, "POST", answer)
             }
-            Known::GetCount(tenant) => straight.count(tenant, request.uri().query()).await,
+            Known::GetCount(tenant) => {
+                let answer = straight.count(tenant, request.uri().query()).await;
+                (counts::COUNT_ROUTE, "GET", answer)
+            }
         };
         let response = answer.into_response();
         let status = response.status().as_u16();
@@ -123,4 +123,4 @@ impl Straight {
 
 #[cfg(test)]
 #[path = "front_tests.rs"]
-mod tests;
+pub(super) mod tests;

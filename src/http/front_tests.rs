@@ -61,6 +61,24 @@ async fn app() -> Arc<App> {
     Arc::new(app)
 }
 
+/// Sends a request.
+pub(in crate::http) async fn call(
+    routes: &Routes,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(Body::from(body.to_owned()))
+        .expect("a request");
+    routes.answer(request).await
+}
+
 /// An answer as far as both ways can be compared: the server adds the length itself, and tokens differ with each post.
 async fn seen(
     routes: &Routes,
@@ -69,14 +87,7 @@ async fn seen(
     headers: &[(&str, &str)],
     body: &str,
 ) -> (u16, Vec<(String, String)>, String) {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request
-        .body(Body::from(body.to_owned()))
-        .expect("a request");
-    let mut response = routes.answer(request).await;
+    let mut response = call(routes, method, path, headers, body).await;
     response.headers_mut().remove(CONTENT_LENGTH);
     let headers = response.headers().iter();
     let headers = headers

@@ -18,6 +18,7 @@ use crate::counter::{
     CounterTask, Counts, ListQuery, Listing, LocalCounter, Membership, Queries, SnapshotStream,
     Status,
 };
+use crate::http::front::tests::call;
 use crate::http::{App, HttpLimits, LossDesk, LossError, routes};
 use crate::log::{LocalLog, local};
 use crate::model::{Epoch, ItemHash, Partitioning, TenantName};
@@ -121,23 +122,6 @@ impl Node {
     async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
         call(&self.routes, "POST", path, headers, body).await
     }
-}
-
-async fn call(
-    routes: &Routes,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> Response {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request
-        .body(Body::from(body.to_owned()))
-        .expect("a request");
-    routes.answer(request).await
 }
 
 async fn text(response: Response) -> String {
