@@ -163,6 +163,7 @@ async fn run(
 ) {
     let mut carried = None;
     let mut sequence = 0;
+    let mut posts = Vec::new();
     loop {
         let first = match carried.take() {
             Some(first) => Some(first),
@@ -170,7 +171,6 @@ async fn run(
         };
         let Some(first) = first else { return };
         let mut gathering = Gathering::new(options.batch_bytes_max);
-        let mut posts = Vec::new();
         let mut next = Some(first);
         while let Some(submission) = next {
             if submission.done.is_closed() {
@@ -192,7 +192,7 @@ async fn run(
             epoch: options.epoch,
             sequence,
         };
-        if appender.append(id, posts).await.is_err() {
+        if appender.append(id, &mut posts).await.is_err() {
             return;
         }
     }
@@ -208,16 +208,15 @@ struct Appender<L> {
 }
 
 impl<L: Log> Appender<L> {
-    async fn append(&self, id: BatchId, posts: Vec<Submission>) -> Result<(), LogEnded> {
-        let mut items = Vec::new();
+    /// Makes one batch of `posts` durable and tells whoever waits for them; none is left.
+    async fn append(&self, id: BatchId, posts: &mut Vec<Submission>) -> Result<(), LogEnded> {
+        let mut items = Vec::with_capacity(posts.len());
         let mut acceptance = None;
-        let mut waiting = Vec::with_capacity(posts.len());
-        for post in posts {
-            match post.load {
-                Load::Items(of_post) => items.extend(of_post),
-                Load::Acceptance(signed) => acceptance = Some(signed),
+        for post in posts.iter_mut() {
+            match &mut post.load {
+                Load::Items(of_post) => items.append(of_post),
+                Load::Acceptance(signed) => acceptance = Some(std::mem::take(signed)),
             }
-            waiting.push((post.done, post.ticket));
         }
         let batch = Arc::new(match acceptance {
             Some(acceptance) => Batch::accepting(id, now_ms(), acceptance),
@@ -244,9 +243,9 @@ impl<L: Log> Appender<L> {
         }
         // Before any client hears of it, so that a read that begins afterwards asks for it.
         self.reached.confirmed.store(id.sequence, Ordering::Release);
-        for (done, ticket) in waiting {
-            drop(ticket);
-            let _ = done.send(id.sequence);
+        for post in posts.drain(..) {
+            drop(post.ticket);
+            let _ = post.done.send(id.sequence);
         }
         Ok(())
     }

@@ -48,28 +48,28 @@ impl Covered for Listing {
 }
 
 /// For each partition, the first answer that covers it, if any.
-fn winners<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Vec<Option<usize>> {
-    partitioning
-        .all()
-        .map(|partition| {
-            answers
-                .iter()
-                .position(|answer| answer.cover().partitions.contains(&(partition, true)))
-        })
-        .collect()
+fn winners<A: Covered>(
+    partitioning: Partitioning,
+    answers: &[A],
+) -> impl Iterator<Item = Option<usize>> {
+    partitioning.all().map(|partition| {
+        answers
+            .iter()
+            .position(|answer| answer.cover().partitions.contains(&(partition, true)))
+    })
 }
 
 /// Whether every partition has an answer that covers it.
 #[must_use]
 pub fn is_covered<A: Covered>(partitioning: Partitioning, answers: &[A]) -> bool {
-    winners(partitioning, answers).iter().all(Option::is_some)
+    winners(partitioning, answers).all(|winner| winner.is_some())
 }
 
 /// Everything that the winning answers cover: what later reads must cover too.
 #[must_use]
 pub fn shown<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Requirement {
     let mut shown = Requirement::default();
-    for answer in winners(partitioning, answers).into_iter().flatten() {
+    for answer in winners(partitioning, answers).flatten() {
         shown.unite(&answers[answer].cover().covered);
     }
     shown
@@ -99,10 +99,8 @@ pub fn counts(partitioning: Partitioning, tenants: usize, answers: &[Counts]) ->
 /// Whether the item is counted, as far as anyone knows.
 #[must_use]
 pub fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
-    let winners = winners(partitioning, answers);
-    if winners.iter().all(Option::is_some) {
-        return winners
-            .into_iter()
+    if is_covered(partitioning, answers) {
+        return winners(partitioning, answers)
             .flatten()
             .any(|winner| answers[winner].counted);
     }
@@ -123,7 +121,7 @@ pub fn listing(
         .filter_map(|answer| answer.tenants.last().map(|(name, _)| name))
         .min();
     let mut names: BTreeMap<&TenantName, Vec<u64>> = BTreeMap::new();
-    let winners = winners(partitioning, answers);
+    let winners: Vec<_> = winners(partitioning, answers).collect();
     for (index, answer) in answers.iter().enumerate() {
         for (name, counts) in &answer.tenants {
             if horizon.is_some_and(|horizon| name > horizon) {

@@ -27,6 +27,7 @@ pub use members::{CounterView, Hearsay};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
 use crate::model::{
-    BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, Sequence, TenantItems, Token,
+    BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token, TokenEntries,
 };
 use crate::telemetry;
 
@@ -233,14 +234,17 @@ impl Coordinator {
         if items.is_empty() {
             return Ok(Token {
                 epoch,
-                sequences: Vec::new(),
+                sequences: TokenEntries::new(),
             });
         }
-        self.check_open()?;
+        if self.inner.ending.is_fatal() {
+            return Err(AcceptError::Closed);
+        }
         let count: usize = items.iter().map(|group| group.hashes.len()).sum();
         let bytes = items.iter().map(waiting_bytes).sum();
         let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
-        let submitted = self.submit(items, Arc::new(ticket));
+        // Pinned here: to move it into the timeout would copy it, twice.
+        let submitted = pin!(self.submit(items, Arc::new(ticket)));
         let limit = self.inner.options.accept_timeout;
         let sequences = match tokio::time::timeout(limit, submitted).await {
             Ok(Ok(sequences)) => sequences,
@@ -256,19 +260,20 @@ impl Coordinator {
         &self,
         items: Vec<TenantItems>,
         ticket: Arc<Ticket>,
-    ) -> Result<Vec<(Partition, Sequence)>, LogEnded> {
+    ) -> Result<TokenEntries, LogEnded> {
         let submit = async |partition: Partition, items, ticket| {
             let batcher = &self.inner.batchers[usize::from(partition.0)];
             let sequence = batcher.submit(items, Some(ticket)).await?;
             Ok((partition, sequence))
         };
         if let Some(only) = self.inner.partitioning.only() {
-            return Ok(vec![submit(only, items, ticket).await?]);
+            return Ok([submit(only, items, ticket).await?].into());
         }
         let parts = split(self.inner.partitioning, items).into_iter();
         let submitted =
             parts.map(|(partition, items)| submit(partition, items, Arc::clone(&ticket)));
-        futures_util::future::try_join_all(submitted).await
+        let submitted = futures_util::future::try_join_all(submitted).await?;
+        Ok(TokenEntries::from_vec(submitted))
     }
 
     /// Appends a barrier to every partition; returns their names.

@@ -8,10 +8,11 @@
 //! counters that commit at once because a query waits. How long to wait for the first is that of "The Tail at Scale"
 //! (Dean & Barroso, 2013): longer than nearly all answers take.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -123,7 +124,12 @@ async fn alone<'a, A, F>(
 where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
-    let answered = tokio::time::timeout_at(deadline, ask(only)).await;
+    let mut asked = pin!(ask(only));
+    // Mostly it has the answer at hand, and no timer is needed.
+    let answered = match asked.as_mut().now_or_never() {
+        Some(answered) => Ok(answered),
+        None => tokio::time::timeout_at(deadline, asked).await,
+    };
     let Some(answer) = answered.ok().and_then(heard) else {
         return (Vec::new(), None);
     };

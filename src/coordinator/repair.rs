@@ -196,7 +196,7 @@ impl Coordinator {
         }
         Ok(Token {
             epoch: self.inner.epoch,
-            sequences,
+            sequences: sequences.into(),
         })
     }
 }

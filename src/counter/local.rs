@@ -63,21 +63,26 @@ impl<R: StoreReader> LocalCounter<R> {
     /// Answers from the first commit that covers the demand, or from the last one when the time is up.
     async fn answer<A>(&self, demand: Demand, read: impl Fn(&Cut, Cover) -> A) -> A {
         let deadline = Instant::now() + demand.wait;
+        let look = || {
+            let cut = self.reader.cut();
+            let cover = self.cover(&cut, &demand);
+            let enough = if demand.barriers.is_empty() {
+                cover.is_full()
+            } else {
+                cover.barriers
+            };
+            (enough || Instant::now() >= deadline).then(|| read(&cut, cover))
+        };
+        // Mostly the last commit has it all, and whoever waits for the next shares memory with all other readers.
+        if let Some(answer) = look() {
+            return answer;
+        }
         let mut progress = self.progress.tally.clone();
         loop {
             // Marked as seen before looking, so that a commit in between wakes the wait below.
             progress.borrow_and_update();
-            {
-                let cut = self.reader.cut();
-                let cover = self.cover(&cut, &demand);
-                let enough = if demand.barriers.is_empty() {
-                    cover.is_full()
-                } else {
-                    cover.barriers
-                };
-                if enough || Instant::now() >= deadline {
-                    return read(&cut, cover);
-                }
+            if let Some(answer) = look() {
+                return answer;
             }
             self.progress.want();
             let changed = tokio::time::timeout_at(deadline, progress.changed()).await;

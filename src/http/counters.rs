@@ -5,11 +5,10 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{App, json};
+use super::{App, Whole, json};
 use crate::clock::now_ms;
 use crate::coordinator::CounterView;
 
@@ -140,7 +139,7 @@ pub struct PositionAnswer {
     tag = "operation",
     responses((status = 200, description = "The counters.", body = CountersAnswer)),
 )]
-pub async fn get_counters(State(app): State<Arc<App>>) -> Response {
+pub async fn get_counters(State(app): State<Arc<App>>) -> Whole {
     let counters = app.coordinator.counters().await;
     json(&CountersAnswer {
         counters: counters.into_iter().map(CounterAnswer::from).collect(),

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::HeaderMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::options::{PathParams, Query, tenant};
-use super::{App, json};
+use super::{App, Whole, json, json_in};
 use crate::counter::ListQuery;
 use crate::model::{TENANT_CHARS_MAX, TenantName};
 
@@ -102,22 +102,28 @@ pub async fn get_count(
     State(app): State<Arc<App>>,
     PathParams(name): PathParams<String>,
     query: Query,
-) -> Result<Response, Problem> {
-    count(&app, &name, &query).await
+) -> Result<Whole, Problem> {
+    count(&app, HeaderMap::new(), &name, &query).await
 }
 
 /// Reads a tenant's count, however the request came here.
-pub(super) async fn count(app: &App, name: &str, query: &Query) -> Result<Response, Problem> {
+pub(super) async fn count(
+    app: &App,
+    headers: HeaderMap,
+    name: &str,
+    query: &Query,
+) -> Result<Whole, Problem> {
     let options = query.read_options()?;
     let read = app
         .coordinator
         .counts(vec![tenant(name)?], &options)
         .await?;
-    Ok(json(&CountAnswer {
+    let answer = CountAnswer {
         tenant: name.into(),
         count: read.value.first().copied().unwrap_or(0),
         exact: read.exact,
-    }))
+    };
+    Ok(json_in(headers, &answer))
 }
 
 /// Counts the items of several tenants, all at one moment.
@@ -136,7 +142,7 @@ pub(super) async fn count(app: &App, name: &str, query: &Query) -> Result<Respon
         (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
+pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Whole, Problem> {
     let options = query.read_options()?;
     let tenants: Vec<TenantName> = query
         .all("tenant")
@@ -176,7 +182,7 @@ pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Res
         (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_tenants(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
+pub async fn get_tenants(State(app): State<Arc<App>>, query: Query) -> Result<Whole, Problem> {
     let options = query.read_options()?;
     let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
     let list = ListQuery {

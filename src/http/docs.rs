@@ -8,10 +8,12 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Redirect, Response};
+use bytes::Bytes;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
 use super::App;
+use super::JSON;
 use super::error::{Problem, to_json};
 use super::{counters, counts, health, items};
 
@@ -43,12 +45,12 @@ use super::{counters, counts, health, items};
 struct ApiDescription;
 
 /// The description as JSON, made once.
-pub fn openapi_json() -> Vec<u8> {
+pub fn openapi_json() -> Bytes {
     to_json(&ApiDescription::openapi())
 }
 
 pub async fn get_openapi(State(app): State<Arc<App>>) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json")];
+    let headers = [(header::CONTENT_TYPE, JSON)];
     (headers, app.openapi.clone()).into_response()
 }
 

@@ -12,16 +12,17 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{Method, Request};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, Request, Response};
+use axum::response::IntoResponse;
 use bytes::Bytes;
+use http_body_util::{Either, Full};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
 use super::error::Problem;
-use super::measure::Measures;
+use super::measure::{Measures, Series};
 use super::options::{Query, path_segment};
-use super::{App, counts, items};
+use super::{App, Whole, counts, items};
 
 /// What a node serves; cheap to clone.
 #[derive(Clone)]
@@ -38,8 +39,12 @@ struct Inner {
 /// What goes past the router.
 struct Straight {
     app: Arc<App>,
-    measures: Arc<Measures>,
+    posts: Series,
+    counts: Series,
 }
+
+/// An answer's body: of one piece, or whatever the router makes.
+pub(super) type Answer = Either<Full<Bytes>, Body>;
 
 /// A request that goes past the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +73,9 @@ impl Routes {
 
     /// Those of a coordinator: some past the router, which has them too.
     pub(super) fn of_coordinator(app: Arc<App>, measures: Arc<Measures>, router: Router) -> Self {
-        Self::over(Some(Straight { app, measures }), router)
+        let posts = Series::new(&measures, items::ITEMS_ROUTE, "POST");
+        let counts = Series::new(&measures, counts::COUNT_ROUTE, "GET");
+        Self::over(Some(Straight { app, posts, counts }), router)
     }
 
     fn over(straight: Option<Straight>, router: Router) -> Self {
@@ -79,45 +86,49 @@ impl Routes {
     }
 
     /// Answers a request.
-    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response
+    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Answer>
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        let known = Known::of(request.method(), request.uri().path());
+        let (mut parts, body) = request.into_parts();
+        let known = Known::of(&parts.method, parts.uri.path());
         let (Some(straight), Some(known)) = (&self.inner.straight, known) else {
-            let answered = self.inner.router.call(request.map(Body::new)).await;
-            return answered.unwrap_or_else(|never| match never {});
+            let request = Request::from_parts(parts, Body::new(body));
+            let answered = self.inner.router.call(request).await;
+            return answered
+                .unwrap_or_else(|never| match never {})
+                .map(Either::Right);
         };
         let started = Instant::now();
-        let (route, method, answer) = match known {
+        let headers = std::mem::take(&mut parts.headers);
+        let (series, answer) = match known {
             Known::PostItems => {
-                let (parts, body) = request.into_parts();
-                let headers = parts.headers;
                 // The path is a piece of the connection's buffer as well.
                 drop((parts.uri, parts.extensions));
                 let answer = items::post(&straight.app, headers, body).await;
-                (items::ITEMS_ROUTE, "POST", answer)
+                (&straight.posts, answer)
             }
             Known::GetCount(tenant) => {
-                let answer = straight.count(tenant, request.uri().query()).await;
-                (counts::COUNT_ROUTE, "GET", answer)
+                let query = parts.uri.query().unwrap_or_default();
+                let answer = straight.count(headers, tenant, query).await;
+                (&straight.counts, answer)
             }
         };
-        let response = answer.into_response();
-        let status = response.status().as_u16();
-        straight
-            .measures
-            .note(route, method, status, started.elapsed());
+        let response = match answer {
+            Ok(whole) => whole.map(Either::Left),
+            Err(problem) => problem.into_response().map(Either::Right),
+        };
+        series.note(response.status(), started.elapsed());
         response
     }
 }
 
 impl Straight {
-    async fn count(&self, tenant: &str, query: Option<&str>) -> Result<Response, Problem> {
+    async fn count(&self, headers: HeaderMap, tenant: &str, query: &str) -> Result<Whole, Problem> {
         // In the order in which extractors look at them.
         let tenant = path_segment(tenant)?;
-        let query = Query::parse(query.unwrap_or_default())?;
-        counts::count(&self.app, &tenant, &query).await
+        let query = Query::parse(query)?;
+        counts::count(&self.app, headers, &tenant, &query).await
     }
 }
 

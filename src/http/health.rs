@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::Problem;
-use super::{App, gauges, json};
+use super::{App, Whole, gauges, json};
 
 /// That a node is well.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,7 +28,7 @@ pub struct Health {
     tag = "operation",
     responses((status = 200, description = "The process lives.", body = Health)),
 )]
-pub async fn healthz() -> Response {
+pub async fn healthz() -> Whole {
     json(&Health { status: "ok" })
 }
 
@@ -42,7 +42,7 @@ pub async fn healthz() -> Response {
         (status = 503, description = "It can't, and why.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
     if !app.coordinator.is_open() {
         return Err(Problem::not_ready("It is going down."));
     }

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::auth::{self, Guard};
 use super::body::{Bodies, BodyLimits};
 use super::error::Problem;
-use super::{Routes, framed, gauges, health};
+use super::{Routes, Whole, framed, gauges, health};
 use crate::coordinator::CounterView;
 use crate::counter::exchange::{
     CONTAINS_PATH, COUNTER_HEADER, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup,
@@ -155,7 +155,7 @@ async fn get_snapshot(State(app): State<Arc<CounterApp>>) -> Result<Response, Pr
 }
 
 /// Tells whether the counter runs and has everything that it should have.
-async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Response, Problem> {
+async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
     match app.counter.status().await {
         Ok(status) if status.complete => Ok(health::healthz().await),
         Ok(status) => Err(Problem::not_ready(format!(

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
-use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,8 +16,8 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::options::{PathParams, Query, tenant};
 use super::parse::{Items, ParseError, parse_json, parse_ndjson};
-use super::{App, json};
-use crate::model::{ItemHash, check_item_id};
+use super::{App, JSON, Whole, json, json_in};
+use crate::model::{ItemHash, Token, check_item_id};
 
 /// The route that items are posted to.
 pub(super) const ITEMS_ROUTE: &str = "/items";
@@ -72,7 +71,8 @@ pub struct Accepted {
     /// How many items the request had; items seen before are a success like any other.
     accepted: usize,
     /// Give it as `after` to a read on any coordinator: that read includes these items.
-    token: String,
+    #[schema(value_type = String)]
+    token: Token,
 }
 
 /// Whether an item is counted.
@@ -142,21 +142,19 @@ pub async fn post_items(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result<Whole, Problem> {
     post(&app, headers, body).await
 }
 
 /// Takes a post, however it came here.
-pub(super) async fn post<B>(app: &App, headers: HeaderMap, body: B) -> Result<Response, Problem>
+pub(super) async fn post<B>(app: &App, mut headers: HeaderMap, body: B) -> Result<Whole, Problem>
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let (items, _room) = receive_items(app, headers, body).await?;
+    let (items, _room) = receive_items(app, &mut headers, body).await?;
     let token = app.coordinator.accept(items.tenants).await?;
-    Ok(json(&Accepted {
-        accepted: items.count,
-        token: token.encode(),
-    }))
+    let accepted = items.count;
+    Ok(json_in(headers, &Accepted { accepted, token }))
 }
 
 /// The items of a body, and the body's room: kept until they wait under the coordinator's own limit.
@@ -165,16 +163,16 @@ where
 /// before the items wait.
 async fn receive_items<B>(
     app: &App,
-    headers: HeaderMap,
+    headers: &mut HeaderMap,
     body: B,
 ) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem>
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let format = format(&headers)?;
+    let format = format(headers)?;
     let items_max = app.limits.items_max;
-    let (body, room) = app.bodies.receive(&headers, body).await?;
-    drop(headers);
+    let (body, room) = app.bodies.receive(headers, body).await?;
+    headers.clear();
     if body.len() <= PARSE_INLINE_BYTES_MAX {
         return Ok((parse(format, &body, items_max)?, room));
     }
@@ -209,10 +207,13 @@ fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(Format::Json);
     };
+    if value == JSON {
+        return Ok(Format::Json);
+    }
     let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
     let format = match parts.next() {
-        Some("application/json") => Some(Format::Json),
+        Some(JSON) => Some(Format::Json),
         Some("application/x-ndjson") => Some(Format::Ndjson),
         _ => None,
     };
@@ -246,7 +247,7 @@ pub async fn get_item(
     State(app): State<Arc<App>>,
     PathParams((name, id)): PathParams<(String, String)>,
     query: Query,
-) -> Result<Response, Problem> {
+) -> Result<Whole, Problem> {
     let options = query.read_options()?;
     let tenant = tenant(&name)?;
     check_item_id(&id).map_err(|error| Problem::invalid_parameter(format!("The id {error}.")))?;

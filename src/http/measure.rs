@@ -5,10 +5,11 @@
 //! A metric's handle is looked up once for each series: finding it anew by its labels costs more than parsing an item.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{Counter, Histogram};
@@ -32,14 +33,42 @@ struct Handles {
     seconds: Histogram,
 }
 
-impl Measures {
-    /// Counts a request and how long it took.
-    pub(super) fn note(&self, route: &str, method: &'static str, status: u16, took: Duration) {
-        let handles = self.of(route, method, status);
-        handles.seconds.record(took);
-        handles.requests.increment(1);
+/// The requests of one route and method, whose handles for successes are at hand.
+pub(super) struct Series {
+    measures: Arc<Measures>,
+    route: &'static str,
+    method: &'static str,
+    ok: OnceLock<Handles>,
+}
+
+impl Series {
+    pub(super) fn new(measures: &Arc<Measures>, route: &'static str, method: &'static str) -> Self {
+        Self {
+            measures: Arc::clone(measures),
+            route,
+            method,
+            ok: OnceLock::new(),
+        }
     }
 
+    /// Counts a request and how long it took.
+    pub(super) fn note(&self, status: StatusCode, took: Duration) {
+        let find = || self.measures.of(self.route, self.method, status.as_u16());
+        match status {
+            StatusCode::OK => self.ok.get_or_init(find).note(took),
+            _ => find().note(took),
+        }
+    }
+}
+
+impl Handles {
+    fn note(&self, took: Duration) {
+        self.seconds.record(took);
+        self.requests.increment(1);
+    }
+}
+
+impl Measures {
     fn of(&self, route: &str, method: &'static str, status: u16) -> Handles {
         if let Some(known) = self
             .0
@@ -80,7 +109,9 @@ pub(super) async fn measure(
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
-    measures.note(route, method, response.status().as_u16(), started.elapsed());
+    measures
+        .of(route, method, response.status().as_u16())
+        .note(started.elapsed());
     response
 }
 

@@ -123,8 +123,10 @@ fn watch(
     routes: Routes,
     limits: ServerLimits,
 ) -> impl Future<Output = ()> + use<> {
+    // A count of references of its own: all connections share the one inside.
+    let routes = Arc::new(routes);
     let answer = move |request| {
-        let routes = routes.clone();
+        let routes = Arc::clone(&routes);
         async move { Ok::<_, Infallible>(routes.answer(request).await) }
     };
     let connection = http1::Builder::new()

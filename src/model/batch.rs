@@ -168,7 +168,8 @@ fn checksum(
     tenants: &[TenantItems],
     acceptance: Option<&Acceptance>,
 ) -> u32 {
-    let mut crc = Summing::default();
+    let items: usize = tenants.iter().map(|group| group.hashes.len()).sum();
+    let mut crc = Summing::new(items);
     crc.update(&id.partition.0.to_le_bytes());
     crc.update(&id.epoch.0.to_le_bytes());
     crc.update(&id.sequence.to_le_bytes());
@@ -193,7 +194,6 @@ fn checksum(
 }
 
 /// A CRC-32 of many small pieces: the checksum is several times faster over long ones.
-#[derive(Default)]
 struct Summing {
     crc: crc32fast::Hasher,
     gathered: Vec<u8>,
@@ -202,6 +202,16 @@ struct Summing {
 impl Summing {
     /// Bytes gathered before they are summed.
     const BYTES_MAX: usize = 4096;
+
+    fn new(items: usize) -> Self {
+        /// About what an item of its own tenant has to sum.
+        const ITEM_BYTES: usize = 40;
+        let bytes = (items * ITEM_BYTES).min(Self::BYTES_MAX);
+        Self {
+            crc: crc32fast::Hasher::default(),
+            gathered: Vec::with_capacity(bytes),
+        }
+    }
 
     fn update(&mut self, piece: &[u8]) {
         self.gathered.extend_from_slice(piece);

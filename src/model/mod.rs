@@ -24,7 +24,7 @@ pub use position::{EpochPosition, Position, Requirement, Verdict};
 pub use secret::{CLUSTER_SECRET_CHARS_MAX, CLUSTER_SECRET_CHARS_MIN, ClusterSecret, SecretError};
 pub use sequences::Sequences;
 pub use tenant::{TENANT_CHARS_MAX, TenantName, check_tenant};
-pub use token::{Token, TokenError};
+pub use token::{Token, TokenEntries, TokenError};
 
 use thiserror::Error;
 

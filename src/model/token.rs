@@ -3,7 +3,11 @@
 //! Invariant: a token that decodes was made by a coordinator: a damaged or invented one is refused by its
 //! checksum, never waited for.
 
+use std::fmt;
+
 use data_encoding::BASE64URL_NOPAD;
+use serde::{Serialize, Serializer};
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{Epoch, Partition, Requirement, Sequence};
@@ -24,8 +28,11 @@ pub struct Token {
     /// The coordinator's life that acknowledged the request.
     pub epoch: Epoch,
     /// The sequences that carried the request's items; empty for a request without items.
-    pub sequences: Vec<(Partition, Sequence)>,
+    pub sequences: TokenEntries,
 }
+
+/// What a token has for each partition. Mostly there is one: no memory of its own for that.
+pub type TokenEntries = SmallVec<[(Partition, Sequence); 1]>;
 
 /// Why a text is no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -39,11 +46,8 @@ pub enum TokenError {
 }
 
 impl Token {
-    /// The token as clients carry it.
-    #[must_use]
-    pub fn encode(&self) -> String {
-        let mut bytes =
-            Vec::with_capacity(HEADER_BYTES + ENTRY_BYTES * self.sequences.len() + CHECKSUM_BYTES);
+    fn encode(&self) -> SmallVec<[u8; HEADER_BYTES + ENTRY_BYTES + CHECKSUM_BYTES]> {
+        let mut bytes = SmallVec::new();
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.epoch.0.to_le_bytes());
         for (partition, sequence) in &self.sequences {
@@ -52,10 +56,18 @@ impl Token {
         }
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
-        BASE64URL_NOPAD.encode(&bytes)
+        bytes
     }
 
-    /// Reads a token that [`Self::encode`] made.
+    /// Gives the token's text away, which has no memory of its own where there is one partition.
+    fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        let bytes = self.encode();
+        let mut text = SmallVec::<[u8; 64]>::new();
+        text.resize(BASE64URL_NOPAD.encode_len(bytes.len()), 0);
+        take(BASE64URL_NOPAD.encode_mut_str(&bytes, &mut text))
+    }
+
+    /// Reads a token's text.
     ///
     /// # Errors
     /// [`TokenError`] when the text is anything else.
@@ -107,6 +119,19 @@ impl Token {
     }
 }
 
+/// The token as clients carry it.
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_text(|text| f.write_str(text))
+    }
+}
+
+impl Serialize for Token {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with_text(|text| serializer.serialize_str(text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -125,7 +150,7 @@ mod tests {
                 epoch: Epoch(epoch),
                 sequences: sequences.into_iter().map(|(p, s)| (Partition(p), s)).collect(),
             };
-            let text = token.encode();
+            let text = token.to_string();
             prop_assert_eq!(Token::decode(&text), Ok(token));
 
             let mut bytes = BASE64URL_NOPAD.decode(text.as_bytes()).expect("just encoded");

@@ -203,7 +203,8 @@ async fn own_items_that_every_counter_lost_are_never_dropped_but_by_an_operator(
     let refused = world.coordinator.accept_loss(&[more], false).await;
     assert_eq!(refused, Err(AcceptLossError::NotInPlan), "more than lost");
     let token = world.coordinator.accept_loss(&plan.losses, false).await;
-    assert_eq!(token.expect("accepted").sequences, [(Partition(0), 3)]);
+    let sequences = token.expect("accepted").sequences;
+    assert_eq!(sequences.as_slice(), [(Partition(0), 3)]);
     assert_eq!(world.count(Consistency::Strong).await, Ok((0, true)));
     world.post(3).await;
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
