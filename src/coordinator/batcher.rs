@@ -1,4 +1,5 @@
-//! Group commit for one partition: while one batch is being made durable, the next gathers.
+//! Group commit for one partition: while one batch is being made durable, the next gathers. Whoever was just answered may
+//! be about to post again, and gets a turn to do so before the next batch closes (docs/adr/0014-a-turn-before-a-batch.md).
 //!
 //! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in one batch.
 
@@ -15,6 +16,9 @@ use crate::clock::now_ms;
 use crate::log::{AppendError, Log, encoded_bytes};
 use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
 use crate::telemetry;
+
+/// Posts of a batch after which the next one waits a turn. A post that comes alone is waited for by nobody else.
+const TOGETHER_POSTS_MIN: usize = 2;
 
 /// What a submission is of.
 enum Load {
@@ -164,7 +168,11 @@ async fn run(
     let mut carried = None;
     let mut sequence = 0;
     let mut posts = Vec::new();
+    let mut posts_before = 0;
     loop {
+        if posts_before >= TOGETHER_POSTS_MIN {
+            tokio::task::yield_now().await;
+        }
         let first = match carried.take() {
             Some(first) => Some(first),
             None => receiver.recv().await,
@@ -186,6 +194,7 @@ async fn run(
         if posts.is_empty() {
             continue;
         }
+        posts_before = posts.len();
         sequence += 1;
         let id = BatchId {
             partition: options.partition,

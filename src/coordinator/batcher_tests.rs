@@ -89,6 +89,38 @@ async fn posts_gather_while_one_batch_is_in_flight() {
 }
 
 #[tokio::test]
+async fn those_who_post_again_when_answered_share_the_next_batch_with_who_waits() {
+    let log = scripted();
+    let batcher = start(&log, usize::MAX);
+    let submit = |id, again: Option<u32>| {
+        let batcher = batcher.clone();
+        tokio::spawn(async move {
+            let sequence = batcher.submit(items(id), None).await?;
+            match again {
+                Some(again) => batcher.submit(items(again), None).await,
+                None => Ok(sequence),
+            }
+        })
+    };
+    let appended = || log.appended.lock().expect("not poisoned").len();
+    let waiting = || 100 - batcher.submissions.capacity();
+    let first = submit(0, None);
+    until(|| appended() == 1).await;
+    let regulars: Vec<_> = (1..4).map(|id| submit(id, Some(10 + id))).collect();
+    until(|| waiting() == 3).await;
+    log.confirms.add_permits(1);
+    until(|| appended() == 2).await;
+    let patient = submit(4, None);
+    until(|| waiting() == 1).await;
+    log.confirms.add_permits(100);
+    for post in regulars {
+        assert_eq!(post.await.expect("joins"), Ok(3), "with who waited");
+    }
+    assert_eq!(patient.await.expect("joins"), Ok(3));
+    assert_eq!(first.await.expect("joins"), Ok(1));
+}
+
+#[tokio::test]
 async fn a_batch_is_capped_but_a_post_is_never_split() {
     let log = scripted();
     let batcher = start(&log, 1);
