@@ -1,8 +1,12 @@
-//! The time of day, for stamps that people and other machines read.
+//! The time of day, for stamps that people and other machines read; and waits that mostly need no timer.
 //!
-//! Invariant: nothing is decided by it; waits use the runtime's own clock.
+//! Invariant: nothing is decided by the time of day; waits use the runtime's own clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::pin::pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use tokio::time::error::Elapsed;
 
 /// Milliseconds since the Unix epoch; 0 on a machine whose clock is before it.
 #[must_use]
@@ -10,4 +14,16 @@ pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Waits for what mostly is there already: a timer, which all workers share the lock of, is set only if it is not.
+///
+/// # Errors
+/// When it takes longer than `limit`.
+pub async fn within<F: Future>(limit: Duration, awaited: F) -> Result<F::Output, Elapsed> {
+    let mut awaited = pin!(awaited);
+    match awaited.as_mut().now_or_never() {
+        Some(output) => Ok(output),
+        None => tokio::time::timeout(limit, awaited).await,
+    }
 }

@@ -168,11 +168,7 @@ async fn run(
     let mut carried = None;
     let mut sequence = 0;
     let mut posts = Vec::new();
-    let mut posts_before = 0;
     loop {
-        if posts_before >= TOGETHER_POSTS_MIN {
-            tokio::task::yield_now().await;
-        }
         let first = match carried.take() {
             Some(first) => Some(first),
             None => receiver.recv().await,
@@ -194,7 +190,7 @@ async fn run(
         if posts.is_empty() {
             continue;
         }
-        posts_before = posts.len();
+        let together = posts.len() >= TOGETHER_POSTS_MIN;
         sequence += 1;
         let id = BatchId {
             partition: options.partition,
@@ -203,6 +199,9 @@ async fn run(
         };
         if appender.append(id, &mut posts).await.is_err() {
             return;
+        }
+        if together {
+            tokio::task::yield_now().await;
         }
     }
 }

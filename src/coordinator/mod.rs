@@ -47,6 +47,7 @@ use crate::counter::Queries;
 use crate::log::Log;
 use crate::model::{
     BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token, TokenEntries,
+    item_count,
 };
 use crate::telemetry;
 
@@ -213,10 +214,15 @@ impl Coordinator {
         self.inner.ending.close();
     }
 
-    fn check_open(&self) -> Result<(), AcceptError> {
-        if self.inner.ending.is_fatal() {
-            return Err(AcceptError::Closed);
+    fn check_not_fatal(&self) -> Result<(), AcceptError> {
+        match self.inner.ending.is_fatal() {
+            true => Err(AcceptError::Closed),
+            false => Ok(()),
         }
+    }
+
+    fn check_open(&self) -> Result<(), AcceptError> {
+        self.check_not_fatal()?;
         self.inner.gate.check_open().map_err(refused)
     }
 
@@ -237,10 +243,8 @@ impl Coordinator {
                 sequences: TokenEntries::new(),
             });
         }
-        if self.inner.ending.is_fatal() {
-            return Err(AcceptError::Closed);
-        }
-        let count: usize = items.iter().map(|group| group.hashes.len()).sum();
+        self.check_not_fatal()?;
+        let count = item_count(&items);
         let bytes = items.iter().map(waiting_bytes).sum();
         let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
         // Pinned here: to move it into the timeout would copy it, twice.

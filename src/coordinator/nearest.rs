@@ -8,17 +8,17 @@
 //! counters that commit at once because a query waits. How long to wait for the first is that of "The Tail at Scale"
 //! (Dean & Barroso, 2013): longer than nearly all answers take.
 
-use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Coordinator;
 use super::ask::ANSWER_GRACE;
 use super::members::{Member, Roll};
+use crate::clock::within;
 use crate::counter::QueryError;
 
 /// How long the first counter is waited for before the others are asked too: some commits of a busy one.
@@ -82,11 +82,12 @@ pub(super) async fn gather<'a, A, F>(
 where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
-    let begun = Instant::now();
-    let deadline = begun + wait + ANSWER_GRACE;
+    let limit = wait + ANSWER_GRACE;
     if let ([only], []) = (first.as_slice(), others.as_slice()) {
-        return alone(only, deadline, ask, enough).await;
+        return alone(only, limit, ask, enough).await;
     }
+    let begun = Instant::now();
+    let deadline = begun + limit;
     let named = |member| {
         let answer = ask(member);
         async move { (member, answer.await) }
@@ -117,19 +118,15 @@ where
 /// The same where there is only one: a process that runs alone need not keep a set of whom it waits for.
 async fn alone<'a, A, F>(
     only: &'a Member,
-    deadline: Instant,
+    limit: Duration,
     ask: impl Fn(&'a Member) -> F,
     enough: impl Fn(&[A]) -> bool,
 ) -> (Vec<A>, Option<&'a Member>)
 where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
-    let mut asked = pin!(ask(only));
-    // Mostly it has the answer at hand, and no timer is needed.
-    let answered = match asked.as_mut().now_or_never() {
-        Some(answered) => Ok(answered),
-        None => tokio::time::timeout_at(deadline, asked).await,
-    };
+    // Mostly it has the answer at hand.
+    let answered = within(limit, ask(only)).await;
     let Some(answer) = answered.ok().and_then(heard) else {
         return (Vec::new(), None);
     };

@@ -3,18 +3,17 @@
 //! Invariant: no part of a body is kept without room for it; no room, no body.
 
 use std::fmt::Display;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::HttpBody;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::Problem;
+use crate::clock::within;
 
 /// Limits of bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +58,8 @@ impl Bodies {
         if announced.is_some_and(|bytes| bytes > self.limits.body_bytes_max) {
             return Err(Problem::body_too_large(self.limits.body_bytes_max));
         }
-        let mut gathered = pin!(self.gather(body));
         // Most bodies came with their head.
-        if let Some(gathered) = gathered.as_mut().now_or_never() {
-            return gathered;
-        }
-        tokio::time::timeout(self.limits.body_timeout, gathered)
+        within(self.limits.body_timeout, self.gather(body))
             .await
             .map_err(|_| Problem::request_timeout(self.limits.body_timeout.as_secs_f64()))?
     }

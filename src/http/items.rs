@@ -22,6 +22,9 @@ use crate::model::{ItemHash, Token, check_item_id};
 /// The route that items are posted to.
 pub(super) const ITEMS_ROUTE: &str = "/items";
 
+/// The media type of items, one a line.
+const NDJSON: &str = "application/x-ndjson";
+
 /// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other requests on
 /// the same thread for more than about a millisecond.
 const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
@@ -207,24 +210,28 @@ fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(Format::Json);
     };
-    if value == JSON {
-        return Ok(Format::Json);
-    }
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let text = value.to_str().unwrap_or_default();
     let mut parts = text.split(';').map(str::trim);
-    let format = match parts.next() {
-        Some(JSON) => Some(Format::Json),
-        Some("application/x-ndjson") => Some(Format::Ndjson),
-        _ => None,
-    };
+    let kind = parts.next().unwrap_or_default();
+    let formats = [(JSON, Format::Json), (NDJSON, Format::Ndjson)];
+    let format = formats
+        .into_iter()
+        .find(|(name, _)| kind.eq_ignore_ascii_case(name))
+        .map(|(_, format)| format);
     let utf8 = parts
-        .filter_map(|parameter| parameter.strip_prefix("charset="))
-        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"));
+        .filter_map(|parameter| parameter.split_once('='))
+        .filter(|(name, _)| name.eq_ignore_ascii_case("charset"))
+        .all(|(_, charset)| is_utf8(charset.trim_matches('"')));
     format.filter(|_| utf8).ok_or_else(|| {
         Problem::unsupported_media_type(
             "Send application/json (one item or an array) or application/x-ndjson (an item a line), in UTF-8.",
         )
     })
+}
+
+fn is_utf8(charset: &str) -> bool {
+    let names = ["utf-8", "utf8", "us-ascii"];
+    names.iter().any(|name| charset.eq_ignore_ascii_case(name))
 }
 
 /// Tells whether an item is counted.

@@ -123,10 +123,8 @@ fn watch(
     routes: Routes,
     limits: ServerLimits,
 ) -> impl Future<Output = ()> + use<> {
-    // A count of references of its own: all connections share the one inside.
-    let routes = Arc::new(routes);
     let answer = move |request| {
-        let routes = Arc::clone(&routes);
+        let routes = routes.clone();
         async move { Ok::<_, Infallible>(routes.answer(request).await) }
     };
     let connection = http1::Builder::new()

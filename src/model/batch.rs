@@ -142,8 +142,14 @@ impl Batch {
     /// Items in the batch, repetitions included.
     #[must_use]
     pub fn item_count(&self) -> usize {
-        self.tenants.iter().map(|group| group.hashes.len()).sum()
+        item_count(&self.tenants)
     }
+}
+
+/// Items in all groups, repetitions included.
+#[must_use]
+pub fn item_count(groups: &[TenantItems]) -> usize {
+    groups.iter().map(|group| group.hashes.len()).sum()
 }
 
 /// Sorts `items` by tenant and unites groups of the same tenant; empty groups go.
@@ -168,8 +174,7 @@ fn checksum(
     tenants: &[TenantItems],
     acceptance: Option<&Acceptance>,
 ) -> u32 {
-    let items: usize = tenants.iter().map(|group| group.hashes.len()).sum();
-    let mut crc = Summing::new(items);
+    let mut crc = Summing::new(item_count(tenants));
     crc.update(&id.partition.0.to_le_bytes());
     crc.update(&id.epoch.0.to_le_bytes());
     crc.update(&id.sequence.to_le_bytes());

@@ -62,7 +62,9 @@ impl Token {
     /// Gives the token's text away, which has no memory of its own where there is one partition.
     fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
         let bytes = self.encode();
-        let mut text = SmallVec::<[u8; 64]>::new();
+        /// Enough for the text of a token with one partition, and a size that `SmallVec` has.
+        const INLINE_BYTES: usize = 64;
+        let mut text = SmallVec::<[u8; INLINE_BYTES]>::new();
         text.resize(BASE64URL_NOPAD.encode_len(bytes.len()), 0);
         take(BASE64URL_NOPAD.encode_mut_str(&bytes, &mut text))
     }
