@@ -86,7 +86,7 @@ pub const SETTINGS: [Setting; 29] = [
         "MIB",
         "128",
         STORE,
-        "Memory in MiB: half for recent items before they are sorted into files, half for the files' filters",
+        "Memory in MiB: at most half for recent items before they are sorted into files, the rest for the files' filters",
     ),
     setting(
         "name",

@@ -55,8 +55,8 @@
 //! At full size they take 1.5 bytes a key, and those of a merge's inputs and output are needed at once. All have one
 //! budget: before a run is written, other filters are *folded* to half their size, or dropped, until its own has room
 //! (`filters`, `budget`). At half the size about one absent key in ten passes, without a filter every one: that costs a block
-//! read, never an answer. So with 7.5 bytes of `memory_bytes_max` for each key filters are never folded, and with less new
-//! items cost more and more reads, at most one for each run. Small runs keep their filters longest.
+//! read, never an answer. With 7.5 bytes of `memory_bytes_max` for each key, of which at least half is for filters, they are
+//! never folded; with less new items cost more and more reads, at most one for each run. Small runs keep their filters longest.
 //!
 //! # Merges
 //!
@@ -139,8 +139,8 @@ pub use writer::DiskStore;
 /// Limits of a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Bytes of memory. Half is for keys that are in no run yet: two tables, and a sorted copy while one is flushed; an
-    /// open unite takes the size of such a copy more. Half is for the runs' filters.
+    /// Bytes of memory. Up to half is for keys that are in no run yet: two tables, and a sorted copy while one is flushed;
+    /// an open unite takes the size of such a copy more. The rest is for the runs' filters.
     pub memory_bytes_max: usize,
     /// Bytes after which a journal segment ends even if its table is not full.
     pub segment_bytes_max: u64,
@@ -149,7 +149,7 @@ pub struct DiskOptions {
 }
 
 /// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory. Filters of 12 bits a
-/// key for 18 million keys, even while all of them are merged.
+/// key for 22 million keys, even while all of them are merged.
 pub const MEMORY_BYTES_MAX_DEFAULT: usize = 128 << 20;
 /// Room for a full table of commits of a few items each.
 pub const SEGMENT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
@@ -169,19 +169,25 @@ impl Default for DiskOptions {
 /// The fewest places of a table.
 const TABLE_PLACES_MIN: usize = 16;
 
+/// Bytes that one place takes in both tables, and its key in the sorted copy.
+const TABLES_PLACE_BYTES: usize = 2 * key_set::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
+
 impl DiskOptions {
     /// Keys after which a table is full. One commit with more keys than that gets a table of its own, larger
     /// than the limit: what one commit stages is its caller's to bound.
     fn table_keys_max(&self) -> usize {
-        // Tables have a power of two of places and are seven eighths full before they would grow.
-        let place_bytes = 2 * key_set::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
-        let places = (self.memory_bytes_max / 2 / place_bytes).max(TABLE_PLACES_MIN);
-        let places = (places + 1).next_power_of_two() / 2;
-        places / 8 * 7
+        self.table_places() / 8 * 7
     }
 
-    /// Bytes of memory for the filters of all runs.
+    /// Tables have a power of two of places and are seven eighths full before they would grow.
+    fn table_places(&self) -> usize {
+        let places = (self.memory_bytes_max / 2 / TABLES_PLACE_BYTES).max(TABLE_PLACES_MIN);
+        (places + 1).next_power_of_two() / 2
+    }
+
+    /// Bytes of memory for the filters of all runs: what the tables leave, which is at least half.
     fn filters_bytes_max(&self) -> u64 {
-        (self.memory_bytes_max / 2) as u64
+        let tables_bytes = self.table_places() * TABLES_PLACE_BYTES;
+        self.memory_bytes_max.saturating_sub(tables_bytes) as u64
     }
 }

@@ -1,10 +1,12 @@
 //! Filters within their budget, however many keys there are.
 //!
-//! Invariant: at no moment do the filters of all runs take more than their half of the memory, and a store answers the
+//! Invariant: at no moment do the filters of all runs take more than what the tables leave of the memory, and a store answers the
 //! same with filters of any size, or with none.
 
 use std::sync::Arc;
 use std::thread;
+
+use proptest::prelude::*;
 
 use super::super::{DiskOptions, DiskStore};
 use super::sim::SimFiles;
@@ -31,11 +33,17 @@ fn open(files: &SimFiles, memory_bytes_max: usize) -> DiskStore {
     store
 }
 
+/// Bytes of two tables and a sorted copy of one: 48 for each place, of which keys take seven eighths.
+fn tables_bytes(options: &DiskOptions) -> u64 {
+    options.table_keys_max() as u64 / 7 * 8 * 48
+}
+
 /// Bytes of all filters.
 fn check_memory(store: &DiskStore) -> u64 {
     let filters = &store.shared.filters;
     let bytes = filters.bytes();
-    let bytes_max = store.shared.options.memory_bytes_max as u64 / 2;
+    let options = &store.shared.options;
+    let bytes_max = options.memory_bytes_max as u64 - tables_bytes(options);
     assert!(
         bytes <= bytes_max,
         "{bytes} bytes of filters, not {bytes_max}"
@@ -100,5 +108,16 @@ fn filters_stay_within_their_budget_and_counts_exact() {
         store.settle().expect("settled");
         assert_eq!(store.reader().cut().items(), IDS);
         check_memory(&store);
+    }
+}
+
+proptest! {
+    #[test]
+    fn filters_get_what_the_tables_leave(memory_bytes_max in 2_usize * 16 * 48..1 << 34) {
+        let options = DiskOptions { memory_bytes_max, ..DiskOptions::default() };
+        let (tables, filters) = (tables_bytes(&options), options.filters_bytes_max());
+        prop_assert_eq!(tables + filters, memory_bytes_max as u64);
+        // Half at most for tables; more than a quarter, or tables of twice the size would fit.
+        prop_assert!(tables <= filters && filters < 3 * tables);
     }
 }
