@@ -111,7 +111,7 @@ fn instructions_command() -> Command {
 fn count_instructions(args: &ArgMatches) -> Result<(), String> {
     let workspace = Workspace::find()?;
     let install = args.get_flag("install") || process::in_ci();
-    Toolbox::prepare(&workspace, &[Stage::Instructions], install)?;
+    Toolbox::prepare(&workspace, Stage::Instructions.needs(), install)?;
     if args.get_flag("renew") {
         instructions::renew(&workspace)
     } else {
@@ -189,6 +189,11 @@ fn bench_command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Where the report goes, instead of docs/performance"),
         )
+        .arg(
+            flag("no-install").help(
+                "Fail if RabbitMQ, Redis or PostgreSQL are missing, instead of installing them",
+            ),
+        )
         .arg(flag("no-build").help("Measure the release that was built last"))
         .arg(flag("render").help("Only write the report again, from its results.json"))
 }
@@ -209,6 +214,7 @@ fn bench(args: &ArgMatches) -> Result<(), String> {
         rounds: args.get_one("rounds").copied().unwrap_or(1),
         seconds,
         output: output.unwrap_or_else(|| workspace.root().join("docs/performance")),
+        install: !args.get_flag("no-install"),
         build: !args.get_flag("no-build"),
         render: args.get_flag("render"),
     };
@@ -229,8 +235,13 @@ fn test(args: &ArgMatches) -> Result<(), String> {
     let install = args.get_flag("install") || process::in_ci();
     let broker = args.get_one::<String>("broker").map_or("", String::as_str);
     let mut report = Report::new();
+    let needed: Vec<_> = stages
+        .iter()
+        .flat_map(|stage| stage.needs())
+        .copied()
+        .collect();
     let options = Options {
-        tools: report.time("tools", || Toolbox::prepare(&workspace, &stages, install))?,
+        tools: report.time("tools", || Toolbox::prepare(&workspace, &needed, install))?,
         rabbitmq: RabbitMq::prepare(broker, &workspace, install)?,
         workspace,
         install,

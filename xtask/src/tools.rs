@@ -1,6 +1,6 @@
-//! The tools that the stages need beside cargo: what is missing, and how to install it.
+//! The tools that the tasks need beside cargo: what is missing, and how to install it.
 //!
-//! Invariant: nothing is installed unless asked for; a stage starts only when its tools are there, cargo's
+//! Invariant: nothing is installed unless the caller says so; a task starts only when its tools are there, cargo's
 //! and Python's in exactly the pinned version.
 
 use std::path::PathBuf;
@@ -8,7 +8,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::process;
-use crate::stages::Stage;
 use crate::workspace::Workspace;
 
 /// The longest that one step of an installation may take; building cargo-deny on two cores took 210 s.
@@ -17,7 +16,7 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 /// The exact versions, of all that schemathesis is made of, for pip.
 const SCHEMATHESIS_CONSTRAINTS: &str = "xtask/schemathesis-constraints.txt";
 
-/// Something that a stage needs.
+/// Something that a task needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     /// A C compiler: the TLS library, and linking.
@@ -38,6 +37,10 @@ pub enum Tool {
     Schemathesis,
     /// Lints the Dockerfile.
     Hadolint,
+    /// What the bench compares with.
+    Redis,
+    /// What the bench compares with.
+    PostgreSql,
 }
 
 /// Where a tool comes from.
@@ -61,7 +64,7 @@ enum Source {
 
 impl Tool {
     /// All of them, in an order in which they can be installed.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Cc,
         Self::Cxx,
         Self::Python,
@@ -71,6 +74,8 @@ impl Tool {
         Self::CargoFuzz,
         Self::Schemathesis,
         Self::Hadolint,
+        Self::Redis,
+        Self::PostgreSql,
     ];
 
     fn name(self) -> &'static str {
@@ -84,6 +89,8 @@ impl Tool {
             Self::CargoFuzz => "cargo-fuzz",
             Self::Schemathesis => "schemathesis",
             Self::Hadolint => "hadolint",
+            Self::Redis => "Redis",
+            Self::PostgreSql => "PostgreSQL",
         }
     }
 
@@ -125,6 +132,23 @@ impl Tool {
                 version: "2.15.1",
                 constraints: None,
             },
+            Self::Redis => Source::System {
+                packages: &["redis-server", "redis-tools"],
+                probe: &[
+                    "sh",
+                    "-c",
+                    "command -v redis-server && command -v redis-benchmark",
+                ],
+            },
+            // Debian keeps its programs of each version apart from the PATH.
+            Self::PostgreSql => Source::System {
+                packages: &["postgresql"],
+                probe: &[
+                    "sh",
+                    "-c",
+                    "ls /usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/pgbench",
+                ],
+            },
         }
     }
 
@@ -146,15 +170,15 @@ pub struct Toolbox {
 }
 
 impl Toolbox {
-    /// Makes sure of every tool that `stages` need.
+    /// Makes sure of every tool that is `needed`.
     ///
     /// # Errors
     /// When something is missing and `install` is false, or it can't be installed.
-    pub fn prepare(workspace: &Workspace, stages: &[Stage], install: bool) -> Result<Self, String> {
+    pub fn prepare(workspace: &Workspace, needed: &[Tool], install: bool) -> Result<Self, String> {
         let toolbox = Self {
             workspace: workspace.clone(),
         };
-        let missing = toolbox.missing(stages);
+        let missing = toolbox.missing(needed);
         if missing.is_empty() {
             println!("nothing is missing");
             return Ok(toolbox);
@@ -166,7 +190,7 @@ impl Toolbox {
         for mut step in steps {
             process::run(&mut step, INSTALL_LIMIT)?;
         }
-        match toolbox.missing(stages).as_slice() {
+        match toolbox.missing(needed).as_slice() {
             [] => Ok(toolbox),
             still => Err(format!("still missing once installed: {}", titles(still))),
         }
@@ -177,11 +201,10 @@ impl Toolbox {
         Command::new(self.find(tool).unwrap_or_else(|| tool.name().into()))
     }
 
-    fn missing(&self, stages: &[Stage]) -> Vec<Tool> {
-        let needed = |tool| stages.iter().any(|stage| stage.needs().contains(&tool));
+    fn missing(&self, needed: &[Tool]) -> Vec<Tool> {
         let mut missing: Vec<Tool> = Tool::ALL
             .into_iter()
-            .filter(|&tool| needed(tool) && self.find(tool).is_none())
+            .filter(|tool| needed.contains(tool) && self.find(*tool).is_none())
             .collect();
         // Python matters only while there is something to install with it.
         let is_pip = |tool: &Tool| matches!(tool.source(), Source::Pip { .. });
@@ -308,7 +331,7 @@ fn how_to_install(missing: &[Tool], steps: &[Command]) -> String {
         .map(|step| format!("  {}\n", process::line(step)))
         .collect();
     format!(
-        "missing: {}\n\nInstall by `cargo xtask test --install`, which runs:\n\n{}",
+        "missing: {}\n\nInstall as `cargo xtask test --install` and `cargo xtask bench` do:\n\n{}",
         titles(missing),
         lines.concat()
     )

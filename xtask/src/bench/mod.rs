@@ -17,6 +17,7 @@ mod stats;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::broker::free_ports;
 use crate::cluster::{self, Cluster};
 use crate::process;
+use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
 use plan::{Context, Work};
 use processes::Tools;
@@ -56,6 +58,8 @@ pub struct Options {
     pub seconds: f64,
     /// Where the report goes.
     pub output: PathBuf,
+    /// Whether what is missing may be installed.
+    pub install: bool,
     /// Whether to build first.
     pub build: bool,
     /// Whether the report is only written again from its raw results.
@@ -77,6 +81,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|why| format!("can't wait for signals: {why}"))?;
     }
+    Toolbox::prepare(workspace, &needed(&options.rows), options.install)?;
     if options.build {
         cluster::build(workspace)?;
         build(workspace)?;
@@ -113,6 +118,19 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     } else {
         Err(failures.join("\n"))
     }
+}
+
+/// What the works of `rows` need; those of all, if there are none.
+fn needed(rows: &[u8]) -> Vec<Tool> {
+    let is_any =
+        |of: RangeInclusive<u8>| rows.is_empty() || rows.iter().any(|row| of.contains(row));
+    let peers = [Tool::Redis, Tool::PostgreSql].map(|tool| is_any(4..=6).then_some(tool));
+    let broker = is_any(7..=10).then_some(Tool::RabbitMq);
+    [Some(Tool::Cc), broker]
+        .into_iter()
+        .chain(peers)
+        .flatten()
+        .collect()
 }
 
 /// One command's measuring.
@@ -249,4 +267,23 @@ fn command_line(options: &Options) -> String {
         line += &format!(" --rows {}", rows.join(","));
     }
     line + &format!(" --rounds {} --seconds {}", options.rounds, options.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_rows_compare_with_is_needed() {
+        let [redis, postgres, broker] = [Tool::Redis, Tool::PostgreSql, Tool::RabbitMq];
+        let all = needed(&[]);
+        assert!(
+            [redis, postgres, broker]
+                .iter()
+                .all(|tool| all.contains(tool))
+        );
+        assert_eq!(needed(&[1, 3]), [Tool::Cc]);
+        assert_eq!(needed(&[1, 5]), [Tool::Cc, redis, postgres]);
+        assert_eq!(needed(&[8]), [Tool::Cc, broker]);
+    }
 }

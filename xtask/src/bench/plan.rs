@@ -108,14 +108,12 @@ fn engines(full: bool) -> Vec<Work> {
             FULL_MEMORY[1],
             "--kill-after",
         ];
-        works.push(once(work(
-            "engine-100m/headcount",
-            &[1, 2, 10],
-            move |at| load::engine(at.tools, &all),
-        )));
-        works.push(once(work("open-100m/headcount", &[1, 2, 10], |at| {
+        works.push(work("engine-100m/headcount", &[1, 2, 10], move |at| {
+            load::engine(at.tools, &all)
+        }));
+        works.push(work("open-100m/headcount", &[1, 2, 10], |at| {
             load::open(at.tools, &FULL_MEMORY)
-        })));
+        }));
     }
     works
 }
