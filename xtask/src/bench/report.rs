@@ -172,7 +172,7 @@ fn grouped(value: f64) -> String {
 }
 
 /// What each measured number is: where in the result, and how its column is called.
-const COLUMNS: [(&str, &[&str]); 11] = [
+const COLUMNS: [(&str, &[&str]); 12] = [
     ("items/s", &["/items_per_s"]),
     ("requests/s", &["/requests_per_s"]),
     ("settled items/s", &["/settled_items_per_s"]),
@@ -181,16 +181,21 @@ const COLUMNS: [(&str, &[&str]); 11] = [
     ("p99.9 µs", &["/latency_us/p999", "/commit_us/p999"]),
     ("max µs", &["/latency_us/max", "/commit_us/max"]),
     ("p99 µs while merging", &["/commit_merging_us/p99"]),
+    ("p99.9 µs while merging", &["/commit_merging_us/p999"]),
     ("not exact", &["/not_exact"]),
     ("refused", &["/refused"]),
     ("in doubt", &["/in_doubt"]),
 ];
 
 /// The works, with what each is.
-const WORKS: [(&str, &str); 9] = [
+const WORKS: [(&str, &str); 10] = [
     (
         "engine",
         "Engine alone: 10 M items, 10 k tenants, 5 % duplicates, a durable commit for each 1000; latencies are of commits. fjall stops after 40 s",
+    ),
+    (
+        "engine-100m",
+        "The same with 100 M items and 352 MiB of memory",
     ),
     (
         "one-64",
