@@ -16,8 +16,8 @@ mod results;
 mod stats;
 
 use std::fs;
+use std::iter;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -120,16 +120,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     }
 }
 
-/// What the works of `rows` need; those of all, if there are none.
+/// What the works of `rows` need.
 fn needed(rows: &[u8]) -> Vec<Tool> {
-    let is_any =
-        |of: RangeInclusive<u8>| rows.is_empty() || rows.iter().any(|row| of.contains(row));
-    let peers = [Tool::Redis, Tool::PostgreSql].map(|tool| is_any(4..=6).then_some(tool));
-    let broker = is_any(7..=10).then_some(Tool::RabbitMq);
-    [Some(Tool::Cc), broker]
-        .into_iter()
-        .chain(peers)
-        .flatten()
+    let works = plan::all(true).into_iter().filter(|work| work.is_for(rows));
+    iter::once(Tool::Cc)
+        .chain(works.filter_map(|work| work.needs))
         .collect()
 }
 
@@ -160,9 +155,7 @@ impl Session<'_> {
     /// The works of the rows that were asked for.
     fn chosen(&self, works: Vec<Work>) -> Vec<Work> {
         let rows = &self.options.rows;
-        let wanted =
-            |work: &Work| rows.is_empty() || work.rows.iter().any(|row| rows.contains(row));
-        works.into_iter().filter(wanted).collect()
+        works.into_iter().filter(|work| work.is_for(rows)).collect()
     }
 
     fn rounds(&mut self, works: &[Work], url: &str) -> Result<(), String> {
@@ -275,15 +268,11 @@ mod tests {
 
     #[test]
     fn only_what_the_rows_compare_with_is_needed() {
-        let [redis, postgres, broker] = [Tool::Redis, Tool::PostgreSql, Tool::RabbitMq];
-        let all = needed(&[]);
-        assert!(
-            [redis, postgres, broker]
-                .iter()
-                .all(|tool| all.contains(tool))
-        );
-        assert_eq!(needed(&[1, 3]), [Tool::Cc]);
-        assert_eq!(needed(&[1, 5]), [Tool::Cc, redis, postgres]);
-        assert_eq!(needed(&[8]), [Tool::Cc, broker]);
+        let tools = [Tool::Cc, Tool::Redis, Tool::PostgreSql, Tool::RabbitMq];
+        let needs = |rows: &[u8]| tools.map(|tool| needed(rows).contains(&tool));
+        assert_eq!(needs(&[]), [true, true, true, true]);
+        assert_eq!(needs(&[1, 3]), [true, false, false, false]);
+        assert_eq!(needs(&[1, 5]), [true, true, true, false]);
+        assert_eq!(needs(&[8]), [true, false, false, true]);
     }
 }

@@ -9,6 +9,7 @@ use super::load::{self, Shape, Target};
 use super::processes::Tools;
 use super::results::Results;
 use super::stats::summary;
+use crate::tools::Tool;
 
 /// After so many seconds fjall has shown its rate; it may stop with fewer items, which is in its favour.
 const FJALL_SECONDS_MAX: &str = "40";
@@ -35,6 +36,8 @@ pub struct Work {
     pub key: String,
     /// The rows of the table that need it.
     pub rows: Vec<u8>,
+    /// What must be installed for it, beside what building takes.
+    pub needs: Option<Tool>,
     /// Whether one round is enough.
     pub once: bool,
     /// Does it.
@@ -49,6 +52,7 @@ fn work(
     Work {
         key: key.to_owned(),
         rows: rows.to_vec(),
+        needs: None,
         once: false,
         measure: Box::new(measure),
     }
@@ -56,6 +60,29 @@ fn work(
 
 fn once(work: Work) -> Work {
     Work { once: true, ..work }
+}
+
+fn needing(tool: Tool, work: Work) -> Work {
+    Work {
+        needs: Some(tool),
+        ..work
+    }
+}
+
+impl Work {
+    /// Whether one of `rows` needs it; all are meant where there are none.
+    pub fn is_for(&self, rows: &[u8]) -> bool {
+        rows.is_empty() || self.rows.iter().any(|row| rows.contains(row))
+    }
+}
+
+/// All works, in no order that is measured in.
+pub fn all(full: bool) -> Vec<Work> {
+    let mut works = alone(full);
+    works.extend(through_rabbitmq());
+    works.extend(sweeps(full));
+    works.extend(COUNTERS.map(sweep_counters));
+    works
 }
 
 const ONE_64: Shape = Shape {
@@ -122,16 +149,14 @@ fn posts(key: &str, rows: &[u8], target: Target, shape: Shape) -> Work {
     work(key, rows, move |at| load::posts(at.tools, target, shape))
 }
 
-fn peer(
-    key: &str,
-    rows: &[u8],
-    name: &'static str,
-    options: &'static [&str],
-    shape: Shape,
-) -> Work {
-    work(key, rows, move |at| {
-        load::peer(at.tools, name, options, shape)
-    })
+fn redis(key: &str, rows: &[u8], options: &'static [&str], shape: Shape) -> Work {
+    let measure = move |at: &Context<'_>| load::peer(at.tools, "redis", options, shape);
+    needing(Tool::Redis, work(key, rows, measure))
+}
+
+fn postgres(key: &str, rows: &[u8], shape: Shape) -> Work {
+    let measure = move |at: &Context<'_>| load::peer(at.tools, "postgres", &[], shape);
+    needing(Tool::PostgreSql, work(key, rows, measure))
 }
 
 fn single_items() -> Vec<Work> {
@@ -141,21 +166,15 @@ fn single_items() -> Vec<Work> {
     vec![
         posts("one-64/headcount", &[3, 5, 9], Target::Headcount, ONE_64),
         posts("one-64/no-op", &[3], Target::NoOp, ONE_64),
-        peer("one-64/redis", &[5], "redis", &[], ONE_64),
-        peer(
-            "one-64/redis-benchmark",
-            &[5],
-            "redis",
-            by_benchmark,
-            ONE_64,
-        ),
-        peer("one-64/redis-plain", &[5], "redis", plain, ONE_64),
-        peer("one-64/redis-everysec", &[5], "redis", everysec, ONE_64),
-        peer("one-64/postgres", &[5], "postgres", &[], ONE_64),
+        redis("one-64/redis", &[5], &[], ONE_64),
+        redis("one-64/redis-benchmark", &[5], by_benchmark, ONE_64),
+        redis("one-64/redis-plain", &[5], plain, ONE_64),
+        redis("one-64/redis-everysec", &[5], everysec, ONE_64),
+        postgres("one-64/postgres", &[5], ONE_64),
         posts("one-1/headcount", &[6], Target::Headcount, ONE_1),
-        peer("one-1/redis", &[6], "redis", &[], ONE_1),
-        peer("one-1/redis-plain", &[6], "redis", plain, ONE_1),
-        peer("one-1/postgres", &[6], "postgres", &[], ONE_1),
+        redis("one-1/redis", &[6], &[], ONE_1),
+        redis("one-1/redis-plain", &[6], plain, ONE_1),
+        postgres("one-1/postgres", &[6], ONE_1),
     ]
 }
 
@@ -171,16 +190,10 @@ fn bodies() -> Vec<Work> {
         ),
         posts("thousand-16/memory", &[4], Target::Memory, THOUSAND_16),
         posts("thousand-16/no-op", &[4], Target::NoOp, THOUSAND_16),
-        peer("thousand-16/redis", &[4], "redis", &[], THOUSAND_16),
-        peer("thousand-16/redis-plain", &[4], "redis", plain, THOUSAND_16),
-        peer(
-            "thousand-16/redis-everysec",
-            &[4],
-            "redis",
-            everysec,
-            THOUSAND_16,
-        ),
-        peer("thousand-16/postgres", &[4], "postgres", &[], THOUSAND_16),
+        redis("thousand-16/redis", &[4], &[], THOUSAND_16),
+        redis("thousand-16/redis-plain", &[4], plain, THOUSAND_16),
+        redis("thousand-16/redis-everysec", &[4], everysec, THOUSAND_16),
+        postgres("thousand-16/postgres", &[4], THOUSAND_16),
     ]
 }
 
@@ -191,7 +204,7 @@ pub fn through_rabbitmq() -> Vec<Work> {
             load::posts_to(at.tools, at.url, shape, settle)
         })
     };
-    vec![
+    let works = [
         posts("cluster-thousand-16/headcount", &[7], THOUSAND_16, true),
         posts("cluster-one-64/headcount", &[8, 9], ONE_64, false),
         posts("cluster-one-256/headcount", &[8], ONE_256, false),
@@ -199,7 +212,8 @@ pub fn through_rabbitmq() -> Vec<Work> {
             let rate = half_rate(at.results, "cluster-one-64/headcount");
             load::reads_from(at.tools, at.url, rate)
         }),
-    ]
+    ];
+    works.map(|work| needing(Tool::RabbitMq, work)).into()
 }
 
 /// How the cost of an item grows with the items and the tenants.
@@ -231,9 +245,10 @@ pub const COUNTERS: [usize; 4] = [1, 2, 4, 8];
 
 /// What those clusters do.
 pub fn sweep_counters(counters: usize) -> Work {
-    once(work(&format!("sweep-counters/{counters}"), &[10], |at| {
+    let work = work(&format!("sweep-counters/{counters}"), &[10], |at| {
         load::posts_to(at.tools, at.url, THOUSAND_16, true)
-    }))
+    });
+    once(needing(Tool::RabbitMq, work))
 }
 
 /// Half of the rate measured so far.
@@ -249,10 +264,7 @@ mod tests {
 
     #[test]
     fn every_row_has_works_and_no_key_comes_twice() {
-        let mut works = alone(true);
-        works.extend(through_rabbitmq());
-        works.extend(sweeps(true));
-        works.extend(COUNTERS.map(sweep_counters));
+        let works = all(true);
         let rows: BTreeSet<u8> = works.iter().flat_map(|work| work.rows.clone()).collect();
         assert_eq!(rows, (1..=10).collect());
         let keys: BTreeSet<&str> = works.iter().map(|work| work.key.as_str()).collect();

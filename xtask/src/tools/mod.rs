@@ -73,8 +73,7 @@ impl Toolbox {
         let on_path = PathBuf::from(tool.name());
         match tool.source() {
             Source::System { probe, .. } => {
-                let (program, args) = probe.split_first()?;
-                process::output(Command::new(program).args(args)).map(|_| program.into())
+                process::output(Command::new("sh").args(["-c", probe])).map(|_| on_path)
             }
             Source::Cargo { version } => {
                 let ours = self.workspace.tools().join("bin").join(tool.name());

@@ -38,7 +38,8 @@ pub(super) enum Source {
     /// Packages of Debian and its kin.
     System {
         packages: &'static [&'static str],
-        probe: &'static [&'static str],
+        /// A line of shell that succeeds where they are installed.
+        probe: &'static str,
     },
     /// A program of crates.io.
     Cargo { version: &'static str },
@@ -49,6 +50,10 @@ pub(super) enum Source {
         /// The exact versions of what it is made of, where that is more than the package itself.
         constraints: Option<&'static str>,
     },
+}
+
+fn system(packages: &'static [&'static str], probe: &'static str) -> Source {
+    Source::System { packages, probe }
 }
 
 impl Tool {
@@ -85,30 +90,17 @@ impl Tool {
 
     pub(super) fn source(self) -> Source {
         match self {
-            Self::Cc => Source::System {
-                packages: &["gcc", "libc6-dev"],
-                probe: &["cc", "--version"],
-            },
-            Self::Cxx => Source::System {
-                packages: &["g++"],
-                probe: &["c++", "--version"],
-            },
-            Self::Python => Source::System {
-                packages: &["python3", "python3-venv"],
-                probe: &["python3", "-c", "import ensurepip, venv"],
-            },
-            Self::RabbitMq => Source::System {
-                packages: &["rabbitmq-server", "erlang-base"],
-                probe: &[
-                    "sh",
-                    "-c",
-                    "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
-                ],
-            },
-            Self::Valgrind => Source::System {
-                packages: &["valgrind"],
-                probe: &["valgrind", "--version"],
-            },
+            Self::Cc => system(&["gcc", "libc6-dev"], "cc --version"),
+            Self::Cxx => system(&["g++"], "c++ --version"),
+            Self::Python => system(
+                &["python3", "python3-venv"],
+                "python3 -c 'import ensurepip, venv'",
+            ),
+            Self::RabbitMq => system(
+                &["rabbitmq-server", "erlang-base"],
+                "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
+            ),
+            Self::Valgrind => system(&["valgrind"], "valgrind --version"),
             Self::CargoDeny => Source::Cargo { version: "0.20.2" },
             Self::CargoFuzz => Source::Cargo { version: "0.13.2" },
             Self::Schemathesis => Source::Pip {
@@ -121,23 +113,15 @@ impl Tool {
                 version: "2.15.1",
                 constraints: None,
             },
-            Self::Redis => Source::System {
-                packages: &["redis-server", "redis-tools"],
-                probe: &[
-                    "sh",
-                    "-c",
-                    "command -v redis-server && command -v redis-benchmark",
-                ],
-            },
+            Self::Redis => system(
+                &["redis-server", "redis-tools"],
+                "command -v redis-server && command -v redis-benchmark",
+            ),
             // Debian keeps its programs of each version apart from the PATH.
-            Self::PostgreSql => Source::System {
-                packages: &["postgresql"],
-                probe: &[
-                    "sh",
-                    "-c",
-                    "ls /usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/pgbench",
-                ],
-            },
+            Self::PostgreSql => system(
+                &["postgresql"],
+                "ls /usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/pgbench",
+            ),
         }
     }
 
