@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::counter::snapshot::SnapshotEncoder;
 use crate::counter::{CounterTask, Counts, ListQuery, Listing, Membership, SnapshotStream, Status};
-use crate::log::{AppendError, Delivered, Deliveries, DeliveryError};
+use crate::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
 use crate::model::{Partition, TenantItems};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
@@ -46,12 +46,13 @@ impl Queue {
 }
 
 impl Deliveries for Queue {
-    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
         loop {
             if !*self.held.lock()
                 && let Some(delivered) = self.waiting.lock().pop_front()
             {
-                return Ok(Some(delivered));
+                let tag = DeliveryTag::default();
+                return Ok(Some(Delivery { tag, delivered }));
             }
             self.changed.notified().await;
         }
@@ -61,7 +62,7 @@ impl Deliveries for Queue {
         Duration::ZERO
     }
 
-    async fn acknowledge(&mut self) {}
+    async fn acknowledge(&mut self, _: DeliveryTag) {}
 }
 
 #[derive(Clone)]

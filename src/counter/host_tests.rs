@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::counter::LocalCounter;
-use crate::log::{Delivered, DeliveryError, LocalDeliveries, LocalLog, Log, local};
+use crate::log::{Delivery, DeliveryError, DeliveryTag, LocalDeliveries, LocalLog, Log, local};
 use crate::model::{
     Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Sequence, TenantItems, TenantName,
 };
@@ -30,7 +30,7 @@ struct Watched {
 }
 
 impl Deliveries for Watched {
-    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
         self.inside.next().await
     }
 
@@ -38,7 +38,7 @@ impl Deliveries for Watched {
         self.patience
     }
 
-    async fn acknowledge(&mut self) {
+    async fn acknowledge(&mut self, up_to: DeliveryTag) {
         let thread = std::thread::current();
         self.threads
             .lock()
@@ -47,7 +47,7 @@ impl Deliveries for Watched {
             // As a commit does that waits for the disk.
             std::thread::yield_now();
         }
-        self.inside.acknowledge().await;
+        self.inside.acknowledge(up_to).await;
     }
 }
 

@@ -1,23 +1,29 @@
 //! A counter over a log that is in no hurry: what ends its waiting, and that nothing is lost by it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::{CounterControl, CounterTask, Demand, LocalCounter, Queries};
-use crate::log::{Delivered, Deliveries, DeliveryError, LocalDeliveries, LocalLog, Log, local};
+use crate::log::{
+    Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, LocalDeliveries, LocalLog, Log,
+    local,
+};
 use crate::model::{
     Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Requirement, Sequence, TenantItems,
     TenantName,
 };
 use crate::store::memory::{MemoryReader, MemoryStore};
-use crate::store::{Store, StoreShape};
+use crate::store::{Store, StoreReader, StoreShape};
 
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 
 struct Patient(LocalDeliveries, Duration);
 
 impl Deliveries for Patient {
-    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
         self.0.next().await
     }
 
@@ -25,8 +31,8 @@ impl Deliveries for Patient {
         self.1
     }
 
-    async fn acknowledge(&mut self) {
-        self.0.acknowledge().await;
+    async fn acknowledge(&mut self, up_to: DeliveryTag) {
+        self.0.acknowledge(up_to).await;
     }
 }
 
@@ -138,4 +144,71 @@ async fn what_waits_is_committed_before_the_counter_stops() {
     soon(control.stop()).await.expect("told");
     soon(append).await.expect("joined").expect("appended");
     assert_eq!(count(&counter, 1, Duration::ZERO).await, (1, true));
+}
+
+/// A log that delivers what it is told to, and notes at each acknowledgement of an event what the store says then.
+struct Scripted {
+    script: VecDeque<Delivered>,
+    last: DeliveryTag,
+    event: Option<DeliveryTag>,
+    reader: MemoryReader,
+    noted: mpsc::UnboundedSender<(bool, u64)>,
+}
+
+impl Deliveries for Scripted {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
+        let Some(delivered) = self.script.pop_front() else {
+            return std::future::pending().await;
+        };
+        self.last = self.last.next();
+        let tag = self.last;
+        if !matches!(delivered, Delivered::Batches(_)) {
+            self.event = Some(tag);
+        }
+        Ok(Some(Delivery { tag, delivered }))
+    }
+
+    fn patience(&self) -> Duration {
+        FOR_EVER
+    }
+
+    async fn acknowledge(&mut self, up_to: DeliveryTag) {
+        if self.event.take_if(|event| *event <= up_to).is_some() {
+            let cut = self.reader.cut();
+            let _ = self.noted.send((cut.complete(), cut.items()));
+        }
+    }
+}
+
+/// What the store says, complete and items, when the last event of `script` is acknowledged.
+async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> (bool, u64) {
+    let mut store = MemoryStore::new(StoreShape {
+        partitioning: Partitioning::SINGLE,
+    });
+    store.set_complete(complete);
+    store.commit().expect("commits");
+    let (noted, mut notes) = mpsc::unbounded_channel();
+    let deliveries = Scripted {
+        script: script.into(),
+        last: DeliveryTag::default(),
+        event: None,
+        reader: store.reader(),
+        noted,
+    };
+    let (task, _counter) = CounterTask::new("c".into(), 1, store, deliveries);
+    tokio::spawn(task.run());
+    soon(notes.recv()).await.expect("acknowledged")
+}
+
+/// An event behind a batch that waits for its commit: the log acts on the event as soon as it is acknowledged, so what
+/// it says must be committed by then, with the batch.
+#[tokio::test]
+async fn an_event_is_committed_before_it_is_acknowledged() {
+    let lost = || Delivered::MayHaveLost { why: "test".into() };
+    let waiting = || Delivered::Batches(vec![batch(1, 1, &[1])]);
+    assert_eq!(when_acknowledged(true, vec![lost()]).await, (false, 0));
+    let behind = vec![waiting(), lost()];
+    assert_eq!(when_acknowledged(true, behind).await, (false, 1));
+    let behind = vec![waiting(), Delivered::FromTheBeginning];
+    assert_eq!(when_acknowledged(false, behind).await, (true, 1));
 }

@@ -1,7 +1,7 @@
 //! The counter's task: deliveries in, one commit for all that are there, then their acknowledgement.
 //!
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
-//! ends, and with it the process.
+//! ends, and with it the process. One commit holds all that one acknowledgement covers, batches and events alike.
 //!
 //! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit with those that come
 //! soon after. A query that waits for them, or a barrier among them, ends the waiting: patience costs no reader anything.
@@ -17,7 +17,7 @@ use super::meters::Meters;
 use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
-use crate::log::{Delivered, Deliveries, DeliveryError};
+use crate::log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
 use crate::model::{Batch, BatchId, ItemHash, Position, TenantName};
 use crate::store::{Store, StoreError};
 
@@ -58,7 +58,7 @@ pub(super) struct Command {
 /// What a turn of the task is about.
 pub(super) enum Event {
     /// Something was delivered, or nothing will be any more.
-    Delivered(Result<Option<Delivered>, DeliveryError>),
+    Delivered(Result<Option<Delivery>, DeliveryError>),
     /// What waits for a commit has waited long enough, or a query waits for it.
     CommitDue,
     /// The store is to be asked whether it still works.
@@ -71,9 +71,10 @@ impl Event {
     /// The items of delivered batches, where it is nothing else.
     pub(super) fn items(&self) -> Option<usize> {
         match self {
-            Self::Delivered(Ok(Some(Delivered::Batches(batches)))) => {
-                Some(batches.iter().map(|batch| batch.item_count()).sum())
-            }
+            Self::Delivered(Ok(Some(Delivery {
+                delivered: Delivered::Batches(batches),
+                ..
+            }))) => Some(batches.iter().map(|batch| batch.item_count()).sum()),
             _ => None,
         }
     }
@@ -150,14 +151,32 @@ pub struct CounterTask<S: Store, D: Deliveries> {
 struct Pending {
     /// When the commit is due at the latest.
     due: Instant,
+    /// The last delivery that the commit will hold.
+    up_to: DeliveryTag,
     items: usize,
+    /// How often the log said that batches may have been lost.
+    losses: u64,
     barriers: Vec<BatchId>,
-    accepted_at_ms: u64,
+    /// When the youngest batch was sealed.
+    accepted_at_ms: Option<u64>,
     redeliveries: u64,
     forks: u64,
 }
 
 impl Pending {
+    fn new(due: Instant) -> Self {
+        Self {
+            due,
+            up_to: DeliveryTag::default(),
+            items: 0,
+            losses: 0,
+            barriers: Vec::new(),
+            accepted_at_ms: None,
+            redeliveries: 0,
+            forks: 0,
+        }
+    }
+
     fn is_due(&self) -> bool {
         !self.barriers.is_empty() || self.items >= COMMIT_ITEMS_MAX || self.due <= Instant::now()
     }
@@ -257,47 +276,44 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         }
     }
 
-    async fn take(&mut self, delivered: Option<Delivered>) -> Result<bool, CounterError> {
+    async fn take(&mut self, delivery: Option<Delivery>) -> Result<bool, CounterError> {
+        let Some(Delivery { tag, delivered }) = delivery else {
+            self.commit_pending().await?;
+            return Ok(false);
+        };
+        let is_event = !matches!(delivered, Delivered::Batches(_));
+        let patience = self.deliveries.patience();
+        // Lost with an error, and with it the acknowledgement.
+        let mut pending = self
+            .pending
+            .take()
+            .unwrap_or_else(|| Pending::new(Instant::now() + patience));
+        pending.up_to = tag;
         match delivered {
-            Some(Delivered::Batches(batches)) => {
-                self.apply_all(&batches)?;
-                if self.pending.as_ref().is_some_and(Pending::is_due) {
-                    self.commit_pending().await?;
-                }
-                return Ok(true);
-            }
-            Some(Delivered::FromTheBeginning) => {
-                self.commit_pending().await?;
-                self.note_complete(true)?;
-            }
-            Some(Delivered::MayHaveLost { why }) => {
+            Delivered::Batches(batches) => self.apply_all(&batches, &mut pending)?,
+            Delivered::FromTheBeginning => self.store.set_complete(true),
+            Delivered::MayHaveLost { why } => {
                 tracing::error!(
                     why,
                     "batches may have been lost on their way; no answer of this counter is exact until it has caught up"
                 );
-                self.commit_pending().await?;
-                self.note_complete(false)?;
-                self.progress.note(&[], |tally| tally.losses += 1);
-            }
-            None => {
-                self.commit_pending().await?;
-                return Ok(false);
+                self.store.set_complete(false);
+                pending.losses += 1;
             }
         }
-        self.deliveries.acknowledge().await;
+        let is_due = is_event || pending.is_due();
+        self.pending = Some(pending);
+        if is_due {
+            self.commit_pending().await?;
+        }
         Ok(true)
     }
 
-    fn apply_all(&mut self, batches: &[Arc<Batch>]) -> Result<(), CounterError> {
-        let patience = self.deliveries.patience();
-        let pending = self.pending.get_or_insert_with(|| Pending {
-            due: Instant::now() + patience,
-            items: 0,
-            barriers: Vec::new(),
-            accepted_at_ms: 0,
-            redeliveries: 0,
-            forks: 0,
-        });
+    fn apply_all(
+        &mut self,
+        batches: &[Arc<Batch>],
+        pending: &mut Pending,
+    ) -> Result<(), CounterError> {
         for batch in batches {
             let applied = apply(&mut self.store, batch)?;
             match applied {
@@ -307,7 +323,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             }
             self.meters.applied(batch.id().epoch, applied);
             pending.items += batch.item_count();
-            pending.accepted_at_ms = pending.accepted_at_ms.max(batch.accepted_at_ms());
+            pending.accepted_at_ms = pending.accepted_at_ms.max(Some(batch.accepted_at_ms()));
         }
         Ok(())
     }
@@ -318,13 +334,14 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             return Ok(());
         };
         self.meters.commit(|| self.store.commit())?;
-        let lag_ms = now_ms().saturating_sub(pending.accepted_at_ms);
+        let lag_ms = pending.accepted_at_ms.map(|at| now_ms().saturating_sub(at));
         self.progress.note(&pending.barriers, |tally| {
-            tally.lag_ms = lag_ms;
+            tally.lag_ms = lag_ms.unwrap_or(tally.lag_ms);
             tally.redeliveries += pending.redeliveries;
             tally.forks += pending.forks;
+            tally.losses += pending.losses;
         });
-        self.deliveries.acknowledge().await;
+        self.deliveries.acknowledge(pending.up_to).await;
         Ok(())
     }
 
@@ -350,12 +367,5 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         // A healer that no longer waits has nothing to learn.
         let _ = command.done.send(());
         Ok(stop)
-    }
-
-    fn note_complete(&mut self, complete: bool) -> Result<(), CounterError> {
-        self.store.set_complete(complete);
-        self.store.commit()?;
-        self.progress.note(&[], |_| {});
-        Ok(())
     }
 }

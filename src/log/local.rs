@@ -3,6 +3,7 @@
 //! Invariant: nothing is stored here. An append completes when the counter acknowledges, that is when its
 //! commit is on disk: the store's journal is the durability, a second log would only repeat it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::model::Batch;
 
-use super::{AppendError, Delivered, Deliveries, DeliveryError, Log};
+use super::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log};
 
 /// Appends that may wait in the channel; each (epoch, partition) has one in flight.
 const APPENDS_WAITING_MAX: usize = 64;
@@ -27,7 +28,8 @@ pub fn local() -> (LocalLog, LocalDeliveries) {
     let deliveries = LocalDeliveries {
         receiver,
         received: Vec::new(),
-        unacknowledged: Vec::new(),
+        last: DeliveryTag::default(),
+        unacknowledged: VecDeque::new(),
     };
     (LocalLog { sender }, deliveries)
 }
@@ -42,7 +44,9 @@ pub struct LocalLog {
 pub struct LocalDeliveries {
     receiver: mpsc::Receiver<Append>,
     received: Vec<Append>,
-    unacknowledged: Vec<oneshot::Sender<()>>,
+    last: DeliveryTag,
+    /// Appends that wait, each with the delivery that it came by.
+    unacknowledged: VecDeque<(DeliveryTag, oneshot::Sender<()>)>,
 }
 
 impl Log for LocalLog {
@@ -57,27 +61,33 @@ impl Log for LocalLog {
 }
 
 impl Deliveries for LocalDeliveries {
-    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
         self.receiver
             .recv_many(&mut self.received, APPENDS_WAITING_MAX)
             .await;
         if self.received.is_empty() {
             return Ok(None);
         }
+        self.last = self.last.next();
+        let tag = self.last;
         let mut batches = Vec::with_capacity(self.received.len());
         for append in self.received.drain(..) {
             batches.push(append.batch);
-            self.unacknowledged.push(append.done);
+            self.unacknowledged.push_back((tag, append.done));
         }
-        Ok(Some(Delivered::Batches(batches)))
+        let delivered = Delivered::Batches(batches);
+        Ok(Some(Delivery { tag, delivered }))
     }
 
     fn patience(&self) -> Duration {
         Duration::ZERO
     }
 
-    async fn acknowledge(&mut self) {
-        for done in self.unacknowledged.drain(..) {
+    async fn acknowledge(&mut self, up_to: DeliveryTag) {
+        let covered = self
+            .unacknowledged
+            .partition_point(|(tag, _)| *tag <= up_to);
+        for (_, done) in self.unacknowledged.drain(..covered) {
             // An appender that no longer waits has nothing to learn.
             let _ = done.send(());
         }

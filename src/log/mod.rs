@@ -4,6 +4,7 @@
 //! - [`Log::append`] returns `Ok` only when the batch is durable and will reach every counter.
 //! - Deliveries come at least once, in the order of their appends but for redelivery.
 //! - Acknowledging means committed: what is not acknowledged comes again, or its append never returned `Ok`.
+//! - An acknowledgement names what it covers ([`DeliveryTag`]): all deliveries up to that one and none after it.
 //! - What the log learns of itself comes as a delivery as well ([`Delivered`]), and is acknowledged in the same
 //!   way: the log acts on it only once the counter's store remembers it.
 
@@ -55,6 +56,29 @@ pub enum Delivered {
     },
 }
 
+/// The place of a delivery among all that one consuming end has returned: 1, 2, 3…
+///
+/// As AMQP's delivery tag with `multiple`, it acknowledges its delivery and all before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeliveryTag(u64);
+
+impl DeliveryTag {
+    /// The tag of the delivery after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// A delivery with the tag that acknowledges it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// What to acknowledge it by.
+    pub tag: DeliveryTag,
+    /// What came.
+    pub delivered: Delivered,
+}
+
 /// Why nothing is delivered any more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeliveryError {
@@ -93,14 +117,15 @@ pub trait Deliveries: Send + 'static {
     ///
     /// # Errors
     /// When the log can't go on without an operator. Nothing unacknowledged is lost.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Delivered>, DeliveryError>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<Delivery>, DeliveryError>> + Send;
 
     /// How long what was returned may wait for its acknowledgement, so that several deliveries share a commit; zero
     /// where an append waits for it.
     fn patience(&self) -> Duration;
 
-    /// Acknowledges everything that [`next`](Self::next) has returned so far.
-    fn acknowledge(&mut self) -> impl Future<Output = ()> + Send;
+    /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned before it, none that
+    /// it returned after it.
+    fn acknowledge(&mut self, up_to: DeliveryTag) -> impl Future<Output = ()> + Send;
 }
 
 /// Bytes that a tenant's items take at most in an encoded batch: what limits on batches count.

@@ -9,7 +9,7 @@ use headcount::log::amqp::{
     AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, ConsumerStatus, LogStatus, Nodes,
     Presence, QueueType, Role,
 };
-use headcount::log::{Delivered, Deliveries, DeliveryError, Log, Standing};
+use headcount::log::{Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
 use headcount::model::{Batch, CounterName};
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeleteOptions,
@@ -159,14 +159,15 @@ pub struct Counter {
 }
 
 impl Counter {
-    pub async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+    pub async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
         let next = tokio::time::timeout(PATIENCE, self.deliveries.next());
         next.await.expect("something in time")
     }
 
     /// Commits what comes next to the standing and acknowledges it.
     pub async fn take(&mut self) -> Delivered {
-        let delivered = self.next().await.expect("it goes on").expect("not the end");
+        let delivery = self.next().await.expect("it goes on");
+        let Delivery { tag, delivered } = delivery.expect("not the end");
         {
             let mut standing = self.standing.lock();
             match &delivered {
@@ -175,7 +176,7 @@ impl Counter {
                 Delivered::MayHaveLost { .. } => standing.complete = false,
             }
         }
-        self.deliveries.acknowledge().await;
+        self.deliveries.acknowledge(tag).await;
         delivered
     }
 

@@ -9,7 +9,7 @@ use headcount::log::amqp::{
     AmqpLog, AmqpRole, Announcement, Poison, Presence, Role, SkipOutcome, depths, remove_counter,
     skip_poison,
 };
-use headcount::log::{AppendError, Delivered, Deliveries, DeliveryError, Log, Standing};
+use headcount::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
 use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
@@ -36,12 +36,12 @@ async fn what_is_not_acknowledged_comes_again() {
     let mut counter = cluster.counter("c1");
     counter.begins().await;
     append(&log, 1, 1).await;
-    counter.takes(1).await;
+    let first = counter.next().await.expect("it goes on").expect("batches");
     append(&log, 1, 2).await;
-    assert!(matches!(
-        counter.next().await,
-        Ok(Some(Delivered::Batches(_)))
-    ));
+    let second = counter.next().await.expect("it goes on").expect("batches");
+    assert_eq!(second.delivered, Delivered::Batches(vec![batch(1, 2)]));
+    // Both were handed out: this covers the first alone.
+    counter.deliveries.acknowledge(first.tag).await;
     let store = counter.stop().await;
     let mut again = cluster.counter_over("c1", store);
     assert_eq!(
@@ -336,7 +336,10 @@ async fn a_queue_has_one_consumer_at_a_time() {
     append(&log, 1, 1).await;
     assert!(matches!(
         first.next().await,
-        Ok(Some(Delivered::Batches(_)))
+        Ok(Some(Delivery {
+            delivered: Delivered::Batches(_),
+            ..
+        }))
     ));
     let early = tokio::time::timeout(Duration::from_millis(200), second.deliveries.next()).await;
     assert!(early.is_err(), "{early:?}");

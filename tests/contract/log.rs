@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use headcount::log::{AppendError, Delivered, Deliveries, Log, local};
+use headcount::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryTag, Log, local};
 use headcount::model::{
     Batch, BatchId, Epoch, ItemHash, Partition, Sequence, TenantItems, TenantName,
 };
@@ -31,15 +31,22 @@ pub fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
     Arc::new(Batch::new(id, 0, vec![items]))
 }
 
-pub async fn next(deliveries: &mut impl Deliveries) -> Option<Vec<Arc<Batch>>> {
+async fn next(deliveries: &mut impl Deliveries) -> Option<(DeliveryTag, Vec<Arc<Batch>>)> {
     tokio::time::timeout(PATIENCE, deliveries.next())
         .await
         .expect("a delivery in time")
         .expect("the log goes on")
-        .map(|delivered| match delivered {
-            Delivered::Batches(batches) => batches,
+        .map(|Delivery { tag, delivered }| match delivered {
+            Delivered::Batches(batches) => (tag, batches),
             other => panic!("{other:?}"),
         })
+}
+
+/// Takes the one batch that comes next; returns what acknowledges it.
+async fn takes(deliveries: &mut impl Deliveries, batch: Arc<Batch>) -> DeliveryTag {
+    let (tag, batches) = next(deliveries).await.expect("more to come");
+    assert_eq!(batches, [batch]);
+    tag
 }
 
 /// `append` returns `Ok` only once the batch is acknowledged by the counter, if that is what makes it durable.
@@ -49,11 +56,33 @@ async fn an_append_waits_for_durability(log: impl Log, mut deliveries: impl Deli
         let (log, appended) = (log.clone(), Arc::clone(&appended));
         async move { log.append(appended).await }
     });
-    assert_eq!(next(&mut deliveries).await, Some(vec![appended]));
+    let tag = takes(&mut deliveries, appended).await;
     let early = tokio::time::timeout(QUIET, &mut append).await;
     assert!(early.is_err(), "delivered is not yet durable");
-    deliveries.acknowledge().await;
+    deliveries.acknowledge(tag).await;
     assert_eq!(append.await.expect("joined"), Ok(()));
+}
+
+/// An acknowledgement covers what it names and nothing that was delivered after it.
+async fn an_acknowledgement_covers_no_later_delivery(
+    log: impl Log,
+    mut deliveries: impl Deliveries,
+) {
+    let append = |epoch| {
+        let log = log.clone();
+        tokio::spawn(async move { log.append(batch(epoch, 1)).await })
+    };
+    let first = append(1);
+    let first_tag = takes(&mut deliveries, batch(1, 1)).await;
+    let mut second = append(2);
+    let second_tag = takes(&mut deliveries, batch(2, 1)).await;
+    assert!(first_tag < second_tag);
+    deliveries.acknowledge(first_tag).await;
+    assert_eq!(first.await.expect("joined"), Ok(()));
+    let early = tokio::time::timeout(QUIET, &mut second).await;
+    assert!(early.is_err(), "the second is not covered");
+    deliveries.acknowledge(second_tag).await;
+    assert_eq!(second.await.expect("joined"), Ok(()));
 }
 
 /// Deliveries come in the order of their appends, from any number of appenders, none missing.
@@ -72,14 +101,14 @@ async fn deliveries_come_in_order(log: impl Log, mut deliveries: impl Deliveries
         .collect();
     let mut seen = [0; 3];
     while seen != [EACH; 3] {
-        let batches = next(&mut deliveries).await.expect("more to come");
+        let (tag, batches) = next(&mut deliveries).await.expect("more to come");
         assert!(!batches.is_empty());
         for batch in batches {
             let last = &mut seen[batch.id().epoch.0 as usize - 1];
             assert_eq!(batch.id().sequence, *last + 1);
             *last += 1;
         }
-        deliveries.acknowledge().await;
+        deliveries.acknowledge(tag).await;
     }
     for appender in appenders {
         assert_eq!(appender.await.expect("joined"), Ok(()));
@@ -108,8 +137,8 @@ async fn a_lost_counter_leaves_the_outcome_unknown(log: impl Log, mut deliveries
 async fn dropping_an_append_does_not_take_it_back(log: impl Log, mut deliveries: impl Deliveries) {
     let abandoned = log.append(batch(1, 1)).now_or_never();
     assert_eq!(abandoned, None);
-    assert_eq!(next(&mut deliveries).await, Some(vec![batch(1, 1)]));
-    deliveries.acknowledge().await;
+    let tag = takes(&mut deliveries, batch(1, 1)).await;
+    deliveries.acknowledge(tag).await;
 }
 
 /// The end comes once every appender is gone, after everything that was appended.
@@ -117,8 +146,8 @@ async fn the_last_appender_ends_it(log: impl Log, mut deliveries: impl Deliverie
     let abandoned = log.append(batch(1, 1)).now_or_never();
     assert_eq!(abandoned, None);
     drop(log);
-    assert_eq!(next(&mut deliveries).await, Some(vec![batch(1, 1)]));
-    deliveries.acknowledge().await;
+    let tag = takes(&mut deliveries, batch(1, 1)).await;
+    deliveries.acknowledge(tag).await;
     assert_eq!(next(&mut deliveries).await, None);
 }
 
@@ -141,6 +170,7 @@ suite!(
     super::local(),
     [
         an_append_waits_for_durability,
+        an_acknowledgement_covers_no_later_delivery,
         deliveries_come_in_order,
         a_lost_counter_leaves_the_outcome_unknown,
         dropping_an_append_does_not_take_it_back,

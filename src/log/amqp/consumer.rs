@@ -1,7 +1,7 @@
 //! The consuming end of a counter: what its session with the broker hands over, gathered for the counter's task.
 //!
-//! Invariant: an acknowledgement covers what was returned, and nothing that came later: one delivery tag per
-//! partition, each partition on a channel of its own.
+//! Invariant: an acknowledgement covers what was returned up to its tag, and nothing that was returned later: one
+//! delivery tag of the broker per partition, each partition on a channel of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::session::{self, Session};
 use super::{AmqpOptions, Nodes};
-use crate::log::{Delivered, Deliveries, DeliveryError, Standing};
+use crate::log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Standing};
 use crate::model::{Batch, CounterName, Partition};
 
 /// The most batches returned at once: they share a commit.
@@ -44,6 +44,14 @@ pub(super) enum Handed {
     Failed(DeliveryError),
 }
 
+/// What the acknowledgement of a delivery sets off.
+enum Returned {
+    /// The broker is told, of the last batch of each partition.
+    Batches(BTreeMap<Partition, Acker>),
+    /// The session is told that the counter's store remembers the event.
+    Event(oneshot::Sender<()>),
+}
+
 /// How the consuming end is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConsumerStatus {
@@ -70,8 +78,9 @@ impl Stopper {
 pub struct AmqpDeliveries {
     handed: mpsc::Receiver<Handed>,
     waiting: VecDeque<Handed>,
-    returned: BTreeMap<Partition, Acker>,
-    event: Option<oneshot::Sender<()>>,
+    last: DeliveryTag,
+    /// What is not acknowledged yet, with the delivery that it was returned in.
+    returned: VecDeque<(DeliveryTag, Returned)>,
     /// At most one for each unacknowledged delivery, which prefetch bounds.
     acks: mpsc::UnboundedSender<Acker>,
     status: watch::Receiver<ConsumerStatus>,
@@ -103,8 +112,8 @@ impl AmqpDeliveries {
         Self {
             handed,
             waiting: VecDeque::new(),
-            returned: BTreeMap::new(),
-            event: None,
+            last: DeliveryTag::default(),
+            returned: VecDeque::new(),
             acks,
             status: watching,
             stopper: Stopper(stop),
@@ -124,26 +133,28 @@ impl AmqpDeliveries {
     }
 
     /// What can be returned of what is waiting.
-    fn take_waiting(&mut self) -> Option<Result<Delivered, DeliveryError>> {
-        match self.waiting.pop_front()? {
+    fn take_waiting(&mut self) -> Option<Result<Delivery, DeliveryError>> {
+        let (delivered, returned) = match self.waiting.pop_front()? {
             Handed::Failed(error) => {
                 // Whoever asks again hears the same.
                 self.waiting.push_front(Handed::Failed(error.clone()));
-                Some(Err(error))
+                return Some(Err(error));
             }
-            Handed::Event { event, remembered } => {
-                self.event = Some(remembered);
-                Some(Ok(event))
-            }
+            Handed::Event { event, remembered } => (event, Returned::Event(remembered)),
             first @ Handed::Batch { .. } => {
                 self.waiting.push_front(first);
-                Some(Ok(Delivered::Batches(self.take_batches())))
+                let (batches, ackers) = self.take_batches();
+                (Delivered::Batches(batches), Returned::Batches(ackers))
             }
-        }
+        };
+        self.last = self.last.next();
+        let tag = self.last;
+        self.returned.push_back((tag, returned));
+        Some(Ok(Delivery { tag, delivered }))
     }
 
-    fn take_batches(&mut self) -> Vec<Arc<Batch>> {
-        let mut batches = Vec::new();
+    fn take_batches(&mut self) -> (Vec<Arc<Batch>>, BTreeMap<Partition, Acker>) {
+        let (mut batches, mut ackers) = (Vec::new(), BTreeMap::new());
         let mut bytes_taken = 0;
         while let Some(Handed::Batch { bytes, .. }) = self.waiting.front() {
             if !fits(batches.len(), bytes_taken, *bytes) {
@@ -151,11 +162,11 @@ impl AmqpDeliveries {
             }
             bytes_taken += bytes;
             if let Some(Handed::Batch { batch, acker, .. }) = self.waiting.pop_front() {
-                self.returned.insert(batch.id().partition, acker);
+                ackers.insert(batch.id().partition, acker);
                 batches.push(batch);
             }
         }
-        batches
+        (batches, ackers)
     }
 }
 
@@ -165,7 +176,7 @@ fn fits(taken: usize, bytes_taken: usize, bytes: usize) -> bool {
 }
 
 impl Deliveries for AmqpDeliveries {
-    async fn next(&mut self) -> Result<Option<Delivered>, DeliveryError> {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
         loop {
             while self.waiting.len() < BATCHES_MAX {
                 match self.handed.try_recv() {
@@ -188,11 +199,19 @@ impl Deliveries for AmqpDeliveries {
         PATIENCE
     }
 
-    async fn acknowledge(&mut self) {
-        if let Some(remembered) = self.event.take() {
-            let _ = remembered.send(());
+    async fn acknowledge(&mut self, up_to: DeliveryTag) {
+        let covered = self.returned.partition_point(|(tag, _)| *tag <= up_to);
+        // One acknowledgement of the broker's covers all before it on the same channel.
+        let mut last = BTreeMap::new();
+        for (_, returned) in self.returned.drain(..covered) {
+            match returned {
+                Returned::Batches(ackers) => last.extend(ackers),
+                Returned::Event(remembered) => {
+                    let _ = remembered.send(());
+                }
+            }
         }
-        for acker in std::mem::take(&mut self.returned).into_values() {
+        for acker in last.into_values() {
             let _ = self.acks.send(acker);
         }
     }
