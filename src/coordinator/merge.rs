@@ -108,21 +108,28 @@ pub fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
 }
 
 /// A page of tenants with their counts over all partitions, and whether there are more after them.
+///
+/// Once every partition is covered, only the answers that cover one have a say; else all have.
 #[must_use]
 pub fn listing(
     partitioning: Partitioning,
     limit: usize,
     answers: &[Listing],
 ) -> (Vec<(TenantName, u64)>, bool) {
-    // A list that was cut short says nothing about names beyond its last one.
-    let horizon = answers
+    let winners: Option<Vec<usize>> = winners(partitioning, answers).collect();
+    let merged: Vec<(usize, &Listing)> = answers
         .iter()
-        .filter(|answer| answer.more)
-        .filter_map(|answer| answer.tenants.last().map(|(name, _)| name))
+        .enumerate()
+        .filter(|(index, _)| winners.as_ref().is_none_or(|won| won.contains(index)))
+        .collect();
+    // A list that was cut short says nothing about names beyond its last one.
+    let horizon = merged
+        .iter()
+        .filter(|(_, answer)| answer.more)
+        .filter_map(|(_, answer)| answer.tenants.last().map(|(name, _)| name))
         .min();
     let mut names: BTreeMap<&TenantName, Vec<u64>> = BTreeMap::new();
-    let winners: Vec<_> = winners(partitioning, answers).collect();
-    for (index, answer) in answers.iter().enumerate() {
+    for (index, answer) in merged {
         for (name, counts) in &answer.tenants {
             if horizon.is_some_and(|horizon| name > horizon) {
                 break;
@@ -132,7 +139,7 @@ pub fn listing(
                 .or_insert_with(|| vec![0; usize::from(partitioning.count())]);
             for (&(partition, _), &count) in answer.cover.partitions.iter().zip(counts) {
                 let at = usize::from(partition.0);
-                if winners[at].is_none_or(|winner| winner == index) {
+                if winners.as_ref().is_none_or(|won| won[at] == index) {
                     totals[at] = totals[at].max(count);
                 }
             }
@@ -202,6 +209,7 @@ mod tests {
     fn page(names: &[(&str, u64)], more: bool) -> Listing {
         Listing {
             cover: Cover {
+                barriers: true,
                 partitions: vec![(Partition(0), true)],
                 ..Cover::default()
             },
@@ -226,7 +234,67 @@ mod tests {
         assert!(more);
     }
 
+    fn not_covering(page: Listing) -> Listing {
+        let partitions = vec![(Partition(0), false)];
+        let cover = Cover {
+            partitions,
+            ..page.cover
+        };
+        Listing { cover, ..page }
+    }
+
+    fn merged(limit: usize, answers: &[Listing]) -> (Vec<(String, u64)>, bool) {
+        let (names, more) = listing(Partitioning::SINGLE, limit, answers);
+        let names = names
+            .into_iter()
+            .map(|(name, count)| (name.to_string(), count));
+        (names.collect(), more)
+    }
+
+    #[test]
+    fn an_exact_page_is_the_winner_s_alone() {
+        let behind = not_covering(page(&[("a", 1)], true));
+        let winner = page(&[("b", 1)], false);
+        let exact = (vec![("b".to_owned(), 1)], false);
+        assert_eq!(merged(1, &[behind.clone(), winner.clone()]), exact);
+        assert_eq!(merged(1, &[winner, behind]), exact);
+    }
+
+    #[test]
+    fn a_page_that_nobody_covers_is_what_all_know_together() {
+        let one = not_covering(page(&[("a", 3), ("b", 1)], true));
+        let other = not_covering(page(&[("b", 2), ("c", 1)], false));
+        let all = (vec![("a".to_owned(), 3), ("b".to_owned(), 2)], true);
+        assert_eq!(merged(10, &[one, other]), all);
+    }
+
     proptest! {
+        /// A page never ends a listing early: where there is more, it has a name that the next one begins after. Once
+        /// it is covered, it is what the first answer that covers gave.
+        #[test]
+        fn a_page_with_more_after_it_is_not_empty(
+            answers in prop::collection::vec(
+                (any::<bool>(), any::<bool>(), prop::collection::btree_map("[a-e]", 1_u64..9, 1..4)),
+                1..4,
+            ),
+        ) {
+            let answers: Vec<_> = answers
+                .iter()
+                .map(|(covers, more, names)| {
+                    let names: Vec<_> = names.iter().map(|(name, &count)| (name.as_str(), count)).collect();
+                    let page = page(&names, *more);
+                    if *covers { page } else { not_covering(page) }
+                })
+                .collect();
+            let (names, more) = listing(Partitioning::SINGLE, 10, &answers);
+            prop_assert!(!more || !names.is_empty());
+            if let Some(winner) = answers.iter().find(|answer| answer.cover.is_full()) {
+                let counts = winner.tenants.iter().map(|(name, counts)| (name.clone(), counts[0]));
+                prop_assert_eq!(names, counts.collect::<Vec<_>>());
+                prop_assert_eq!(more, winner.more);
+            }
+        }
+
         /// However answers are ordered, an exact count is one that a covering counter gave, and an inexact
         /// one is the greatest that anyone gave.
         #[test]
