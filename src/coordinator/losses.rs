@@ -7,11 +7,9 @@
 use std::collections::BTreeSet;
 
 use super::ask::Heard;
-use crate::model::{Acceptance, Epoch, Partition, Requirement, Sequence, Sequences};
-
-/// Sequences in one accepting record at most: each takes a counter about a microsecond to record, and a range of
-/// its own 32 bytes at most.
-pub(super) const LOSSES_PER_RECORD_MAX: u64 = 16_384;
+use crate::model::{
+    Acceptance, Epoch, LOSSES_PER_RECORD_MAX, Partition, Requirement, Sequence, Sequences,
+};
 
 /// Sequences of one epoch and partition that no counter that was heard holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

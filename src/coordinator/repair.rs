@@ -13,6 +13,9 @@ use super::{AcceptError, Coordinator, ReadError};
 use crate::model::Token;
 use crate::telemetry;
 
+/// Sequences that one signature accepts at most: each takes a counter about a microsecond.
+const LOSSES_ACCEPTED_MAX: u64 = 1 << 32;
+
 /// How a coordinator tends itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TendOptions {
@@ -40,6 +43,9 @@ pub enum AcceptLossError {
     /// Nothing was appended: some of it is not in the last plan.
     #[error("not all of this is lost by the last plan; make a new one and accept what it says")]
     NotInPlan,
+    /// Nothing was appended: recording that many would keep every counter busy for more than an hour.
+    #[error("these are more than {LOSSES_ACCEPTED_MAX} batches; accept some of them at a time")]
+    TooMany,
     /// The records were not, or not surely, appended. The same may be accepted again.
     #[error(transparent)]
     Append(#[from] AcceptError),
@@ -173,6 +179,10 @@ impl Coordinator {
             }
             planned.held.clone()
         };
+        let counts = losses.iter().map(|loss| loss.last - loss.first);
+        if counts.fold(losses.len() as u64, u64::saturating_add) > LOSSES_ACCEPTED_MAX {
+            return Err(AcceptLossError::TooMany);
+        }
         self.check_open()?;
         if complete {
             self.inner.session.note_shown(&held);

@@ -11,7 +11,7 @@
 //! | format version, 1 | 1 |
 //! | partition | 2 |
 //! | epoch | 16 |
-//! | sequence | 8 |
+//! | sequence, 1 to 2^64 - 2 | 8 |
 //! | accepted at, ms since the Unix epoch | 8 |
 //! | number of tenants | 4 |
 //! | per tenant, ascending: length of its name in bytes | 2 |
@@ -20,14 +20,14 @@
 //! | … the hashes | 12 each |
 //! | kind of what follows: 0 nothing, 1 an operator's acceptance of losses, 2 the same, and counters are complete | 1 |
 //! | for 1 and 2: number of ranges | 4 |
-//! | … per range: epoch, first and last sequence | 32 |
+//! | … per range: epoch, first and last sequence; at most 16,384 sequences in all | 32 |
 //! | CRC-32 (IEEE) of all before | 4 |
 
 use thiserror::Error;
 
 use crate::model::{
-    Acceptance, Batch, BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, Partition, TenantItems,
-    TenantName,
+    Acceptance, Batch, BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, LOSSES_PER_RECORD_MAX, Partition,
+    TenantItems, TenantName, is_sequence,
 };
 
 const MAGIC: [u8; 3] = *b"HCB";
@@ -114,6 +114,9 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
         epoch: Epoch(u128::from_le_bytes(fields.take()?)),
         sequence: u64::from_le_bytes(fields.take()?),
     };
+    if !is_sequence(id.sequence) {
+        return Err(WireError::Malformed("its sequence is none"));
+    }
     let accepted_at_ms = u64::from_le_bytes(fields.take()?);
     let tenants = u32::from_le_bytes(fields.take()?);
     let mut items: Vec<TenantItems> = Vec::new();
@@ -160,13 +163,19 @@ fn decode_acceptance(fields: &mut Fields<'_>) -> Result<Option<Acceptance>, Wire
         return Err(WireError::Malformed("it is of an unknown kind"));
     }
     let mut losses = Vec::new();
+    let mut room = LOSSES_PER_RECORD_MAX;
     for _ in 0..u32::from_le_bytes(fields.take()?) {
         let epoch = Epoch(u128::from_le_bytes(fields.take()?));
         let first = u64::from_le_bytes(fields.take()?);
         let last = u64::from_le_bytes(fields.take()?);
-        if first == 0 || first > last {
-            return Err(WireError::Malformed("a range is empty"));
+        if first > last || !is_sequence(first) || !is_sequence(last) {
+            return Err(WireError::Malformed("a range of losses is none"));
         }
+        // A counter records one after the other, and does nothing else meanwhile.
+        room = (last - first)
+            .checked_add(1)
+            .and_then(|count| room.checked_sub(count))
+            .ok_or(WireError::Malformed("it accepts more losses than it may"))?;
         losses.push((epoch, first, last));
     }
     Ok(Some(Acceptance {
@@ -222,6 +231,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::SEQUENCE_MAX;
+
+    /// Those that a batch may have, the extremes among them.
+    fn sequences() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(1), Just(SEQUENCE_MAX), 1..=SEQUENCE_MAX]
+    }
 
     fn batches() -> impl Strategy<Value = Batch> {
         let name = prop::collection::vec(any::<char>(), 1..8)
@@ -233,7 +248,7 @@ mod tests {
             tenant,
             hashes: hashes.into(),
         });
-        let id = (any::<u16>(), any::<u128>(), any::<u64>());
+        let id = (any::<u16>(), any::<u128>(), sequences());
         (id, any::<u64>(), prop::collection::vec(items, 0..6)).prop_map(
             |((partition, epoch, sequence), accepted_at_ms, items)| {
                 let id = BatchId {
@@ -289,6 +304,53 @@ mod tests {
             let losses = vec![(Epoch(9), 1, 4), (Epoch(8), 7, 7)];
             let batch = Batch::accepting(id, 5, Acceptance { losses, complete });
             assert_eq!(decode(&encode(&batch)), Ok(batch));
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_no_batch_can_have_is_refused() {
+        for sequence in [0, u64::MAX] {
+            let id = BatchId {
+                partition: Partition(0),
+                epoch: Epoch(1),
+                sequence,
+            };
+            let barrier = Batch::new(id, 0, Vec::new());
+            let refused = Err(WireError::Malformed("its sequence is none"));
+            assert_eq!(decode(&encode(&barrier)), refused);
+        }
+    }
+
+    #[test]
+    fn an_acceptance_of_no_or_too_many_sequences_is_refused() {
+        let decoded = |losses: &[(u64, u64)]| {
+            let id = BatchId {
+                partition: Partition(0),
+                epoch: Epoch(1),
+                sequence: 1,
+            };
+            let losses = losses.iter().map(|&(first, last)| (Epoch(2), first, last));
+            let losses = losses.collect();
+            let complete = false;
+            decode(&encode(&Batch::accepting(
+                id,
+                0,
+                Acceptance { losses, complete },
+            )))
+            .is_ok()
+        };
+        assert!(decoded(&[(SEQUENCE_MAX, SEQUENCE_MAX)]));
+        assert!(decoded(&[(1, LOSSES_PER_RECORD_MAX)]));
+        assert!(decoded(&[(2, LOSSES_PER_RECORD_MAX), (1, 1)]));
+        assert!(!decoded(&[(1, LOSSES_PER_RECORD_MAX), (7, 7)]));
+        for refused in [
+            (0, 1),
+            (2, 1),
+            (1, u64::MAX),
+            (u64::MAX, u64::MAX),
+            (1, SEQUENCE_MAX),
+        ] {
+            assert!(!decoded(&[refused]), "{refused:?}");
         }
     }
 

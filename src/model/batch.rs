@@ -28,6 +28,15 @@ impl fmt::Debug for Epoch {
 /// A batch's place in its epoch and partition: 1, 2, 3… without gaps; 0 is before the first.
 pub type Sequence = u64;
 
+/// The greatest sequence that a batch may have: so the one after it is a number too.
+pub const SEQUENCE_MAX: Sequence = Sequence::MAX - 1;
+
+/// Whether a batch may have `sequence`.
+#[must_use]
+pub fn is_sequence(sequence: Sequence) -> bool {
+    (1..=SEQUENCE_MAX).contains(&sequence)
+}
+
 /// What names a batch: no two batches share it, but for a cloned coordinator (a fork).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId {
@@ -60,6 +69,10 @@ pub struct Batch {
     acceptance: Option<Acceptance>,
     checksum: u32,
 }
+
+/// Sequences in one [`Acceptance`] at most: each takes a counter about a microsecond to record, and a range of its own 32
+/// bytes at most.
+pub const LOSSES_PER_RECORD_MAX: u64 = 16_384;
 
 /// An operator's signature that something is lost for good: counters go on as if it had been applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

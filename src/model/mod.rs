@@ -14,8 +14,8 @@ mod tenant;
 mod token;
 
 pub use batch::{
-    Acceptance, Batch, BatchId, Epoch, ItemHashes, Sequence, TenantItems, item_count,
-    merge_by_tenant,
+    Acceptance, Batch, BatchId, Epoch, ItemHashes, LOSSES_PER_RECORD_MAX, SEQUENCE_MAX, Sequence,
+    TenantItems, is_sequence, item_count, merge_by_tenant,
 };
 pub use counter_name::{COUNTER_NAME_CHARS_MAX, CounterName};
 pub use hash::{ITEM_HASH_BYTES, ItemHash};

@@ -225,10 +225,11 @@ impl Requirement {
         holes
     }
 
-    /// How many sequences are asked for.
+    /// How many sequences are asked for; at most the greatest number.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.iter().map(|(_, _, sequences)| sequences.count()).sum()
+        let counts = self.iter().map(|(_, _, sequences)| sequences.count());
+        counts.fold(0, u64::saturating_add)
     }
 
     /// Whether nothing is asked for.
@@ -258,6 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::SEQUENCE_MAX;
 
     fn id(epoch: u128, sequence: Sequence) -> BatchId {
         BatchId {
@@ -310,6 +312,37 @@ mod tests {
     }
 
     proptest! {
+        /// In whatever order batches come, the least and the greatest sequences among them, a position knows just those, and
+        /// is the same as the union of two that had some each.
+        #[test]
+        fn positions_know_what_came_at_both_ends(
+            came in prop::collection::vec((0_u128..2, any::<bool>(), 0_u64..9, any::<bool>()), 0..30),
+        ) {
+            let (mut whole, mut parts) = (Position::default(), [Position::default(), Position::default()]);
+            let mut model = BTreeSet::new();
+            for (epoch, low, offset, part) in came {
+                let sequence = if low { 1 + offset } else { Sequence::MAX - offset };
+                let id = id(epoch, sequence);
+                let is_new = sequence <= SEQUENCE_MAX && model.insert((epoch, sequence));
+                prop_assert!(!is_new || whole.judge(id, 7) == Verdict::New);
+                whole.record(id, 7);
+                parts[usize::from(part)].record(id, 7);
+            }
+            let [mut left, right] = parts;
+            left.unite(&right);
+            prop_assert_eq!(&left, &whole);
+            let requirement = whole.requirement();
+            prop_assert!(whole.covers(&requirement, Partition(0)));
+            prop_assert_eq!(requirement.count(), model.len() as u64);
+            prop_assert!(requirement.minus(&requirement).is_empty());
+            let mut everything = requirement.holes();
+            everything.unite(&requirement);
+            for (_, epoch, sequences) in everything.iter() {
+                let last = requirement.get(Partition(0), epoch).map_or(0, Sequences::last);
+                prop_assert_eq!(sequences, &Sequences::up_to(last));
+            }
+        }
+
         /// In whatever order and however often parts are added and united, a requirement is the map of unions.
         #[test]
         fn requirements_behave_like_maps_of_sets(

@@ -1,8 +1,9 @@
 //! A set of sequences of one epoch, kept as a contiguous prefix and ranges beyond it.
 //!
-//! Invariant: `beyond` is sorted, its ranges neither touch each other nor the prefix, and none is empty.
+//! Invariant: `beyond` is sorted, its ranges neither touch each other nor the prefix, and none is empty. Nothing in it
+//! is greater than [`SEQUENCE_MAX`], so the number after any of it is one too.
 
-use super::Sequence;
+use super::{SEQUENCE_MAX, Sequence};
 
 /// Which sequences of one (epoch, partition) are applied: 1 to `prefix`, and the ranges of `beyond`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,11 +13,11 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// Everything up to and including `prefix`.
+    /// Everything up to and including `prefix`, and no more than there can be.
     #[must_use]
     pub fn up_to(prefix: Sequence) -> Self {
         Self {
-            prefix,
+            prefix: prefix.min(SEQUENCE_MAX),
             beyond: Vec::new(),
         }
     }
@@ -32,7 +33,7 @@ impl Sequences {
             }
             floor = last;
         }
-        Some(Self { prefix, beyond })
+        (floor <= SEQUENCE_MAX).then_some(Self { prefix, beyond })
     }
 
     /// The last sequence of the contiguous part from 1; 0 when 1 itself is missing.
@@ -86,9 +87,9 @@ impl Sequences {
                 .all(|&(first, last)| within(first, last))
     }
 
-    /// Adds `sequence`; says whether it was absent.
+    /// Adds `sequence`; says whether it was absent. What no batch can have is not added.
     pub fn insert(&mut self, sequence: Sequence) -> bool {
-        if self.contains(sequence) {
+        if self.contains(sequence) || sequence > SEQUENCE_MAX {
             return false;
         }
         let at = self.beyond.partition_point(|&(first, _)| first < sequence);
@@ -105,10 +106,13 @@ impl Sequences {
         self.normalise();
     }
 
-    /// The set of some ranges, first and last included, in any order; empty ones and 0 are left out.
+    /// The set of some ranges, first and last included, in any order; empty ones and what no batch can have are left
+    /// out.
     #[must_use]
     pub fn of_ranges(ranges: impl IntoIterator<Item = (Sequence, Sequence)>) -> Self {
-        let ranges = ranges.into_iter().map(|(first, last)| (first.max(1), last));
+        let ranges = ranges
+            .into_iter()
+            .map(|(first, last)| (first.max(1), last.min(SEQUENCE_MAX)));
         let mut beyond: Vec<_> = ranges.filter(|(first, last)| first <= last).collect();
         beyond.sort_unstable();
         let mut set = Self { prefix: 0, beyond };
@@ -139,6 +143,7 @@ impl Sequences {
                 if from > first {
                     left.push((first, from - 1));
                 }
+                // No sequence is the greatest number: what comes after one is beyond every range.
                 first = to.saturating_add(1);
                 if first > last {
                     break;
@@ -196,7 +201,47 @@ mod tests {
 
     use super::*;
 
+    /// Maps small numbers onto the two ends of what sequences can be: 1 to 39 stay, and from 40 on the greatest follow.
+    fn at_the_ends(small: Sequence) -> Sequence {
+        match small {
+            ..40 => small,
+            _ => SEQUENCE_MAX - 79 + small,
+        }
+    }
+
     proptest! {
+        /// The same at both ends of what can be: nothing overflows, nothing goes on for ever.
+        #[test]
+        fn the_extremes_are_sequences_like_any(
+            left in prop::collection::vec((1_u64..80, 0_u64..5), 0..10),
+            right in prop::collection::vec((1_u64..80, 0_u64..5), 0..10),
+        ) {
+            let set = |ranges: &[(u64, u64)]| {
+                let range = |&(first, more)| (at_the_ends(first), at_the_ends(first).saturating_add(more));
+                Sequences::of_ranges(ranges.iter().map(range))
+            };
+            let (left, right) = (set(&left), set(&right));
+            let difference = left.minus(&right);
+            let mut union = left.clone();
+            union.unite(&right);
+            let interesting = (0..50).chain(SEQUENCE_MAX - 50..=Sequence::MAX);
+            for sequence in interesting {
+                let (in_left, in_right) = (left.contains(sequence), right.contains(sequence));
+                prop_assert_eq!(union.contains(sequence), in_left || in_right);
+                prop_assert_eq!(difference.contains(sequence), sequence == 0 || in_left && !in_right);
+            }
+            for set in [&left, &right, &difference, &union] {
+                prop_assert!(set.last() <= SEQUENCE_MAX);
+                let again = Sequences::from_parts(set.prefix(), set.beyond().to_vec());
+                prop_assert_eq!(again.as_ref(), Some(set));
+                let all = Sequences::up_to(SEQUENCE_MAX);
+                prop_assert!(all.includes(set));
+                let missing = Sequences::up_to(set.last()).minus(set);
+                prop_assert_eq!(missing.ranges().collect::<Vec<_>>(), set.holes());
+                prop_assert_eq!(missing.count() + set.count(), set.last());
+            }
+        }
+
         #[test]
         fn minus_is_the_sets_difference(
             left in prop::collection::vec((1_u64..40, 0_u64..5), 0..10),
@@ -251,11 +296,27 @@ mod tests {
     }
 
     #[test]
+    fn what_no_batch_can_have_is_in_no_set() {
+        let mut set = Sequences::default();
+        assert!(!set.insert(u64::MAX));
+        assert!(set.insert(SEQUENCE_MAX));
+        assert_eq!(set.holes(), [(1, SEQUENCE_MAX - 1)]);
+        assert_eq!(Sequences::up_to(u64::MAX).last(), SEQUENCE_MAX);
+        let all = Sequences::of_ranges([(0, u64::MAX)]);
+        assert_eq!(all, Sequences::up_to(SEQUENCE_MAX));
+        assert_eq!(all.minus(&all).count(), 0);
+        assert_eq!(all.minus(&set).last(), SEQUENCE_MAX - 1);
+    }
+
+    #[test]
     fn parts_that_break_the_invariant_are_refused() {
         assert_eq!(Sequences::from_parts(3, vec![(4, 5)]), None);
         assert_eq!(Sequences::from_parts(3, vec![(6, 5)]), None);
         assert_eq!(Sequences::from_parts(0, vec![(2, 3), (4, 4)]), None);
         assert_eq!(Sequences::from_parts(u64::MAX, vec![(1, 1)]), None);
+        assert_eq!(Sequences::from_parts(u64::MAX, Vec::new()), None);
+        assert_eq!(Sequences::from_parts(0, vec![(9, u64::MAX)]), None);
+        assert!(Sequences::from_parts(0, vec![(9, SEQUENCE_MAX)]).is_some());
         assert!(Sequences::from_parts(0, vec![(2, 3), (5, 5)]).is_some());
     }
 }

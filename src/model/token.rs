@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::{Epoch, Partition, Requirement, Sequence};
+use super::{Epoch, Partition, Requirement, Sequence, is_sequence};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 16;
@@ -22,7 +22,7 @@ const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// One epoch, and for each partition that the request touched the sequence that carried its items.
 ///
 /// As text: base64url without padding of, little-endian, version (u8, 1), epoch (u128), then per partition
-/// its number (u16, ascending) and sequence (u64), then the CRC-32 (u32) of all before it.
+/// its number (u16, ascending) and sequence (u64, 1 to 2^64 - 2), then the CRC-32 (u32) of all before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// The coordinator's life that acknowledged the request.
@@ -95,7 +95,7 @@ impl Token {
         if !rest.is_empty() {
             return Err(TokenError::Damaged);
         }
-        let sequences = entries
+        let sequences: TokenEntries = entries
             .iter()
             .map(|&[p0, p1, sequence @ ..]| {
                 (
@@ -104,6 +104,9 @@ impl Token {
                 )
             })
             .collect();
+        if !sequences.iter().all(|&(_, sequence)| is_sequence(sequence)) {
+            return Err(TokenError::Damaged);
+        }
         Ok(Self {
             epoch: Epoch(u128::from_le_bytes(*epoch)),
             sequences,
@@ -139,12 +142,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::SEQUENCE_MAX;
+
+    #[test]
+    fn a_sequence_that_no_batch_can_have_is_refused() {
+        for sequence in [0, Sequence::MAX] {
+            let token = Token {
+                epoch: Epoch(1),
+                sequences: [(Partition(0), sequence)].into(),
+            };
+            assert_eq!(Token::decode(&token.to_string()), Err(TokenError::Damaged));
+        }
+    }
 
     proptest! {
         #[test]
         fn tokens_survive_the_round_trip_and_damage_is_noticed(
             epoch: u128,
-            sequences in prop::collection::vec((0_u16..8, any::<u64>()), 0..4),
+            sequences in prop::collection::vec((0_u16..8, prop_oneof![Just(1), Just(SEQUENCE_MAX), 1..=SEQUENCE_MAX]), 0..4),
             at: prop::sample::Index,
             flip in 1_u8..=255,
         ) {

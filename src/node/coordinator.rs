@@ -133,7 +133,7 @@ impl LossDesk for Desk {
                 .collect();
             match self.0.accept_loss(&losses, request.complete).await {
                 Ok(_) => Ok(()),
-                Err(error @ AcceptLossError::NotInPlan) => {
+                Err(error @ (AcceptLossError::NotInPlan | AcceptLossError::TooMany)) => {
                     Err(LossError::Refused(error.to_string()))
                 }
                 Err(error) => Err(LossError::Unknown(error.to_string())),

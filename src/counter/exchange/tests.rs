@@ -9,7 +9,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::counter::{Counts, Cover, Demand, ListQuery, Listing, Membership, QueryError, Status};
-use crate::model::{BatchId, Epoch, ItemHash, Partition, Requirement, Sequences, TenantName};
+use crate::model::{
+    BatchId, Epoch, ItemHash, Partition, Requirement, SEQUENCE_MAX, Sequences, TenantName,
+};
 
 fn tenant() -> impl Strategy<Value = TenantName> {
     "[a-z\"\\\\é /]{1,8}".prop_map(|name| TenantName::new(&name).expect("valid"))
@@ -17,7 +19,7 @@ fn tenant() -> impl Strategy<Value = TenantName> {
 
 fn requirement() -> impl Strategy<Value = Requirement> {
     let sequences = prop::collection::vec(1_u64..30, 0..8);
-    let last = prop_oneof![Just(0), Just(u64::MAX)];
+    let last = prop_oneof![Just(0), Just(SEQUENCE_MAX)];
     let part = (0_u16..3, any::<u128>(), sequences, last);
     prop::collection::vec(part, 0..4).prop_map(|parts| {
         let mut requirement = Requirement::default();

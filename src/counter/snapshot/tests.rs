@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::encode::checksum;
 use super::*;
-use crate::model::{Epoch, EpochPosition, ItemHash, Partition, Sequences};
+use crate::model::{Epoch, EpochPosition, ItemHash, Partition, SEQUENCE_MAX, Sequences};
 use crate::store::memory::MemoryStore;
 use crate::store::{Cut, Key, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape};
 
@@ -61,7 +61,9 @@ fn items() -> impl Strategy<Value = Items> {
 }
 
 fn epochs() -> impl Strategy<Value = Vec<(u128, u64, u64)>> {
-    prop::collection::vec((any::<u128>(), 0_u64..1000, 0_u64..5), 0..6)
+    // From the last of these, four ranges end with the greatest sequence.
+    let prefix = prop_oneof![0_u64..1000, Just(SEQUENCE_MAX - 12)];
+    prop::collection::vec((any::<u128>(), prefix, 0_u64..5), 0..6)
 }
 
 fn hash(id: u32) -> ItemHash {

@@ -11,7 +11,7 @@ use super::super::{Cut, Staged, StoreError, TenantNumber};
 use super::frames::{FrameReader, FrameWriter};
 use super::record::decode_name;
 use crate::model::{
-    Epoch, EpochPosition, Partition, Partitioning, Position, Sequences, TenantName,
+    Epoch, EpochPosition, Partition, Partitioning, Position, SEQUENCE_MAX, Sequences, TenantName,
 };
 use crate::store::bytes::{Cursor, put_varint};
 use crate::store::files::Files;
@@ -207,7 +207,11 @@ fn decode_epoch(cursor: &mut Cursor<'_>, position: &mut Position) -> Option<()> 
     let count = cursor.count(16)?;
     let mut beyond = Vec::with_capacity(count);
     for _ in 0..count {
-        beyond.push((cursor.u64()?, cursor.u64()?));
+        let (first, last) = (cursor.u64()?, cursor.u64()?);
+        // Earlier releases took a batch with the greatest number. Its items count; that it came need not be known.
+        if first <= SEQUENCE_MAX {
+            beyond.push((first, last.min(SEQUENCE_MAX)));
+        }
     }
     let sequences = Sequences::from_parts(prefix, beyond)?;
     let part = EpochPosition {
@@ -216,4 +220,30 @@ fn decode_epoch(cursor: &mut Cursor<'_>, position: &mut Position) -> Option<()> 
     };
     position.set(partition, epoch, part);
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before sequences had a limit, a batch with the greatest number could be applied: such a folder must open.
+    #[test]
+    fn a_sequence_that_no_batch_can_have_is_left_out() {
+        let (checksum, none): (u32, u64) = (7, u64::MAX);
+        for (first, kept) in [(none, 0), (none - 1, none - 1)] {
+            let mut bytes = Vec::new();
+            bytes.extend_from_slice(&0_u16.to_le_bytes());
+            bytes.extend_from_slice(&1_u128.to_le_bytes());
+            bytes.extend_from_slice(&0_u64.to_le_bytes());
+            bytes.extend_from_slice(&checksum.to_le_bytes());
+            bytes.extend_from_slice(&1_u32.to_le_bytes());
+            for sequence in [first, none] {
+                bytes.extend_from_slice(&sequence.to_le_bytes());
+            }
+            let mut position = Position::default();
+            decode_epoch(&mut Cursor::new(&bytes), &mut position).expect("read");
+            let part = position.get(Partition(0), Epoch(1)).expect("known");
+            assert_eq!(part.sequences.last(), kept);
+        }
+    }
 }
