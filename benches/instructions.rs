@@ -19,7 +19,8 @@ use headcount::counter::{CounterTask, Demand, Queries, apply};
 use headcount::http::parse::{parse_json, parse_ndjson};
 use headcount::log::wire::{decode, encode};
 use headcount::model::{
-    Batch, Epoch, ItemHash, Partition, Partitioning, Position, TenantName, Token,
+    BarrierEpochs, Batch, Entropy, Epoch, ItemHash, Partition, Partitioning, Position, TenantName,
+    Token,
 };
 use headcount::store::{Store, StoreReader};
 use kit::{ITEMS, SMALL_MEMORY_BYTES, SMALL_TABLE_KEYS};
@@ -230,7 +231,8 @@ fn read_counts(iterations: u32) {
     let reads = async {
         let counters: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
         let named = vec!["c".to_owned()];
-        let (own, barriers) = (Epoch(1), Epoch(2));
+        let own = Epoch(1);
+        let barriers = BarrierEpochs::new(Epoch(2), Entropy::default);
         let partitioning = Partitioning::SINGLE;
         let coordinator =
             Coordinator::new(own, barriers, partitioning, &log, named, counters, options);

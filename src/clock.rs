@@ -16,6 +16,14 @@ pub fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Nanoseconds since the Unix epoch, as exact as the system tells them; 0 on a machine whose clock is before it.
+#[must_use]
+pub fn now_ns() -> u128 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos())
+}
+
 /// Waits for what mostly is there already: a timer, which all workers share the lock of, is set only if it is not.
 ///
 /// # Errors

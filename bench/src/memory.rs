@@ -10,7 +10,7 @@ use headcount::config::{self, Role};
 use headcount::coordinator::Coordinator;
 use headcount::counter::{CounterTask, Queries};
 use headcount::http::{self, App};
-use headcount::model::{Epoch, Partitioning};
+use headcount::model::{BarrierEpochs, Entropy, Epoch, Partitioning};
 use headcount::store::data_dir::LOCAL_COUNTER;
 use headcount::store::memory::MemoryStore;
 use headcount::store::{Store, StoreShape};
@@ -43,7 +43,7 @@ pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
     let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let coordinator = Coordinator::new(
         Epoch(now.as_nanos()),
-        Epoch(now.as_nanos() + 1),
+        BarrierEpochs::new(Epoch(now.as_nanos() + 1), Entropy::default),
         Partitioning::SINGLE,
         &log,
         vec![LOCAL_COUNTER.into()],

@@ -22,7 +22,7 @@ const TOGETHER_POSTS_MIN: usize = 2;
 
 /// What a submission is of.
 enum Load {
-    /// A post's part for one partition; no items make it a barrier.
+    /// A post's part for one partition.
     Items(Vec<TenantItems>),
     /// An operator's signature, which has a batch of its own.
     Acceptance(Acceptance),

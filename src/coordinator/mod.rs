@@ -5,6 +5,7 @@
 
 mod admission;
 mod ask;
+mod barriers;
 mod batcher;
 mod ending;
 mod losses;
@@ -37,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::admission::{Gate, Ticket};
+use self::barriers::Barriers;
 use self::batcher::{Batcher, BatcherOptions, LogEnded};
 use self::ending::Ending;
 use self::members::Members;
@@ -46,8 +48,8 @@ use self::session::Session;
 use crate::counter::Queries;
 use crate::log::Log;
 use crate::model::{
-    BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token, TokenEntries,
-    item_count,
+    BarrierEpochs, BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token,
+    TokenEntries, item_count,
 };
 use crate::telemetry;
 
@@ -102,9 +104,8 @@ struct Inner {
     options: CoordinatorOptions,
     gate: Gate,
     batchers: Vec<Batcher>,
-    /// Barriers have an epoch of their own: they are in no position, so they would look like holes.
-    barrier_epoch: Epoch,
-    barriers: Vec<Batcher>,
+    /// Barriers have epochs of their own: they are in no position, so they would look like holes.
+    barriers: Vec<Barriers>,
     members: Members,
     nearest: Nearest,
     session: Session,
@@ -116,12 +117,13 @@ struct Inner {
 }
 
 impl Coordinator {
-    /// A coordinator of a new life over a log: its items go under `epoch`, its barriers under `barrier_epoch`.
+    /// A coordinator of a new life over a log: its items go under `epoch`, each of its barriers under one of
+    /// `barrier_epochs`.
     /// A majority is one of the counters in `named` and of those that were seen: `members`, and who comes later.
     /// Reads are not exact until [`start`](Self::start).
     pub fn new(
         epoch: Epoch,
-        barrier_epoch: Epoch,
+        barrier_epochs: BarrierEpochs,
         partitioning: Partitioning,
         log: &impl Log,
         named: Vec<String>,
@@ -129,32 +131,28 @@ impl Coordinator {
         options: CoordinatorOptions,
     ) -> Self {
         let ending = Arc::new(Ending::new());
-        let batcher = |epoch, partition, waiting_posts_max| {
+        let batcher = |partition| {
             let options = BatcherOptions {
                 partition,
                 epoch,
                 batch_bytes_max: options.batch_bytes_max,
-                waiting_posts_max,
+                waiting_posts_max: options.admission.waiting_posts_max,
             };
             Batcher::start(log.clone(), options, Arc::clone(&ending))
         };
-        let posts_max = options.admission.waiting_posts_max;
         let barriers_max = options.strong_reads_max.saturating_add(OTHER_BARRIERS_MAX);
+        let barriers = |partition| {
+            let (epochs, ending) = (barrier_epochs.clone(), Arc::clone(&ending));
+            Barriers::start(log.clone(), partition, epochs, barriers_max, ending)
+        };
         Self {
             inner: Arc::new(Inner {
                 epoch,
                 partitioning,
                 options,
                 gate: Gate::new(options.admission),
-                batchers: partitioning
-                    .all()
-                    .map(|partition| batcher(epoch, partition, posts_max))
-                    .collect(),
-                barrier_epoch,
-                barriers: partitioning
-                    .all()
-                    .map(|partition| batcher(barrier_epoch, partition, barriers_max))
-                    .collect(),
+                batchers: partitioning.all().map(batcher).collect(),
+                barriers: partitioning.all().map(barriers).collect(),
                 members: Members::new(named, members),
                 nearest: Nearest::default(),
                 session: Session::new(epoch),
@@ -282,16 +280,7 @@ impl Coordinator {
 
     /// Appends a barrier to every partition; returns their names.
     async fn append_barriers(&self) -> Result<Vec<BatchId>, LogEnded> {
-        let epoch = self.inner.barrier_epoch;
-        let batchers = self.inner.partitioning.all().zip(&self.inner.barriers);
-        let appended = batchers.map(|(partition, batcher)| async move {
-            let sequence = batcher.submit(Vec::new(), None).await?;
-            Ok(BatchId {
-                partition,
-                epoch,
-                sequence,
-            })
-        });
+        let appended = self.inner.barriers.iter().map(Barriers::append);
         futures_util::future::try_join_all(appended).await
     }
 }

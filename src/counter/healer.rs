@@ -16,7 +16,7 @@ use super::task::{CounterControl, TaskEnded};
 use super::{Demand, LocalCounter, Peer, Queries, QueryError};
 use crate::log::Log;
 use crate::model::{
-    Batch, BatchId, Epoch, ItemHash, Partitioning, Position, Requirement, Sequence, TenantName,
+    BarrierEpochs, Batch, BatchId, ItemHash, Partitioning, Position, Requirement, TenantName,
 };
 use crate::store::StoreReader;
 use crate::{clock, telemetry};
@@ -59,12 +59,10 @@ pub struct Healer<R, L> {
     own: LocalCounter<R>,
     control: CounterControl,
     log: L,
-    /// The counter's own epoch in this life: it holds nothing but barriers.
-    epoch: Epoch,
+    epochs: BarrierEpochs,
     partitioning: Partitioning,
     peers: Peers,
     options: HealerOptions,
-    sequence: Sequence,
     reported: Option<(bool, u64)>,
 }
 
@@ -82,13 +80,13 @@ enum RoundError {
 }
 
 impl<R: StoreReader, L: Log> Healer<R, L> {
-    /// A healer of `own`; barriers go into `log` under `epoch`, which nobody else uses.
+    /// A healer of `own`; its barriers go into `log`, each under one of `epochs`.
     #[must_use]
     pub fn new(
         own: LocalCounter<R>,
         control: CounterControl,
         log: L,
-        epoch: Epoch,
+        epochs: BarrierEpochs,
         partitioning: Partitioning,
         peers: Peers,
         options: HealerOptions,
@@ -97,11 +95,10 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             own,
             control,
             log,
-            epoch,
+            epochs,
             partitioning,
             peers,
             options,
-            sequence: 0,
             reported: None,
         }
     }
@@ -202,15 +199,15 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     }
 
     /// Sends barriers until some of them have come back through our own queue.
-    async fn pass_barriers(&mut self) -> Result<Vec<BatchId>, RoundError> {
-        self.sequence += 1;
+    async fn pass_barriers(&self) -> Result<Vec<BatchId>, RoundError> {
+        let epoch = self.epochs.draw();
         let barriers: Vec<BatchId> = self
             .partitioning
             .all()
             .map(|partition| BatchId {
                 partition,
-                epoch: self.epoch,
-                sequence: self.sequence,
+                epoch,
+                sequence: 1,
             })
             .collect();
         for &id in &barriers {

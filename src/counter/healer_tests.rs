@@ -14,7 +14,7 @@ use super::*;
 use crate::counter::snapshot::SnapshotEncoder;
 use crate::counter::{CounterTask, Counts, ListQuery, Listing, Membership, SnapshotStream, Status};
 use crate::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
-use crate::model::{Partition, TenantItems};
+use crate::model::{BarrierEpochs, Entropy, Epoch, Partition, Sequence, TenantItems};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
 
@@ -167,7 +167,7 @@ impl World {
                 counter.clone(),
                 control.clone(),
                 log.clone(),
-                Epoch(100 + at as u128),
+                BarrierEpochs::new(Epoch(100 + at as u128), Entropy::default),
                 Partitioning::SINGLE,
                 Arc::new(move || others.clone()),
                 HealerOptions {
@@ -275,12 +275,13 @@ async fn without_a_complete_counter_nobody_becomes_complete() {
         assert!(Instant::now() < deadline, "both count");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    // Several rounds of both.
-    for last in 1..=3 {
+    // Several rounds of both; the first one's barriers, drawn again.
+    let barriers = BarrierEpochs::new(Epoch(100), Entropy::default);
+    for _ in 0..3 {
         let barrier = BatchId {
             partition: Partition(0),
-            epoch: Epoch(100),
-            sequence: last,
+            epoch: barriers.draw(),
+            sequence: 1,
         };
         let passed = world.counters[0]
             .passed(&[barrier], Instant::now() + PATIENCE)

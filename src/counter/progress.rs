@@ -27,27 +27,32 @@ pub(super) struct Tally {
     version: u64,
 }
 
-/// Epochs of barriers remembered at most: each life of a coordinator or counter has one. Who asks for a barrier that
-/// is forgotten publishes another.
-const EPOCHS_MAX: usize = 4_096;
+/// Epochs of barriers remembered at most: each barrier has one, and is asked for within some seconds. Who asks for a
+/// barrier that is forgotten publishes another.
+const EPOCHS_MAX: usize = 16_384;
 
-/// The last barrier of each epoch, and when it came, by the number of notes before it.
+/// The last barrier of each epoch, and when it came, by the number of notes before it. Earlier releases gave all barriers of
+/// a life one epoch, in which a later one stands for those before it.
 #[derive(Default)]
 struct Barriers {
     last: BTreeMap<(Partition, Epoch), (Sequence, u64)>,
+    /// The same by when it came.
+    by_note: BTreeMap<u64, (Partition, Epoch)>,
     notes: u64,
 }
 
 impl Barriers {
     fn note(&mut self, id: &BatchId) {
         self.notes += 1;
-        let last = self.last.entry((id.partition, id.epoch)).or_default();
+        let epoch = (id.partition, id.epoch);
+        let last = self.last.entry(epoch).or_default();
+        self.by_note.remove(&last.1);
         *last = (last.0.max(id.sequence), self.notes);
-        if self.last.len() > EPOCHS_MAX {
-            let oldest = self.last.iter().min_by_key(|(_, (_, noted))| *noted);
-            if let Some(oldest) = oldest.map(|(&epoch, _)| epoch) {
-                self.last.remove(&oldest);
-            }
+        self.by_note.insert(self.notes, epoch);
+        if self.last.len() > EPOCHS_MAX
+            && let Some((_, oldest)) = self.by_note.pop_first()
+        {
+            self.last.remove(&oldest);
         }
     }
 
@@ -152,6 +157,10 @@ mod tests {
         progress.note(&[barrier(0), barrier(EPOCHS_MAX)], |_| {});
         assert!(watching.has_seen(&[barrier(0), barrier(2), barrier(EPOCHS_MAX)]));
         assert!(!watching.has_seen(&[barrier(1)]));
-        assert_eq!(watching.barriers.lock().last.len(), EPOCHS_MAX);
+        let noted = watching.barriers.lock();
+        assert_eq!(
+            (noted.last.len(), noted.by_note.len()),
+            (EPOCHS_MAX, EPOCHS_MAX)
+        );
     }
 }

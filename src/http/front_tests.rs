@@ -12,7 +12,7 @@ use crate::coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions};
 use crate::counter::{CounterTask, Queries};
 use crate::http::{BodyLimits, HttpLimits, router};
 use crate::log::local;
-use crate::model::{Epoch, Partitioning};
+use crate::model::{BarrierEpochs, Entropy, Epoch, Partitioning};
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, StoreShape};
 
@@ -41,7 +41,7 @@ async fn app() -> Arc<App> {
     let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let coordinator = Coordinator::new(
         Epoch(1),
-        Epoch(2),
+        BarrierEpochs::new(Epoch(2), Entropy::default),
         Partitioning::SINGLE,
         &log,
         vec!["c".into()],

@@ -21,7 +21,7 @@ use crate::counter::{
 use crate::http::front::tests::call;
 use crate::http::{App, HttpLimits, LossDesk, LossError, routes};
 use crate::log::{LocalLog, local};
-use crate::model::{Epoch, ItemHash, Partitioning, TenantName};
+use crate::model::{BarrierEpochs, Entropy, Epoch, ItemHash, Partitioning, TenantName};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
 
@@ -314,7 +314,7 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
     };
     let coordinator = crate::coordinator::Coordinator::new(
         Epoch(1),
-        Epoch(2),
+        BarrierEpochs::new(Epoch(2), Entropy::default),
         Partitioning::SINGLE,
         &log,
         Vec::new(),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is valid.
 
+mod barrier_epochs;
 mod batch;
 mod counter_name;
 mod hash;
@@ -13,6 +14,7 @@ mod sequences;
 mod tenant;
 mod token;
 
+pub use barrier_epochs::{BarrierEpochs, Entropy};
 pub use batch::{
     Acceptance, Batch, BatchId, Epoch, ItemHashes, LOSSES_PER_RECORD_MAX, SEQUENCE_MAX, Sequence,
     TenantItems, is_sequence, item_count, merge_by_tenant,

@@ -10,7 +10,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, follow, own_url};
-use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
+use super::system::{
+    barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
+};
 use super::{Listening, NodeError};
 use crate::config::CoordinatorConfig;
 use crate::coordinator::{AcceptLossError, Coordinator, LogState, Loss, TendOptions};
@@ -62,7 +64,7 @@ pub async fn coordinator(
     let epoch = new_epoch()?;
     let coordinator = Coordinator::new(
         epoch,
-        new_epoch()?,
+        barrier_epochs()?,
         Partitioning::SINGLE,
         &log,
         named,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, own_url};
 use super::stores::{open_store, run_counter};
-use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
+use super::system::{
+    barrier_epochs, limit_connections, listen, new_life, start_metrics, stop_signal,
+};
 use super::{CLOSE_TIMEOUT, Listening, NodeError};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
@@ -167,7 +169,7 @@ fn start(
         counter.clone(),
         control.clone(),
         AmqpLog::start(amqp, AmqpRole::Counter),
-        new_epoch()?,
+        barrier_epochs()?,
         Partitioning::SINGLE,
         {
             let remotes = Arc::clone(remotes);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::stores::{open_store, run_counter};
-use super::system::{limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal};
+use super::system::{
+    barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
+};
 use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError};
 use crate::clock::now_ms;
 use crate::config::ServeConfig;
@@ -59,7 +61,7 @@ pub async fn serve(
     let started = Instant::now();
     let coordinator = Coordinator::new(
         new_epoch()?,
-        new_epoch()?,
+        barrier_epochs()?,
         Partitioning::SINGLE,
         &log,
         vec![LOCAL_COUNTER.into()],

@@ -12,8 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::NodeError;
+use crate::clock::now_ns;
 use crate::http::ServerLimits;
-use crate::model::Epoch;
+use crate::model::{BarrierEpochs, Entropy, Epoch};
 use crate::telemetry;
 
 /// Files kept for the store: its runs (64 at most, those set aside, and those being merged), journal, manifest
@@ -82,6 +83,16 @@ pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAd
 
 pub(super) fn new_epoch() -> Result<Epoch, NodeError> {
     Ok(Epoch(u128::from_le_bytes(random()?)))
+}
+
+/// The epochs of a new life's barriers.
+pub(super) fn barrier_epochs() -> Result<BarrierEpochs, NodeError> {
+    let entropy = || Entropy {
+        // Without them the clock still tells two barriers apart.
+        random: random().unwrap_or_default(),
+        now_ns: now_ns(),
+    };
+    Ok(BarrierEpochs::new(new_epoch()?, entropy))
 }
 
 /// A number for a node's new life.

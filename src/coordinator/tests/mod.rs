@@ -22,8 +22,8 @@ use crate::counter::{
 };
 use crate::log::{AppendError, Log};
 use crate::model::{
-    Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Position, Requirement, Sequence,
-    TenantItems, TenantName,
+    BarrierEpochs, Batch, BatchId, Entropy, Epoch, ItemHash, Partition, Partitioning, Position,
+    Requirement, Sequence, TenantItems, TenantName,
 };
 
 const OWN: Epoch = Epoch(9);
@@ -240,6 +240,21 @@ impl World {
             .collect();
         let log = Fanout::default();
         log.0.lock().counters.clone_from(&counters);
+        let coordinator = Self::coordinate(names, &counters, &log, Entropy::default);
+        Self {
+            counters,
+            log,
+            coordinator,
+        }
+    }
+
+    /// A coordinator that begins where every other one of a test began, but for its entropy.
+    fn coordinate(
+        names: &[&str],
+        counters: &[Scripted],
+        log: &Fanout,
+        entropy: impl Fn() -> Entropy + Send + Sync + 'static,
+    ) -> Coordinator {
         let members = counters
             .iter()
             .map(|counter| Arc::new(counter.clone()) as Arc<dyn Queries>);
@@ -252,20 +267,15 @@ impl World {
             accept_timeout: Duration::from_secs(10),
             strong_reads_max: STRONG_READS_MAX,
         };
-        let coordinator = Coordinator::new(
+        Coordinator::new(
             OWN,
-            Epoch(10),
+            BarrierEpochs::new(Epoch(10), entropy),
             Partitioning::SINGLE,
-            &log,
+            log,
             names.iter().map(|&name| name.to_owned()).collect(),
             members.collect(),
             options,
-        );
-        Self {
-            counters,
-            log,
-            coordinator,
-        }
+        )
     }
 
     /// A counter comes by presence; the log reaches it.

@@ -255,3 +255,33 @@ async fn strong_reads_are_refused_at_once_while_the_log_is_blocked_and_beyond_th
         .filter(|read| **read == Err(ReadError::TooManyStrong));
     assert_eq!(refused.count(), 1);
 }
+
+/// A machine that is brought back to an earlier moment begins again where it was then, and counters have applied the
+/// barriers that it appended since. A read that asks for one of those again would wait for nothing.
+#[tokio::test]
+async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
+    let world = World::new(3);
+    world.start().await;
+    for _ in 0..5 {
+        assert_eq!(world.count(Consistency::Strong).await, Ok((0, true)));
+    }
+    let later = || Entropy {
+        now_ns: 1,
+        ..Entropy::default()
+    };
+    let names = ["c0", "c1", "c2"];
+    let brought_back = World {
+        counters: world.counters.clone(),
+        log: world.log.clone(),
+        coordinator: World::coordinate(&names, &world.counters, &world.log, later),
+    };
+    // Another coordinator's item is acknowledged, and waits in every queue: so does whatever comes after it.
+    brought_back.reach(&[]);
+    let strong = brought_back.count(Consistency::Strong).await;
+    assert_eq!(strong, Err(ReadError::NoMajority));
+    let started = brought_back.coordinator.start(Duration::from_millis(50));
+    assert_eq!(started.await, Err(ReadError::NoMajority));
+    brought_back.reach(&[0, 1, 2]);
+    brought_back.start().await;
+    assert_eq!(brought_back.count(Consistency::Strong).await, Ok((0, true)));
+}
