@@ -23,6 +23,7 @@ use headcount::model::{
     Token,
 };
 use headcount::store::{Store, StoreReader};
+use headcount::supervisor::Supervisor;
 use kit::{ITEMS, SMALL_MEMORY_BYTES, SMALL_TABLE_KEYS};
 
 /// Something whose instructions are counted.
@@ -229,13 +230,21 @@ fn read_counts(iterations: u32) {
     };
     let tenants: Vec<TenantName> = (0..10).map(kit::tenant).collect();
     let reads = async {
-        let counters: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
         let named = vec!["c".to_owned()];
         let own = Epoch(1);
         let barriers = BarrierEpochs::new(Epoch(2), Entropy::default);
         let partitioning = Partitioning::SINGLE;
-        let coordinator =
-            Coordinator::new(own, barriers, partitioning, &log, named, counters, options);
+        let supervisor = Supervisor::default();
+        let coordinator = Coordinator::new(
+            own,
+            barriers,
+            partitioning,
+            &log,
+            named,
+            options,
+            &supervisor,
+        );
+        coordinator.set_member("c", Arc::new(counter), false);
         let started = coordinator.start(Duration::from_secs(60)).await;
         started.expect("started");
         (coordinator, log)

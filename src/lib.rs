@@ -26,6 +26,7 @@
 //! | [`http`] | the public API |
 //! | [`client`] | clients of that API |
 //! | [`clock`] | the time of day |
+//! | [`supervisor`] | watches over the tasks that a node can't do without |
 //! | [`config`], [`cli`], [`node`], [`telemetry`] | settings, commands, composition, logs and metrics |
 
 pub mod cli;
@@ -39,4 +40,5 @@ pub mod log;
 pub mod model;
 pub mod node;
 pub mod store;
+pub mod supervisor;
 pub mod telemetry;

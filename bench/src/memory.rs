@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use headcount::config::{self, Role};
 use headcount::coordinator::Coordinator;
-use headcount::counter::{CounterTask, Queries};
+use headcount::counter::CounterTask;
 use headcount::http::{self, App};
 use headcount::model::{BarrierEpochs, Entropy, Epoch, Partitioning};
 use headcount::store::data_dir::LOCAL_COUNTER;
 use headcount::store::memory::MemoryStore;
 use headcount::store::{Store, StoreShape};
+use headcount::supervisor::Supervisor;
 use headcount::telemetry;
 
 use crate::ceiling::{listen_on, told_to_stop};
@@ -40,16 +41,16 @@ pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
     let (log, deliveries) = headcount::log::local();
     let (task, counter) = CounterTask::new(LOCAL_COUNTER.into(), 1, store, deliveries);
     tokio::spawn(headcount::counter::host(task));
-    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let coordinator = Coordinator::new(
         Epoch(now.as_nanos()),
         BarrierEpochs::new(Epoch(now.as_nanos() + 1), Entropy::default),
         Partitioning::SINGLE,
         &log,
         vec![LOCAL_COUNTER.into()],
-        members,
         config.coordinator,
+        &Supervisor::default(),
     );
+    coordinator.set_member(LOCAL_COUNTER, Arc::new(counter), true);
     drop(log);
     coordinator
         .start(START_TIMEOUT)

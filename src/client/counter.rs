@@ -78,7 +78,7 @@ impl RemoteCounter {
         let address = Address::new(&name, url, secret.as_ref(), client)?;
         Ok(Self {
             name,
-            lane: Lane::start(address.clone()),
+            lane: Lane::start(address.clone(), &client.supervisor),
             address,
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             proving: Arc::new(Semaphore::new(PROVING_MAX)),

@@ -15,6 +15,7 @@ use crate::log::{LocalLog, Log, local};
 use crate::model::{Batch, BatchId, Epoch, Partition, Partitioning, Requirement, TenantItems};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
+use crate::supervisor::Supervisor;
 
 const SECRET: &str = "0123456789abcdef";
 const LONG: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ fn secret(text: &str) -> Option<ClusterSecret> {
 
 fn remote(name: &str, url: &str, secret: Option<ClusterSecret>) -> RemoteCounter {
     let name = CounterName::new(name).expect("allowed");
-    let client = NodeClient::new().expect("a client");
+    let client = NodeClient::new(&Supervisor::default()).expect("a client");
     RemoteCounter::new(name, url, secret, &client).expect("a URL")
 }
 
@@ -45,7 +46,14 @@ async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
         body_timeout: LONG,
     };
     let render = Box::new(String::new);
-    let app = CounterApp::new(Arc::new(counter.clone()), bodies, secret(SECRET), render);
+    let supervisor = Supervisor::default();
+    let app = CounterApp::new(
+        Arc::new(counter.clone()),
+        bodies,
+        secret(SECRET),
+        render,
+        supervisor,
+    );
     let limits = ServerLimits {
         connections_max: 100,
         idle_timeout: LONG,
@@ -311,7 +319,7 @@ async fn a_counter_that_stalls_or_is_gone_is_unreachable_in_time() {
     assert!(gone.snapshot().await.is_err());
 
     let name = || CounterName::new("c1").expect("allowed");
-    let client = NodeClient::new().expect("a client");
+    let client = NodeClient::new(&Supervisor::default()).expect("a client");
     for bad in ["", "c1:3000", "ftp://c1"] {
         assert!(
             RemoteCounter::new(name(), bad, None, &client).is_err(),

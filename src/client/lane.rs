@@ -13,6 +13,7 @@ use crate::counter::exchange::{
     COUNTS_PATH, CountsAnswers, CountsGroup, CountsQuery, GROUP_EPOCHS_MAX, GROUP_QUERIES_MAX,
     GROUP_TENANTS_MAX, Message,
 };
+use crate::supervisor::{Ended, Supervisor, Task};
 
 /// Queries that may wait for the next request; more wait for a place here.
 const QUEUE_MAX: usize = 1_024;
@@ -31,9 +32,9 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane to the counter at `address`.
-    pub fn start(address: Address) -> Self {
+    pub fn start(address: Address, supervisor: &Supervisor) -> Self {
         let (queue, asked) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run(address, asked));
+        supervisor.spawn(Task::AskingLane, run(address, asked));
         Self { queue }
     }
 
@@ -47,14 +48,14 @@ impl Lane {
     }
 }
 
-async fn run(address: Address, mut queue: mpsc::Receiver<Asked>) {
+async fn run(address: Address, mut queue: mpsc::Receiver<Asked>) -> Ended {
     let mut held = None;
     loop {
         let first = match held.take() {
             Some(first) => first,
             None => match queue.recv().await {
                 Some(first) => first,
-                None => return,
+                None => return Ended::Done,
             },
         };
         let group;

@@ -11,6 +11,7 @@ use super::node::{Address, NodeClient, Sent};
 use crate::counter::QueryError;
 use crate::counter::exchange::{LOSS_PATH, LossPlan, LossRequest, Message};
 use crate::model::{ClusterSecret, CounterName};
+use crate::supervisor::Supervisor;
 
 /// How long making a plan, or accepting one, may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +30,12 @@ impl LossClient {
         let wrong = || ClientError::Url(url.to_owned());
         let anybody = CounterName::new("operator").ok_or_else(wrong)?;
         Ok(Self {
-            address: Address::new(&anybody, url, secret, &NodeClient::new()?)?,
+            address: Address::new(
+                &anybody,
+                url,
+                secret,
+                &NodeClient::new(&Supervisor::default())?,
+            )?,
         })
     }
 

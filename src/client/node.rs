@@ -15,6 +15,7 @@ use super::{ClientError, cause};
 use crate::counter::QueryError;
 use crate::counter::exchange::{COUNTER_HEADER, Message, STORE_PROBLEM};
 use crate::model::{ClusterSecret, CounterName};
+use crate::supervisor::Supervisor;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,14 +39,15 @@ const UNAUTHORIZED: u16 = 401;
 #[derive(Debug, Clone)]
 pub struct NodeClient {
     http: reqwest::Client,
+    pub(super) supervisor: Supervisor,
 }
 
 impl NodeClient {
-    /// A client without connections.
+    /// A client without connections, whose tasks `supervisor` watches over.
     ///
     /// # Errors
     /// When TLS can't be set up.
-    pub fn new() -> Result<Self, ClientError> {
+    pub fn new(supervisor: &Supervisor) -> Result<Self, ClientError> {
         // A provider that is installed already, by whoever uses this crate as a library, is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -58,7 +60,10 @@ impl NodeClient {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| ClientError::NoAnswer(cause(&error)))?;
-        Ok(Self { http })
+        Ok(Self {
+            http,
+            supervisor: supervisor.clone(),
+        })
     }
 }
 

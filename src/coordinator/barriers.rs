@@ -12,6 +12,7 @@ use super::ending::{Ending, Fatal};
 use crate::clock::now_ms;
 use crate::log::{AppendError, Log};
 use crate::model::{BarrierEpochs, Batch, BatchId, Partition};
+use crate::supervisor::{Ended, Supervisor, Task};
 
 /// The sequence of a barrier: its epoch has no other.
 const ONLY: u64 = 1;
@@ -38,6 +39,7 @@ impl Barriers {
         epochs: BarrierEpochs,
         waiting_max: usize,
         ending: Arc<Ending>,
+        supervisor: &Supervisor,
     ) -> Self {
         let waiting_max = waiting_max.max(1);
         let (asking, asked) = mpsc::channel(waiting_max);
@@ -47,7 +49,7 @@ impl Barriers {
             epochs,
             ending,
         };
-        tokio::spawn(run(appender, asked, waiting_max));
+        supervisor.spawn(Task::Barriers, run(appender, asked, waiting_max));
         Self { asking }
     }
 
@@ -63,7 +65,7 @@ async fn run(
     appender: Appender<impl Log>,
     mut asked: mpsc::Receiver<oneshot::Sender<BatchId>>,
     waiting_max: usize,
-) {
+) -> Ended {
     let mut waiting = Vec::new();
     while asked.recv_many(&mut waiting, waiting_max).await > 0 {
         waiting.retain(|done| !done.is_closed());
@@ -71,13 +73,17 @@ async fn run(
             continue;
         }
         let Ok(id) = appender.append().await else {
-            return;
+            return match appender.ending.is_fatal() {
+                true => Ended::Done,
+                false => Ended::GaveUp("the log ended".to_owned()),
+            };
         };
         for done in waiting.drain(..) {
             // Who no longer waits has nothing to learn.
             let _ = done.send(id);
         }
     }
+    Ended::Done
 }
 
 impl<L: Log> Appender<L> {

@@ -15,6 +15,7 @@ use super::ending::{Ending, Fatal};
 use crate::clock::now_ms;
 use crate::log::{AppendError, Log, encoded_bytes};
 use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
+use crate::supervisor::{Ended, Supervisor, Task};
 use crate::telemetry;
 
 /// Posts of a batch after which the next one waits a turn. A post that comes alone is waited for by nobody else.
@@ -69,7 +70,12 @@ pub(super) struct BatcherOptions {
 impl Batcher {
     /// Starts a batcher over `log`. It ends when every handle is dropped and the last batch is confirmed, when
     /// the log ends, or when the coordinator must not go on.
-    pub fn start(log: impl Log, options: BatcherOptions, ending: Arc<Ending>) -> Self {
+    pub fn start(
+        log: impl Log,
+        options: BatcherOptions,
+        ending: Arc<Ending>,
+        supervisor: &Supervisor,
+    ) -> Self {
         let (submissions, receiver) = mpsc::channel(options.waiting_posts_max.max(1));
         let reached = Arc::<Reached>::default();
         let appender = Appender {
@@ -79,7 +85,7 @@ impl Batcher {
             batch_items: metrics::histogram!(telemetry::BATCH_ITEMS),
             append_seconds: metrics::histogram!(telemetry::APPEND_SECONDS),
         };
-        tokio::spawn(run(appender, options, receiver));
+        supervisor.spawn(Task::Batcher, run(appender, options, receiver));
         Self {
             submissions,
             reached,
@@ -164,7 +170,7 @@ async fn run(
     appender: Appender<impl Log>,
     options: BatcherOptions,
     mut receiver: mpsc::Receiver<Submission>,
-) {
+) -> Ended {
     let mut carried = None;
     let mut sequence = 0;
     let mut posts = Vec::new();
@@ -173,7 +179,9 @@ async fn run(
             Some(first) => Some(first),
             None => receiver.recv().await,
         };
-        let Some(first) = first else { return };
+        let Some(first) = first else {
+            return Ended::Done;
+        };
         let mut gathering = Gathering::new(options.batch_bytes_max);
         let mut next = Some(first);
         while let Some(submission) = next {
@@ -198,7 +206,10 @@ async fn run(
             sequence,
         };
         if appender.append(id, &mut posts).await.is_err() {
-            return;
+            return match appender.ending.is_fatal() {
+                true => Ended::Done,
+                false => Ended::GaveUp("the log ended".to_owned()),
+            };
         }
         if together {
             tokio::task::yield_now().await;

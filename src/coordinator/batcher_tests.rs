@@ -34,13 +34,18 @@ fn scripted() -> Scripted {
 }
 
 fn start(log: &Scripted, batch_bytes_max: usize) -> Batcher {
+    start_watched(log, batch_bytes_max, &Supervisor::default())
+}
+
+fn start_watched(log: &Scripted, batch_bytes_max: usize, supervisor: &Supervisor) -> Batcher {
     let options = BatcherOptions {
         partition: Partition(0),
         epoch: Epoch(1),
         batch_bytes_max,
         waiting_posts_max: 100,
     };
-    Batcher::start(log.clone(), options, Arc::new(Ending::new()))
+    let ending = Arc::new(Ending::new());
+    Batcher::start(log.clone(), options, ending, supervisor)
 }
 
 fn items(id: u32) -> Vec<TenantItems> {
@@ -176,7 +181,8 @@ async fn after_a_fatal_end_nothing_is_acknowledged_though_it_is_durable() {
         batch_bytes_max: usize::MAX,
         waiting_posts_max: 100,
     };
-    let batcher = Batcher::start(log.clone(), options, Arc::clone(&ending));
+    let supervisor = Supervisor::default();
+    let batcher = Batcher::start(log.clone(), options, Arc::clone(&ending), &supervisor);
     let post = tokio::spawn({
         let batcher = batcher.clone();
         async move { batcher.submit(items(1), None).await }
@@ -189,11 +195,27 @@ async fn after_a_fatal_end_nothing_is_acknowledged_though_it_is_durable() {
 }
 
 #[tokio::test]
-async fn when_the_log_ends_nothing_is_acknowledged_any_more() {
+async fn when_the_log_ends_nothing_is_acknowledged_any_more_and_the_process_hears_of_it() {
     let log = scripted();
-    let batcher = start(&log, usize::MAX);
+    let supervisor = Supervisor::default();
+    let batcher = start_watched(&log, usize::MAX, &supervisor);
     log.confirms.close();
     assert_eq!(batcher.submit(items(1), None).await, Err(LogEnded));
     assert_eq!(batcher.submit(items(2), None).await, Err(LogEnded));
     assert_eq!(batcher.confirmed(), 0);
+    assert_eq!(supervisor.ended().await.task, Task::Batcher);
+}
+
+#[tokio::test]
+async fn a_batcher_that_nobody_needs_any_more_ends_unnoticed() {
+    let supervisor = Supervisor::default();
+    let log = scripted();
+    let batcher = start_watched(&log, usize::MAX, &supervisor);
+    log.confirms.add_permits(1);
+    assert_eq!(batcher.submit(items(1), None).await, Ok(1));
+    drop(batcher);
+    // Its end of the log goes with it.
+    until(|| Arc::strong_count(&log.confirms) == 1).await;
+    tokio::task::yield_now().await;
+    assert_eq!(supervisor.unasked(), None);
 }

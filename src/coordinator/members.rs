@@ -120,14 +120,10 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub fn new(configured: Vec<String>, members: Vec<Arc<dyn Queries>>) -> Self {
-        let present = members.into_iter().map(|queries| {
-            let name = queries.name().to_owned();
-            (name.clone(), Arc::new(Member::new(name, queries)))
-        });
+    pub fn new(configured: Vec<String>) -> Self {
         let roll = Roll {
             configured: configured.into_iter().collect(),
-            present: present.collect(),
+            present: BTreeMap::new(),
         };
         Self {
             roll: Mutex::new(Arc::new(roll)),

@@ -45,12 +45,12 @@ use self::members::Members;
 use self::meters::Meters;
 use self::nearest::Nearest;
 use self::session::Session;
-use crate::counter::Queries;
 use crate::log::Log;
 use crate::model::{
     BarrierEpochs, BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token,
     TokenEntries, item_count,
 };
+use crate::supervisor::{Supervisor, UnaskedEnd};
 use crate::telemetry;
 
 /// A coordinator's limits.
@@ -113,22 +113,23 @@ struct Inner {
     /// What was last found to be lost.
     planned: Mutex<Planned>,
     ending: Arc<Ending>,
+    supervisor: Supervisor,
     meters: Meters,
 }
 
 impl Coordinator {
-    /// A coordinator of a new life over a log: its items go under `epoch`, each of its barriers under one of
-    /// `barrier_epochs`.
-    /// A majority is one of the counters in `named` and of those that were seen: `members`, and who comes later.
-    /// Reads are not exact until [`start`](Self::start).
+    /// A coordinator of a new life over a log: its items go under `epoch`, each of its barriers under one
+    /// of `barrier_epochs`.
+    /// A majority is one of the counters in `named` and of those that [are seen](Self::set_member). Reads are not exact
+    /// until [`start`](Self::start). Must be called on a Tokio runtime, where `supervisor` watches over the batchers.
     pub fn new(
         epoch: Epoch,
         barrier_epochs: BarrierEpochs,
         partitioning: Partitioning,
         log: &impl Log,
         named: Vec<String>,
-        members: Vec<Arc<dyn Queries>>,
         options: CoordinatorOptions,
+        supervisor: &Supervisor,
     ) -> Self {
         let ending = Arc::new(Ending::new());
         let batcher = |partition| {
@@ -138,12 +139,19 @@ impl Coordinator {
                 batch_bytes_max: options.batch_bytes_max,
                 waiting_posts_max: options.admission.waiting_posts_max,
             };
-            Batcher::start(log.clone(), options, Arc::clone(&ending))
+            Batcher::start(log.clone(), options, Arc::clone(&ending), supervisor)
         };
         let barriers_max = options.strong_reads_max.saturating_add(OTHER_BARRIERS_MAX);
         let barriers = |partition| {
             let (epochs, ending) = (barrier_epochs.clone(), Arc::clone(&ending));
-            Barriers::start(log.clone(), partition, epochs, barriers_max, ending)
+            Barriers::start(
+                log.clone(),
+                partition,
+                epochs,
+                barriers_max,
+                ending,
+                supervisor,
+            )
         };
         Self {
             inner: Arc::new(Inner {
@@ -153,12 +161,13 @@ impl Coordinator {
                 gate: Gate::new(options.admission),
                 batchers: partitioning.all().map(batcher).collect(),
                 barriers: partitioning.all().map(barriers).collect(),
-                members: Members::new(named, members),
+                members: Members::new(named),
                 nearest: Nearest::default(),
                 session: Session::new(epoch),
                 strong_reads: Semaphore::new(options.strong_reads_max.min(Semaphore::MAX_PERMITS)),
                 planned: Mutex::default(),
                 ending,
+                supervisor: supervisor.clone(),
                 meters: Meters::new(),
             }),
         }
@@ -187,6 +196,12 @@ impl Coordinator {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.inner.gate.is_open() && !self.inner.ending.is_fatal()
+    }
+
+    /// The end of a task of this process that nobody asked for, if there was one: the process goes down.
+    #[must_use]
+    pub fn unasked_end(&self) -> Option<UnaskedEnd> {
+        self.inner.supervisor.unasked()
     }
 
     /// Takes note of how the log is: while it is blocked, or a counter is too far behind, posts are refused.

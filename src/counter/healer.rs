@@ -19,6 +19,7 @@ use crate::model::{
     BarrierEpochs, Batch, BatchId, ItemHash, Partitioning, Position, Requirement, TenantName,
 };
 use crate::store::StoreReader;
+use crate::supervisor::Ended;
 use crate::{clock, telemetry};
 
 /// Items handed to the counter's task at once while uniting.
@@ -104,11 +105,11 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     }
 
     /// Compares and catches up, for ever; it ends with the counter's task.
-    pub async fn run(mut self) {
+    pub async fn run(mut self) -> Ended {
         loop {
             let complete = match self.round().await {
                 Ok(complete) => complete,
-                Err(RoundError::Ended(_)) => return,
+                Err(RoundError::Ended(_)) => return Ended::Done,
                 Err(error) => {
                     tracing::warn!(%error, "catching up did not succeed; it is tried again");
                     false

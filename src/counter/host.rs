@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::task::{CounterError, CounterTask, Event};
 use crate::log::Deliveries;
 use crate::store::Store;
+use crate::supervisor::{self, Task};
 
 /// Items that are committed on the runtime at most: those of a post that came alone.
 const ALONE_ITEMS_MAX: usize = 1;
@@ -47,8 +48,8 @@ pub async fn host<S: Store, D: Deliveries>(
         };
         let (done, outcome) = oneshot::channel();
         let work = Work { task, event, done };
-        thread.send(work).await.map_err(|_| panicked())?;
-        match outcome.await.map_err(|_| panicked())?? {
+        thread.send(work).await.map_err(|_| gone())?;
+        match outcome.await.map_err(|_| gone())?? {
             Some(back) => task = back,
             None => return Ok(()),
         }
@@ -123,16 +124,24 @@ fn start_thread<S: Store, D: Deliveries>(
         .spawn(move || {
             while let Some(work) = receiver.blocking_recv() {
                 let together = run_together(work.task, work.event, leaves);
+                let outcome = supervisor::catch(Task::CounterThread, || runtime.block_on(together));
                 // Whoever does not wait for it any more has nothing to learn.
-                let _ = work.done.send(runtime.block_on(together));
+                let _ = work
+                    .done
+                    .send(outcome.unwrap_or_else(|why| Err(panicked(&why))));
             }
         })
         .map_err(|error| CounterError::Thread(error.to_string()))?;
     Ok(sender)
 }
 
-fn panicked() -> CounterError {
-    CounterError::Thread("it panicked".into())
+fn panicked(message: &str) -> CounterError {
+    CounterError::Thread(format!("it panicked: {message}"))
+}
+
+/// What can't be, since the thread ends after its handle.
+fn gone() -> CounterError {
+    CounterError::Thread("it is gone".into())
 }
 
 #[cfg(test)]

@@ -9,17 +9,22 @@ use http_body_util::BodyExt;
 
 use super::*;
 use crate::coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions};
-use crate::counter::{CounterTask, Queries};
+use crate::counter::CounterTask;
 use crate::http::{BodyLimits, HttpLimits, router};
 use crate::log::local;
 use crate::model::{BarrierEpochs, Entropy, Epoch, Partitioning};
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, StoreShape};
+use crate::supervisor::{Ended, Supervisor, Task};
 
 const BODY_BYTES_MAX: usize = 200;
 const LONG: Duration = Duration::from_secs(30);
 
 async fn app() -> Arc<App> {
+    watched_app(&Supervisor::default()).await
+}
+
+async fn watched_app(supervisor: &Supervisor) -> Arc<App> {
     let shape = StoreShape {
         partitioning: Partitioning::SINGLE,
     };
@@ -38,16 +43,16 @@ async fn app() -> Arc<App> {
         accept_timeout: LONG,
         strong_reads_max: 1,
     };
-    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
     let coordinator = Coordinator::new(
         Epoch(1),
         BarrierEpochs::new(Epoch(2), Entropy::default),
         Partitioning::SINGLE,
         &log,
         vec!["c".into()],
-        members,
         options,
+        supervisor,
     );
+    coordinator.set_member("c", Arc::new(counter), false);
     coordinator.start(LONG).await.expect("starts");
     let limits = HttpLimits {
         items_max: 2,
@@ -175,6 +180,23 @@ async fn an_answer_does_not_tell_which_way_its_request_took() {
         let through = seen(other, method, path, &[], "").await;
         assert_eq!(past, through, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn a_node_is_not_ready_from_the_moment_that_a_task_ends_unasked() {
+    let supervisor = Supervisor::default();
+    let app = watched_app(&supervisor).await;
+    let routes = Routes::new(router(app, &Arc::default()));
+    let (status, _, text) = seen(&routes, "GET", "/readyz", &[], "").await;
+    assert_eq!(status, 200, "{text}");
+    let task = supervisor.spawn(Task::Tending, async { Ended::GaveUp("no reason".into()) });
+    task.await.expect("joined");
+    let (status, _, text) = seen(&routes, "GET", "/readyz", &[], "").await;
+    assert_eq!(status, 503);
+    assert!(
+        text.contains("the task tending gave up: no reason"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::{App, Whole, gauges, json};
+use crate::supervisor::UnaskedEnd;
 
 /// That a node is well.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,6 +44,9 @@ pub async fn healthz() -> Whole {
     ),
 )]
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
+    if let Some(end) = app.coordinator.unasked_end() {
+        return Err(ends(&end));
+    }
     if !app.coordinator.is_open() {
         return Err(Problem::not_ready("It is going down."));
     }
@@ -71,6 +75,11 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
         ));
     }
     Ok(json(&Health { status: "ok" }))
+}
+
+/// Why a node is not ready that goes down because one of its tasks has ended.
+pub fn ends(end: &UnaskedEnd) -> Problem {
+    Problem::not_ready(format!("It is going down, since {end}. See its log."))
 }
 
 /// Metrics in the Prometheus text format.

@@ -28,6 +28,7 @@ use crate::counter::exchange::{
 };
 use crate::counter::{Demand, Peer, QueryError};
 use crate::model::ClusterSecret;
+use crate::supervisor::Supervisor;
 
 /// Snapshots being sent at once: each keeps files of the store, and reads all of it.
 const SNAPSHOTS_MAX: usize = 2;
@@ -39,6 +40,7 @@ pub struct CounterApp {
     bodies: Bodies,
     snapshots: Arc<Semaphore>,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
+    supervisor: Supervisor,
 }
 
 impl CounterApp {
@@ -49,6 +51,7 @@ impl CounterApp {
         limits: BodyLimits,
         secret: Option<ClusterSecret>,
         render_metrics: Box<dyn Fn() -> String + Send + Sync>,
+        supervisor: Supervisor,
     ) -> Self {
         Self {
             counter,
@@ -56,6 +59,7 @@ impl CounterApp {
             bodies: Bodies::new(limits),
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             render_metrics,
+            supervisor,
         }
     }
 }
@@ -156,6 +160,9 @@ async fn get_snapshot(State(app): State<Arc<CounterApp>>) -> Result<Response, Pr
 
 /// Tells whether the counter runs and has everything that it should have.
 async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
+    if let Some(end) = app.supervisor.unasked() {
+        return Err(health::ends(&end));
+    }
     match app.counter.status().await {
         Ok(status) if status.complete => Ok(health::healthz().await),
         Ok(status) => Err(Problem::not_ready(format!(

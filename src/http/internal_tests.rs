@@ -24,6 +24,7 @@ use crate::log::{LocalLog, local};
 use crate::model::{BarrierEpochs, Entropy, Epoch, ItemHash, Partitioning, TenantName};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
+use crate::supervisor::{Ended, Task};
 
 const SECRET: &str = "0123456789abcdef";
 const LIMITS: BodyLimits = BodyLimits {
@@ -88,6 +89,7 @@ struct Node {
     routes: Routes,
     frames: Arc<AtomicUsize>,
     log: Option<LocalLog>,
+    supervisor: Supervisor,
 }
 
 impl Node {
@@ -107,9 +109,17 @@ impl Node {
         };
         let secret = secret.map(|text| ClusterSecret::new(text).expect("allowed"));
         let render = Box::new(|| "metrics\n".to_owned());
-        let app = CounterApp::new(Arc::new(counter), LIMITS, secret, render);
+        let supervisor = Supervisor::default();
+        let app = CounterApp::new(
+            Arc::new(counter),
+            LIMITS,
+            secret,
+            render,
+            supervisor.clone(),
+        );
         Self {
             routes: counter_routes(app),
+            supervisor,
             frames,
             log: Some(log),
         }
@@ -244,6 +254,14 @@ async fn ready_is_a_counter_that_runs_and_is_complete() {
     );
     assert_eq!(node.get("/healthz", &[]).await.status(), StatusCode::OK);
 
+    let without = Node::start(true, None);
+    let task = without
+        .supervisor
+        .spawn(Task::Healer, async { std::panic::panic_any("oh") as Ended });
+    task.await.expect("joined");
+    let answer = text(without.get("/readyz", &[]).await).await;
+    assert!(answer.contains("the task healer panicked: oh"), "{answer}");
+
     let incomplete = Node::start(false, None);
     let (status, kind) = problem(incomplete.get("/readyz", &[]).await).await;
     assert_eq!((status, kind.as_str()), (503, "not-ready"));
@@ -318,8 +336,8 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
         Partitioning::SINGLE,
         &log,
         Vec::new(),
-        Vec::new(),
         options,
+        &Supervisor::default(),
     );
     let limits = HttpLimits {
         items_max: 1,

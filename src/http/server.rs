@@ -52,7 +52,12 @@ pub async fn serve(
         let accepted = tokio::select! {
             accepted = accept(&listener, &room, limits) => accepted,
             // Ended connections are forgotten as they end.
-            Some(_) = connections.join_next() => continue,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a request panicked; its connection is closed");
+                }
+                continue;
+            }
             () = &mut stop => break,
         };
         match accepted {

@@ -17,9 +17,13 @@ use crate::client::{NodeClient, RemoteCounter};
 use crate::config::{BrokerConfig, ClusterConfig};
 use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role};
 use crate::model::{ClusterSecret, CounterName};
+use crate::supervisor::{Ended, Supervisor, Task};
 
 /// The broker's options of a node's settings.
-pub(super) fn amqp_options(cluster: &ClusterConfig) -> Result<AmqpOptions, NodeError> {
+pub(super) fn amqp_options(
+    cluster: &ClusterConfig,
+    supervisor: &Supervisor,
+) -> Result<AmqpOptions, NodeError> {
     let queue_type = if cluster.classic_queues {
         QueueType::Classic
     } else {
@@ -29,6 +33,7 @@ pub(super) fn amqp_options(cluster: &ClusterConfig) -> Result<AmqpOptions, NodeE
         queue_type,
         confirm_timeout: cluster.confirm_timeout,
         heartbeat: cluster.heartbeat,
+        supervisor: supervisor.clone(),
         ..options_of(&cluster.broker)?
     })
 }
@@ -111,9 +116,9 @@ pub(super) struct Changes {
 }
 
 impl Remotes {
-    pub fn new(secret: Option<ClusterSecret>) -> Result<Self, NodeError> {
+    pub fn new(secret: Option<ClusterSecret>, supervisor: &Supervisor) -> Result<Self, NodeError> {
         Ok(Self {
-            client: NodeClient::new()?,
+            client: NodeClient::new(supervisor)?,
             secret,
             known: Mutex::default(),
         })
@@ -167,15 +172,16 @@ impl Remotes {
 
 /// Calls `changed` with who is there, now and whenever that changes.
 pub(super) fn follow(
+    supervisor: &Supervisor,
     mut nodes: watch::Receiver<Arc<Nodes>>,
     changed: impl Fn(&Arc<Nodes>) + Send + 'static,
 ) {
-    tokio::spawn(async move {
+    supervisor.spawn(Task::Members, async move {
         loop {
             let now = Arc::clone(&nodes.borrow_and_update());
             changed(&now);
             if nodes.changed().await.is_err() {
-                return;
+                return Ended::Done;
             }
         }
     });

@@ -13,7 +13,7 @@ use super::cluster::{Remotes, amqp_options, cluster_secret, follow, own_url};
 use super::system::{
     barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
 };
-use super::{Listening, NodeError};
+use super::{Listening, NodeError, check_tasks};
 use crate::config::CoordinatorConfig;
 use crate::coordinator::{AcceptLossError, Coordinator, LogState, Loss, TendOptions};
 use crate::counter::Queries;
@@ -21,6 +21,7 @@ use crate::counter::exchange::{self, LossPlan, LossRequest};
 use crate::http::{self, App, LossDesk, LossError};
 use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role};
 use crate::model::{CounterName, Partition, Partitioning};
+use crate::supervisor::{Ended, Supervisor, Task};
 
 /// How long one start read may take, and the pause before the next.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,15 +35,16 @@ pub async fn coordinator(
     config: CoordinatorConfig,
     listening: impl FnOnce(Listening),
 ) -> Result<(), NodeError> {
-    let stop = stop_signal()?;
-    let metrics = start_metrics()?;
+    let supervisor = Supervisor::default();
+    let stop = stop_signal(&supervisor)?;
+    let metrics = start_metrics(&supervisor)?;
     let server = limit_connections(config.common.server)?;
-    let amqp = amqp_options(&config.cluster)?;
+    let amqp = amqp_options(&config.cluster, &supervisor)?;
     let secret = cluster_secret(&config.cluster)?;
     let (listener, address) = listen(config.common.listen).await?;
     let life = new_life()?;
     let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
-    let remotes = Arc::new(Remotes::new(secret.clone())?);
+    let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let url = own_url(&config.cluster, address);
     let announced = named.clone();
     let announce = Arc::new(move || Announcement {
@@ -68,12 +70,19 @@ pub async fn coordinator(
         Partitioning::SINGLE,
         &log,
         named,
-        Vec::new(),
         config.coordinator,
+        &supervisor,
     );
-    follow_counters(&presence, &remotes, &coordinator, &config.counters);
-    follow_log(log.status(), coordinator.clone(), config.queue_messages_max);
-    run_beside(&coordinator);
+    follow_counters(
+        &supervisor,
+        &presence,
+        &remotes,
+        &coordinator,
+        &config.counters,
+    );
+    let follow_log = follow_log(log.status(), coordinator.clone(), config.queue_messages_max);
+    supervisor.spawn(Task::LogState, follow_log);
+    run_beside(&supervisor, &coordinator);
 
     let app = App::new(coordinator.clone(), config.http, metrics)
         .with_loss_desk(Arc::new(Desk(coordinator.clone())), secret);
@@ -83,11 +92,14 @@ pub async fn coordinator(
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
+            _ = supervisor.ended() => {}
             reason = coordinator.fatal() => fatal = Some(reason),
         }
+        supervisor.going_down();
         coordinator.close();
     };
     super::run_server(listener, http::routes(app), server, stopped).await;
+    check_tasks(&supervisor)?;
     tracing::info!("stopped");
     match fatal {
         Some(reason) => Err(reason.into()),
@@ -147,6 +159,7 @@ impl LossDesk for Desk {
 
 /// Makes the coordinator's counters those that presence shows.
 fn follow_counters(
+    supervisor: &Supervisor,
     presence: &Presence,
     remotes: &Arc<Remotes>,
     coordinator: &Coordinator,
@@ -154,7 +167,7 @@ fn follow_counters(
 ) {
     let (remotes, coordinator) = (Arc::clone(remotes), coordinator.clone());
     let configured: Vec<String> = counters.iter().map(CounterName::to_string).collect();
-    follow(presence.nodes(), move |nodes| {
+    follow(supervisor, presence.nodes(), move |nodes| {
         for sighting in nodes.values() {
             let node = &sighting.announcement;
             if node.role == Role::Counter {
@@ -180,36 +193,34 @@ fn follow_counters(
 }
 
 /// Tells the coordinator how the log is, whenever that changes.
-fn follow_log(
+async fn follow_log(
     mut status: watch::Receiver<LogStatus>,
     coordinator: Coordinator,
     queue_messages_max: u64,
-) {
-    tokio::spawn(async move {
-        loop {
-            let state = {
-                let status = status.borrow_and_update();
-                for (name, messages) in &status.depths {
-                    coordinator.note_hearsay(name.as_str(), |heard| {
-                        heard.queue_messages = Some(*messages);
-                    });
-                }
-                log_state(&status, queue_messages_max)
-            };
-            if state != coordinator.log_state() {
-                tracing::info!(
-                    connected = state.connected,
-                    writable = state.writable,
-                    lagging = state.lagging,
-                    "the broker"
-                );
-                coordinator.set_log_state(state);
+) -> Ended {
+    loop {
+        let state = {
+            let status = status.borrow_and_update();
+            for (name, messages) in &status.depths {
+                coordinator.note_hearsay(name.as_str(), |heard| {
+                    heard.queue_messages = Some(*messages);
+                });
             }
-            if status.changed().await.is_err() {
-                return;
-            }
+            log_state(&status, queue_messages_max)
+        };
+        if state != coordinator.log_state() {
+            tracing::info!(
+                connected = state.connected,
+                writable = state.writable,
+                lagging = state.lagging,
+                "the broker"
+            );
+            coordinator.set_log_state(state);
         }
-    });
+        if status.changed().await.is_err() {
+            return Ended::Done;
+        }
+    }
 }
 
 fn log_state(status: &LogStatus, queue_messages_max: u64) -> LogState {
@@ -224,9 +235,15 @@ fn log_state(status: &LogStatus, queue_messages_max: u64) -> LogState {
 }
 
 /// Runs what goes on beside posts and reads; it ends with the coordinator.
-fn run_beside(coordinator: &Coordinator) {
+fn run_beside(supervisor: &Supervisor, coordinator: &Coordinator) {
     let starting = coordinator.clone();
-    tokio::spawn(async move { starting.run_start(START_TIMEOUT, START_PAUSE).await });
+    supervisor.spawn(Task::StartRead, async move {
+        starting.run_start(START_TIMEOUT, START_PAUSE).await;
+        Ended::Done
+    });
     let tending = coordinator.clone();
-    tokio::spawn(async move { tending.tend(TendOptions::default()).await });
+    supervisor.spawn(Task::Tending, async move {
+        tending.tend(TendOptions::default()).await;
+        Ended::Done
+    });
 }

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, own_url};
-use super::stores::{open_store, run_counter};
+use super::stores::{RunningCounter, open_store, run_counter};
 use super::system::{
     barrier_epochs, limit_connections, listen, new_life, start_metrics, stop_signal,
 };
-use super::{CLOSE_TIMEOUT, Listening, NodeError};
+use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
-use crate::counter::{
-    CounterControl, CounterError, CounterTask, Healer, HealerOptions, LocalCounter, Peer,
-};
+use crate::counter::{CounterControl, CounterTask, Healer, HealerOptions, LocalCounter, Peer};
 use crate::http::{self, BodyLimits, CounterApp};
 use crate::log::Standing;
 use crate::log::amqp::{
@@ -25,6 +23,7 @@ use crate::model::Partitioning;
 use crate::store::data_dir::Belonging;
 use crate::store::disk::{DiskReader, DiskStore};
 use crate::store::{Store, StoreReader};
+use crate::supervisor::{Supervisor, Task};
 
 /// Limits of what other nodes ask: names and positions, no items.
 const INTERNAL_BODIES: BodyLimits = BodyLimits {
@@ -37,7 +36,7 @@ const INTERNAL_BODIES: BodyLimits = BodyLimits {
 struct Running {
     counter: LocalCounter<DiskReader>,
     control: CounterControl,
-    ended: super::stores::CounterEnd,
+    task: RunningCounter,
     _presence: Presence,
 }
 
@@ -49,10 +48,11 @@ pub async fn counter(
     config: CounterConfig,
     listening: impl FnOnce(Listening),
 ) -> Result<(), NodeError> {
-    let stop = stop_signal()?;
-    let metrics = start_metrics()?;
+    let supervisor = Supervisor::default();
+    let stop = stop_signal(&supervisor)?;
+    let metrics = start_metrics(&supervisor)?;
     let server = limit_connections(config.common.server)?;
-    let mut amqp = amqp_options(&config.cluster)?;
+    let mut amqp = amqp_options(&config.cluster, &supervisor)?;
     amqp.prefetch = config.prefetch;
     let secret = cluster_secret(&config.cluster)?;
     let (listener, address) = listen(config.common.listen).await?;
@@ -65,7 +65,7 @@ pub async fn counter(
     };
     let (store, _) = open_store(&config.store, &belonging)?;
     let url = own_url(&config.cluster, address);
-    let remotes = Arc::new(Remotes::new(secret.clone())?);
+    let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let running = start(&config, amqp, store, url, &remotes)?;
 
     let app = CounterApp::new(
@@ -73,6 +73,7 @@ pub async fn counter(
         INTERNAL_BODIES,
         secret,
         metrics,
+        supervisor.clone(),
     );
     let name = config.name.to_string();
     tracing::info!(%address, name, data_dir = %config.store.data_dir.display(), "ready");
@@ -81,31 +82,24 @@ pub async fn counter(
         address,
         data_dir: config.store.data_dir,
     });
-    let Running {
-        control, mut ended, ..
-    } = running;
-    let mut outcome = None;
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
-            end = &mut ended => outcome = Some(end),
+            _ = supervisor.ended() => {}
         }
+        supervisor.going_down();
     };
     super::run_server(listener, http::counter_routes(app), server, stopped).await;
-    let ended = match outcome {
-        Some(end) => end,
-        None => {
-            // What is not yet acknowledged comes again at the next start.
-            let stopped = async {
-                let _ = control.stop().await;
-                ended.await
-            };
-            tokio::time::timeout(CLOSE_TIMEOUT, stopped)
-                .await
-                .map_err(|_| NodeError::CloseTimedOut)?
-        }
+    // What is not yet acknowledged comes again at the next start.
+    let stopped = async {
+        // A counter that has ended by itself does not hear it.
+        let _ = running.control.stop().await;
+        running.task.end().await
     };
-    ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
+    tokio::time::timeout(CLOSE_TIMEOUT, stopped)
+        .await
+        .map_err(|_| NodeError::CloseTimedOut)??;
+    check_tasks(&supervisor)?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -118,6 +112,7 @@ fn start(
     remotes: &Arc<Remotes>,
 ) -> Result<Running, NodeError> {
     let life = new_life()?;
+    let supervisor = amqp.supervisor.clone();
     let reader = store.reader();
     let adopted = config.adopt;
     let standing = {
@@ -156,7 +151,7 @@ fn start(
         })
     };
     let presence = Presence::start(amqp.clone(), format!("{name}-{life:016x}"), announce);
-    super::cluster::follow(presence.nodes(), {
+    super::cluster::follow(&supervisor, presence.nodes(), {
         let remotes = Arc::clone(remotes);
         move |nodes| {
             remotes.update(nodes);
@@ -180,11 +175,11 @@ fn start(
         },
         HealerOptions::default(),
     );
-    tokio::spawn(healer.run());
+    supervisor.spawn(Task::Healer, healer.run());
     Ok(Running {
         counter,
         control,
-        ended: run_counter(task),
+        task: run_counter(&supervisor, task),
         _presence: presence,
     })
 }

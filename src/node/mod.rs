@@ -31,6 +31,7 @@ use crate::http::{self, ServerLimits};
 use crate::log::amqp::OperatorError;
 use crate::store::StoreError;
 pub use crate::store::data_dir::LOCAL_COUNTER;
+use crate::supervisor::{Supervisor, UnaskedEnd};
 
 /// How long the last batches and the store's last flush may take once all requests are answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,6 +59,9 @@ pub enum NodeError {
     /// The coordinator must not go on. A restart begins anew.
     #[error(transparent)]
     Coordinator(#[from] Fatal),
+    /// A task ended that nobody had asked to end. A restart recovers.
+    #[error(transparent)]
+    Unasked(#[from] UnaskedEnd),
     /// Metrics could not be set up.
     #[error("metrics could not be set up: {0}")]
     Metrics(#[from] BuildError),
@@ -112,6 +116,14 @@ pub enum Listening {
         /// Where its data is.
         data_dir: PathBuf,
     },
+}
+
+/// An error if a task has ended that nobody had asked to: a node without it must not look as if all had gone well.
+fn check_tasks(supervisor: &Supervisor) -> Result<(), NodeError> {
+    match supervisor.unasked() {
+        Some(end) => Err(end.into()),
+        None => Ok(()),
+    }
 }
 
 /// Serves until told to stop, and says whom that cut off.

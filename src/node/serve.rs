@@ -12,15 +12,16 @@ use super::stores::{open_store, run_counter};
 use super::system::{
     barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
 };
-use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError};
+use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::ServeConfig;
 use crate::coordinator::Coordinator;
-use crate::counter::{CounterError, CounterTask, Queries};
+use crate::counter::CounterTask;
 use crate::http::{self, App};
 use crate::model::Partitioning;
 use crate::store::Store;
 use crate::store::data_dir::Belonging;
+use crate::supervisor::Supervisor;
 
 /// How long the start read may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,8 +35,9 @@ pub async fn serve(
     listening: impl FnOnce(Listening),
 ) -> Result<(), NodeError> {
     // Asked for first, so that being told to stop while starting is not missed.
-    let stop = stop_signal()?;
-    let metrics = start_metrics()?;
+    let supervisor = Supervisor::default();
+    let stop = stop_signal(&supervisor)?;
+    let metrics = start_metrics(&supervisor)?;
     let server = limit_connections(config.common.server)?;
     // Before the folder is touched: a second start by mistake leaves nothing behind.
     let (listener, address) = listen(config.common.listen).await?;
@@ -56,8 +58,7 @@ pub async fn serve(
     }
     let (log, deliveries) = crate::log::local();
     let (task, counter) = CounterTask::new(LOCAL_COUNTER.into(), new_life()?, store, deliveries);
-    let mut failed = run_counter(task);
-    let members: Vec<Arc<dyn Queries>> = vec![Arc::new(counter)];
+    let running = run_counter(&supervisor, task);
     let started = Instant::now();
     let coordinator = Coordinator::new(
         new_epoch()?,
@@ -65,11 +66,17 @@ pub async fn serve(
         Partitioning::SINGLE,
         &log,
         vec![LOCAL_COUNTER.into()],
-        members,
         config.coordinator,
+        &supervisor,
     );
     drop(log);
-    coordinator.start(START_TIMEOUT).await?;
+    coordinator.set_member(LOCAL_COUNTER, Arc::new(counter), true);
+    tokio::select! {
+        biased;
+        // With its cause, where the read would only say that it had no answer.
+        end = supervisor.ended() => return Err(end.into()),
+        started = coordinator.start(START_TIMEOUT) => started?,
+    }
     let took_ms = started.elapsed().as_millis() as u64;
     tracing::info!(took_ms, "the coordinator started");
 
@@ -79,26 +86,23 @@ pub async fn serve(
         address,
         data_dir: config.store.data_dir,
     });
-    let mut outcome = None;
     let mut fatal = None;
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
-            ended = &mut failed => outcome = Some(ended),
+            _ = supervisor.ended() => {}
             reason = coordinator.fatal() => fatal = Some(reason),
         }
+        supervisor.going_down();
         coordinator.close();
     };
     super::run_server(listener, http::routes(app), server, stopped).await;
     drop(coordinator);
-    let ended = match outcome {
-        Some(ended) => ended,
-        // The log ends once the last batch is through, and with it the counter.
-        None => tokio::time::timeout(CLOSE_TIMEOUT, failed)
-            .await
-            .map_err(|_| NodeError::CloseTimedOut)?,
-    };
-    ended.unwrap_or_else(|_| Err(CounterError::Thread("it panicked".into())))?;
+    // The log ends once the last batch is through, and with it the counter.
+    tokio::time::timeout(CLOSE_TIMEOUT, running.end())
+        .await
+        .map_err(|_| NodeError::CloseTimedOut)??;
+    check_tasks(&supervisor)?;
     tracing::info!("stopped");
     match fatal {
         Some(reason) => Err(reason.into()),

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::NodeError;
@@ -15,21 +16,38 @@ use crate::store::data_dir::{Belonging, DataDir};
 use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
 use crate::store::verify::{Report, recount};
 use crate::store::{Store, StoreError, StoreReader, StoreShape};
+use crate::supervisor::{Ended, Supervisor, Task};
 
-/// Resolves when a counter has ended, however it did.
-pub(super) type CounterEnd = oneshot::Receiver<Result<(), CounterError>>;
+/// A counter that runs.
+pub(super) struct RunningCounter {
+    task: JoinHandle<()>,
+    result: oneshot::Receiver<Result<(), CounterError>>,
+}
 
 /// Runs a counter.
-pub(super) fn run_counter<S: Store, D: Deliveries>(task: CounterTask<S, D>) -> CounterEnd {
-    let (ended, failed) = oneshot::channel();
-    tokio::spawn(async move {
-        let result = host(task).await;
-        if let Err(error) = &result {
-            tracing::error!(%error, "the counter failed; the process stops and a restart recovers");
-        }
-        let _ = ended.send(result);
+pub(super) fn run_counter<S: Store, D: Deliveries>(
+    supervisor: &Supervisor,
+    task: CounterTask<S, D>,
+) -> RunningCounter {
+    let (ended, result) = oneshot::channel();
+    let task = supervisor.spawn(Task::Counter, async move {
+        let outcome = host(task).await;
+        let how = match &outcome {
+            Ok(()) => Ended::GaveUp("its log ended".to_owned()),
+            Err(error) => Ended::Failed(error.to_string()),
+        };
+        let _ = ended.send(outcome);
+        how
     });
-    failed
+    RunningCounter { task, result }
+}
+
+impl RunningCounter {
+    /// Waits for its end, however that comes. Of a panic, which leaves no result, the supervisor knows afterwards.
+    pub async fn end(self) -> Result<(), CounterError> {
+        let _ = self.task.await;
+        self.result.await.unwrap_or(Ok(()))
+    }
 }
 
 /// What an opened store holds.

@@ -2,19 +2,21 @@
 //!
 //! Invariant: a node that can't have what it needs says so before it touches any data.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::NodeError;
 use crate::clock::now_ns;
 use crate::http::ServerLimits;
 use crate::model::{BarrierEpochs, Entropy, Epoch};
+use crate::supervisor::{Supervisor, Task};
 use crate::telemetry;
 
 /// Files kept for the store: its runs (64 at most, those set aside, and those being merged), journal, manifest
@@ -25,20 +27,24 @@ const FILES_RESERVED: usize = 160;
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// Starts the metrics and returns what renders them.
-pub(super) fn start_metrics() -> Result<Box<dyn Fn() -> String + Send + Sync>, NodeError> {
+pub(super) fn start_metrics(
+    supervisor: &Supervisor,
+) -> Result<Box<dyn Fn() -> String + Send + Sync>, NodeError> {
     let metrics: PrometheusHandle = telemetry::start_metrics()?;
     let upkeep = metrics.clone();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
-        }
-    });
+    supervisor.spawn(Task::MetricsUpkeep, keep_up(upkeep));
     Ok(Box::new(move || {
         telemetry::report_process();
         metrics.render()
     }))
+}
+
+async fn keep_up(metrics: PrometheusHandle) -> Infallible {
+    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 /// Lets the process have as many files as the system allows it, and no more connections than leave enough of
@@ -110,28 +116,42 @@ fn random<const N: usize>() -> Result<[u8; N], NodeError> {
 }
 
 /// Resolves with the signal's name once the process is told to stop. A second signal ends it at once.
-pub(super) fn stop_signal() -> Result<impl Future<Output = &'static str>, NodeError> {
-    let mut terminate =
+pub(super) fn stop_signal(
+    supervisor: &Supervisor,
+) -> Result<impl Future<Output = &'static str> + use<>, NodeError> {
+    let terminate =
         signal(SignalKind::terminate()).map_err(|error| system("the signal SIGTERM", &error))?;
-    let mut interrupt =
+    let interrupt =
         signal(SignalKind::interrupt()).map_err(|error| system("the signal SIGINT", &error))?;
     let (told, stop) = oneshot::channel();
-    tokio::spawn(async move {
-        let mut told = Some(told);
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            match told.take() {
-                Some(told) => {
-                    let _ = told.send(name);
-                }
-                None => std::process::exit(130),
-            }
+    supervisor.spawn(Task::Signals, hear_signals(terminate, interrupt, told));
+    Ok(async move {
+        match stop.await {
+            Ok(name) => name,
+            // Nobody hears signals any more: that ends the process by itself.
+            Err(_) => std::future::pending().await,
         }
-    });
-    Ok(async move { stop.await.unwrap_or("the runtime's end") })
+    })
+}
+
+async fn hear_signals(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    told: oneshot::Sender<&'static str>,
+) -> Infallible {
+    let mut told = Some(told);
+    loop {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        match told.take() {
+            Some(told) => {
+                let _ = told.send(name);
+            }
+            None => std::process::exit(130),
+        }
+    }
 }
 
 pub(super) fn system(what: &'static str, error: &std::io::Error) -> NodeError {

@@ -128,6 +128,14 @@ pub enum StoreError {
     /// An earlier write or flush failed: what is on disk is unknown until the store is opened again.
     #[error("the store failed earlier and must be opened again")]
     Poisoned,
+    /// A thread of the store panicked: what is on disk is unknown until the store is opened again.
+    #[error("its thread {thread} panicked: {detail}")]
+    Panicked {
+        /// The thread's name.
+        thread: &'static str,
+        /// The panic's message.
+        detail: String,
+    },
     /// More was staged than one commit may hold.
     #[error("a commit may hold {bytes_max} bytes at most")]
     CommitTooLarge {
@@ -176,6 +184,10 @@ impl StoreError {
                 detail: detail.clone(),
             },
             Self::Poisoned => Self::Poisoned,
+            Self::Panicked { thread, detail } => Self::Panicked {
+                thread,
+                detail: detail.clone(),
+            },
             Self::CommitTooLarge { bytes_max } => Self::CommitTooLarge {
                 bytes_max: *bytes_max,
             },

@@ -25,6 +25,7 @@ use crate::model::{
     BarrierEpochs, Batch, BatchId, Entropy, Epoch, ItemHash, Partition, Partitioning, Position,
     Requirement, Sequence, TenantItems, TenantName,
 };
+use crate::supervisor::Supervisor;
 
 const OWN: Epoch = Epoch(9);
 const STRONG_READS_MAX: usize = 4;
@@ -255,9 +256,6 @@ impl World {
         log: &Fanout,
         entropy: impl Fn() -> Entropy + Send + Sync + 'static,
     ) -> Coordinator {
-        let members = counters
-            .iter()
-            .map(|counter| Arc::new(counter.clone()) as Arc<dyn Queries>);
         let options = CoordinatorOptions {
             batch_bytes_max: 1 << 20,
             admission: AdmissionLimits {
@@ -267,15 +265,19 @@ impl World {
             accept_timeout: Duration::from_secs(10),
             strong_reads_max: STRONG_READS_MAX,
         };
-        Coordinator::new(
+        let coordinator = Coordinator::new(
             OWN,
             BarrierEpochs::new(Epoch(10), entropy),
             Partitioning::SINGLE,
             log,
             names.iter().map(|&name| name.to_owned()).collect(),
-            members.collect(),
             options,
-        )
+            &Supervisor::default(),
+        );
+        for (name, counter) in names.iter().zip(counters) {
+            coordinator.set_member(name, Arc::new(counter.clone()), false);
+        }
+        coordinator
     }
 
     /// A counter comes by presence; the log reaches it.

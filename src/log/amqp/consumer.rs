@@ -10,12 +10,12 @@ use std::time::Duration;
 use lapin::Acker;
 use lapin::options::BasicAckOptions;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 
 use super::session::{self, Session};
 use super::{AmqpOptions, Nodes};
 use crate::log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Standing};
 use crate::model::{Batch, CounterName, Partition};
+use crate::supervisor::{Ended, Task};
 
 /// The most batches returned at once: they share a commit.
 const BATCHES_MAX: usize = 256;
@@ -105,10 +105,20 @@ impl AmqpDeliveries {
         let (status, watching) = watch::channel(ConsumerStatus::default());
         let (stop, stopping) = watch::channel(false);
         let options = Arc::new(options);
-        let acknowledging: JoinHandle<()> =
-            tokio::spawn(acknowledge_all(Arc::clone(&options), ackers));
+        let supervisor = options.supervisor.clone();
+        let acknowledging = acknowledge_all(Arc::clone(&options), ackers);
+        let acknowledging = supervisor.spawn(Task::Acknowledger, async {
+            acknowledging.await;
+            // The deliveries' owner is gone.
+            Ended::Done
+        });
         let session = Session::new(options, name, standing, nodes, sender, status);
-        tokio::spawn(session::run(session, stopping, acknowledging));
+        let running = session::run(session, stopping, acknowledging);
+        supervisor.spawn(Task::Session, async {
+            running.await;
+            // The deliveries' owner asked for it, is gone, or was handed why nothing comes any more.
+            Ended::Done
+        });
         Self {
             handed,
             waiting: VecDeque::new(),

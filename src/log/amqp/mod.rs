@@ -40,6 +40,7 @@ pub use url::{AmqpUrl, AmqpUrlError};
 use std::time::Duration;
 
 use crate::model::Partitioning;
+use crate::supervisor::Supervisor;
 
 /// What kind of queue a counter's queue is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct AmqpOptions {
     pub depth_interval: Duration,
     /// How often a node announces itself.
     pub presence_interval: Duration,
+    /// Watches over the tasks that carry this out.
+    pub supervisor: Supervisor,
 }
 
 impl AmqpOptions {
@@ -96,6 +99,7 @@ impl AmqpOptions {
             prefetch: 64,
             depth_interval: Duration::from_secs(1),
             presence_interval: Duration::from_secs(1),
+            supervisor: Supervisor::default(),
         }
     }
 }

@@ -105,6 +105,10 @@ async fn remove(
 ) -> Result<u64, OperatorError> {
     presence.listening().await;
     tokio::time::sleep(options.presence_interval * LISTEN_INTERVALS).await;
+    if let Some(end) = options.supervisor.unasked() {
+        // Nobody listened: that nobody was heard says nothing.
+        return Err(OperatorError::Broker(end.to_string()));
+    }
     if let Some(why) = why_needed(&presence.nodes().borrow(), name) {
         return Err(OperatorError::Refused(why));
     }

@@ -4,11 +4,13 @@
 //! still waits for it; one at a time per partition, so that a returned message belongs to the batch in flight.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use lapin::Connection;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::connection::{Dialer, Link, LinkEvent};
 use super::control::{self, Control};
@@ -16,6 +18,7 @@ use super::lane::{self, Lane};
 use super::{AmqpOptions, Nodes};
 use crate::log::{AppendError, Log};
 use crate::model::{Batch, CounterName, Partition};
+use crate::supervisor::{Ended, Task};
 use crate::telemetry;
 
 /// Appends that may wait for a partition; each epoch has one in flight.
@@ -97,24 +100,28 @@ impl AmqpLog {
             reconnect: Notify::new(),
             declare_again,
         });
+        let supervisor = &options.supervisor;
+        let link = keep_connected(Arc::clone(&publishing), connected);
+        let link = supervisor.spawn(Task::PublisherLink, link);
+        let control = Control::new(Arc::clone(&publishing), role, declarations);
+        let control = supervisor.spawn(Task::PublisherControl, async {
+            control::run(control).await;
+            // The lanes have heard why nothing can be appended.
+            Ended::Done
+        });
+        let beside = Arc::new(AbortOnDrop([link, control]));
         let mut lanes = BTreeMap::new();
-        let mut running = Vec::new();
         for partition in options.partitioning.all() {
             let (appends, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
             lanes.insert(partition, appends);
-            let lane = Lane::new(Arc::clone(&publishing), partition);
-            running.push(tokio::spawn(lane::run(lane, receiver)));
+            let lane = lane::run(Lane::new(Arc::clone(&publishing), partition), receiver);
+            let beside = Arc::clone(&beside);
+            supervisor.spawn(Task::PublisherLane, async {
+                lane.await;
+                drop(beside);
+                Ended::Done
+            });
         }
-        let link = tokio::spawn(keep_connected(Arc::clone(&publishing), connected));
-        let control = Control::new(Arc::clone(&publishing), role, declarations);
-        let control = tokio::spawn(control::run(control));
-        tokio::spawn(async move {
-            for lane in running {
-                let _ = lane.await;
-            }
-            link.abort();
-            control.abort();
-        });
         Self {
             lanes: Arc::new(lanes),
             status: watching,
@@ -143,11 +150,20 @@ impl Log for AmqpLog {
     }
 }
 
+/// What works for the lanes, and ends with the last of them.
+struct AbortOnDrop([JoinHandle<()>; 2]);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
 /// Keeps a connection for publishing, and reports on it.
 async fn keep_connected(
     publishing: Arc<Publishing>,
     connected: watch::Sender<Option<Arc<Connection>>>,
-) {
+) -> Infallible {
     let mut dialer = Dialer::new(Arc::clone(&publishing.options), "publishing");
     loop {
         let mut link = dialer.dial().await;

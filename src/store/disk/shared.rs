@@ -19,6 +19,7 @@ use super::key_set::KeySet;
 use super::manifest::Manifest;
 use super::run::Run;
 use crate::store::files::Files;
+use crate::supervisor::{self, Task};
 
 /// Committed keys that are in no run yet. Only the writer adds to it, until it is frozen.
 pub(super) type Table = RwLock<KeySet>;
@@ -179,6 +180,14 @@ impl Shared {
         self.poison();
     }
 
+    /// Does the work of a thread. A panic poisons the store, so that nobody waits for that thread for ever.
+    pub(super) fn watched(&self, task: Task, work: fn(&Self)) {
+        if let Err(detail) = supervisor::catch(task, || work(self)) {
+            let thread = task.name();
+            self.fail(StoreError::Panicked { thread, detail });
+        }
+    }
+
     /// An error when the store is poisoned: the first time the cause, if the writer was not told.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.is_poisoned() {
@@ -211,16 +220,5 @@ impl Shared {
         // Taking the lock makes sure that whoever checked before is waiting by now, and wakes.
         drop(self.state());
         self.notify();
-    }
-}
-
-/// Poisons the store when the thread that holds it panics, so that nobody waits for that thread for ever.
-pub(super) struct PoisonOnPanic(pub(super) Arc<Shared>);
-
-impl Drop for PoisonOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.poison();
-        }
     }
 }

@@ -18,12 +18,13 @@ use super::journal::Journal;
 use super::key_set::KeySet;
 use super::manifest;
 use super::recovery::{Recovered, recover};
-use super::shared::{Flush, PoisonOnPanic, Shared, Stop, View};
+use super::shared::{Flush, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{
     BatchId, ItemHash, Partition, Partitioning, Position, TenantItems, TenantName, Verdict,
 };
 use crate::store::files::{Files, RealFiles};
+use crate::supervisor::Task;
 
 /// Staged keys for which room is kept between commits.
 const STAGED_KEYS_KEPT: usize = 1 << 16;
@@ -110,8 +111,8 @@ impl DiskStore {
             threads: Vec::new(),
             dir,
         };
-        store.spawn("store-flush", flush::work)?;
-        store.spawn("store-merge", merge::work)?;
+        store.start_thread(Task::StoreFlush, flush::work)?;
+        store.start_thread(Task::StoreMerge, merge::work)?;
         Ok(store)
     }
 
@@ -136,11 +137,11 @@ impl DiskStore {
         self.shared.state().merging
     }
 
-    fn spawn(&mut self, name: &'static str, work: fn(&Shared)) -> Result<(), StoreError> {
-        let shared = PoisonOnPanic(Arc::clone(&self.shared));
+    fn start_thread(&mut self, task: Task, work: fn(&Shared)) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || work(&shared.0))
+            .name(task.name().to_owned())
+            .spawn(move || shared.watched(task, work))
             .map_err(|source| StoreError::Io {
                 action: "start a thread for",
                 path: Path::to_owned(self.shared.files.folder()),

@@ -1,0 +1,85 @@
+//! What is made of announcements.
+//!
+//! Invariant: nothing here needs a broker.
+
+use super::*;
+
+fn message(node: &str, role: Role, name: &str) -> Message {
+    Message {
+        node: node.to_owned(),
+        announcement: Announcement {
+            role,
+            name: name.to_owned(),
+            ..Announcement::default()
+        },
+    }
+}
+
+#[test]
+fn announcements_of_other_releases_are_read() {
+    let later = br#"{"node":"n","role":"oracle","name":"c9","started":true,"new":[1]}"#;
+    let read_later = read(later).expect("read");
+    assert_eq!(read_later.announcement.role, Role::Other);
+    assert_eq!(read_later.announcement.started, Some(true));
+    assert!(read(b"{}").is_none(), "nobody's");
+    assert!(read(b"nonsense").is_none());
+    assert!(read(&vec![b' '; ANNOUNCEMENT_BYTES_MAX + 1]).is_none());
+    let sent = serde_json::to_vec(&message("n", Role::Counter, "c1")).expect("JSON");
+    let back = read(&sent).expect("read");
+    assert_eq!(
+        back.announcement,
+        message("n", Role::Counter, "c1").announcement
+    );
+    assert_eq!(back.node, "n");
+}
+
+/// Hears of counters, each by its node and name.
+fn hear(nodes: &mut Nodes, counters: &[(&str, &str)], since: Instant, now: Instant) {
+    for (node, name) in counters {
+        note(nodes, message(node, Role::Counter, name), since, now);
+    }
+}
+
+#[test]
+fn the_silent_are_forgotten_only_after_long() {
+    let start = Instant::now();
+    let mut nodes = Nodes::default();
+    let coordinator = message("c", Role::Coordinator, "k");
+    note(&mut nodes, coordinator, start, start);
+    hear(&mut nodes, &[("a", "c2"), ("b", "c1")], start, start);
+    let names = known_counters(&nodes);
+    let names: Vec<_> = names.iter().map(CounterName::as_str).collect();
+    assert_eq!(names, ["c1", "c2"]);
+    hear(&mut nodes, &[("a", "c2")], start, start + SILENCE_MAX / 2);
+    assert_eq!(nodes.len(), 3);
+    hear(&mut nodes, &[("a", "c2")], start, start + SILENCE_MAX);
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn nobody_is_silent_while_the_broker_is_away() {
+    let start = Instant::now();
+    let mut nodes = Nodes::default();
+    hear(&mut nodes, &[("b", "c1")], start, start);
+    // A long outage of the broker, and the first word after it.
+    let since = start + SILENCE_MAX * 2;
+    hear(&mut nodes, &[("a", "c2")], since, since);
+    assert_eq!(nodes.len(), 2);
+    hear(&mut nodes, &[("a", "c2")], since, since + SILENCE_MAX);
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn a_new_life_takes_the_place_of_the_one_before() {
+    let start = Instant::now();
+    for (old, new) in [("c1-1", "c1-2"), ("c1-2", "c1-1")] {
+        let mut nodes = Nodes::default();
+        hear(
+            &mut nodes,
+            &[("b", "c2"), (old, "c1"), (new, "c1")],
+            start,
+            start,
+        );
+        assert_eq!(nodes.keys().collect::<Vec<_>>(), ["b", new]);
+    }
+}
