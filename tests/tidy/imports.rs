@@ -6,11 +6,12 @@
 use crate::Finding;
 use crate::source::{Source, is_word};
 
-/// Each module with those that it may import; all may import themselves, `telemetry` and `clock`.
-const TABLE: [(&str, &[&str]); 12] = [
+/// Each module with those that it may import; all may import themselves and what is [for all](FOR_ALL).
+const TABLE: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
+    ("supervisor", &[]),
     ("store", &["model"]),
     ("log", &["model"]),
     ("counter", &["model", "log", "store"]),
@@ -22,11 +23,15 @@ const TABLE: [(&str, &[&str]); 12] = [
     ("node", EVERYTHING),
 ];
 
+/// What every module may import.
+const FOR_ALL: [&str; 3] = ["clock", "supervisor", "telemetry"];
+
 /// What the composition root may import, and main.
 const EVERYTHING: &[&str] = &[
     "model",
     "clock",
     "telemetry",
+    "supervisor",
     "store",
     "log",
     "counter",
@@ -88,7 +93,7 @@ fn refusal(module: &[String], path: &[String]) -> Option<String> {
         let met = STRANGERS.iter().any(strangers);
         return met.then(|| format!("crate::{named}: `local` and `amqp` don't know each other"));
     }
-    if to == "telemetry" || to == "clock" {
+    if FOR_ALL.contains(&to) {
         return None;
     }
     let is_limits = path

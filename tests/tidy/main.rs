@@ -1,4 +1,4 @@
-//! The house map and the house rules, enforced: headers, sizes, imports, words.
+//! The house map and the house rules, enforced: headers, sizes, imports, words, who starts tasks.
 //!
 //! Invariant: a finding names file, line and rule; each rule is shown in `samples` to refuse something.
 
@@ -6,6 +6,7 @@ mod imports;
 mod samples;
 mod sizes;
 mod source;
+mod spawns;
 mod words;
 
 use std::collections::HashSet;
@@ -78,6 +79,7 @@ fn check(files: &[(String, String)]) -> Vec<Finding> {
         if source.path.starts_with("src/") {
             findings.extend(imports::check(source));
             findings.extend(words::check(source));
+            findings.extend(spawns::check(source));
         }
     }
     for (path, text) in files {

@@ -120,6 +120,7 @@ fn imports_against_the_table_are_refused() {
         ("src/cli.rs", "use crate::http::router;\n"),
         ("src/cli/a.rs", "use crate::http::router;\n"),
         ("src/telemetry.rs", "use crate::model::Batch;\n"),
+        ("src/supervisor.rs", "use crate::log::Log;\n"),
         ("src/http/mod.rs", "use crate::node::Node;\n"),
         (
             "src/model/a.rs",
@@ -152,7 +153,7 @@ fn imports_in_the_table_pass() {
         ),
         (
             "src/counter/a.rs",
-            "use crate::{log::Log, model::Batch, store::Store, telemetry};\n",
+            "use crate::{log::Log, model::Batch, store::Store, supervisor, telemetry};\n",
         ),
         (
             "src/coordinator/a.rs",
@@ -389,6 +390,28 @@ fn prints_are_refused_outside_main_and_cli() {
             passes(path, &code);
         }
     }
+}
+
+#[test]
+fn tasks_that_nobody_watches_are_refused() {
+    for call in [
+        "tokio::spawn(b())",
+        "tokio::task::spawn_blocking(b)",
+        "std::thread::spawn(b)",
+        "std::thread::Builder::new().spawn(b)",
+        "Handle::current().spawn(b())",
+        "tasks.spawn_on(b(), &handle)",
+    ] {
+        let code = format!("fn a() {{\n    {call};\n}}\n");
+        refused("src/counter/a.rs", &code, "supervisor.spawn");
+        passes("src/supervisor.rs", &code);
+        passes("src/cli/a.rs", &code);
+    }
+    refused("src/log/a.rs", "use tokio::spawn;\n", "supervisor.spawn");
+    passes(
+        "src/log/a.rs",
+        "fn a() {\n    options.supervisor.spawn(Task::B, b());\n    respawn(spawned);\n}\n",
+    );
 }
 
 #[test]
