@@ -14,6 +14,7 @@ mod healing;
 mod kit;
 mod ledger;
 mod operator;
+mod panics;
 mod relay_tests;
 mod restore;
 mod risks;

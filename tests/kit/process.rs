@@ -38,6 +38,7 @@ impl Face {
 pub struct Process {
     name: String,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     log: PathBuf,
     face: Face,
     child: Option<Child>,
@@ -46,9 +47,18 @@ pub struct Process {
 impl Process {
     /// Starts it and does not wait.
     pub fn start(name: &str, args: Vec<String>, folder: &Path) -> Self {
+        Self::start_in(name, args, folder, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_in(name: &str, args: Vec<String>, folder: &Path, env: &[(&str, &str)]) -> Self {
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut process = Self {
             name: name.to_owned(),
             args,
+            env: env.collect(),
             log: folder.join(format!("{name}.log")),
             face: Face::default(),
             child: None,
@@ -64,6 +74,7 @@ impl Process {
         let mut command = headcount();
         command
             .args(&self.args)
+            .envs(self.env.clone())
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -157,6 +168,13 @@ impl Process {
         let status = wait(&mut child);
         guardian::ended(child.id());
         status
+    }
+
+    /// Sends a signal, if it runs.
+    pub fn signal(&self, signal: &str) {
+        if let Some(child) = &self.child {
+            guardian::signal(child, signal);
+        }
     }
 
     pub fn pause(&mut self) {
