@@ -101,6 +101,23 @@ async fn a_stall_holds_one_way_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_is_held_where_it_says_something() {
+    let (listener, relay) = relay().await;
+    let (mut client, mut server) = pair(&listener, &relay).await;
+    relay.hold_at(b"wait");
+    passes(&mut client, &mut server, "hello").await;
+    client.write_all(b"I wait").await.expect("sent");
+    relay.held().await;
+    assert!(is_silent(&mut server).await);
+    passes(&mut server, &mut client, "the other way goes on").await;
+    relay.up();
+    let mut got = [0; 6];
+    server.read_exact(&mut got).await.expect("received");
+    assert_eq!(&got, b"I wait");
+    passes(&mut client, &mut server, "once only: wait").await;
+}
+
+#[tokio::test]
 async fn what_is_swallowed_is_never_seen() {
     let (listener, relay) = relay().await;
     let (mut client, mut server) = pair(&listener, &relay).await;

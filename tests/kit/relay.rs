@@ -64,6 +64,34 @@ struct Shared {
     links: watch::Sender<Links>,
     ends: watch::Sender<Ends>,
     swallowed: Mutex<Vec<u8>>,
+    /// What a client may not say before it is let go.
+    held_at: Mutex<Option<Vec<u8>>>,
+}
+
+/// The direction of a pump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
+}
+
+impl Shared {
+    fn flow(&self, way: Way) -> &watch::Sender<Flow> {
+        match way {
+            Way::ToServer => &self.to_server,
+            Way::ToClient => &self.to_client,
+        }
+    }
+
+    /// Stalls what clients say if this is where they are to be held.
+    fn hold(&self, bytes: &[u8]) {
+        let mut held_at = self.held_at.lock();
+        let is_here = |pattern: &Vec<u8>| bytes.windows(pattern.len()).any(|at| at == pattern);
+        if held_at.as_ref().is_some_and(is_here) {
+            *held_at = None;
+            self.to_server.send_replace(Flow::Stall);
+        }
+    }
 }
 
 /// A relay. Dropping it cuts everything.
@@ -90,6 +118,7 @@ impl Relay {
             links: watch::Sender::new(Links::Open),
             ends: watch::Sender::new(Ends::default()),
             swallowed: Mutex::new(Vec::new()),
+            held_at: Mutex::new(None),
         });
         let accepting = RUNTIME.spawn(accept(listener, Arc::clone(&shared)));
         Self {
@@ -130,6 +159,23 @@ impl Relay {
     /// server sends is not read any more. New connections pass.
     pub fn orphan(&self) {
         self.shared.ends.send_modify(|ends| ends.orphan += 1);
+    }
+
+    /// Stalls what clients say as soon as one says `pattern` in one piece, which does not pass. [`up`](Self::up) lets
+    /// it go.
+    pub fn hold_at(&self, pattern: &[u8]) {
+        *self.shared.held_at.lock() = Some(pattern.to_vec());
+    }
+
+    /// Waits until a client was stalled by [`hold_at`](Self::hold_at).
+    pub async fn held(&self) {
+        wait::until("a client to hold", async || {
+            match *self.shared.to_server.borrow() {
+                Flow::Stall => Ok(()),
+                flow => Err(flow),
+            }
+        })
+        .await;
     }
 
     /// Loses what the server says until it has said `pattern`, then resets the connections: the client never
@@ -190,14 +236,8 @@ async fn carry(
     let orphaned = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let forth = pump(from_client, to_server, shared.to_server.subscribe(), None);
-        let swallowed = Some(&shared.swallowed);
-        let back = pump(
-            from_server,
-            to_client,
-            shared.to_client.subscribe(),
-            swallowed,
-        );
+        let forth = pump(from_client, to_server, &shared, Way::ToServer);
+        let back = pump(from_server, to_client, &shared, Way::ToClient);
         tokio::select! {
             _ = async { tokio::try_join!(forth, back) } => false,
             ended = ends.wait_for(|now| *now != before) => {
@@ -218,9 +258,10 @@ async fn carry(
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    mut flow: watch::Receiver<Flow>,
-    swallowed: Option<&Mutex<Vec<u8>>>,
+    shared: &Shared,
+    way: Way,
 ) -> std::io::Result<()> {
+    let mut flow = shared.flow(way).subscribe();
     let mut buffer = vec![0; 64 * 1024];
     let gone = |_| std::io::Error::other("the relay is gone");
     loop {
@@ -228,6 +269,9 @@ async fn pump(
             .await
             .map_err(gone)?;
         let count = from.read(&mut buffer).await?;
+        if way == Way::ToServer {
+            shared.hold(&buffer[..count]);
+        }
         // It may have changed while there was nothing to read.
         let now = *flow
             .wait_for(|flow| *flow != Flow::Stall)
@@ -236,8 +280,8 @@ async fn pump(
         match (count, now) {
             (0, _) => return to.shutdown().await,
             (_, Flow::Swallow) => {
-                if let Some(swallowed) = swallowed {
-                    swallowed.lock().extend_from_slice(&buffer[..count]);
+                if way == Way::ToClient {
+                    shared.swallowed.lock().extend_from_slice(&buffer[..count]);
                 }
             }
             _ => to.write_all(&buffer[..count]).await?,
