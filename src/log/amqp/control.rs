@@ -84,7 +84,6 @@ async fn work(
     if !control.is_declared() {
         prepare(control, broker).await?;
     }
-    dialer.worked();
     let mut ticks = tokio::time::interval(broker.options.depth_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while control.publishing.status.borrow().fatal.is_none() {
@@ -100,7 +99,11 @@ async fn work(
                     let _ = asked.send(());
                 }
             }
-            _ = ticks.tick() => watch_queues(control, broker).await?,
+            _ = ticks.tick() => {
+                watch_queues(control, broker).await?;
+                // Not before: a queue that can't be reached for now fails each look.
+                dialer.worked();
+            }
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection::{BrokerError, timed, wait_before};
+use super::connection::{BrokerError, Missing, timed, wait_before};
 use super::publisher::{Append, Publishing};
 use super::topology::Names;
 use crate::log::{AppendError, wire};
@@ -273,7 +273,7 @@ fn outcome(confirmation: lapin::Result<Confirmation>) -> Outcome {
             let error = BrokerError::from(error);
             Outcome::Failed {
                 code: error.code(),
-                missing: error.is_missing(),
+                missing: error.missing() == Some(Missing::Exchange),
                 detail: error.to_string(),
             }
         }
@@ -329,6 +329,24 @@ mod tests {
         assert_eq!(verdict(&failed(404)), Verdict::DeclareAgain);
         for outcome in [Outcome::Returned, failed(404)] {
             let verdict = judge(&outcome, false, History::default());
+            assert_eq!(verdict, Verdict::FreshChannel);
+        }
+    }
+
+    /// A queue that can't be reached for now is no reason to declare it, nor to end the epoch.
+    #[test]
+    fn not_found_without_a_missing_exchange_is_tried_again() {
+        let transient = Outcome::Failed {
+            code: Some(404),
+            missing: false,
+            detail: "due to timeout".to_owned(),
+        };
+        let again = History {
+            declared_again: true,
+            ..History::default()
+        };
+        for history in [History::default(), again] {
+            let verdict = judge(&transient, true, history);
             assert_eq!(verdict, Verdict::FreshChannel);
         }
     }

@@ -34,6 +34,9 @@ const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
 const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a counter looks whether its queues still have a consumer.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a consumer must have lasted for the next one not to wait longer than it did: one that the broker ends at once
+/// must not be asked for again and again.
+const LASTED_MIN: Duration = Duration::from_secs(1);
 /// The broker's reply when a queue is there with other arguments.
 const OTHER_ARGUMENTS: u16 = 406;
 
@@ -187,12 +190,16 @@ impl Session {
     ) -> End {
         match self.settle(broker).await {
             Ok(merged) => {
-                dialer.worked();
+                let since = Instant::now();
                 let merged = consuming.insert(merged);
                 self.first = false;
                 self.cancelled = false;
                 self.status.send_modify(|status| status.consuming = true);
-                self.hand_over(broker, merged).await
+                let end = self.hand_over(broker, merged).await;
+                if since.elapsed() >= LASTED_MIN {
+                    dialer.worked();
+                }
+                end
             }
             Err(end) => end,
         }

@@ -279,7 +279,7 @@ fn durable() -> ExchangeDeclareOptions {
 fn found<T>(answer: Result<T, BrokerError>) -> Result<Option<T>, BrokerError> {
     match answer {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.is_missing() => Ok(None),
+        Err(error) if error.missing().is_some() => Ok(None),
         Err(error) => Err(error),
     }
 }
