@@ -12,14 +12,17 @@ use headcount::log::amqp::{
 use headcount::log::{Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
 use headcount::model::{Batch, CounterName};
 use lapin::options::{
-    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeleteOptions,
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::kit::broker::Broker;
+use crate::kit::relay::Relay;
+use crate::kit::vhost::Vhost;
 use crate::log::{PATIENCE, batch};
 
 pub fn name(text: &str) -> CounterName {
@@ -28,7 +31,8 @@ pub fn name(text: &str) -> CounterName {
 
 /// A cluster's names on the broker.
 pub struct Cluster {
-    url: String,
+    vhost: Vhost,
+    broker_port: u16,
     pub options: AmqpOptions,
     /// What coordinators know by presence: nothing, so that only what is named is declared.
     nobody: watch::Sender<Arc<Nodes>>,
@@ -38,24 +42,48 @@ impl Cluster {
     /// A cluster of its own, not founded yet.
     pub fn new() -> Self {
         let broker = Broker::shared();
-        let url = broker.new_vhost().url(broker.node(0).port());
+        let (vhost, broker_port) = (broker.new_vhost(), broker.node(0).port());
+        let url = vhost.url(broker_port);
         let mut options = AmqpOptions::new(vec![url.parse().expect("a broker's URL")]);
         options.queue_type = QueueType::Quorum;
         options.presence_interval = Duration::from_millis(100);
         options.depth_interval = Duration::from_millis(100);
         Self {
-            url,
+            vhost,
+            broker_port,
             options,
             nobody: watch::channel(Arc::default()).0,
         }
     }
 
+    /// A way to the broker that can be held up.
+    pub fn relay(&self) -> Relay {
+        Relay::to_port(self.broker_port)
+    }
+
+    fn options_by(&self, relay: &Relay) -> AmqpOptions {
+        let url = self.vhost.url(relay.port());
+        AmqpOptions {
+            urls: vec![url.parse().expect("a broker's URL")],
+            ..self.options.clone()
+        }
+    }
+
     pub fn coordinator(&self, counters: &[&str]) -> AmqpLog {
+        self.coordinator_with(self.options.clone(), counters)
+    }
+
+    /// A coordinator that reaches the broker by way of `relay`.
+    pub fn coordinator_by(&self, relay: &Relay, counters: &[&str]) -> AmqpLog {
+        self.coordinator_with(self.options_by(relay), counters)
+    }
+
+    fn coordinator_with(&self, options: AmqpOptions, counters: &[&str]) -> AmqpLog {
         let role = AmqpRole::Coordinator {
             counters: counters.iter().map(|text| name(text)).collect(),
             nodes: self.nobody.subscribe(),
         };
-        AmqpLog::start(self.options.clone(), role)
+        AmqpLog::start(options, role)
     }
 
     /// A counter over an empty store.
@@ -65,6 +93,20 @@ impl Cluster {
 
     /// A counter over a store that may have a history.
     pub fn counter_over(&self, text: &str, standing: Arc<Mutex<Standing>>) -> Counter {
+        self.counter_with(self.options.clone(), text, standing)
+    }
+
+    /// The same; it consumes by way of `relay`.
+    pub fn counter_by(&self, relay: &Relay, text: &str, standing: Arc<Mutex<Standing>>) -> Counter {
+        self.counter_with(self.options_by(relay), text, standing)
+    }
+
+    fn counter_with(
+        &self,
+        options: AmqpOptions,
+        text: &str,
+        standing: Arc<Mutex<Standing>>,
+    ) -> Counter {
         let started = Arc::new(Mutex::new(None));
         let announce = {
             let (standing, started) = (Arc::clone(&standing), Arc::clone(&started));
@@ -83,8 +125,7 @@ impl Cluster {
             let standing = Arc::clone(&standing);
             Arc::new(move || *standing.lock())
         };
-        let deliveries =
-            AmqpDeliveries::start(self.options.clone(), name(text), ask, presence.nodes());
+        let deliveries = AmqpDeliveries::start(options, name(text), ask, presence.nodes());
         let mut status = deliveries.status();
         let following = tokio::spawn(async move {
             while status.changed().await.is_ok() {
@@ -101,9 +142,59 @@ impl Cluster {
 
     /// A channel for an operator's mistakes.
     pub async fn channel(&self) -> Channel {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default());
+        let url = self.vhost.url(self.broker_port);
+        let connection = Connection::connect(&url, ConnectionProperties::default());
         let connection = connection.await.expect("connected");
         connection.create_channel().await.expect("a channel")
+    }
+
+    /// What the broker believes of a counter's queue: `crashed` or `live`.
+    pub fn set_queue_state(&self, counter: &str, state: &str) {
+        let queue = format!("{}.items.0.{counter}", self.options.prefix);
+        let broker = Broker::shared();
+        self.vhost.set_queue_state(broker.node(0), &queue, state);
+    }
+
+    pub async fn delete_items_exchange(&self) {
+        let exchange = format!("{}.items.0", self.options.prefix);
+        let channel = self.channel().await;
+        let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+        deleted.await.expect("deleted");
+    }
+
+    /// What a client says who declares this exchange, whether it is there or not.
+    pub fn declaration_of(&self, exchange: &str) -> Vec<u8> {
+        const DURABLE: u8 = 2;
+        self.said_of(exchange, DURABLE)
+    }
+
+    /// What a client says who asks whether this exchange is there.
+    pub fn question_for(&self, exchange: &str) -> Vec<u8> {
+        const PASSIVE: u8 = 1;
+        self.said_of(exchange, PASSIVE)
+    }
+
+    fn said_of(&self, exchange: &str, flags: u8) -> Vec<u8> {
+        let name = format!("{}.{exchange}", self.options.prefix);
+        let length = u8::try_from(name.len()).expect("short");
+        [&[length], name.as_bytes(), &[6], b"fanout", &[flags]].concat()
+    }
+
+    /// Creates a counter's queue, with nothing in it and without a word to anybody.
+    pub async fn create_queue(&self, counter: &str) {
+        let mut arguments = FieldTable::default();
+        let mut insert = |name: &str, value| {
+            arguments.insert(name.into(), value);
+        };
+        insert("x-queue-type", AMQPValue::LongString("quorum".into()));
+        insert("x-single-active-consumer", AMQPValue::Boolean(true));
+        insert("x-delivery-limit", AMQPValue::LongLongInt(1_000_000_000));
+        insert("x-consumer-disconnected-timeout", AMQPValue::LongLongInt(0));
+        let queue = format!("{}.items.0.{counter}", self.options.prefix);
+        let channel = self.channel().await;
+        let options = QueueDeclareOptions::durable();
+        let created = channel.queue_declare(queue.into(), options, arguments);
+        created.await.expect("created");
     }
 
     pub async fn delete_queue(&self, counter: &str) {

@@ -10,7 +10,7 @@ use headcount::log::amqp::{
     skip_poison,
 };
 use headcount::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
-use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
 
@@ -131,10 +131,7 @@ async fn an_exchange_that_is_gone_is_declared_again() {
     let cluster = Cluster::new();
     let log = cluster.coordinator(&["c1"]);
     append(&log, 1, 1).await;
-    let exchange = format!("{}.items.0", cluster.options.prefix);
-    let channel = cluster.channel().await;
-    let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
-    deleted.await.expect("deleted");
+    cluster.delete_items_exchange().await;
     append(&log, 1, 2).await;
     let mut counter = cluster.counter("c1");
     counter.begins().await;

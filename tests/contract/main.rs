@@ -15,3 +15,4 @@ mod log;
 mod model;
 mod suite;
 mod unite;
+mod vanishing;

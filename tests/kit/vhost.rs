@@ -2,7 +2,7 @@
 //!
 //! Invariant: it asks the broker's own code, not tables that lag behind.
 
-use super::broker::{BrokerNode, PASSWORD, USER};
+use super::broker::{BrokerNode, PASSWORD, USER, major};
 
 /// A virtual host, and what an operator can do to it.
 #[derive(Debug, Clone)]
@@ -93,6 +93,21 @@ impl Vhost {
     pub fn delete_queue(&self, node: &BrokerNode, queue: &str) {
         let what = "{ok, _} = rabbit_amqqueue:delete(Q, false, false, <<\"tests\">>), deleted";
         self.with_queue(node, queue, what).expect("a queue");
+    }
+
+    /// Sets what the broker believes of a queue's process, as `crashed` or `live`; the queue itself is not touched.
+    pub fn set_queue_state(&self, node: &BrokerNode, queue: &str, state: &str) {
+        let update = format!(
+            "rabbit_amqqueue:update(rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>), \
+             fun(Q) -> amqqueue:set_state(Q, {state}) end)",
+            self.name
+        );
+        match major() {
+            3 => node.eval(&format!(
+                "begin rabbit_misc:execute_mnesia_transaction(fun() -> {update} end), ok end"
+            )),
+            _ => node.eval(&format!("begin {update}, ok end")),
+        };
     }
 
     /// Names of the exchanges that start with `headcount.`

@@ -130,7 +130,8 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
 }
 
 /// Asks how long the queues are. Named counters that had none twice in a row get theirs declared: they may wait for
-/// it, as for the founding of a broker that was replaced. Not at once: RabbitMQ may still be deleting.
+/// it, as for the founding of a broker that was replaced. Not at once: RabbitMQ may still be deleting. An exchange that is
+/// gone is declared too, with all bindings: counters wait for it.
 async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), BrokerError> {
     let AmqpRole::Coordinator { counters, nodes } = &control.role else {
         return Ok(());
@@ -165,7 +166,7 @@ async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), Brok
         }
     }
     let again = |counter| before.contains(counter) && named.contains(counter);
-    if missing.iter().any(again) {
+    if missing.iter().any(again) || !broker.has_items().await? {
         let known = known_counters(&nodes.borrow());
         if let Err(why) = founding::declare(broker, &named, &known).await? {
             tracing::error!(why, "the missing queues are not declared");

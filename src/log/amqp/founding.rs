@@ -1,7 +1,8 @@
 //! What a coordinator declares before it publishes, and again when a message comes back.
 //!
 //! Invariant: nobody publishes before the founding is over, and a queue that is missing afterwards is declared
-//! again only once a marker tells its counter of the loss. One coordinator declares at a time.
+//! again only once a marker tells its counter of the loss: what a look has found there is bound, never created. One
+//! coordinator declares at a time.
 
 use std::time::Duration;
 
@@ -11,6 +12,11 @@ use crate::model::CounterName;
 
 /// How often the lock of another coordinator is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The pause before another look when a queue vanished behind the last one: RabbitMQ may still be deleting it.
+const VANISHED_PAUSE: Duration = Duration::from_secs(1);
+/// Looks in a row, each of which a queue vanishes behind, before the connection is given up.
+const LOOKS_MAX: usize = 8;
 
 /// What the broker says of one counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +33,9 @@ pub(super) struct CounterFacts {
 pub(super) enum Plan {
     /// Nothing was ever published: every counter's queues, its founding marker, and last that all is founded.
     Found(Vec<CounterName>),
-    /// Every counter's queues; before them, the losses.
+    /// To bind the queues that are there; to declare the others, each after the marker of its loss.
     Declare {
-        counters: Vec<CounterName>,
+        there: Vec<CounterName>,
         lost: Vec<CounterName>,
     },
     /// A counter's name is spent.
@@ -49,19 +55,17 @@ pub(super) fn plan(founded: bool, facts: &[CounterFacts]) -> Plan {
         ));
     }
     let present = facts.iter().filter(|counter| !counter.removed);
-    let counters = present
-        .clone()
-        .map(|counter| counter.name.clone())
-        .collect();
+    let named = |counters: Vec<&CounterFacts>| -> Vec<CounterName> {
+        let names = counters.iter().map(|counter| counter.name.clone());
+        names.collect()
+    };
     if !founded {
-        return Plan::Found(counters);
+        return Plan::Found(named(present.collect()));
     }
-    let lost = present
-        .filter(|counter| !counter.queues)
-        .map(|counter| counter.name.clone());
+    let (there, lost) = present.partition(|counter| counter.queues);
     Plan::Declare {
-        counters,
-        lost: lost.collect(),
+        there: named(there),
+        lost: named(lost),
     }
 }
 
@@ -91,6 +95,26 @@ async fn declare_locked(
     named: &[CounterName],
     known: &[CounterName],
 ) -> Result<Result<(), String>, BrokerError> {
+    let mut looks = 0;
+    loop {
+        let plan = look(broker, named, known).await?;
+        looks += 1;
+        match carry_out(broker, plan).await {
+            Err(error) if error.missing().is_some() && looks < LOOKS_MAX => {
+                tracing::warn!(%error, "a queue vanished meanwhile; looking again");
+                tokio::time::sleep(VANISHED_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Looks, and decides what to declare.
+async fn look(
+    broker: &mut Broker,
+    named: &[CounterName],
+    known: &[CounterName],
+) -> Result<Plan, BrokerError> {
     let founded = broker.has(&Marker::Founded).await?;
     let mut facts = Vec::new();
     let others = known.iter().filter(|name| !named.contains(name));
@@ -106,8 +130,15 @@ async fn declare_locked(
             queues: broker.depth(name).await?.is_some(),
         });
     }
-    match plan(founded, &facts) {
+    Ok(plan(founded, &facts))
+}
+
+/// Does what is planned. What is [missing](BrokerError::missing) though the plan says that it is there asks for another
+/// plan; the inner error is final.
+async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>, BrokerError> {
+    match plan {
         Plan::Found(counters) => {
+            broker.declare_items().await?;
             for counter in &counters {
                 broker.declare_queues(counter).await?;
                 broker.mark(&Marker::Founding(counter.clone())).await?;
@@ -115,12 +146,14 @@ async fn declare_locked(
             broker.mark(&Marker::Founded).await?;
             tracing::info!(?counters, "the cluster is founded");
         }
-        Plan::Declare { counters, lost } => {
+        Plan::Declare { there, lost } => {
+            broker.declare_items().await?;
+            for counter in &there {
+                broker.bind_queues(counter).await?;
+            }
             for counter in &lost {
                 tracing::error!(%counter, "the counter's queue is missing; it is declared again, and the counter told");
                 broker.mark(&Marker::Lost(counter.clone())).await?;
-            }
-            for counter in &counters {
                 broker.declare_queues(counter).await?;
             }
         }
@@ -167,7 +200,7 @@ mod tests {
             counter("c4", false, false, false),
         ];
         let expected = Plan::Declare {
-            counters: names(&["c1", "c2", "c4"]),
+            there: names(&["c1"]),
             lost: names(&["c2", "c4"]),
         };
         assert_eq!(plan(true, &facts), expected);
@@ -188,7 +221,7 @@ mod tests {
             counter("c2", false, true, false),
         ];
         let expected = Plan::Declare {
-            counters: names(&["c1"]),
+            there: names(&["c1"]),
             lost: Vec::new(),
         };
         assert_eq!(plan(true, &seen), expected);

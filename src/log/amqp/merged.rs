@@ -10,6 +10,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 
 use super::connection::{BrokerError, timed};
+use super::topology::Broker;
 use crate::model::CounterName;
 
 /// What came from a consumer.
@@ -23,8 +24,20 @@ pub(super) enum Taken {
 /// The streams of several consumers.
 pub(super) type Merged = SelectAll<BoxStream<'static, Taken>>;
 
+/// Starts to consume all queues of counter `name`.
+pub(super) async fn consume(broker: &Broker, name: &CounterName) -> Result<Merged, BrokerError> {
+    let mut streams = Vec::new();
+    for partition in broker.options.partitioning.all() {
+        let channel = broker.fresh_channel().await?;
+        let queue = broker.names.queue(partition, name);
+        let prefetch = broker.options.prefetch;
+        streams.push(consume_one(&channel, queue.into(), name, prefetch).await?);
+    }
+    Ok(select_all(streams))
+}
+
 /// Starts to consume, with at most `prefetch` deliveries under way.
-pub(super) async fn consume(
+async fn consume_one(
     channel: &Channel,
     queue: ShortString,
     name: &CounterName,
@@ -46,6 +59,17 @@ pub(super) async fn consume(
     Ok(deliveries.chain(end).boxed())
 }
 
-pub(super) fn merge(streams: Vec<BoxStream<'static, Taken>>) -> Merged {
-    select_all(streams)
+/// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a loss: what is lost is
+/// found when all is settled again.
+pub(super) async fn is_consumed(
+    broker: &mut Broker,
+    name: &CounterName,
+) -> Result<bool, BrokerError> {
+    for partition in broker.options.partitioning.all() {
+        let queue = broker.names.queue(partition, name);
+        if broker.consumers(&queue).await? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

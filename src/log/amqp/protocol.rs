@@ -1,7 +1,8 @@
 //! What a counter does, at every connect, before it consumes.
 //!
 //! Invariant: a counter takes itself for whole only when everything ever published must be in its queue; in
-//! every other case it says so, and its store remembers before the broker's facts are changed.
+//! every other case it says so, and its store remembers before the broker's facts are changed. A queue is created
+//! only by who has said so: what a look has found there may be gone a moment later.
 
 use super::presence::{Nodes, Role};
 use crate::log::Standing;
@@ -20,6 +21,8 @@ pub(super) struct Facts {
     pub queues: bool,
     /// Whether the broker cancelled its consumer, and no commit remembers that yet.
     pub cancelled: bool,
+    /// Whether a queue that a look had found there was gone when it was to be consumed, and no commit remembers that yet.
+    pub vanished: bool,
     /// Whether it has not consumed yet in this life of the process.
     pub first: bool,
 }
@@ -59,6 +62,18 @@ pub(super) enum Decision {
         /// Whether to leave word first that the broker was replaced.
         replaced: bool,
     },
+}
+
+impl Decision {
+    /// Whether the counter may create its queues before it consumes. If not, a queue that is missing by now takes it back to
+    /// where it looks.
+    pub fn may_create(&self) -> bool {
+        match self {
+            Self::Lose { .. } => true,
+            Self::Consume | Self::Adopt | Self::Begin => false,
+            Self::Wait { .. } | Self::Listen | Self::Refuse(_) => false,
+        }
+    }
 }
 
 /// Decides; `peers` is none until they were listened to.
@@ -176,6 +191,10 @@ fn loss(name: &CounterName, facts: Facts) -> Option<String> {
     } else if facts.lost {
         Some(format!(
             "the queue of counter {name} was missing and has been declared again"
+        ))
+    } else if facts.vanished {
+        Some(format!(
+            "the queue of counter {name} vanished when it was about to consume"
         ))
     } else if facts.cancelled {
         Some(format!(

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connection::{BrokerError, Dialer};
+use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
 use super::merged::{self, Merged, Taken};
 use super::presence::wait_for;
@@ -29,8 +29,8 @@ const LISTEN_INTERVALS: u32 = 3;
 const UNSURE_MAX: Duration = Duration::from_secs(30);
 /// The longest wait for the last acknowledgements at the end.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause after a cancelled consumer. RabbitMQ cancels while it still deletes the queue: what is declared
-/// meanwhile is taken for there, and then deleted under its consumer without a word.
+/// The pause after a cancelled consumer, or when something vanished behind a look. RabbitMQ cancels while it still deletes
+/// the queue: what is declared meanwhile is taken for there, and then deleted under its consumer without a word.
 const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a counter looks whether its queues still have a consumer.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
@@ -69,6 +69,7 @@ pub(super) struct Session {
     handing: mpsc::Sender<Handed>,
     status: watch::Sender<ConsumerStatus>,
     cancelled: bool,
+    vanished: bool,
     first: bool,
 }
 
@@ -89,6 +90,7 @@ impl Session {
             handing,
             status,
             cancelled: false,
+            vanished: false,
             first: true,
         }
     }
@@ -212,7 +214,9 @@ impl Session {
             let facts = self.look(broker).await?;
             let started = Some(facts.started);
             self.status.send_modify(|status| status.started = started);
-            match decide(&self.name, facts, (self.standing)(), peers.as_ref()) {
+            let decision = decide(&self.name, facts, (self.standing)(), peers.as_ref());
+            let may_create = decision.may_create();
+            match decision {
                 Decision::Wait { replaced } => {
                     self.leave_word(broker, replaced).await?;
                     tokio::time::sleep(FOUNDED_INTERVAL).await;
@@ -230,23 +234,55 @@ impl Session {
                 Decision::Lose { why, replaced } => {
                     self.leave_word(broker, replaced).await?;
                     self.tell(Delivered::MayHaveLost { why }).await?;
+                    (self.cancelled, self.vanished) = (false, false);
                 }
             }
-            self.cancelled = false;
             broker.mark(&Marker::Started(self.name.clone())).await?;
             self.status
                 .send_modify(|status| status.started = Some(true));
-            broker.declare_queues(&self.name).await?;
-            let merged = self.consume(broker).await?;
-            let lost = Marker::Lost(self.name.clone());
-            if facts.lost {
-                broker.unmark(&lost).await?;
-            } else if broker.has(&lost).await? {
+            match self.consume(broker, facts.lost, may_create).await {
+                Ok(Some(merged)) => return Ok(merged),
                 // Somebody found the queue missing meanwhile.
-                continue;
+                Ok(None) => {}
+                Err(error) => self.note_vanished(error).await?,
             }
-            return Ok(merged);
         }
+    }
+
+    /// Consumes, and creates the queues before only if it may; none when there is a marker of a loss that was not `told`.
+    async fn consume(
+        &self,
+        broker: &mut Broker,
+        told: bool,
+        may_create: bool,
+    ) -> Result<Option<Merged>, BrokerError> {
+        let lost = Marker::Lost(self.name.clone());
+        if told {
+            // Before it consumes: from then on the marker is of another loss.
+            broker.unmark(&lost).await?;
+        }
+        match may_create {
+            true => broker.declare_queues(&self.name).await?,
+            false => broker.bind_queues(&self.name).await?,
+        }
+        let merged = merged::consume(broker, &self.name).await?;
+        Ok((!broker.has(&lost).await?).then_some(merged))
+    }
+
+    /// Goes on, after a pause, when what a look has found there was not there any more.
+    async fn note_vanished(&mut self, error: BrokerError) -> Result<(), End> {
+        match error.missing() {
+            Some(Missing::Queue) => {
+                tracing::error!(%error, counter = %self.name, "the queue vanished; looking again");
+                self.vanished = true;
+            }
+            Some(Missing::Exchange) => {
+                tracing::warn!(%error, counter = %self.name, "waiting for a coordinator to declare it again");
+            }
+            None => return Err(error.into()),
+        }
+        tokio::time::sleep(CANCELLED_PAUSE).await;
+        Ok(())
     }
 
     async fn look(&self, broker: &mut Broker) -> Result<Facts, BrokerError> {
@@ -260,6 +296,7 @@ impl Session {
             removed: broker.has(&Marker::Removed(name.clone())).await?,
             queues: broker.depth(name).await?.is_some(),
             cancelled: self.cancelled,
+            vanished: self.vanished,
             first: self.first,
         })
     }
@@ -312,29 +349,6 @@ impl Session {
         }
     }
 
-    async fn consume(&self, broker: &Broker) -> Result<Merged, BrokerError> {
-        let mut streams = Vec::new();
-        for partition in self.options.partitioning.all() {
-            let channel = broker.fresh_channel().await?;
-            let queue = broker.names.queue(partition, &self.name);
-            let prefetch = self.options.prefetch;
-            streams.push(merged::consume(&channel, queue.into(), &self.name, prefetch).await?);
-        }
-        Ok(merged::merge(streams))
-    }
-
-    /// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a loss: what
-    /// is lost is found when all is settled again.
-    async fn is_consumed(&self, broker: &mut Broker) -> Result<bool, BrokerError> {
-        for partition in self.options.partitioning.all() {
-            let queue = broker.names.queue(partition, &self.name);
-            if broker.consumers(&queue).await? == 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Hands over what comes until the session ends.
     async fn hand_over(&self, broker: &mut Broker, merged: &mut Merged) -> End {
         let first = Instant::now() + CONSUMER_INTERVAL;
@@ -344,7 +358,7 @@ impl Session {
             let taken = tokio::select! {
                 taken = merged.next() => taken,
                 () = self.handing.closed() => return End::Dropped,
-                _ = looks.tick() => match self.is_consumed(broker).await {
+                _ = looks.tick() => match merged::is_consumed(broker, &self.name).await {
                     Ok(true) => continue,
                     Ok(false) => return End::Lost,
                     Err(error) => return End::Broken(error),

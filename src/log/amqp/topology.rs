@@ -213,19 +213,47 @@ impl Broker {
         Ok(found(declared.await)?.map_or(0, |queue| queue.consumer_count()))
     }
 
-    /// Declares the items' exchanges and the counter's queues, and binds them; what is there already stays.
-    pub async fn declare_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+    /// Whether all of the items' exchanges are there.
+    pub async fn has_items(&mut self) -> Result<bool, BrokerError> {
+        for partition in self.options.partitioning.all() {
+            let exchange = self.names.items(partition);
+            if !self.has_exchange(&exchange).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Declares the items' exchanges; what is there already stays. Who calls this must bind all queues that it knows: what
+    /// is published to a new exchange is confirmed, however few queues it reaches.
+    pub async fn declare_items(&mut self) -> Result<(), BrokerError> {
         for partition in self.options.partitioning.all() {
             let exchange = self.names.items(partition);
             self.declare_exchange(&exchange, durable()).await?;
+        }
+        Ok(())
+    }
+
+    /// Declares the counter's queues and binds them; what is there already stays. Only for who has left word of what a
+    /// missing queue has lost, or knows that nothing was ever published.
+    pub async fn declare_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+        for partition in self.options.partitioning.all() {
             let queue = self.names.queue(partition, counter);
             let channel = self.channel().await?;
             let options = QueueDeclareOptions::durable();
             let arguments = queue_arguments(self.options.queue_type);
-            timed(channel.queue_declare(queue.as_str().into(), options, arguments)).await?;
+            timed(channel.queue_declare(queue.into(), options, arguments)).await?;
+        }
+        self.bind_queues(counter).await
+    }
+
+    /// Binds the counter's queues and creates nothing: an error says what is [missing](BrokerError::missing).
+    pub async fn bind_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+        for partition in self.options.partitioning.all() {
+            let channel = self.channel().await?;
             let bound = channel.queue_bind(
-                queue.into(),
-                exchange.into(),
+                self.names.queue(partition, counter).into(),
+                self.names.items(partition).into(),
                 ShortString::default(),
                 QueueBindOptions::default(),
                 FieldTable::default(),
