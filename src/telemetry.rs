@@ -70,6 +70,8 @@ pub const STORE_RUNS: &str = "headcount_store_runs";
 pub const COUNTER_UP: &str = "headcount_counter_up";
 /// Whether a counter has everything that it should have, by counter.
 pub const COUNTER_COMPLETE: &str = "headcount_counter_complete";
+/// Whether a counter takes nothing more from its queue, by counter.
+pub const COUNTER_HALTED: &str = "headcount_counter_halted";
 /// Tenants of a counter, by counter.
 pub const COUNTER_TENANTS: &str = "headcount_counter_tenants";
 /// Items of a counter, by counter.
@@ -279,6 +281,11 @@ fn describe_counter_gauges() {
     for (name, unit, text) in [
         (COUNTER_UP, Unit::Count, "Whether it can be asked"),
         (COUNTER_COMPLETE, Unit::Count, "Whether it has everything"),
+        (
+            COUNTER_HALTED,
+            Unit::Count,
+            "Whether it takes nothing more from its queue",
+        ),
         (COUNTER_TENANTS, Unit::Count, "Its tenants"),
         (COUNTER_ITEMS, Unit::Count, "Its items"),
         (COUNTER_EPOCHS, Unit::Count, "Epochs in its position"),

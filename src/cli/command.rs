@@ -56,7 +56,9 @@ that are not complete while no complete one is left. Everything listed is then t
 with what they hold. Bring back every counter and disk that may still come back before you do this.";
 
 const POISON_ABOUT: &str = "\
-Takes a batch that this release can't read from the head of a stopped counter's queue.
+Takes a batch that this release can't read from the head of a stopped counter's queue. A counter that meets
+one takes nothing more, answers with what it has, and says so in /counters and /readyz. Stop it, run this, and
+start it again.
 
 First try a release that can read it: then nothing is lost. Skipping makes the counter not complete: it must
 catch up from a complete counter that has the batch. If no counter could read it, its items are lost.";

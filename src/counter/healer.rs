@@ -126,6 +126,10 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
 
     /// One round; returns whether this counter is complete.
     async fn round(&mut self) -> Result<bool, RoundError> {
+        if self.own.is_halted() {
+            // No barrier comes through its queue any more: nothing could be proved.
+            return Ok(false);
+        }
         let own = self.own_holding().await?;
         let views = self.ask_peers(&[]).await;
         let Some(noticed) = notice(&own, &views) else {

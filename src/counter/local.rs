@@ -55,6 +55,11 @@ impl<R: StoreReader> LocalCounter<R> {
         }
     }
 
+    /// Whether it takes nothing more from its log in this life.
+    pub(super) fn is_halted(&self) -> bool {
+        self.progress.problem().is_some()
+    }
+
     /// How often, in this life, the log said that batches may have been lost.
     pub(super) fn losses(&self) -> u64 {
         self.progress.tally.borrow().losses
@@ -207,6 +212,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             disk_bytes: stats.disk_bytes,
             memory_bytes: stats.memory_bytes,
             runs: stats.runs,
+            problem: self.progress.problem().map(str::to_owned),
         };
         let answer = if running {
             Ok(status)

@@ -9,6 +9,8 @@
 
 pub mod catch_up;
 pub mod exchange;
+#[cfg(test)]
+mod halt_tests;
 mod healer;
 mod host;
 mod local;
@@ -145,6 +147,8 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Sorted runs in its store.
     pub runs: u64,
+    /// Why it takes nothing more from its queue in this life, and what its operator does about that; it goes on answering.
+    pub problem: Option<String>,
 }
 
 /// Why a counter gives no answer.

@@ -3,7 +3,7 @@
 //! Invariant: a barrier is noted only after everything that came before it in the queue is committed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -67,6 +67,7 @@ pub(super) struct Progress {
     tally: watch::Sender<Tally>,
     barriers: Arc<Mutex<Barriers>>,
     wanted: Arc<Notify>,
+    problem: Arc<OnceLock<String>>,
 }
 
 /// The end that queries hold; cheap to clone.
@@ -75,6 +76,7 @@ pub(super) struct Watching {
     pub tally: watch::Receiver<Tally>,
     barriers: Arc<Mutex<Barriers>>,
     wanted: Arc<Notify>,
+    problem: Arc<OnceLock<String>>,
 }
 
 impl Progress {
@@ -82,15 +84,18 @@ impl Progress {
         let (tally, watching) = watch::channel(Tally::default());
         let barriers = Arc::<Mutex<Barriers>>::default();
         let wanted = Arc::<Notify>::default();
+        let problem = Arc::<OnceLock<String>>::default();
         let watching = Watching {
             tally: watching,
             barriers: Arc::clone(&barriers),
             wanted: Arc::clone(&wanted),
+            problem: Arc::clone(&problem),
         };
         let progress = Self {
             tally,
             barriers,
             wanted,
+            problem,
         };
         (progress, watching)
     }
@@ -116,6 +121,17 @@ impl Progress {
         self.wanted.notified().await;
     }
 
+    /// Says that nothing more is taken from the log in this life, and why.
+    pub fn halt(&self, why: String) {
+        // The first reason is the one that matters.
+        let _ = self.problem.set(why);
+    }
+
+    /// Whether nothing more is taken from the log in this life.
+    pub fn is_halted(&self) -> bool {
+        self.problem.get().is_some()
+    }
+
     /// How often the log has said that batches may have been lost.
     pub fn losses(&self) -> u64 {
         self.tally.borrow().losses
@@ -126,6 +142,11 @@ impl Watching {
     /// Says that a query waits for more than the last commit has: what is applied should be committed now.
     pub fn want(&self) {
         self.wanted.notify_one();
+    }
+
+    /// Why nothing more is taken from the log in this life, if that is so.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.get().map(String::as_str)
     }
 
     /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in this life.

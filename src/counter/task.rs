@@ -3,6 +3,8 @@
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
 //! ends, and with it the process. One commit holds all that one acknowledgement covers, batches and events alike.
 //!
+//! A batch that can't be read is the end of consuming, not of the task: it goes on to answer until it is stopped.
+//!
 //! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit with those that come
 //! soon after. A query that waits for them, or a barrier among them, ends the waiting: patience costs no reader anything.
 
@@ -248,7 +250,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             checks
         });
         tokio::select! {
-            delivered = self.deliveries.next() => Event::Delivered(delivered),
+            delivered = self.deliveries.next(), if !self.progress.is_halted() => Event::Delivered(delivered),
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::CommitDue,
             _ = checks.tick() => Event::CheckDue,
             Some(command) = self.commands.recv() => Event::Steered(command),
@@ -261,7 +263,10 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         match event {
             Event::Delivered(delivered) => {
                 self.store.check()?;
-                self.take(delivered?).await
+                match delivered {
+                    Err(error @ DeliveryError::Undecodable { .. }) => self.halt(&error).await,
+                    delivered => self.take(delivered?).await,
+                }
             }
             Event::CommitDue => {
                 self.commit_pending().await?;
@@ -306,6 +311,16 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         if is_due {
             self.commit_pending().await?;
         }
+        Ok(true)
+    }
+
+    /// Commits what came before, and takes nothing more in this life: to go on would lose what can't be read. Queries are
+    /// answered with what there is.
+    async fn halt(&mut self, why: &DeliveryError) -> Result<bool, CounterError> {
+        tracing::error!(%why, "this counter takes nothing more from its queue, and answers with what it has");
+        self.commit_pending().await?;
+        self.deliveries.leave();
+        self.progress.halt(why.to_string());
         Ok(true)
     }
 

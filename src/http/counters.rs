@@ -60,6 +60,11 @@ pub struct CounterAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     reason: Option<String>,
+    /// Why it takes nothing more from its queue, and what its operator does about that; absent while it does. It answers
+    /// with what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    problem: Option<String>,
     /// Tenants that have items.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -152,6 +157,7 @@ impl From<CounterView> for CounterAnswer {
             name: view.name,
             state: CounterState::Unreachable,
             reason: None,
+            problem: None,
             tenants: None,
             items: None,
             position: None,
@@ -177,6 +183,7 @@ impl From<CounterView> for CounterAnswer {
                     false => CounterState::Incomplete,
                 };
                 let (epoch, sequence) = status.last_applied.unzip();
+                answer.problem = status.problem;
                 answer.tenants = Some(status.tenants);
                 answer.items = Some(status.items);
                 answer.position = Some(PositionAnswer {

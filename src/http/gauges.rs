@@ -24,6 +24,7 @@ pub fn report(view: &CounterView) {
     }
     let Ok(status) = &view.status else { return };
     set(telemetry::COUNTER_COMPLETE, flag(status.complete));
+    set(telemetry::COUNTER_HALTED, flag(status.problem.is_some()));
     set(telemetry::COUNTER_TENANTS, status.tenants as f64);
     set(telemetry::COUNTER_ITEMS, status.items as f64);
     set(telemetry::COUNTER_EPOCHS, status.epochs as f64);
@@ -73,6 +74,7 @@ mod tests {
             disk_bytes: 9,
             memory_bytes: 10,
             runs: 11,
+            problem: Some("it can't read a batch".into()),
         }
     }
 
@@ -113,6 +115,7 @@ mod tests {
                 r#"headcount_counter_up{counter="c1"} 1"#,
                 r#"headcount_counter_up{counter="c2"} 0"#,
                 r#"headcount_counter_complete{counter="c1"} 1"#,
+                r#"headcount_counter_halted{counter="c1"} 1"#,
                 r#"headcount_counter_tenants{counter="c1"} 2"#,
                 r#"headcount_counter_items{counter="c1"} 30"#,
                 r#"headcount_counter_epochs{counter="c1"} 4"#,

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::{App, Whole, gauges, json};
+use crate::counter::Status;
 use crate::supervisor::UnaskedEnd;
 
 /// That a node is well.
@@ -65,13 +66,13 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
         ));
     }
     let counters = app.coordinator.counters().await;
-    let complete = |status: &crate::counter::Status| status.complete;
+    let is_well = |status: &Status| status.complete && status.problem.is_none();
     if !counters
         .iter()
-        .any(|counter| counter.status.as_ref().is_ok_and(complete))
+        .any(|counter| counter.status.as_ref().is_ok_and(is_well))
     {
         return Err(Problem::not_ready(
-            "No complete counter answers; see GET /counters.",
+            "No complete counter answers that takes what is posted; see GET /counters.",
         ));
     }
     Ok(json(&Health { status: "ok" }))

@@ -26,7 +26,7 @@ use crate::counter::exchange::{
     CONTAINS_PATH, COUNTER_HEADER, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup,
     CountsQuery, LIST_PATH, ListingQuery, Message, SNAPSHOT_PATH, STATUS_PATH, WAIT_MAX,
 };
-use crate::counter::{Demand, Peer, QueryError};
+use crate::counter::{Demand, Peer, QueryError, Status};
 use crate::model::ClusterSecret;
 use crate::supervisor::Supervisor;
 
@@ -158,12 +158,19 @@ async fn get_snapshot(State(app): State<Arc<CounterApp>>) -> Result<Response, Pr
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
-/// Tells whether the counter runs and has everything that it should have.
+/// Tells whether the counter runs, takes what comes, and has everything that it should have.
 async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
     if let Some(end) = app.supervisor.unasked() {
         return Err(health::ends(&end));
     }
     match app.counter.status().await {
+        Ok(Status {
+            name,
+            problem: Some(problem),
+            ..
+        }) => Err(Problem::not_ready(format!(
+            "The counter {name} takes nothing more from its queue, and answers with what it has: {problem}."
+        ))),
         Ok(status) if status.complete => Ok(health::healthz().await),
         Ok(status) => Err(Problem::not_ready(format!(
             "The counter {} is not sure to have everything; it catches up from its peers.",

@@ -20,7 +20,7 @@ use crate::counter::{
 };
 use crate::http::front::tests::call;
 use crate::http::{App, HttpLimits, LossDesk, LossError, routes};
-use crate::log::{LocalLog, local};
+use crate::log::{Deliveries, Delivery, DeliveryError, DeliveryTag, LocalLog, local};
 use crate::model::{BarrierEpochs, Entropy, Epoch, ItemHash, Partitioning, TenantName};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
@@ -85,6 +85,24 @@ impl Peer for Endless {
     }
 }
 
+/// A log of what can't be read.
+struct Unreadable;
+
+impl Deliveries for Unreadable {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
+        Err(DeliveryError::Undecodable {
+            queue: "q".into(),
+            detail: "version 99".into(),
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn acknowledge(&mut self, _: DeliveryTag) {}
+}
+
 struct Node {
     routes: Routes,
     frames: Arc<AtomicUsize>,
@@ -94,12 +112,19 @@ struct Node {
 
 impl Node {
     fn start(complete: bool, secret: Option<&str>) -> Self {
+        let (log, deliveries) = local();
+        Self {
+            log: Some(log),
+            ..Self::over(deliveries, complete, secret)
+        }
+    }
+
+    fn over(deliveries: impl Deliveries, complete: bool, secret: Option<&str>) -> Self {
         let mut store = MemoryStore::new(StoreShape {
             partitioning: Partitioning::SINGLE,
         });
         store.set_complete(complete);
         store.commit().expect("commits");
-        let (log, deliveries) = local();
         let (task, inside) = CounterTask::new("c1".into(), 1, store, deliveries);
         tokio::spawn(task.run());
         let frames = Arc::<AtomicUsize>::default();
@@ -121,12 +146,26 @@ impl Node {
             routes: counter_routes(app),
             supervisor,
             frames,
-            log: Some(log),
+            log: None,
         }
     }
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         call(&self.routes, "GET", path, headers, "").await
+    }
+
+    async fn until_unready(&self) -> Response {
+        let ready = async {
+            loop {
+                let answer = self.get("/readyz", &[]).await;
+                if answer.status() != StatusCode::OK {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), ready).await;
+        waited.expect("it stops")
     }
 
     async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
@@ -236,18 +275,8 @@ async fn ready_is_a_counter_that_runs_and_is_complete() {
     assert_eq!(node.get("/readyz", &[]).await.status(), StatusCode::OK);
     assert_eq!(text(node.get("/metrics", &[]).await).await, "metrics\n");
     drop(node.log.take());
-    let stopped = async {
-        while node.get("/readyz", &[]).await.status() == StatusCode::OK {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), stopped)
-        .await
-        .expect("it stops");
-    assert_eq!(
-        problem(node.get("/readyz", &[]).await).await,
-        (503, "not-ready".into())
-    );
+    let stopped = problem(node.until_unready().await).await;
+    assert_eq!(stopped, (503, "not-ready".into()));
     assert_eq!(
         problem(node.get(STATUS_PATH, &[]).await).await,
         (503, "counter-stopped".into())
@@ -261,6 +290,16 @@ async fn ready_is_a_counter_that_runs_and_is_complete() {
     task.await.expect("joined");
     let answer = text(without.get("/readyz", &[]).await).await;
     assert!(answer.contains("the task healer panicked: oh"), "{answer}");
+
+    let halted = Node::over(Unreadable, true, None);
+    let told = text(halted.until_unready().await).await;
+    assert!(
+        told.contains("not-ready") && told.contains("skip-poison"),
+        "{told}"
+    );
+    let asked = halted.get(STATUS_PATH, &[]).await;
+    assert_eq!(asked.status(), StatusCode::OK);
+    assert!(text(asked).await.contains(r#""problem":"#));
 
     let incomplete = Node::start(false, None);
     let (status, kind) = problem(incomplete.get("/readyz", &[]).await).await;

@@ -82,10 +82,12 @@ pub struct Delivery {
 /// Why nothing is delivered any more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeliveryError {
-    /// A delivery is no batch that this release knows. It stays in the queue, and all behind it.
+    /// A delivery is no batch that this release knows. It stays in the queue, and all behind it; what came before it
+    /// can still be acknowledged.
     #[error(
-        "the first batch in {queue} can't be read: {detail}. Nothing is lost: it stays there. Start a release that \
-         knows it, or stop this counter and see headcount skip-poison --help"
+        "the first batch in {queue} can't be read: {detail}. Nothing is lost: it stays there, and all behind it. \
+         Start a release that knows it; or, if it is damaged, stop this counter, run headcount skip-poison (its \
+         --help says what that gives up), and start it again"
     )]
     Undecodable {
         /// Where it is.
@@ -126,6 +128,11 @@ pub trait Deliveries: Send + 'static {
     /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned before it, none that
     /// it returned after it.
     fn acknowledge(&mut self, up_to: DeliveryTag) -> impl Future<Output = ()> + Send;
+
+    /// Gives up consuming for good: what is not acknowledged goes back to where it came from, and
+    /// [`next`](Self::next) has nothing more. Acknowledgements given before are still carried out. For a log whose
+    /// deliveries are kept elsewhere, once it [failed](DeliveryError::Undecodable).
+    fn leave(&mut self) {}
 }
 
 /// Bytes that a tenant's items take at most in an encoded batch: what limits on batches count.

@@ -5,11 +5,13 @@
 
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use crate::amqp::Client;
 use crate::broker::{PASSWORD, USER};
 use crate::cluster::{Cluster, Setup};
 use crate::guardian;
-use crate::node::{self, Node, items};
+use crate::node::{self, Answer, Node, items};
 use crate::readme;
 use crate::wait::{self, PATIENCE};
 
@@ -23,15 +25,39 @@ fn publish(cluster: &Cluster, exchange: &str, queue: &str) {
     client.publish(exchange, queue, POISON).expect("confirmed");
 }
 
-/// Waits until the counter has ended by itself, and says which batch it was that it met.
-fn stops_at_poison(cluster: &mut Cluster, name: &str) {
+/// Waits until the counter stands at what it can't read: it runs and answers, takes nothing more, and says why.
+async fn stands_at_poison(cluster: &mut Cluster, name: &str) {
+    let what = format!("counter {name} that stands at its poison");
+    let problem = wait::until(&what, async || {
+        let counters = cluster.counters(0).await?;
+        match counters.get(name).map(|counter| &counter["problem"]) {
+            Some(Value::String(problem)) => Ok(problem.clone()),
+            _ => Err(format!("{counters:?}")),
+        }
+    })
+    .await;
+    for part in ["can't be read", "skip-poison", &Cluster::queue(name)] {
+        assert!(problem.contains(part), "{part} in {problem}");
+    }
+    let url = cluster.counter(name).process.url();
+    let ready = Answer::of(cluster.http.get(format!("{url}/readyz"))).await;
+    assert_eq!(ready.status, 503, "{}", ready.text);
+    assert!(ready.text.contains("skip-poison"), "{}", ready.text);
+    let (queue, node) = (Cluster::queue(name), cluster.broker.node(0));
+    wait::until("a queue that has it back, and no consumer", async || {
+        let vhost = &cluster.vhost;
+        match (vhost.consumers(node, &queue), vhost.ready(node, &queue)) {
+            (Ok(0), Ok(1..)) => Ok(()),
+            seen => Err(seen),
+        }
+    })
+    .await;
     let process = &mut cluster.counter(name).process;
-    let status = process.wait_for_end();
-    assert!(!status.success(), "{status}");
-    let end = process.log_tail();
-    assert!(end.contains("can't be read"), "{end}");
+    assert_eq!(process.ended(), None, "it goes on");
+    assert!(process.log().contains("can't be read"));
 }
 
+/// Skips it: not while the counter runs, but once it is stopped.
 fn skip(cluster: &mut Cluster, name: &str) {
     let url = cluster.amqp_url();
     let data_dir = cluster.counter(name).data_dir.display().to_string();
@@ -45,28 +71,51 @@ fn skip(cluster: &mut Cluster, name: &str) {
         &url,
         "--yes",
     ];
+    let refused = node::run(&args);
+    assert!(!refused.status.success(), "it runs: {}", refused.stdout);
+    let status = cluster.counter(name).process.terminate();
+    assert_eq!(status.code(), Some(0), "a clean stop");
     let ran = cluster.operate(&args);
     assert!(ran.stdout.contains("Skipped"), "{}", ran.stdout);
     cluster.counter(name).process.restart();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_one_counter_cannot_read_stops_it_until_it_is_skipped() {
+async fn a_counter_that_cannot_read_a_batch_stands_until_it_is_skipped() {
     let mut cluster = Cluster::start(Setup::new()).await;
     cluster.post_surely(0, &items("asd", 0, 10)).await;
     publish(&cluster, "", &Cluster::queue("c1"));
-    stops_at_poison(&mut cluster, "c1");
+    stands_at_poison(&mut cluster, "c1").await;
     cluster.post_surely(0, &items("asd", 10, 10)).await;
     assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
+    let strong = "consistency=strong";
+    assert_eq!(cluster.exact_count(0, "asd", strong).await, 20);
 
+    cluster.counter("c1").process.kill();
     cluster.counter("c1").process.restart();
-    stops_at_poison(&mut cluster, "c1");
+    stands_at_poison(&mut cluster, "c1").await;
+    // Alone it answers with what it has, which does not cover what was acknowledged.
+    for name in ["c2", "c3"] {
+        cluster.counter(name).process.pause();
+    }
+    let alone = cluster.get(0, "/items/asd/count?timeout_ms=1000").await;
+    assert_eq!(alone.json["exact"], false, "{}", alone.text);
+    assert_eq!(alone.json["count"], 10, "{}", alone.text);
+    let path = "/items/asd/count?consistency=strong&timeout_ms=1000";
+    let alone = cluster.get(0, path).await;
+    assert_eq!(alone.status, 503, "{}", alone.text);
+    for name in ["c2", "c3"] {
+        cluster.counter(name).process.resume();
+    }
+
     skip(&mut cluster, "c1");
     cluster.wait_for_state("c1", "complete").await;
     for name in ["c2", "c3"] {
         cluster.counter(name).process.kill();
     }
     assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
+    let counters = cluster.counters(0).await.expect("answered");
+    assert!(counters["c1"].get("problem").is_none(), "{counters:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,9 +125,15 @@ async fn a_batch_that_nobody_can_read_is_given_up_by_the_operator_alone() {
     assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
     publish(&cluster, "headcount.items.0", "");
     for name in ["c1", "c2", "c3"] {
-        stops_at_poison(&mut cluster, name);
+        stands_at_poison(&mut cluster, name).await;
     }
+    // What was acknowledged before is counted by all of them, and reads that ask for no more are exact.
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    let ready = cluster.get(0, "/readyz").await;
+    assert_eq!(ready.status, 503, "{}", ready.text);
     cluster.post_surely(0, &items("asd", 10, 10)).await;
+    let answer = cluster.get(0, "/items/asd/count?timeout_ms=500").await;
+    assert_eq!(answer.json["exact"], false, "{}", answer.text);
     for name in ["c1", "c2", "c3"] {
         skip(&mut cluster, name);
     }

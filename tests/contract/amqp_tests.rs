@@ -15,7 +15,9 @@ use lapin::types::FieldTable;
 use parking_lot::Mutex;
 
 use crate::amqp::{Cluster, append, name, reports};
+use crate::kit::wait;
 use crate::log::{PATIENCE, batch};
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_appended_before_any_counter_starts_reaches_all() {
     let cluster = Cluster::new();
@@ -210,7 +212,7 @@ async fn an_adopted_store_comes_first_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_stops_the_counter_and_stays() {
+async fn what_cannot_be_read_ends_the_consuming_and_stays() {
     let cluster = Cluster::new();
     let log = cluster.coordinator(&["c1"]);
     append(&log, 1, 1).await;
@@ -225,19 +227,26 @@ async fn what_cannot_be_read_stops_the_counter_and_stays() {
         "{stopped:?}"
     );
     assert_eq!(counter.next().await, stopped, "asked again, the same");
-    let store = counter.standing;
-    drop(counter.deliveries);
+    // It lives, and consumes no more, nor connects again.
+    counter.deliveries.leave();
+    assert_eq!(counter.next().await, Ok(None));
+    let ended = *counter.deliveries.status().borrow();
+    assert!(!ended.connected && !ended.consuming, "{ended:?}");
+    // What was acknowledged is gone; the junk and what lies behind it are back.
+    let expected = Ok(vec![(name("c1"), Some(2))]);
+    wait::until("two messages", async || {
+        match depths(cluster.options.clone(), &[name("c1")]).await {
+            known if known == expected => Ok(()),
+            known => Err(known),
+        }
+    })
+    .await;
+    let store = Arc::clone(&counter.standing);
     let (asked, answers) = std::sync::mpsc::channel();
     let refuse = move |poison: &Poison| asked.send(poison.clone()).is_err();
-    let left = loop {
-        // The counter's consumer may take a moment to be gone.
-        match skip_poison(cluster.options.clone(), &name("c1"), refuse.clone()).await {
-            Ok(left) => break left,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    };
+    let left = skip_poison(cluster.options.clone(), &name("c1"), refuse).await;
     let poison = answers.recv().expect("asked");
-    assert_eq!(left, SkipOutcome::Left(poison.clone()));
+    assert_eq!(left, Ok(SkipOutcome::Left(poison.clone())));
     let skipped = skip_poison(cluster.options.clone(), &name("c1"), |_| true).await;
     assert_eq!(skipped, Ok(SkipOutcome::Skipped(poison)));
     let again = skip_poison(cluster.options.clone(), &name("c1"), |_| true).await;

@@ -211,6 +211,9 @@ struct StatusJson {
     disk_bytes: u64,
     memory_bytes: u64,
     runs: u64,
+    /// Unknown to 0.1.0, which passes it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 impl Message for Status {

@@ -154,6 +154,7 @@ proptest! {
         flag: bool,
         numbers: [u64; 11],
         last: Option<(String, u64)>,
+        problem: Option<String>,
     ) {
         // Twice, so that some share a cover.
         let answers = CountsAnswers([answers.clone(), answers].concat());
@@ -172,7 +173,7 @@ proptest! {
             memory_bytes, runs] = numbers;
         let status = Status {
             name: "c1".into(), complete: flag, tenants, items, epochs, last_applied: last, holes,
-            lag_ms, redeliveries, snapshots, forks, disk_bytes, memory_bytes, runs,
+            lag_ms, redeliveries, snapshots, forks, disk_bytes, memory_bytes, runs, problem,
         };
         prop_assert_eq!(there_and_back(&status), status);
     }
@@ -232,6 +233,21 @@ fn the_json_is_as_documented() {
         r#"{{"requirements":[[{{"partition":0,"epoch":"{epoch}","prefix":4,"beyond":[[6,7]]}}]],"queries":[{{"tenants":["asd"],"requirement":0,"barriers":[],"wait_ms":0,"whole_position":false}}]}}"#
     );
     assert_eq!(text, expected);
+}
+
+/// Without a problem it is what the first release wrote, and that is read.
+#[test]
+fn a_status_of_another_release_is_read() {
+    let first = concat!(
+        r#"{"name":"c1","complete":true,"tenants":1,"items":2,"epochs":3,"last_applied":null,"holes":4,"lag_ms":5,"#,
+        r#""redeliveries":6,"snapshots":7,"forks":8,"disk_bytes":9,"memory_bytes":10,"runs":11}"#
+    );
+    let status = Status::decode(first.as_bytes()).expect("read");
+    assert_eq!(status.problem, None);
+    assert_eq!(String::from_utf8(status.encode()).expect("UTF-8"), first);
+    let later = first.replace('}', r#","problem":"why","later":[1]}"#);
+    let status = Status::decode(later.as_bytes()).expect("read");
+    assert_eq!(status.problem.as_deref(), Some("why"));
 }
 
 #[test]

@@ -225,6 +225,15 @@ impl Deliveries for AmqpDeliveries {
             let _ = self.acks.send(acker);
         }
     }
+
+    fn leave(&mut self) {
+        // The session ends once nobody takes what it hands over, and waits for the acknowledgements before it closes.
+        self.handed.close();
+        while self.handed.try_recv().is_ok() {}
+        self.waiting.clear();
+        self.returned.clear();
+        (self.acks, _) = mpsc::unbounded_channel();
+    }
 }
 
 /// Carries out acknowledgements, so that a broker that is slow to read them does not stop the counter. One that

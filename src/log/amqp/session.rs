@@ -96,7 +96,8 @@ impl Session {
     }
 }
 
-/// Runs sessions until told to stop, until nobody waits, or until an operator is needed.
+/// Runs sessions until told to stop, until nobody waits, or until an operator is needed: then it keeps what is not
+/// acknowledged only until nobody waits for more.
 pub(super) async fn run(
     mut session: Session,
     mut stopping: watch::Receiver<bool>,
@@ -121,6 +122,9 @@ pub(super) async fn run(
             () = gone.closed() => Some(End::Dropped),
         };
         let goes_on = session.note_end(end).await;
+        session.status.send_modify(|status| {
+            (status.connected, status.consuming) = (false, false);
+        });
         if !goes_on {
             drop(session);
             if *stopping.borrow() {
@@ -134,9 +138,6 @@ pub(super) async fn run(
             link.close().await;
             return;
         }
-        session.status.send_modify(|status| {
-            (status.connected, status.consuming) = (false, false);
-        });
         drop(consuming);
         link.close().await;
     }
