@@ -221,7 +221,8 @@ impl Cluster {
     }
 
     /// Publishes what is no batch to every counter.
-    pub async fn publish_junk(&self) {
+    /// Publishes what no coordinator would.
+    pub async fn publish(&self, bytes: &[u8]) {
         let channel = self.channel().await;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         confirms.await.expect("confirms");
@@ -230,7 +231,7 @@ impl Cluster {
             exchange.into(),
             "".into(),
             BasicPublishOptions::default(),
-            b"HCB\x63 from the future",
+            bytes,
             BasicProperties::default(),
         );
         published

@@ -9,7 +9,10 @@ use headcount::log::amqp::{
     AmqpLog, AmqpRole, Announcement, Poison, Presence, Role, SkipOutcome, depths, remove_counter,
     skip_poison,
 };
-use headcount::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
+use headcount::log::{
+    AppendError, Delivered, Deliveries, Delivery, DeliveryError, Log, Standing, wire,
+};
+use headcount::model::{Batch, BatchId, Partition};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
@@ -211,12 +214,33 @@ async fn an_adopted_store_comes_first_or_not_at_all() {
     assert!(!cluster.has_marker("replaced").await);
 }
 
+/// Its items would be added to the count of whichever tenant lies so many numbers further.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_another_partition_is_not_handed_over() {
+    let cluster = Cluster::new();
+    let _log = cluster.coordinator(&["c1"]);
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    let theirs = batch(1, 1);
+    let id = BatchId {
+        partition: Partition(7),
+        ..theirs.id()
+    };
+    let foreign = Batch::new(id, 0, theirs.tenants().to_vec());
+    cluster.publish(&wire::encode(&foreign)).await;
+    let refused = counter.next().await;
+    assert!(
+        matches!(&refused, Err(DeliveryError::Undecodable { detail, .. }) if detail.contains("partition 7")),
+        "{refused:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_ends_the_consuming_and_stays() {
     let cluster = Cluster::new();
     let log = cluster.coordinator(&["c1"]);
     append(&log, 1, 1).await;
-    cluster.publish_junk().await;
+    cluster.publish(b"HCB\x63 from the future").await;
     let behind = append(&log, 1, 2).await;
     let mut counter = cluster.counter("c1");
     counter.begins().await;

@@ -11,11 +11,11 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::connection::{BrokerError, timed};
 use super::topology::Broker;
-use crate::model::CounterName;
+use crate::model::{CounterName, Partition};
 
 /// What came from a consumer.
 pub(super) enum Taken {
-    Delivery(ShortString, Box<Delivery>),
+    Delivery(Partition, Box<Delivery>),
     Error(lapin::Error),
     /// The stream ended without an error.
     Cancelled,
@@ -31,7 +31,7 @@ pub(super) async fn consume(broker: &Broker, name: &CounterName) -> Result<Merge
         let channel = broker.fresh_channel().await?;
         let queue = broker.names.queue(partition, name);
         let prefetch = broker.options.prefetch;
-        streams.push(consume_one(&channel, queue.into(), name, prefetch).await?);
+        streams.push(consume_one(&channel, partition, queue.into(), name, prefetch).await?);
     }
     Ok(select_all(streams))
 }
@@ -39,20 +39,17 @@ pub(super) async fn consume(broker: &Broker, name: &CounterName) -> Result<Merge
 /// Starts to consume, with at most `prefetch` deliveries under way.
 async fn consume_one(
     channel: &Channel,
+    partition: Partition,
     queue: ShortString,
     name: &CounterName,
     prefetch: u16,
 ) -> Result<BoxStream<'static, Taken>, BrokerError> {
     timed(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
     let options = BasicConsumeOptions::default();
-    let consumer = channel.basic_consume(
-        queue.clone(),
-        name.as_str().into(),
-        options,
-        FieldTable::default(),
-    );
+    let consumer =
+        channel.basic_consume(queue, name.as_str().into(), options, FieldTable::default());
     let deliveries = timed(consumer).await?.map(move |delivery| match delivery {
-        Ok(delivery) => Taken::Delivery(queue.clone(), Box::new(delivery)),
+        Ok(delivery) => Taken::Delivery(partition, Box::new(delivery)),
         Err(error) => Taken::Error(error),
     });
     let end = futures_util::stream::once(async { Taken::Cancelled });

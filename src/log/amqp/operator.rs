@@ -236,7 +236,7 @@ async fn first_poison(
             Ok(Some(Err(error))) => return Err(BrokerError::from(error).into()),
             Ok(Some(Ok(delivery))) => delivery,
         };
-        if let Err(error) = wire::decode(&delivery.data) {
+        if let Err(error) = wire::decode_of(partition, &delivery.data) {
             let poison = Poison {
                 queue,
                 detail: error.to_string(),

@@ -365,19 +365,19 @@ impl Session {
                     Err(error) => return End::Broken(error),
                 },
             };
-            let (queue, delivery) = match taken {
-                Some(Taken::Delivery(queue, delivery)) => (queue, delivery),
+            let (partition, delivery) = match taken {
+                Some(Taken::Delivery(partition, delivery)) => (partition, delivery),
                 Some(Taken::Cancelled) | None => return End::Cancelled,
                 Some(Taken::Error(error)) => {
                     tracing::debug!(%error, "consuming ended");
                     return End::Lost;
                 }
             };
-            let batch = match wire::decode(&delivery.data) {
+            let batch = match wire::decode_of(partition, &delivery.data) {
                 Ok(batch) => Arc::new(batch),
                 Err(error) => {
                     return End::Failed(DeliveryError::Undecodable {
-                        queue: queue.to_string(),
+                        queue: broker.names.queue(partition, &self.name),
                         detail: error.to_string(),
                     });
                 }
