@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::guardian;
 use crate::relay::{Flow, Relay};
 
 /// Long enough for bytes to pass through this machine, if they pass.
@@ -147,4 +148,14 @@ async fn an_orphaned_server_is_not_told() {
     passes(&mut client, &mut second, "a new life").await;
     relay.cut();
     assert!(is_reset(&mut server).await);
+}
+
+/// A copy stands for the one that a child has between its fork and its exec.
+#[test]
+fn a_port_is_free_again_although_its_listener_was_copied() {
+    let port = guardian::free_port();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("free");
+    let _copy = listener.try_clone().expect("copied");
+    guardian::stop_listening(listener);
+    std::net::TcpListener::bind(("127.0.0.1", port)).expect("free again");
 }

@@ -3,7 +3,8 @@
 //! Invariant: no broker, no node and no folder outlives the test process by more than a moment.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -101,7 +102,8 @@ pub fn remove_at_the_end(folder: &Path) {
 }
 
 /// A port that nobody listens on, below those that the system gives to outgoing connections: a restart finds
-/// it free again.
+/// it free again. It is found by asking, not by listening: what is started meanwhile would keep the listener until
+/// its exec.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
@@ -111,10 +113,15 @@ pub fn free_port() -> u16 {
         getrandom::fill(&mut bytes).expect("randomness");
         let port = FIRST + u16::from_le_bytes(bytes) % COUNT;
         let mut taken = TAKEN.lock();
-        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if !taken.contains(&port) && TcpStream::connect(("127.0.0.1", port)).is_err() {
             taken.push(port);
             return port;
         }
     }
     panic!("no free port");
+}
+
+/// Frees the port of a listener at once, also when a child that was just started still has a copy of it.
+pub fn stop_listening(listener: impl AsFd) {
+    rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).expect("it listened");
 }
