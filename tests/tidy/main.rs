@@ -3,6 +3,7 @@
 //! Invariant: a finding names file, line and rule; each rule is shown in `samples` to refuse something.
 
 mod imports;
+mod processes;
 mod samples;
 mod sizes;
 mod source;
@@ -82,6 +83,7 @@ fn check(files: &[(String, String)]) -> Vec<Finding> {
             findings.extend(spawns::check(source));
         }
     }
+    findings.extend(processes::check(&sources));
     for (path, text) in files {
         findings.extend(words::machine_paths(path, text));
     }

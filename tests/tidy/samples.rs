@@ -441,3 +441,20 @@ fn a_path_names_its_module() {
     assert_eq!(module("src/cli/mod.rs"), "cli");
     assert_eq!(module("src/log/amqp/topology.rs"), "log::amqp::topology");
 }
+
+#[test]
+fn a_test_program_that_locks_folders_starts_no_processes() {
+    let locks = "fn a() { let dir = DataDir::open(path, &belonging); }\n";
+    let starts = "use std::process::Command;\n";
+    let kit = "#[path = \"../kit/mod.rs\"]\nmod kit;\n";
+    for (path, code) in [("tests/a/b.rs", starts), ("tests/a/main.rs", kit)] {
+        let found = findings_in(&[("tests/a/locks.rs", locks), (path, code)]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with(&format!("{path}:")), "{found:#?}");
+        assert!(found[0].contains("starts no processes"), "{found:#?}");
+        // Another program, or one that locks nothing.
+        let found = findings_in(&[("tests/other/locks.rs", locks), (path, code)]);
+        assert_eq!(found, [""; 0]);
+        passes(path, code);
+    }
+}

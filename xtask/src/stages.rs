@@ -140,7 +140,7 @@ impl Stage {
             }
             Self::Tidy => cargo(options, "test --locked --test tidy"),
             Self::Unit => cargo(options, "test --locked --workspace --lib --bins"),
-            Self::Contract => cargo(options, "test --locked --test contract"),
+            Self::Contract => cargo(options, "test --locked --test contract --test store"),
             Self::Integration => cargo(options, "test --locked --test it"),
             Self::Cluster => cargo(options, "test --locked --test cluster"),
             Self::DocTests => cargo(options, "test --locked --doc"),

@@ -1,0 +1,12 @@
+//! The contract of `Store`: one suite, run against every implementation. And what only a store on disk has: a folder, and
+//! files that can be damaged.
+//!
+//! Invariant: what is asserted here is what a counter relies on; nothing looks inside a store. Nothing here starts a
+//! process: between its fork and its exec, a child has the lock of every folder that is open in its parent.
+
+mod damage;
+mod data_dir;
+mod harness;
+mod model;
+mod suite;
+mod unite;
