@@ -6,20 +6,23 @@
 //! A folder that `serve` made can be *adopted* by a counter, once and for good, when its operator asks for it: a
 //! counter's own never can, since its position belongs to the counter's queue.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::model::Partitioning;
 
 use super::StoreError;
 use super::bytes::Cursor;
-use super::files::{DiskFile, Files, RealFiles, TEMPORARY};
+use super::files::{DiskFile, Files, TEMPORARY};
+use super::folder::{Access, Folder};
+use super::hold::{Hold, LOCK, SharedHold};
 
 /// The name of the one counter of `serve`; no counter behind a broker may be called so.
 pub const LOCAL_COUNTER: &str = "local";
-const LOCK: &str = "LOCK";
 const IDENTITY: &str = "IDENTITY";
+/// What a store that was made always has.
+pub(super) const MANIFEST: &str = "MANIFEST";
 /// What an empty file system's top folder holds.
 const LOST_AND_FOUND: &str = "lost+found";
 const MAGIC: [u8; 8] = *b"HCOUNTID";
@@ -65,9 +68,18 @@ pub struct Identity {
 /// An open data folder. Its lock lasts as long as this value, and ends with the process however it ends.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
+    folder: Arc<Folder>,
     identity: Identity,
-    _lock: fs::File,
+    hold: Hold,
+}
+
+/// A data folder that is only read, and may be a copy that can't be written. No process writes it as long as this value
+/// lives, where that can be prevented.
+#[derive(Debug)]
+pub struct ReadOnlyDir {
+    folder: Arc<Folder>,
+    identity: Identity,
+    _hold: SharedHold,
 }
 
 impl DataDir {
@@ -75,23 +87,22 @@ impl DataDir {
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another process has it, [`StoreError::Foreign`] when it is another's,
-    /// [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be read, and
-    /// [`StoreError::Io`].
+    /// [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be read,
+    /// [`StoreError::Displaced`] when its path comes to name something else meanwhile, and [`StoreError::Io`].
     pub fn open(path: &Path, expected: &Belonging) -> Result<Self, StoreError> {
         if expected.adopt && !path.join(IDENTITY).is_file() {
             let detail = "there is no data of Headcount in it to adopt; is it the right folder? \
                           To start with an empty one, leave out --adopt";
             return Err(foreign(path, detail));
         }
-        make_folder(path)?;
-        let real = RealFiles::new(path);
-        let files: &dyn Files = &real;
+        let folder = Folder::open_or_make(path).map_err(failed("open or make folder", path))?;
+        let files: &dyn Files = &folder;
         let names = files.names()?;
         let is_new = !names.iter().any(|name| name == IDENTITY);
         if is_new {
             refuse_strangers(path, &names)?;
         }
-        let lock = lock(path)?;
+        let hold = Hold::take(&folder)?;
         let mut identity = if is_new && !files.names()?.iter().any(|name| name == IDENTITY) {
             let identity = Identity {
                 cluster: expected.cluster.map_or_else(random_cluster, Ok)?,
@@ -113,9 +124,9 @@ impl DataDir {
         }
         identity.check(path, expected)?;
         Ok(Self {
-            path: path.to_owned(),
+            folder: Arc::new(folder),
             identity,
-            _lock: lock,
+            hold,
         })
     }
 
@@ -124,38 +135,39 @@ impl DataDir {
     /// # Errors
     /// [`StoreError::Foreign`] when it is none, and those of [`Self::open`].
     pub fn open_existing(path: &Path) -> Result<Self, StoreError> {
-        if !path.join(IDENTITY).is_file() {
-            return Err(foreign(path, "there is no data of Headcount in it"));
-        }
-        let real = RealFiles::new(path);
-        let files: &dyn Files = &real;
-        let lock = lock(path)?;
+        let folder = Arc::new(open_ours(path, Access::Full)?);
+        let hold = Hold::take(&folder)?;
+        let files: &dyn Files = &*folder;
         let identity = Identity::read(&files.open_file(IDENTITY)?)?;
         Ok(Self {
-            path: path.to_owned(),
+            folder,
             identity,
-            _lock: lock,
+            hold,
         })
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Its files.
+    pub(super) fn files(&self) -> Arc<dyn Files> {
+        Arc::clone(&self.folder) as Arc<dyn Files>
     }
 
-    /// Whether a store was made in it.
-    pub(super) fn store_made(&self) -> bool {
-        self.identity.store_made
+    /// Looks whether its path still leads to it, and to its lock.
+    pub(super) fn look(&self) -> Result<(), StoreError> {
+        self.hold.look()
+    }
+
+    /// Whether the last look is so long ago that another is due.
+    pub(super) fn is_look_due(&self) -> bool {
+        self.hold.is_look_due()
     }
 
     /// Notes for good that a store was made in it.
     pub(super) fn note_store_made(&mut self) -> Result<(), StoreError> {
-        self.identity.store_made = true;
-        let bytes = self.identity.encode(&self.path)?;
-        let real = RealFiles::new(&self.path);
-        let files: &dyn Files = &real;
-        files.replace(IDENTITY, &bytes)
+        if std::mem::replace(&mut self.identity.store_made, true) {
+            return Ok(());
+        }
+        let files: &dyn Files = &*self.folder;
+        files.replace(IDENTITY, &self.identity.encode(files.folder())?)
     }
 
     /// Whose it is.
@@ -163,6 +175,44 @@ impl DataDir {
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
+}
+
+impl ReadOnlyDir {
+    /// Opens a folder that is one already, whosever it is. It needs no more than the right to read, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when a process has it, as far as can be noticed without writing;
+    /// [`StoreError::Foreign`] when it is none, and [`StoreError::Version`], [`StoreError::Damaged`] and
+    /// [`StoreError::Io`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let folder = Arc::new(open_ours(path, Access::ReadOnly)?);
+        let hold = SharedHold::take(&folder)?;
+        let files: &dyn Files = &*folder;
+        let identity = Identity::read(&files.open_file(IDENTITY)?)?;
+        Ok(Self {
+            folder,
+            identity,
+            _hold: hold,
+        })
+    }
+
+    /// Its files.
+    pub(super) fn files(&self) -> Arc<dyn Files> {
+        Arc::clone(&self.folder) as Arc<dyn Files>
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+fn open_ours(path: &Path, access: Access) -> Result<Folder, StoreError> {
+    if !path.join(IDENTITY).is_file() {
+        return Err(foreign(path, "there is no data of Headcount in it"));
+    }
+    Folder::open(path, access).map_err(failed("open folder", path))
 }
 
 impl Identity {
@@ -259,6 +309,18 @@ impl Identity {
         }
     }
 
+    /// Refuses a folder without the manifest of the store that was made in it.
+    pub(super) fn check_store(&self, files: &dyn Files) -> Result<(), StoreError> {
+        if !self.store_made || files.names()?.iter().any(|name| name == MANIFEST) {
+            return Ok(());
+        }
+        Err(StoreError::Damaged {
+            path: files.path(MANIFEST),
+            offset: 0,
+            detail: "it is missing, but a store was made here".to_owned(),
+        })
+    }
+
     fn check(&self, path: &Path, expected: &Belonging) -> Result<(), StoreError> {
         if self.counter != expected.counter {
             return Err(foreign(path, self.refusal(&expected.counter)));
@@ -293,21 +355,6 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
     }
 }
 
-/// Makes the folder, and makes its name survive a crash.
-fn make_folder(path: &Path) -> Result<(), StoreError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(failed("create folder", path))?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::File::open(parent)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed("sync folder", parent))
-}
-
 /// Refuses a folder without an identity that holds anything but what an interrupted [`DataDir::open`] leaves.
 fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
     let temporary = format!("{IDENTITY}{TEMPORARY}");
@@ -318,23 +365,6 @@ fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
             format!("it has no {IDENTITY} but holds other files, such as {name:?}"),
         )),
         None => Ok(()),
-    }
-}
-
-fn lock(path: &Path) -> Result<fs::File, StoreError> {
-    let file_path = path.join(LOCK);
-    let file = fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&file_path)
-        .map_err(failed("open", &file_path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(fs::TryLockError::Error(source)) => Err(failed("lock", &file_path)(source)),
     }
 }
 

@@ -2,9 +2,8 @@
 //!
 //! Invariant: a [`Files`] speaks of one folder; every error names the file it is about.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -22,6 +21,8 @@ pub(crate) trait RawFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// The length, in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Whether it has a name still. A file without one is gone once it is closed.
+    fn is_linked(&self) -> io::Result<bool>;
 }
 
 /// The files of one folder.
@@ -43,6 +44,60 @@ pub(crate) trait Files: Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes all changes of names so far survive a crash of the machine.
     fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// A folder that can be in another one, and have others in it.
+///
+/// Contract: the name of a folder that was made survives a crash only after [`settle`](Self::settle), of the folder
+/// itself.
+pub(crate) trait Nested: Sized {
+    /// The folder of this name in it, if there is one.
+    fn enter(&self, name: &OsStr) -> io::Result<Option<Self>>;
+    /// Makes a folder in it, unless the name is taken.
+    fn make(&self, name: &OsStr) -> io::Result<()>;
+    /// Makes the name that it has in the folder above survive a crash of the machine.
+    fn settle(&self) -> io::Result<()>;
+}
+
+/// Opens the folder that `names` lead to from `start`, and makes those that are missing. Its name survives a crash.
+///
+/// Each folder's name is settled before anything is made in it: whoever dies between the two leaves at most one folder
+/// whose name may get lost, the deepest that is there, and the next one who comes begins with that.
+pub(crate) fn enter_or_make<'n, N: Nested>(
+    start: N,
+    names: impl IntoIterator<Item = &'n OsStr>,
+) -> io::Result<N> {
+    let mut here = start;
+    let mut is_made = false;
+    for name in names {
+        here = match here.enter(name)? {
+            Some(there) => there,
+            None => {
+                settle(&here, is_made)?;
+                here.make(name)?;
+                is_made = true;
+                here.enter(name)?.ok_or(io::ErrorKind::NotFound)?
+            }
+        };
+    }
+    settle(&here, is_made)?;
+    Ok(here)
+}
+
+/// A folder that we have not made may be in one that we can't sync: another's, or one of a system that is only read. Then
+/// its name is not ours to keep.
+fn settle(folder: &impl Nested, is_made: bool) -> io::Result<()> {
+    let not_ours = |kind| {
+        use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+        matches!(
+            kind,
+            InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported
+        )
+    };
+    match folder.settle() {
+        Err(error) if !is_made && not_ours(error.kind()) => Ok(()),
+        settled => settled,
+    }
 }
 
 impl dyn Files {
@@ -153,6 +208,18 @@ impl DiskFile {
         self.named("read the length of", len)
     }
 
+    /// Refuses a file without a name: what is written to it goes with it.
+    pub(crate) fn check_link(&self) -> Result<(), StoreError> {
+        let is_linked = self.raw.is_linked();
+        match self.named("look at", is_linked)? {
+            true => Ok(()),
+            false => Err(StoreError::Displaced {
+                path: self.path.clone(),
+                what: "the file was deleted".to_owned(),
+            }),
+        }
+    }
+
     /// An error that says the file is not as it was written.
     pub(crate) fn damaged(&self, offset: u64, detail: impl Into<String>) -> StoreError {
         StoreError::Damaged {
@@ -188,79 +255,5 @@ impl DiskFile {
             path: self.path.clone(),
             source,
         })
-    }
-}
-
-/// A folder of the operating system.
-pub(crate) struct RealFiles {
-    folder: PathBuf,
-}
-
-impl RealFiles {
-    /// The files of `folder`, which exists.
-    pub(crate) fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-        }
-    }
-}
-
-impl RawFile for fs::File {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self, bytes, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        FileExt::write_all_at(self, bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-}
-
-impl Files for RealFiles {
-    fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    fn create(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
-        let file = fs::File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.folder.join(name))?;
-        Ok(Box::new(file))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
-        let file = fs::File::options()
-            .read(true)
-            .write(true)
-            .open(self.folder.join(name))?;
-        Ok(Box::new(file))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.folder.join(from), self.folder.join(to))
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.folder.join(name))
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        fs::read_dir(&self.folder)?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        fs::File::open(&self.folder)?.sync_all()
     }
 }

@@ -3,13 +3,15 @@
 //! Invariant: what readers see (the [`Cut`]) is always the state of some commit, whole; what a reopened store
 //! holds is the last commit that returned, or a later one that was being made, never a part of one.
 //!
-//! The contract of [`Store`] is checked by one suite, `tests/contract`, against every implementation.
+//! The contract of [`Store`] is checked by one suite, `tests/store`, against every implementation.
 
 mod bytes;
 mod cut;
 pub mod data_dir;
 pub mod disk;
 mod files;
+mod folder;
+mod hold;
 pub mod memory;
 mod staged;
 pub mod verify;
@@ -125,6 +127,19 @@ pub enum StoreError {
         /// Whose it is.
         detail: String,
     },
+    /// Something that the store had open lost its name, or its name stands for something else now. What was
+    /// acknowledged is where it was written; nothing more is.
+    #[error(
+        "{}: {what} while this process had it open, so nothing more is acknowledged; \
+         put the folder back where it was, see that no other process uses it, and start again",
+        path.display()
+    )]
+    Displaced {
+        /// The store's folder, or a file in it.
+        path: PathBuf,
+        /// What happened to it.
+        what: String,
+    },
     /// An earlier write or flush failed: what is on disk is unknown until the store is opened again.
     #[error("the store failed earlier and must be opened again")]
     Poisoned,
@@ -182,6 +197,10 @@ impl StoreError {
             Self::Foreign { path, detail } => Self::Foreign {
                 path: path.clone(),
                 detail: detail.clone(),
+            },
+            Self::Displaced { path, what } => Self::Displaced {
+                path: path.clone(),
+                what: what.clone(),
             },
             Self::Poisoned => Self::Poisoned,
             Self::Panicked { thread, detail } => Self::Panicked {

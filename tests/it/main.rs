@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod crash;
 mod deploy;
+mod folder;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]
 #[path = "../kit/mod.rs"]

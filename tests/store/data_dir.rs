@@ -1,15 +1,16 @@
 //! The data folder: whose it is.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use headcount::model::Partitioning;
+use headcount::model::{ItemHash, Partitioning, Position};
 use headcount::store::data_dir::{Belonging, DataDir, LOCAL_COUNTER};
 use headcount::store::disk::{DiskOptions, DiskStore};
 use headcount::store::{Store, StoreError};
 use proptest::prelude::*;
 
-use super::harness::{belonging, count, insert, shape};
+use super::harness::{belonging, count, insert, open_disk, shape, tenant};
 
 #[test]
 fn a_folder_is_made_and_known_again() {
@@ -41,6 +42,61 @@ fn one_process_at_a_time() {
     );
     drop(first);
     DataDir::open(folder.path(), &belonging()).expect("free again");
+}
+
+/// The writer hears of it at its next commit, and whoever waits for one without anything to commit.
+#[test]
+fn a_store_whose_folder_is_gone_commits_nothing() {
+    let harms: [fn(&Path); 4] = [
+        |folder| fs::remove_dir_all(folder).expect("deleted"),
+        |folder| fs::rename(folder, folder.with_extension("moved")).expect("moved"),
+        |folder| fs::remove_file(folder.join("LOCK")).expect("deleted"),
+        |folder| {
+            let journal = folder.join("journal-0000000000000001");
+            fs::remove_file(journal).expect("deleted");
+        },
+    ];
+    for (number, harm) in harms.into_iter().enumerate() {
+        for is_staged in [true, false] {
+            let parent = tempfile::tempdir().expect("a folder");
+            let path = parent.path().join("data");
+            let mut store = open_disk(&path).expect("made");
+            insert(&mut store, "a", &[1]).expect("inserted");
+            store.commit().expect("committed");
+            store.commit().expect("nothing to commit");
+            harm(&path);
+            if is_staged {
+                insert(&mut store, "a", &[2]).expect("inserted");
+            }
+            let refused = store.commit();
+            assert!(
+                matches!(&refused, Err(StoreError::Displaced { path: its, .. }) if its.starts_with(&path)),
+                "{number}: {refused:?}"
+            );
+            assert_eq!(count(&store.reader(), "a"), 1, "{number}");
+            let after = store.commit();
+            assert!(matches!(after, Err(StoreError::Poisoned)), "{after:?}");
+        }
+    }
+}
+
+/// A unite is no commit, and is acknowledged as one is.
+#[test]
+fn a_store_whose_folder_is_gone_takes_no_snapshot_in() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let path = parent.path().join("data");
+    let mut store = open_disk(&path).expect("made");
+    store.begin_unite().expect("begun");
+    let hashes = [ItemHash::of_id("1")];
+    store.unite(&tenant("a"), &hashes).expect("set aside");
+    fs::rename(&path, parent.path().join("moved")).expect("moved");
+    let refused = store.finish_unite(&Position::default(), true);
+    assert!(
+        matches!(refused, Err(StoreError::Displaced { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(count(&store.reader(), "a"), 0);
+    assert!(!path.exists(), "nothing was made in its place");
 }
 
 #[test]
@@ -190,6 +246,52 @@ fn an_interrupted_creation_is_finished() {
     fs::write(folder.path().join("IDENTITY.tmp"), b"HC").expect("written");
     fs::create_dir(folder.path().join("lost+found")).expect("made");
     DataDir::open(folder.path(), &belonging()).expect("made");
+}
+
+fn mode(path: &Path) -> u32 {
+    let metadata = fs::metadata(path).expect("there");
+    metadata.permissions().mode() & 0o777
+}
+
+#[test]
+fn what_is_made_is_for_its_owner_only() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let path = parent.path().join("deep/data");
+    // A full table more than once: there are runs and checkpoints too.
+    let mut store = open_disk(&path).expect("made");
+    for id in 0..100 {
+        insert(&mut store, "a", &[id]).expect("inserted");
+        store.commit().expect("committed");
+    }
+    store.close().expect("closed");
+    assert_eq!([mode(&parent.path().join("deep")), mode(&path)], [0o700; 2]);
+    let mut files = 0;
+    for entry in fs::read_dir(&path).expect("listed") {
+        let file = entry.expect("listed").path();
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+        files += 1;
+    }
+    assert!(files >= 5, "{files} files");
+    // What its operator has made is left as it is.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).expect("set");
+    drop(open_disk(&path).expect("opened"));
+    assert_eq!(mode(&path), 0o750);
+}
+
+#[test]
+fn a_folder_is_found_by_a_link() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let (place, link) = (parent.path().join("place"), parent.path().join("link"));
+    fs::create_dir(&place).expect("made");
+    symlink(&place, &link).expect("linked");
+    let mut store = open_disk(&link.join("deep/data")).expect("made");
+    insert(&mut store, "a", &[1]).expect("inserted");
+    store.commit().expect("committed");
+    let second = open_disk(&place.join("deep/data")).map(|_| ());
+    assert!(
+        matches!(second, Err(StoreError::InUse { .. })),
+        "{second:?}"
+    );
 }
 
 #[test]

@@ -109,6 +109,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Refuses a segment whose file was deleted: its commits would go with this process.
+    pub(super) fn check_link(&self) -> Result<(), StoreError> {
+        self.file.check_link()
+    }
+
     /// Bytes of records and head so far.
     pub(super) fn position(&self) -> u64 {
         self.position

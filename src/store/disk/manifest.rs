@@ -13,7 +13,7 @@ use crate::store::bytes::Cursor;
 use crate::store::files::{DiskFile, Files};
 
 /// The manifest's name.
-pub(super) const NAME: &str = "MANIFEST";
+pub(super) use crate::store::data_dir::MANIFEST as NAME;
 const MAGIC: [u8; 4] = *b"HCMF";
 const VERSION: u32 = 1;
 const RUN_BYTES: usize = 16;

@@ -30,7 +30,7 @@
 //! # Commit
 //!
 //! One record with the new tenants, applied batches and keys is written over what was written before (an older
-//! segment, or zeros) and synced; then keys and counts become visible to readers, under one lock. Counts are not in the record:
+//! segment, or zeros) and synced; the journal still has its name and the folder its place; then keys and counts become visible to readers, under one lock. Counts are not in the record:
 //! they follow from the keys. One commit is in flight at a time.
 //!
 //! When the table would overflow (or its segment is [`DiskOptions::segment_bytes_max`] long), it is frozen, and
@@ -103,8 +103,8 @@
 //! # Tests
 //!
 //! All file operations go through `Files`; the tests put a simulated disk under it that keeps, at a crash, any
-//! sectors of unsynced writes and any unsynced names, and let a crash, an error or a full disk hit every
-//! operation of a history. The contract suite is in `tests/contract`.
+//! sectors of unsynced writes and any unsynced names of files and folders, and let a crash, an error or a full disk hit every
+//! operation of a history. The contract suite is in `tests/store`.
 
 mod aside;
 mod block;

@@ -160,6 +160,7 @@ impl DiskStore {
             keys: run.keys,
         }));
         next.write(&*shared.files)?;
+        self.look()?;
         *manifest = next;
         let old_cut = {
             let mut shown = shared.cut.write();

@@ -16,14 +16,13 @@ use super::checkpoint::Image;
 use super::filter::Fingerprint;
 use super::journal::Journal;
 use super::key_set::KeySet;
-use super::manifest;
 use super::recovery::{Recovered, recover};
 use super::shared::{Flush, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{
     BatchId, ItemHash, Partition, Partitioning, Position, TenantItems, TenantName, Verdict,
 };
-use crate::store::files::{Files, RealFiles};
+use crate::store::files::Files;
 use crate::supervisor::Task;
 
 /// Staged keys for which room is kept between commits.
@@ -56,17 +55,10 @@ impl DiskStore {
     /// # Errors
     /// Any [`StoreError`]: nothing is repaired that a crash can't explain.
     pub fn open(dir: DataDir, shape: StoreShape, options: DiskOptions) -> Result<Self, StoreError> {
-        let files: Arc<dyn Files> = Arc::new(RealFiles::new(dir.path()));
-        let was_made = dir.store_made();
-        if was_made && !files.names()?.iter().any(|name| name == manifest::NAME) {
-            return Err(StoreError::Damaged {
-                path: files.path(manifest::NAME),
-                offset: 0,
-                detail: "it is missing, but a store was made here".to_owned(),
-            });
-        }
+        let files = dir.files();
+        dir.identity().check_store(&*files)?;
         let mut store = Self::open_files(files, Some(dir), shape, options)?;
-        if let Some(dir) = store.dir.as_mut().filter(|_| !was_made) {
+        if let Some(dir) = &mut store.dir {
             dir.note_store_made()?;
         }
         Ok(store)
@@ -236,6 +228,13 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Looks whether the journal still has its name, and the folder its place: who opens the store next must find what
+    /// this one writes.
+    pub(super) fn look(&self) -> Result<(), StoreError> {
+        self.journal.check_link()?;
+        self.dir.as_ref().map_or(Ok(()), DataDir::look)
+    }
+
     pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
         let keys_max = self.shared.options.table_keys_max();
         let keys = self.shared.view().table.read().len();
@@ -245,6 +244,8 @@ impl DiskStore {
         }
         self.journal
             .append(self.commit + 1, &self.staged, &self.staged_list)?;
+        // After the flush and before anybody hears of the commit.
+        self.look()?;
         self.commit += 1;
         let disk_bytes = self.journal.disk_bytes();
         let journal_bytes = &self.shared.journal_bytes;
@@ -345,7 +346,8 @@ impl Store for DiskStore {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         if self.staged.is_empty() {
-            return self.shared.check();
+            // What is acknowledged now was committed before; it must still be where it was.
+            return self.guarded(|store| store.look());
         }
         self.guarded(Self::commit_staged)
     }
@@ -368,7 +370,11 @@ impl Store for DiskStore {
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        self.shared.check()
+        self.shared.check()?;
+        match &self.dir {
+            Some(dir) if dir.is_look_due() => self.look().inspect_err(|_| self.shared.poison()),
+            _ => Ok(()),
+        }
     }
 
     fn reader(&self) -> DiskReader {

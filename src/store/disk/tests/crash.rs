@@ -3,6 +3,7 @@
 //! Invariant: see the [module above](super).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -12,6 +13,7 @@ use super::sim::{Fault, Random, SimFiles};
 use crate::model::{
     BatchId, Epoch, ItemHash, Partition, Partitioning, Position, TenantName, Verdict,
 };
+use crate::store::files::enter_or_make;
 use crate::store::verify::recount;
 use crate::store::{Key, Store, StoreError, StoreReader, StoreShape};
 
@@ -21,6 +23,8 @@ const OPTIONS: DiskOptions = DiskOptions {
     segment_bytes_max: 4096,
     journal_ahead_bytes: 1024,
 };
+/// Where the store is: in a folder of a folder, both made by whoever finds them missing.
+const FOLDER: [&str; 2] = ["srv", "data"];
 const SHAPE: StoreShape = StoreShape {
     partitioning: Partitioning::SINGLE,
 };
@@ -35,7 +39,8 @@ struct State {
 
 /// A disk, what is known to be committed on it, and what may be.
 struct World {
-    files: SimFiles,
+    /// Its topmost folder. The store's is made below it.
+    top: SimFiles,
     random: Random,
     committed: State,
     in_doubt: Option<State>,
@@ -61,7 +66,7 @@ fn hash(id: u64) -> ItemHash {
 impl World {
     fn new(seed: u64) -> Self {
         Self {
-            files: SimFiles::new(),
+            top: SimFiles::new(),
             random: Random(seed),
             committed: State::default(),
             in_doubt: None,
@@ -71,8 +76,9 @@ impl World {
 
     /// Opens the store. Only a fault may prevent it: a crash never leaves what looks like damage.
     fn open(&self) -> Option<DiskStore> {
-        let files = Arc::new(self.files.clone());
-        match DiskStore::open_files(files, None, SHAPE, OPTIONS) {
+        let names = FOLDER.map(OsStr::new);
+        let files = enter_or_make(self.top.clone(), names).ok()?;
+        match DiskStore::open_files(Arc::new(files), None, SHAPE, OPTIONS) {
             Ok(store) => Some(store),
             Err(StoreError::Io { .. }) => None,
             Err(other) => panic!("{other}"),
@@ -202,7 +208,7 @@ impl World {
 
     fn expect_poisoned(&self, store: &mut DiskStore) -> Option<()> {
         // The disk may be well again: the store must not go on.
-        self.files.inject(None);
+        self.top.inject(None);
         let tenant = TenantName::new("t0").expect("valid");
         assert!(store.insert(Partition(0), &tenant, &[hash(1)]).is_err());
         store.record(batch(u64::MAX), 0);
@@ -228,10 +234,8 @@ impl World {
 
     /// A life without faults, in which everything must be there and go on.
     fn live_well(&mut self) {
-        self.files.inject(None);
-        let files = Arc::new(self.files.clone());
-        let mut store =
-            DiskStore::open_files(files, None, SHAPE, OPTIONS).expect("nothing fails any more");
+        self.top.inject(None);
+        let mut store = self.open().expect("nothing fails any more");
         self.aside = None;
         self.settle_doubt(&store).expect("readable");
         self.work(&mut store, 30).expect("nothing fails any more");
@@ -242,10 +246,10 @@ impl World {
 
     /// The end of a life: of the machine too, if it went down or chance says so.
     fn restart(&mut self) {
-        if self.files.is_down() || self.random.below(2) == 0 {
-            self.files.crash(&mut self.random);
+        if self.top.is_down() || self.random.below(2) == 0 {
+            self.top.crash(&mut self.random);
         }
-        self.files.inject(None);
+        self.top.inject(None);
     }
 }
 
@@ -253,7 +257,7 @@ impl World {
 fn a_fault_at_every_operation_loses_nothing() {
     let mut well = World::new(1);
     well.live(40);
-    let operations = well.files.operations();
+    let operations = well.top.operations();
     assert!(
         operations > 200,
         "{operations} operations are too few to mean anything"
@@ -262,12 +266,12 @@ fn a_fault_at_every_operation_loses_nothing() {
     for fault in [Fault::Crash, Fault::Error, Fault::Full] {
         for at in 1..=operations {
             let mut world = World::new(1);
-            world.files.inject(Some((fault, at)));
+            world.top.inject(Some((fault, at)));
             world.live(40);
             world.random = Random(at);
             world.restart();
             world.live_well();
-            world.files.crash(&mut world.random);
+            world.top.crash(&mut world.random);
             world.live_well();
         }
     }
@@ -277,17 +281,17 @@ fn a_fault_at_every_operation_loses_nothing() {
 fn what_a_reopened_store_shows_survives_the_next_crash() {
     let mut well = World::new(2);
     well.live(25);
-    for at in 1..=well.files.operations() {
+    for at in 1..=well.top.operations() {
         let mut world = World::new(2);
-        world.files.inject(Some((Fault::Error, at)));
+        world.top.inject(Some((Fault::Error, at)));
         world.live(25);
-        world.files.inject(None);
+        world.top.inject(None);
         // The process is gone, the machine is not: unsynced writes and names can still be seen.
         let store = world.open().expect("nothing fails any more");
         world.settle_doubt(&store).expect("readable");
         drop(store);
         world.random = Random(at);
-        world.files.crash(&mut world.random);
+        world.top.crash(&mut world.random);
         world.live_well();
     }
 }
@@ -303,12 +307,12 @@ proptest! {
         let mut world = World::new(seed);
         for (kind, at) in faults {
             let fault = [Fault::Crash, Fault::Error, Fault::Full][kind];
-            world.files.inject(Some((fault, at)));
+            world.top.inject(Some((fault, at)));
             world.live(25);
             world.restart();
         }
         world.live_well();
-        world.files.crash(&mut world.random);
+        world.top.crash(&mut world.random);
         world.live_well();
     }
 }

@@ -1,15 +1,16 @@
-//! Simulated files: they keep what was synced, and of the rest what chance says.
+//! Simulated files in folders: they keep what was synced, and of the rest what chance says.
 //!
-//! Invariant: what [`SimFiles::crash`] leaves is a state that the contract of [`Files`] allows.
+//! Invariant: what [`SimFiles::crash`] leaves is a state that the contracts of [`Files`] and [`Nested`] allow.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::store::files::{Files, RawFile};
+use crate::store::files::{Files, Nested, RawFile};
 
 /// What a disk keeps or loses at once.
 const SECTOR_BYTES: u64 = 512;
@@ -43,8 +44,17 @@ pub(super) enum Fault {
     Full,
 }
 
+/// What a name stands for: one of the disk's contents, or one of its folders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    File(usize),
+    Folder(usize),
+}
+
+type Names = BTreeMap<String, Entry>;
+
 /// One change of names: what each stands for afterwards.
-type Change = Vec<(String, Option<usize>)>;
+type Change = Vec<(String, Option<Entry>)>;
 
 #[derive(Default)]
 struct Content {
@@ -57,20 +67,28 @@ struct Content {
 }
 
 #[derive(Default)]
+struct Folder {
+    /// The folder above; the topmost is its own.
+    above: usize,
+    seen: Names,
+    kept: Names,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Default)]
 struct Disk {
     contents: Vec<Content>,
-    seen: BTreeMap<String, usize>,
-    kept: BTreeMap<String, usize>,
-    unsynced: Vec<Change>,
+    folders: Vec<Folder>,
     operations: u64,
     fault: Option<(Fault, u64)>,
     is_down: bool,
 }
 
-/// See the module. Clones are the same disk.
+/// A folder of the disk. Clones are the same folder.
 #[derive(Clone)]
 pub(super) struct SimFiles {
     folder: PathBuf,
+    number: usize,
     disk: Arc<Mutex<Disk>>,
 }
 
@@ -87,10 +105,10 @@ fn put(bytes: &mut Vec<u8>, at: u64, new: &[u8]) {
     bytes[at as usize..end].copy_from_slice(new);
 }
 
-fn change(names: &mut BTreeMap<String, usize>, change: &Change) {
-    for (name, content) in change {
-        match content {
-            Some(content) => names.insert(name.clone(), *content),
+fn change(names: &mut Names, change: &Change) {
+    for (name, entry) in change {
+        match entry {
+            Some(entry) => names.insert(name.clone(), *entry),
             None => names.remove(name),
         };
     }
@@ -122,9 +140,23 @@ impl Disk {
         }
     }
 
-    fn rename_all(&mut self, change_made: Change) {
-        change(&mut self.seen, &change_made);
-        self.unsynced.push(change_made);
+    fn rename_all(&mut self, folder: usize, change_made: Change) {
+        let folder = &mut self.folders[folder];
+        change(&mut folder.seen, &change_made);
+        folder.unsynced.push(change_made);
+    }
+
+    fn entry(&self, folder: usize, name: &str) -> io::Result<Entry> {
+        let entry = self.folders[folder].seen.get(name);
+        entry.copied().ok_or_else(not_found)
+    }
+
+    fn sync_names(&mut self, folder: usize) -> io::Result<()> {
+        self.whole(false)?;
+        let folder = &mut self.folders[folder];
+        folder.kept = folder.seen.clone();
+        folder.unsynced.clear();
+        Ok(())
     }
 }
 
@@ -137,10 +169,16 @@ fn error(fault: Fault) -> io::Error {
 }
 
 impl SimFiles {
+    /// The topmost folder of a new disk.
     pub(super) fn new() -> Self {
+        let disk = Disk {
+            folders: vec![Folder::default()],
+            ..Disk::default()
+        };
         Self {
             folder: PathBuf::from("/simulated"),
-            disk: Arc::default(),
+            number: 0,
+            disk: Arc::new(Mutex::new(disk)),
         }
     }
 
@@ -188,12 +226,14 @@ impl SimFiles {
             }
             content.seen = content.kept.clone();
         }
-        for made in std::mem::take(&mut disk.unsynced) {
-            if random.below(2) == 0 {
-                change(&mut disk.kept, &made);
+        for folder in &mut disk.folders {
+            for made in std::mem::take(&mut folder.unsynced) {
+                if random.below(2) == 0 {
+                    change(&mut folder.kept, &made);
+                }
             }
+            folder.seen = folder.kept.clone();
         }
-        disk.seen = disk.kept.clone();
         disk.is_down = false;
         disk.fault = None;
     }
@@ -220,48 +260,81 @@ impl Files for SimFiles {
         disk.whole(true)?;
         disk.contents.push(Content::default());
         let content = disk.contents.len() - 1;
-        disk.rename_all(vec![(name.to_owned(), Some(content))]);
+        let entry = Some(Entry::File(content));
+        disk.rename_all(self.number, vec![(name.to_owned(), entry)]);
         Ok(self.file(content))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
         let mut disk = self.disk.lock();
         disk.whole(false)?;
-        let content = disk.seen.get(name).ok_or_else(not_found)?;
-        Ok(self.file(*content))
+        match disk.entry(self.number, name)? {
+            Entry::File(content) => Ok(self.file(content)),
+            Entry::Folder(_) => Err(io::ErrorKind::IsADirectory.into()),
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.whole(false)?;
-        let content = *disk.seen.get(from).ok_or_else(not_found)?;
-        disk.rename_all(vec![
-            (from.to_owned(), None),
-            (to.to_owned(), Some(content)),
-        ]);
+        let entry = disk.entry(self.number, from)?;
+        let change = vec![(from.to_owned(), None), (to.to_owned(), Some(entry))];
+        disk.rename_all(self.number, change);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.whole(false)?;
-        disk.seen.get(name).ok_or_else(not_found)?;
-        disk.rename_all(vec![(name.to_owned(), None)]);
+        disk.entry(self.number, name)?;
+        disk.rename_all(self.number, vec![(name.to_owned(), None)]);
         Ok(())
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut disk = self.disk.lock();
         disk.whole(false)?;
-        Ok(disk.seen.keys().cloned().collect())
+        Ok(disk.folders[self.number].seen.keys().cloned().collect())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.disk.lock().sync_names(self.number)
+    }
+}
+
+impl Nested for SimFiles {
+    fn enter(&self, name: &OsStr) -> io::Result<Option<Self>> {
+        let name = name.to_string_lossy();
         let mut disk = self.disk.lock();
         disk.whole(false)?;
-        disk.kept = disk.seen.clone();
-        disk.unsynced.clear();
+        match disk.entry(self.number, &name) {
+            Ok(Entry::Folder(number)) => Ok(Some(Self {
+                folder: self.folder.join(&*name),
+                number,
+                disk: Arc::clone(&self.disk),
+            })),
+            Ok(Entry::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn make(&self, name: &OsStr) -> io::Result<()> {
+        let name = name.to_string_lossy().into_owned();
+        let mut disk = self.disk.lock();
+        disk.whole(true)?;
+        disk.folders.push(Folder {
+            above: self.number,
+            ..Folder::default()
+        });
+        let entry = Some(Entry::Folder(disk.folders.len() - 1));
+        disk.rename_all(self.number, vec![(name, entry)]);
         Ok(())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let above = disk.folders[self.number].above;
+        disk.sync_names(above)
     }
 }
 
@@ -314,5 +387,10 @@ impl RawFile for SimFile {
         let mut disk = self.disk.lock();
         disk.whole(false)?;
         Ok(disk.contents[self.content].seen.len() as u64)
+    }
+
+    /// Nobody deletes files behind the store's back here.
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(true)
     }
 }

@@ -1,0 +1,187 @@
+//! A folder of the operating system, held open.
+//!
+//! Invariant: whatever is done in it is done through its descriptor, so it stays the folder that was opened whatever its
+//! path comes to name; the path is for messages.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::files::{Files, Nested, RawFile, enter_or_make};
+
+/// Nobody but the owner has a business in a data folder: tenants' names are in it.
+const FOLDER_MODE: Mode = Mode::RWXU;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    descriptor: File,
+    path: PathBuf,
+    access: Access,
+}
+
+/// What may be done in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything.
+    Full,
+    /// Files are opened for reading, and nothing is changed.
+    ReadOnly,
+}
+
+impl Folder {
+    /// Opens a folder that is there.
+    pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
+        Ok(Self {
+            descriptor: open_folder(CWD, path)?,
+            path: path.to_owned(),
+            access,
+        })
+    }
+
+    /// Opens a folder, and makes it and those above it where they are missing.
+    pub(crate) fn open_or_make(path: &Path) -> io::Result<Self> {
+        let absolute = std::path::absolute(path)?;
+        for start in absolute.ancestors() {
+            let found = match Self::open(start, Access::Full) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
+            let missing = absolute.strip_prefix(start).unwrap_or(Path::new(""));
+            let folder = enter_or_make(found, missing.iter())?;
+            let path = path.to_owned();
+            return Ok(Self { path, ..folder });
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// The folder opened once more: a lock on that ends with it, whoever still uses this one.
+    pub(crate) fn again(&self) -> io::Result<File> {
+        open_folder(&self.descriptor, Path::new("."))
+    }
+
+    /// What the system knows of the folder itself.
+    pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.descriptor.metadata()
+    }
+
+    /// Opens a file in it.
+    pub(crate) fn open_file_at(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::CLOEXEC;
+        let open = || openat(&self.descriptor, name, flags, FILE_MODE);
+        Ok(retry_on_intr(open)?.into())
+    }
+
+    fn check_access(&self) -> io::Result<()> {
+        match self.access {
+            Access::Full => Ok(()),
+            Access::ReadOnly => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+}
+
+fn open_folder(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = || openat(&at, path, flags, Mode::empty());
+    Ok(retry_on_intr(open)?.into())
+}
+
+impl RawFile for File {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(self.metadata()?.nlink() > 0)
+    }
+}
+
+impl Files for Folder {
+    fn folder(&self) -> &Path {
+        &self.path
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
+        self.check_access()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+        Ok(Box::new(self.open_file_at(name, flags)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
+        let flags = match self.access {
+            Access::Full => OFlags::RDWR,
+            Access::ReadOnly => OFlags::RDONLY,
+        };
+        Ok(Box::new(self.open_file_at(name, flags)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_access()?;
+        Ok(renameat(&self.descriptor, from, &self.descriptor, to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_access()?;
+        Ok(unlinkat(&self.descriptor, name, AtFlags::empty())?)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.descriptor)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.check_access()?;
+        self.descriptor.sync_all()
+    }
+}
+
+impl Nested for Folder {
+    fn enter(&self, name: &OsStr) -> io::Result<Option<Self>> {
+        match open_folder(&self.descriptor, Path::new(name)) {
+            Ok(descriptor) => Ok(Some(Self {
+                descriptor,
+                path: self.path.join(name),
+                access: self.access,
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn make(&self, name: &OsStr) -> io::Result<()> {
+        match mkdirat(&self.descriptor, name, FOLDER_MODE) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        // By the descriptor: the path may lead here by a link, whose name is not this folder's.
+        open_folder(&self.descriptor, Path::new(".."))?.sync_all()
+    }
+}

@@ -1,0 +1,165 @@
+//! The data folder under a running service: locked, moved, replaced, deleted, and copied for reading only.
+//!
+//! Invariant: nothing is acknowledged that the folder's name no longer stands for, and no process writes into a
+//! folder that is not the one that it opened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use reqwest::Method;
+
+use crate::node::{Answer, Node, items, run};
+
+/// Posts an item of a tenant that is not asked for otherwise; says whether it was acknowledged.
+async fn is_acknowledged(node: &Node) -> bool {
+    let request = node
+        .request(Method::POST, "/items")
+        .json(&items("late", 0, 1));
+    match Answer::try_of(request).await {
+        Ok(answer) if answer.status == 200 => true,
+        Ok(answer) => {
+            assert_eq!(answer.status, 503, "{}", answer.text);
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Expects that a node ends by itself, and that its log says what happened to which folder.
+#[track_caller]
+fn assert_stops(node: &mut Node) {
+    assert_eq!(node.wait().code(), Some(1), "{}", node.log());
+    let folder = node.data_dir().display().to_string();
+    let log = node.log();
+    let told = log
+        .lines()
+        .any(|line| line.contains(&folder) && line.contains("while this process had it open"));
+    assert!(told, "{log}");
+}
+
+fn serve(folder: &Path) -> [String; 5] {
+    let folder = folder.display().to_string();
+    ["serve", "--listen", "127.0.0.1:0", "--data-dir", &folder].map(str::to_owned)
+}
+
+/// A running node with five items of the tenant `a`, and the folder that its own is in.
+async fn node_with_items() -> (Node, tempfile::TempDir) {
+    let parent = tempfile::tempdir().expect("a folder");
+    let node = Node::start_logged(&parent.path().join("data"));
+    node.post(&items("a", 0, 5)).await;
+    assert_eq!(node.count("a").await, 5);
+    (node, parent)
+}
+
+#[tokio::test]
+async fn a_removed_lock_lets_no_second_process_in() {
+    let (mut node, _parent) = node_with_items().await;
+    let data_dir = node.data_dir().to_owned();
+    // It can't notice, and stop, before the second one has tried.
+    node.signal("-STOP");
+    fs::remove_file(data_dir.join("LOCK")).expect("removed");
+    let args = serve(&data_dir);
+    let refused = run(&args.each_ref().map(String::as_str));
+    assert_eq!(refused.status.code(), Some(1));
+    let told = refused.stderr;
+    assert!(told.contains("is in use by another process"), "{told}");
+    node.signal("-CONT");
+    assert!(!is_acknowledged(&node).await);
+    assert_stops(&mut node);
+    let node = Node::start_in(&data_dir, &[]);
+    assert_eq!(node.count("a").await, 5);
+}
+
+/// An older release locks `LOCK` only, so it would start on this folder.
+#[tokio::test]
+async fn a_process_whose_lock_is_another_file_stops() {
+    let (mut node, _parent) = node_with_items().await;
+    let lock = node.data_dir().join("LOCK");
+    fs::rename(&lock, node.data_dir().join("LOCK.old")).expect("renamed");
+    fs::write(&lock, b"").expect("written");
+    assert!(!is_acknowledged(&node).await);
+    assert_stops(&mut node);
+}
+
+#[tokio::test]
+async fn a_folder_that_was_moved_away_leaves_the_next_one_alone() {
+    let (mut node, parent) = node_with_items().await;
+    let data_dir = node.data_dir().to_owned();
+    let moved = parent.path().join("moved");
+    // It is told to close its store when another one is in its place.
+    node.signal("-STOP");
+    fs::rename(&data_dir, &moved).expect("moved");
+    let mut second = Node::start_in(&data_dir, &[]);
+    second.post(&items("b", 0, 7)).await;
+    let before = contents(&data_dir);
+    node.signal("-CONT");
+    assert!(!is_acknowledged(&node).await);
+    assert_stops(&mut node);
+    assert_eq!(contents(&data_dir), before, "it wrote nothing here");
+    second.post(&items("b", 7, 1)).await;
+    second.kill_and_restart(&[]);
+    assert_eq!(second.count("b").await, 8);
+    assert_eq!(second.count("a").await, 0);
+    let node = Node::start_in(&moved, &[]);
+    assert_eq!(node.count("a").await, 5);
+}
+
+#[tokio::test]
+async fn a_process_whose_folder_has_another_path_now_stops_by_itself() {
+    for moved in ["a/b/data", "a/b", "a"] {
+        let parent = tempfile::tempdir().expect("a folder");
+        let mut node = Node::start_in(&parent.path().join("a/b/data"), &[]);
+        fs::rename(parent.path().join(moved), parent.path().join("z")).expect("moved");
+        assert_eq!(node.wait().code(), Some(1), "{moved}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_folder_is_deleted() {
+    let (mut node, _parent) = node_with_items().await;
+    fs::remove_dir_all(node.data_dir()).expect("deleted");
+    assert!(!is_acknowledged(&node).await);
+    assert_stops(&mut node);
+}
+
+#[tokio::test]
+async fn an_idle_process_stops_when_its_folder_is_deleted() {
+    let (mut node, _parent) = node_with_items().await;
+    fs::remove_dir_all(node.data_dir()).expect("deleted");
+    assert_stops(&mut node);
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_journal_is_deleted() {
+    for is_idle in [false, true] {
+        let (mut node, _parent) = node_with_items().await;
+        fs::remove_file(journal(node.data_dir())).expect("deleted");
+        if !is_idle {
+            assert!(!is_acknowledged(&node).await);
+        }
+        assert_stops(&mut node);
+    }
+}
+
+fn journal(folder: &Path) -> PathBuf {
+    fs::read_dir(folder)
+        .expect("read")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.display().to_string().contains("/journal-0"))
+        .expect("a journal")
+}
+
+/// All files of a folder: a checksum of each, and when it was changed last.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, (u32, SystemTime)> {
+    fs::read_dir(folder)
+        .expect("read")
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let changed = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let content = fs::read(&path).expect("read");
+            (path, (crc32fast::hash(&content), changed.expect("a time")))
+        })
+        .collect()
+}
