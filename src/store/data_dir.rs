@@ -355,11 +355,13 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
     }
 }
 
-/// Refuses a folder without an identity that holds anything but what an interrupted [`DataDir::open`] leaves.
+/// Refuses a folder without an identity that holds anything but what an interrupted [`DataDir::open`] leaves, and what
+/// systems put into any folder: those names are hidden, and none of ours is.
 fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
     let temporary = format!("{IDENTITY}{TEMPORARY}");
-    let ours = [LOCK, LOST_AND_FOUND, temporary.as_str()];
-    match names.iter().find(|name| !ours.contains(&name.as_str())) {
+    let harmless = [LOCK, LOST_AND_FOUND, temporary.as_str()];
+    let is_strange = |name: &&String| !name.starts_with('.') && !harmless.contains(&name.as_str());
+    match names.iter().find(is_strange) {
         Some(name) => Err(foreign(
             path,
             format!("it has no {IDENTITY} but holds other files, such as {name:?}"),

@@ -248,6 +248,25 @@ fn an_interrupted_creation_is_finished() {
     DataDir::open(folder.path(), &belonging()).expect("made");
 }
 
+/// What systems and file systems put into a folder of anybody.
+#[test]
+fn hidden_names_do_not_stop_a_first_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in [".snapshot", ".zfs", "lost+found"] {
+        fs::create_dir(folder.path().join(name)).expect("made");
+    }
+    for name in [".DS_Store", ".nfs000000000000001f"] {
+        fs::write(folder.path().join(name), b"x").expect("written");
+    }
+    for _ in 0..2 {
+        let mut store = open_disk(folder.path()).expect("opened");
+        insert(&mut store, "a", &[1]).expect("inserted");
+        store.commit().expect("committed");
+    }
+    let kept = fs::read(folder.path().join(".DS_Store")).expect("left alone");
+    assert_eq!(kept, b"x");
+}
+
 fn mode(path: &Path) -> u32 {
     let metadata = fs::metadata(path).expect("there");
     metadata.permissions().mode() & 0o777
