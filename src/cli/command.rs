@@ -142,7 +142,9 @@ pub(super) fn command() -> Command {
                         .env("HEADCOUNT_DATA_DIR")
                         .value_name("FOLDER")
                         .default_value("./headcount-data")
-                        .help("The folder of the stopped service"),
+                        .help(
+                            "The folder of the stopped service, or a copy of it; it is only read",
+                        ),
                 ),
         )
 }

@@ -12,8 +12,8 @@ use super::NodeError;
 use crate::config::StoreConfig;
 use crate::counter::{CounterError, CounterTask, host};
 use crate::log::Deliveries;
-use crate::store::data_dir::{Belonging, DataDir};
-use crate::store::disk::{DiskOptions, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
+use crate::store::data_dir::{Belonging, DataDir, Identity, ReadOnlyDir};
+use crate::store::disk::{DiskOptions, DiskReader, DiskStore, MEMORY_BYTES_MAX_DEFAULT};
 use crate::store::verify::{Report, recount};
 use crate::store::{Store, StoreError, StoreReader, StoreShape};
 use crate::supervisor::{Ended, Supervisor, Task};
@@ -87,14 +87,21 @@ pub(super) fn open_store(
 }
 
 fn open_disk(dir: DataDir, memory_bytes_max: usize) -> Result<DiskStore, StoreError> {
-    let shape = StoreShape {
-        partitioning: dir.identity().partitioning,
-    };
-    let options = DiskOptions {
+    let shape = shape_of(dir.identity());
+    DiskStore::open(dir, shape, options(memory_bytes_max))
+}
+
+fn shape_of(identity: &Identity) -> StoreShape {
+    StoreShape {
+        partitioning: identity.partitioning,
+    }
+}
+
+fn options(memory_bytes_max: usize) -> DiskOptions {
+    DiskOptions {
         memory_bytes_max,
         ..DiskOptions::default()
-    };
-    DiskStore::open(dir, shape, options)
+    }
 }
 
 /// Opens the store of counter `name`, which must be there.
@@ -110,11 +117,13 @@ pub(super) fn open_existing(data_dir: &Path, name: &str) -> Result<DiskStore, No
     Ok(open_disk(dir, MEMORY_BYTES_MAX_DEFAULT)?)
 }
 
-/// Recounts every tenant of a stopped service's folder.
+/// Recounts every tenant of a stopped service's folder, or of a copy of it. It only reads, and needs no other right.
 ///
 /// # Errors
 /// When the folder is none of ours, is in use, or can't be read.
 pub fn verify(data_dir: &Path) -> Result<Report, NodeError> {
-    let store = open_disk(DataDir::open_existing(data_dir)?, MEMORY_BYTES_MAX_DEFAULT)?;
-    Ok(recount(&store.reader())?)
+    let dir = ReadOnlyDir::open(data_dir)?;
+    let options = options(MEMORY_BYTES_MAX_DEFAULT);
+    let reader = DiskReader::open(&dir, shape_of(dir.identity()), options)?;
+    Ok(recount(&reader)?)
 }

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use reqwest::Method;
 
-use crate::node::{Answer, Node, items, run};
+use crate::node::{Answer, Node, headcount, items, run};
 
 /// Posts an item of a tenant that is not asked for otherwise; says whether it was acknowledged.
 async fn is_acknowledged(node: &Node) -> bool {
@@ -162,4 +164,83 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, (u32, SystemTime)> {
             (path, (crc32fast::hash(&content), changed.expect("a time")))
         })
         .collect()
+}
+
+/// The program for a user who may read and nothing else, whoever runs the tests. The copy lies where that user may go.
+fn as_a_reader(folder: &Path) -> std::process::Command {
+    let mut command = headcount();
+    // Root may do everything, whatever a file's mode says.
+    if fs::metadata(folder).expect("there").uid() == 0 {
+        let program = folder.join("headcount");
+        fs::copy(command.get_program(), &program).expect("copied");
+        command = std::process::Command::new(program);
+        command.env_clear().uid(65534).gid(65534);
+    }
+    command
+}
+
+fn allow(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+}
+
+#[tokio::test]
+async fn verify_reads_a_copy_that_it_may_not_write() {
+    let (mut node, parent) = node_with_items().await;
+    // Killed, so that there is something to recover.
+    node.kill();
+    let copy = parent.path().join("copy");
+    fs::create_dir(&copy).expect("made");
+    for path in contents(node.data_dir()).into_keys() {
+        let name = path.file_name().expect("a name");
+        // What a backup may leave out.
+        if name != "LOCK" {
+            fs::copy(&path, copy.join(name)).expect("copied");
+            allow(&copy.join(name), 0o444);
+        }
+    }
+    fs::write(copy.join("run-00000000000000ff"), b"cut short").expect("written");
+    let before = contents(&copy);
+    allow(parent.path(), 0o755);
+    allow(&copy, 0o555);
+    let output = as_a_reader(parent.path())
+        .args(["verify", "--data-dir"])
+        .arg(&copy)
+        .output()
+        .expect("ran");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "1 tenants, 5 items: all counts agree\n",
+        "{told}"
+    );
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(contents(&copy), before, "nothing was written");
+    allow(&copy, 0o755);
+}
+
+#[tokio::test]
+async fn verify_writes_nothing_where_it_may() {
+    let (mut node, _parent) = node_with_items().await;
+    node.kill();
+    let data_dir = node.data_dir().to_owned();
+    let before = contents(&data_dir);
+    let verified = run(&["verify", "--data-dir", &data_dir.display().to_string()]);
+    assert_eq!(verified.stdout, "1 tenants, 5 items: all counts agree\n");
+    assert_eq!(contents(&data_dir), before);
+}
+
+/// Copied in the moment between the making of the folder and of the store in it.
+#[tokio::test]
+async fn verify_makes_no_store() {
+    let (mut node, parent) = node_with_items().await;
+    node.kill();
+    let identity = node.data_dir().join("IDENTITY");
+    let empty = parent.path().join("empty");
+    fs::create_dir(&empty).expect("made");
+    fs::copy(identity, empty.join("IDENTITY")).expect("copied");
+    let before = contents(&empty);
+    let refused = run(&["verify", "--data-dir", &empty.display().to_string()]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains("MANIFEST"), "{}", refused.stderr);
+    assert_eq!(contents(&empty), before);
 }

@@ -2,26 +2,13 @@
 //!
 //! Invariant: damage is refused by the file's name and the place in it, and nothing is changed on disk.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use headcount::store::verify::recount;
 use headcount::store::{Store, StoreError, StoreReader};
 
-use super::harness::{batch, belonging, count, insert, open_disk, shape};
-
-/// All files of a folder with their content.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    fs::read_dir(folder)
-        .expect("listed")
-        .map(|entry| {
-            let path = entry.expect("listed").path();
-            let content = fs::read(&path).expect("read");
-            (path, content)
-        })
-        .collect()
-}
+use super::harness::{batch, belonging, count, files, insert, open_disk, shape};
 
 fn only_file(folder: &Path, prefix: &str) -> PathBuf {
     let mut found: Vec<PathBuf> = files(folder)

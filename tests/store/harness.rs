@@ -2,7 +2,9 @@
 //!
 //! Invariant: a disk store's table holds some dozen keys, so flushes and merges happen in every longer test.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use headcount::model::{BatchId, Epoch, ItemHash, Partition, Partitioning, TenantName};
 use headcount::store::data_dir::{Belonging, DataDir};
@@ -127,4 +129,16 @@ pub fn insert(store: &mut impl Store, name: &str, ids: &[u32]) -> Result<u64, St
 /// A tenant's count over all partitions.
 pub fn count(reader: &impl StoreReader, name: &str) -> u64 {
     reader.cut().counts(name).iter().sum()
+}
+
+/// All files of a folder with their content.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fs::read_dir(folder)
+        .expect("listed")
+        .map(|entry| {
+            let path = entry.expect("listed").path();
+            let content = fs::read(&path).expect("read");
+            (path, content)
+        })
+        .collect()
 }

@@ -8,5 +8,6 @@ mod damage;
 mod data_dir;
 mod harness;
 mod model;
+mod read_only;
 mod suite;
 mod unite;

@@ -7,9 +7,12 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
 
-use super::super::{Cut, Key, Snapshot, StoreError, StoreReader, StoreStats};
+use super::super::data_dir::ReadOnlyDir;
+use super::super::{Cut, Key, Snapshot, StoreError, StoreReader, StoreShape, StoreStats};
+use super::DiskOptions;
 use super::filter::Fingerprint;
 use super::merged::{Merged, Source};
+use super::recovery::recover_for_reading;
 use super::shared::Shared;
 use crate::model::{ItemHash, TenantName};
 
@@ -17,6 +20,29 @@ use crate::model::{ItemHash, TenantName};
 #[derive(Clone)]
 pub struct DiskReader {
     pub(super) shared: Arc<Shared>,
+}
+
+impl DiskReader {
+    /// What a stopped store's folder holds, opened without changing it.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]: what opening the store would refuse is refused here.
+    pub fn open(
+        dir: &ReadOnlyDir,
+        shape: StoreShape,
+        options: DiskOptions,
+    ) -> Result<Self, StoreError> {
+        let files = dir.files();
+        dir.identity().check_store(&*files)?;
+        let found = recover_for_reading(&files, shape, &options)?;
+        let (cut, view) = (found.cut, found.view);
+        let (filters, manifest) = (found.filters, found.manifest);
+        Ok(Self {
+            shared: Arc::new(Shared::new(
+                files, options, cut, view, filters, manifest, None,
+            )),
+        })
+    }
 }
 
 impl StoreReader for DiskReader {

@@ -41,9 +41,96 @@ pub(super) fn recover(
     // What an earlier process renamed and did not live to sync must stay before anything builds on it.
     files.sync_names()?;
     let names = files.names()?;
-    if !names.iter().any(|name| name == manifest::NAME) {
+    if !has_manifest(&names) {
         create(files, &names, shape, options)?;
     }
+    let found = read(files, shape, options)?;
+    remove_leftovers(&**files, &found.names, &found.manifest)?;
+    let reader = found.replayed.reader;
+    let commit = reader.next_commit().saturating_sub(1);
+    let journal = reader.into_journal(options.journal_ahead_bytes)?;
+    let checkpoint_bytes = match found.manifest.checkpoint {
+        0 => 0,
+        number => files.open_file(&checkpoint::name(number))?.len()?,
+    };
+    let (frozen, flush) = found.replayed.frozen.unzip();
+    Ok(Recovered {
+        manifest: found.manifest,
+        cut: found.replayed.cut,
+        view: View {
+            table: Arc::new(RwLock::new(found.replayed.table)),
+            frozen,
+            runs: found.runs,
+        },
+        filters: found.filters,
+        flush,
+        journal,
+        commit,
+        checkpoint_bytes,
+    })
+}
+
+/// What a reader needs.
+pub(super) struct ForReading {
+    pub(super) manifest: Manifest,
+    pub(super) cut: Cut,
+    pub(super) view: View,
+    pub(super) filters: Filters,
+}
+
+/// What opening the store would bring to light, without changing anything: what a crash left stays.
+pub(super) fn recover_for_reading(
+    files: &Arc<dyn Files>,
+    shape: StoreShape,
+    options: &DiskOptions,
+) -> Result<ForReading, StoreError> {
+    let names = files.names()?;
+    if !has_manifest(&names) {
+        // The process died before it had made the store.
+        refuse_remains(files, &names, &Manifest::new(shape.partitioning))?;
+        return Ok(ForReading {
+            manifest: Manifest::new(shape.partitioning),
+            cut: shape.empty_cut(),
+            view: View {
+                table: Arc::new(RwLock::new(KeySet::with_capacity(0))),
+                frozen: None,
+                runs: Vec::new(),
+            },
+            filters: Filters::new(options.filters_bytes_max()),
+        });
+    }
+    let found = read(files, shape, options)?;
+    Ok(ForReading {
+        manifest: found.manifest,
+        cut: found.replayed.cut,
+        view: View {
+            table: Arc::new(RwLock::new(found.replayed.table)),
+            frozen: found.replayed.frozen.map(|(table, _)| table),
+            runs: found.runs,
+        },
+        filters: found.filters,
+    })
+}
+
+fn has_manifest(names: &[String]) -> bool {
+    names.iter().any(|name| name == manifest::NAME)
+}
+
+/// What is on disk, all of it read.
+struct Found {
+    names: Vec<String>,
+    manifest: Manifest,
+    runs: Vec<Arc<Run>>,
+    filters: Filters,
+    replayed: Replayed,
+}
+
+/// Reads everything that the manifest names.
+fn read(
+    files: &Arc<dyn Files>,
+    shape: StoreShape,
+    options: &DiskOptions,
+) -> Result<Found, StoreError> {
     let manifest = Manifest::read(&**files)?;
     if manifest.partitioning != shape.partitioning {
         let (its, ours) = (manifest.partitioning.count(), shape.partitioning.count());
@@ -62,27 +149,12 @@ pub(super) fn recover(
     let cut = read_cut(&**files, &manifest, shape)?;
     let names = files.names()?;
     let replayed = Replay::new(&manifest, cut, options).segments(&**files, &names)?;
-    remove_leftovers(&**files, &names, &manifest)?;
-    let commit = replayed.reader.next_commit().saturating_sub(1);
-    let journal = replayed.reader.into_journal(options.journal_ahead_bytes)?;
-    let checkpoint_bytes = match manifest.checkpoint {
-        0 => 0,
-        number => files.open_file(&checkpoint::name(number))?.len()?,
-    };
-    let (frozen, flush) = replayed.frozen.unzip();
-    Ok(Recovered {
+    Ok(Found {
+        names,
         manifest,
-        cut: replayed.cut,
-        view: View {
-            table: Arc::new(RwLock::new(replayed.table)),
-            frozen,
-            runs,
-        },
+        runs,
         filters,
-        flush,
-        journal,
-        commit,
-        checkpoint_bytes,
+        replayed,
     })
 }
 
@@ -94,6 +166,18 @@ fn create(
     options: &DiskOptions,
 ) -> Result<(), StoreError> {
     let manifest = Manifest::new(shape.partitioning);
+    refuse_remains(files, names, &manifest)?;
+    let ahead_bytes = options.journal_ahead_bytes;
+    Journal::create(&**files, manifest.first_segment, 1, ahead_bytes, None)?;
+    manifest.write(&**files)
+}
+
+/// Refuses what only a store can have left; `manifest` is that of a new one.
+fn refuse_remains(
+    files: &Arc<dyn Files>,
+    names: &[String],
+    manifest: &Manifest,
+) -> Result<(), StoreError> {
     let first = journal::name(manifest.first_segment);
     let missing = || StoreError::Damaged {
         path: files.path(manifest::NAME),
@@ -113,9 +197,7 @@ fn create(
         }
         segment.check_tail()?;
     }
-    let ahead_bytes = options.journal_ahead_bytes;
-    Journal::create(&**files, manifest.first_segment, 1, ahead_bytes, None)?;
-    manifest.write(&**files)
+    Ok(())
 }
 
 fn read_cut(files: &dyn Files, manifest: &Manifest, shape: StoreShape) -> Result<Cut, StoreError> {
