@@ -5,6 +5,10 @@
 
 mod amqp;
 mod broker_tests;
+// Other test binaries use the rest of it.
+#[allow(dead_code, unused_imports)]
+#[path = "../checker/mod.rs"]
+mod checker;
 mod cluster;
 mod faults;
 mod healing;
