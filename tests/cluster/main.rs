@@ -10,6 +10,7 @@ mod broker_tests;
 #[path = "../checker/mod.rs"]
 mod checker;
 mod cluster;
+mod ending;
 mod faults;
 mod healing;
 // Other test binaries use the rest of it.

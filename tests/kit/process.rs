@@ -32,6 +32,12 @@ impl Face {
     pub fn url(&self) -> Option<String> {
         self.0.lock().url.clone()
     }
+
+    /// Which life it is, from 1, and its address once it has told.
+    pub fn life(&self) -> Option<(u64, String)> {
+        let place = self.0.lock();
+        Some((place.life, place.url.clone()?))
+    }
 }
 
 /// A process that can be started many times.

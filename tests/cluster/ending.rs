@@ -1,0 +1,115 @@
+//! What a cluster holds when all is quiet: exactly what was posted, whoever is asked.
+//!
+//! Invariant: every coordinator, and every counter that runs, alone, gives the same counts, the same items and the same
+//! listing, page by page.
+
+use serde_json::{Value, json};
+
+use crate::checker::Ledger;
+use crate::cluster::Cluster;
+use crate::wait;
+
+/// Tenants on a page of the listing.
+const LIMIT: usize = 7;
+
+/// Items of which every coordinator and every counter is asked.
+const ITEMS: u64 = 5;
+
+/// Asserts that every coordinator, and every running counter alone, answers exactly what the ledger says.
+pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
+    for coordinator in 0..cluster.faces().len() {
+        let who = format!("coordinator {coordinator}");
+        holds(cluster, coordinator, "strong", ledger, &who).await;
+    }
+    cluster.wait_until_complete().await;
+    let total: u64 = ledger.tenants().map(|(_, attempted)| attempted).sum();
+    let names = cluster.running();
+    wait::until("counters that hold everything", async || {
+        let seen = cluster.counters(0).await?;
+        match names.iter().all(|name| seen[name]["items"] == json!(total)) {
+            true => Ok(()),
+            false => Err(format!("{total} items, but {seen:?}")),
+        }
+    })
+    .await;
+    for name in &names {
+        for other in names.iter().filter(|other| *other != name) {
+            cluster.counter(other).process.pause();
+        }
+        holds(cluster, 0, "session", ledger, &format!("{name} alone")).await;
+        for other in names.iter().filter(|other| *other != name) {
+            cluster.counter(other).process.resume();
+        }
+    }
+}
+
+/// Asserts that what a coordinator answers is exactly what the ledger says.
+async fn holds(
+    cluster: &mut Cluster,
+    coordinator: usize,
+    consistency: &str,
+    ledger: &Ledger,
+    who: &str,
+) {
+    let options = format!("consistency={consistency}");
+    let tenants: Vec<_> = ledger
+        .tenants()
+        .map(|(name, attempted)| (name.to_owned(), attempted))
+        .collect();
+    let named: String = tenants
+        .iter()
+        .map(|(name, _)| format!("&tenant={name}"))
+        .collect();
+    let path = format!("/counts?{options}{named}");
+    let counts = exact(cluster, coordinator, &path).await;
+    assert_eq!(rows(&counts["counts"]), tenants, "{who}");
+
+    for (tenant, attempted) in &tenants {
+        let step = attempted.div_ceil(ITEMS).max(1) as usize;
+        let numbers = (0..*attempted).step_by(step).chain([attempted - 1]);
+        for id in numbers.filter_map(|number| ledger.id(tenant, number)) {
+            let path = format!("/items/{tenant}/ids/{id}?{options}");
+            let answer = exact(cluster, coordinator, &path).await;
+            assert_eq!(answer["counted"], true, "{who}: {tenant}, {id}");
+        }
+        let path = format!("/items/{tenant}/ids/i{attempted}?{options}");
+        let answer = exact(cluster, coordinator, &path).await;
+        assert_eq!(answer["counted"], false, "{who}: {tenant}, i{attempted}");
+    }
+
+    let mut listed = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/tenants?{options}&limit={LIMIT}{cursor}");
+        let page = exact(cluster, coordinator, &path).await;
+        listed.extend(rows(&page["tenants"]));
+        let Some(next) = page["next_cursor"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(listed, tenants, "{who}");
+}
+
+/// What is answered once it is exact.
+async fn exact(cluster: &mut Cluster, coordinator: usize, path: &str) -> Value {
+    wait::until(&format!("an exact answer to {path}"), async || {
+        let answer = cluster.try_get(coordinator, path).await;
+        let answer = answer.map_err(|why| why.to_string())?;
+        match answer.json["exact"] {
+            Value::Bool(true) => Ok(answer.json),
+            _ => Err(answer.text),
+        }
+    })
+    .await
+}
+
+/// Tenants with their counts.
+fn rows(json: &Value) -> Vec<(String, u64)> {
+    let rows = json.as_array().expect("an array").iter();
+    let row = |row: &Value| {
+        let tenant = row["tenant"].as_str().expect("a name");
+        (tenant.to_owned(), row["count"].as_u64().expect("a number"))
+    };
+    rows.map(row).collect()
+}
