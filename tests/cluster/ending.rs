@@ -91,6 +91,38 @@ async fn holds(
     assert_eq!(listed, tenants, "{who}");
 }
 
+impl Cluster {
+    /// Asserts that a coordinator's exact answers show the items `0` to `count - 1` of a tenant, and no others: by its count,
+    /// one by one, and in the listing.
+    pub async fn shows(&mut self, coordinator: usize, tenant: &str, count: u64, options: &str) {
+        let counted = self.exact_count(coordinator, tenant, options).await;
+        assert_eq!(counted, count, "{tenant}");
+        for id in [0, count / 2, count.saturating_sub(1), count] {
+            let path = format!("/items/{tenant}/ids/{id}?{options}");
+            let answer = exact(self, coordinator, &path).await;
+            assert_eq!(answer["counted"], id < count, "{tenant}, {id}");
+        }
+        let path = format!("/tenants?prefix={tenant}&limit=1&{options}");
+        let page = exact(self, coordinator, &path).await;
+        assert_eq!(page["next_cursor"], Value::Null, "{page}");
+        let listed = Vec::from_iter((count > 0).then(|| (tenant.to_owned(), count)));
+        assert_eq!(rows(&page["tenants"]), listed);
+    }
+
+    /// Asserts that no answer about a tenant is exact: not its count, not the item `0`, and no listing.
+    pub async fn shows_nothing_exactly(&mut self, tenant: &str, timeout_ms: u64) {
+        for path in [
+            format!("/items/{tenant}/count?"),
+            format!("/items/{tenant}/ids/0?"),
+            format!("/tenants?prefix={tenant}&"),
+        ] {
+            let path = format!("{path}timeout_ms={timeout_ms}");
+            let answer = self.get(0, &path).await;
+            assert_ne!(answer.json["exact"], true, "{path}: {}", answer.text);
+        }
+    }
+}
+
 /// What is answered once it is exact.
 async fn exact(cluster: &mut Cluster, coordinator: usize, path: &str) -> Value {
     wait::until(&format!("an exact answer to {path}"), async || {

@@ -10,11 +10,6 @@ use crate::wait;
 
 const NAMES: [&str; 3] = ["c1", "c2", "c3"];
 
-async fn is_not_exact(cluster: &mut Cluster) {
-    let answer = cluster.get(0, "/items/asd/count?timeout_ms=500").await;
-    assert_ne!(answer.json["exact"], true, "{}", answer.text);
-}
-
 /// An operator puts an old copy of a folder back, although the docs say not to.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_restored_from_an_old_copy_catches_up() {
@@ -41,7 +36,7 @@ async fn an_old_copy_alone_is_not_exact() {
     let folder = cluster.data_dir("c1");
     let copy = cluster.data_dir("copy-of-c1");
     cluster.post_surely(0, &items("asd", 0, 10)).await;
-    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    cluster.shows(0, "asd", 10, "").await;
     cluster.counter("c1").process.terminate();
     Cluster::copy_folder(&folder, &copy);
     cluster.counter("c1").process.restart();
@@ -53,14 +48,14 @@ async fn an_old_copy_alone_is_not_exact() {
     Cluster::copy_folder(&copy, &folder);
     cluster.counter("c1").process.restart();
     cluster.wait_for_state("c1", "complete").await;
-    is_not_exact(&mut cluster).await;
+    cluster.shows_nothing_exactly("asd", 500).await;
     cluster.coordinator(0).process.kill();
     cluster.coordinator(0).process.restart();
-    is_not_exact(&mut cluster).await;
+    cluster.shows_nothing_exactly("asd", 500).await;
     for name in ["c2", "c3"] {
         cluster.counter(name).process.restart();
     }
-    assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
+    cluster.shows(0, "asd", 20, "").await;
     cluster.counter_holds("c1", 20).await;
 }
 
@@ -68,7 +63,7 @@ async fn an_old_copy_alone_is_not_exact() {
 async fn a_replaced_broker_is_not_taken_for_the_old_one() {
     let mut cluster = Cluster::start(Setup::on(Broker::private())).await;
     cluster.post_surely(0, &items("asd", 0, 10)).await;
-    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    cluster.shows(0, "asd", 10, "").await;
     for name in NAMES {
         cluster.counter(name).process.terminate();
     }
@@ -82,16 +77,13 @@ async fn a_replaced_broker_is_not_taken_for_the_old_one() {
     for name in NAMES {
         cluster.wait_for_state(name, "incomplete").await;
     }
-    is_not_exact(&mut cluster).await;
+    cluster.shows_nothing_exactly("asd", 500).await;
     cluster.post_surely(0, &items("asd", 15, 10)).await;
-    is_not_exact(&mut cluster).await;
+    cluster.shows_nothing_exactly("asd", 500).await;
     cluster.accept_loss();
     assert_eq!(cluster.exact_count(0, "asd", "").await, 20);
     cluster.post_surely(0, &items("asd", 0, 25)).await;
-    assert_eq!(
-        cluster.exact_count(0, "asd", "consistency=strong").await,
-        25
-    );
+    cluster.shows(0, "asd", 25, "consistency=strong").await;
 }
 
 /// Literally as the operations guide says.
@@ -123,14 +115,11 @@ async fn a_whole_cluster_is_restored_from_the_folder_of_one_counter() {
         cluster.counter(name).process.restart();
         cluster.wait_for_state(name, "incomplete").await;
     }
-    is_not_exact(&mut cluster).await;
+    cluster.shows_nothing_exactly("asd", 500).await;
     cluster.accept_loss();
-    assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
+    cluster.shows(0, "asd", 10, "").await;
     cluster.post_surely(0, &items("asd", 5, 15)).await;
-    assert_eq!(
-        cluster.exact_count(0, "asd", "consistency=strong").await,
-        20
-    );
+    cluster.shows(0, "asd", 20, "consistency=strong").await;
     cluster.wait_until_complete().await;
     for name in NAMES {
         cluster.counter_holds(name, 20).await;
