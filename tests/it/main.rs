@@ -4,6 +4,10 @@
 
 mod api;
 mod bench;
+// Other test binaries use the rest of it.
+#[allow(dead_code, unused_imports)]
+#[path = "../checker/mod.rs"]
+mod checker;
 mod cli;
 mod crash;
 mod deploy;
