@@ -17,6 +17,7 @@ mod healing;
 #[allow(dead_code)]
 #[path = "../kit/mod.rs"]
 mod kit;
+mod lagging;
 mod ledger;
 mod operator;
 mod panics;
