@@ -3,8 +3,7 @@
 //! Invariant: a staged key is in no committed table and no run; it becomes visible after its record is synced.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 use std::thread::{self, JoinHandle};
 
 use parking_lot::RwLock;
