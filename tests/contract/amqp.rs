@@ -204,6 +204,19 @@ impl Cluster {
         deleted.await.expect("deleted");
     }
 
+    /// Declares a marker.
+    pub async fn mark(&self, marker: &str) {
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let exchange = format!("{}.{marker}", self.options.prefix);
+        let (channel, kind) = (self.channel().await, ExchangeKind::Fanout);
+        let declared =
+            channel.exchange_declare(exchange.into(), kind, durable, FieldTable::default());
+        declared.await.expect("declared");
+    }
+
     pub async fn has_marker(&self, marker: &str) -> bool {
         let passive = ExchangeDeclareOptions {
             passive: true,

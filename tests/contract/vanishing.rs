@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headcount::log::{Deliveries, Standing};
+use headcount::log::amqp::depths;
+use headcount::log::{Deliveries, DeliveryError, Standing};
 use parking_lot::Mutex;
 
 use crate::amqp::{Cluster, Counter, append, name, reports};
@@ -97,6 +98,28 @@ async fn a_queue_that_vanishes_behind_a_coordinator_s_look_is_told_of() {
     let mut counter = cluster.counter_over("c1", store);
     counter.is_told_of_loss("declared again").await;
     assert_eq!(counter.takes(1).await, [appended]);
+}
+
+/// Its queue would grow for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_that_is_removed_behind_its_look_creates_no_queue() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    append(&log, 1, 1).await;
+    let relay = cluster.relay();
+    relay.hold_at(&cluster.declaration_of("started.c4"));
+    let mut newcomer = cluster.counter_by(&relay, "c4", Arc::default());
+    newcomer.is_told_of_loss("is not there").await;
+    relay.held().await;
+    cluster.mark("removed.c4").await;
+    relay.up();
+    let refused = newcomer.next().await;
+    assert!(
+        matches!(&refused, Err(DeliveryError::Refused(why)) if why.contains("removed")),
+        "{refused:?}"
+    );
+    let known = depths(cluster.options.clone(), &[name("c4")]).await;
+    assert_eq!(known, Ok(vec![(name("c4"), None)]));
 }
 
 /// Created by a counter, the exchange would reach no queue but its own, and what is posted would be confirmed.

@@ -1,8 +1,8 @@
-//! What a coordinator declares before it publishes, and again when a message comes back.
+//! What a coordinator declares before it publishes, and again when a message comes back; what a counter creates.
 //!
 //! Invariant: nobody publishes before the founding is over, and a queue that is missing afterwards is declared
 //! again only once a marker tells its counter of the loss: what a look has found there is bound, never created. One
-//! coordinator declares at a time.
+//! node declares at a time.
 
 use std::time::Duration;
 
@@ -80,6 +80,26 @@ pub(super) async fn declare(
     // The lock ends with the connection at the latest.
     broker.unlock().await?;
     declared
+}
+
+/// Declares the queues of a counter that has said what it may have lost; false when its name is spent by now. Under the
+/// lock, since whoever removes a counter deletes what was created before.
+pub(super) async fn create(
+    broker: &mut Broker,
+    counter: &CounterName,
+) -> Result<bool, BrokerError> {
+    lock(broker).await?;
+    let created = create_locked(broker, counter).await;
+    broker.unlock().await?;
+    created
+}
+
+async fn create_locked(broker: &mut Broker, counter: &CounterName) -> Result<bool, BrokerError> {
+    if broker.has(&Marker::Removed(counter.clone())).await? {
+        return Ok(false);
+    }
+    broker.declare_queues(counter).await?;
+    Ok(true)
 }
 
 /// Waits for the lock of those who declare or remove. It ends with its holder's connection.

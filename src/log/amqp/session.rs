@@ -17,7 +17,7 @@ use super::merged::{self, Merged, Taken};
 use super::presence::wait_for;
 use super::protocol::{Decision, Facts, Peers, decide, judge_peers};
 use super::topology::{Broker, Marker};
-use super::{AmqpOptions, Nodes};
+use super::{AmqpOptions, Nodes, founding};
 use crate::log::{Delivered, DeliveryError, Standing, wire};
 use crate::model::CounterName;
 
@@ -243,14 +243,15 @@ impl Session {
                 .send_modify(|status| status.started = Some(true));
             match self.consume(broker, facts.lost, may_create).await {
                 Ok(Some(merged)) => return Ok(merged),
-                // Somebody found the queue missing meanwhile.
+                // Somebody found the queue missing meanwhile, or removed the counter.
                 Ok(None) => {}
                 Err(error) => self.note_vanished(error).await?,
             }
         }
     }
 
-    /// Consumes, and creates the queues before only if it may; none when there is a marker of a loss that was not `told`.
+    /// Consumes, and creates the queues before only if it may; none when it is to look again: there is a marker of a loss
+    /// that was not `told`, or its name is spent.
     async fn consume(
         &self,
         broker: &mut Broker,
@@ -262,9 +263,10 @@ impl Session {
             // Before it consumes: from then on the marker is of another loss.
             broker.unmark(&lost).await?;
         }
-        match may_create {
-            true => broker.declare_queues(&self.name).await?,
-            false => broker.bind_queues(&self.name).await?,
+        if !may_create {
+            broker.bind_queues(&self.name).await?;
+        } else if !founding::create(broker, &self.name).await? {
+            return Ok(None);
         }
         let merged = merged::consume(broker, &self.name).await?;
         Ok((!broker.has(&lost).await?).then_some(merged))
