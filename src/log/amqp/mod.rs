@@ -8,10 +8,10 @@
 //! | `url` | the broker's addresses, with their passwords kept back |
 //! | `connection` | supervised connecting over a list of hosts |
 //! | `topology` | names of exchanges, queues and markers, and the operations on them |
-//! | `founding` | what a coordinator declares before it publishes |
+//! | `founding` | what a coordinator declares before it publishes, what a counter creates |
 //! | `publisher`, `control`, `lane` | [`AmqpLog`] |
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
-//! | `consumer`, `session`, `merged` | [`AmqpDeliveries`] |
+//! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
 //! | `presence` | who is there |
 //! | `operator` | what only an operator may ask for |
 
@@ -22,6 +22,7 @@ mod founding;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lane;
+mod listening;
 mod merged;
 mod operator;
 mod presence;

@@ -14,19 +14,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
 use super::merged::{self, Merged, Taken};
-use super::presence::wait_for;
-use super::protocol::{Decision, Facts, Peers, decide, judge_peers};
+use super::protocol::{Decision, Facts, decide};
 use super::topology::{Broker, Marker};
-use super::{AmqpOptions, Nodes, founding};
+use super::{AmqpOptions, Nodes, founding, listening};
 use crate::log::{Delivered, DeliveryError, Standing, wire};
 use crate::model::CounterName;
 
 /// How often the broker is asked whether it is founded.
 const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
-/// How many intervals of presence to listen before it counts that nobody was heard.
-const LISTEN_INTERVALS: u32 = 3;
-/// How long a peer may be unsure whether it has started before it counts as one that has not.
-const UNSURE_MAX: Duration = Duration::from_secs(30);
 /// The longest wait for the last acknowledgements at the end.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a cancelled consumer, or when something vanished behind a look. RabbitMQ cancels while it still deletes
@@ -224,7 +219,8 @@ impl Session {
                     continue;
                 }
                 Decision::Listen => {
-                    peers = Some(self.listen().await);
+                    peers =
+                        Some(listening::listen(&self.options, &self.name, &mut self.nodes).await);
                     // What they said may be newer than what was looked at.
                     continue;
                 }
@@ -317,39 +313,6 @@ impl Session {
         let event = Handed::Event { event, remembered };
         self.handing.send(event).await.map_err(|_| End::Dropped)?;
         waiting.await.map_err(|_| End::Dropped)
-    }
-
-    /// Listens until this counter has heard itself, and then long enough to have heard everybody.
-    async fn listen(&mut self) -> Peers {
-        let started = Instant::now();
-        let name = self.name.as_str().to_owned();
-        tracing::info!(
-            counter = name,
-            "listening for other counters before the first start"
-        );
-        let own = |nodes: &Arc<Nodes>| {
-            let heard = |sighting: &super::Sighting| {
-                sighting.announcement.name == name && sighting.seen_at >= started
-            };
-            nodes.values().any(heard)
-        };
-        wait_for(&mut self.nodes, own).await;
-        let since = Instant::now();
-        let span = self.options.presence_interval * LISTEN_INTERVALS;
-        tokio::time::sleep(span).await;
-        loop {
-            let nodes = Arc::clone(&self.nodes.borrow_and_update());
-            let mut peers = judge_peers(&self.name, &nodes, |sighting| {
-                sighting.seen_at.elapsed() < span
-            });
-            if peers.unsure.is_some() && since.elapsed() > UNSURE_MAX {
-                peers.older_than_broker = peers.older_than_broker.or(peers.unsure.take());
-            }
-            if peers.unsure.is_none() {
-                return peers;
-            }
-            tokio::time::sleep(self.options.presence_interval).await;
-        }
     }
 
     /// Hands over what comes until the session ends.
