@@ -237,4 +237,4 @@ impl From<QueryError> for Problem {
 
 #[cfg(test)]
 #[path = "internal_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -13,21 +13,19 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::*;
-use crate::counter::exchange::{LOSS_PATH, Loss, LossPlan, LossRequest};
 use crate::counter::{
     CounterTask, Counts, ListQuery, Listing, LocalCounter, Membership, Queries, SnapshotStream,
     Status,
 };
 use crate::http::front::tests::call;
-use crate::http::{App, HttpLimits, LossDesk, LossError, routes};
 use crate::log::{Deliveries, Delivery, DeliveryError, DeliveryTag, LocalLog, local};
-use crate::model::{BarrierEpochs, Entropy, Epoch, ItemHash, Partitioning, TenantName};
+use crate::model::{ItemHash, Partitioning, TenantName};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
 use crate::supervisor::{Ended, Task};
 
-const SECRET: &str = "0123456789abcdef";
-const LIMITS: BodyLimits = BodyLimits {
+pub(in crate::http) const SECRET: &str = "0123456789abcdef";
+pub(in crate::http) const LIMITS: BodyLimits = BodyLimits {
     body_bytes_max: 1 << 20,
     bodies_bytes_max: 1 << 20,
     body_timeout: Duration::from_secs(30),
@@ -173,7 +171,7 @@ impl Node {
     }
 }
 
-async fn text(response: Response) -> String {
+pub(in crate::http) async fn text(response: Response) -> String {
     let bytes = response
         .into_body()
         .collect()
@@ -183,7 +181,7 @@ async fn text(response: Response) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-async fn problem(response: Response) -> (u16, String) {
+pub(in crate::http) async fn problem(response: Response) -> (u16, String) {
     let status = response.status().as_u16();
     assert_eq!(
         response.headers()["content-type"],
@@ -202,7 +200,7 @@ async fn problem(response: Response) -> (u16, String) {
     )
 }
 
-const JSON: (&str, &str) = ("content-type", "application/json");
+pub(in crate::http) const JSON: (&str, &str) = ("content-type", "application/json");
 const NO_QUERY: &str = r#"{"requirements":[],"queries":[]}"#;
 
 #[tokio::test]
@@ -324,92 +322,4 @@ async fn only_a_few_snapshots_are_sent_at_once_and_no_faster_than_they_are_taken
     }
     drop(second);
     assert_eq!(node.get(SNAPSHOT_PATH, &[]).await.status(), StatusCode::OK);
-}
-
-/// A desk that accepts what it named, once the counter is complete.
-struct OneLoss;
-
-fn loss() -> Loss {
-    Loss {
-        partition: 0,
-        epoch: Epoch(7),
-        first: 2,
-        last: 3,
-    }
-}
-
-impl LossDesk for OneLoss {
-    fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>> {
-        std::future::ready(Ok(LossPlan {
-            missing: vec![loss()],
-            incomplete: vec!["c2".into()],
-            silent: Vec::new(),
-        }))
-        .boxed()
-    }
-
-    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>> {
-        let answer = match request.missing.as_slice() {
-            [only] if *only == loss() => Ok(()),
-            _ => Err(LossError::Refused("that is not lost".into())),
-        };
-        std::future::ready(answer).boxed()
-    }
-}
-
-#[tokio::test]
-async fn losses_are_shown_and_accepted_only_with_the_secret() {
-    let (log, _deliveries) = local();
-    let options = crate::coordinator::CoordinatorOptions {
-        batch_bytes_max: 1,
-        admission: crate::coordinator::AdmissionLimits {
-            waiting_bytes_max: 1,
-            waiting_posts_max: 1,
-        },
-        accept_timeout: Duration::from_secs(1),
-        strong_reads_max: 1,
-    };
-    let coordinator = crate::coordinator::Coordinator::new(
-        Epoch(1),
-        BarrierEpochs::new(Epoch(2), Entropy::default),
-        Partitioning::SINGLE,
-        &log,
-        Vec::new(),
-        options,
-        &Supervisor::default(),
-    );
-    let limits = HttpLimits {
-        items_max: 1,
-        bodies: LIMITS,
-    };
-    let app = || App::new(coordinator.clone(), limits, Box::new(String::new));
-    let secret = ClusterSecret::new(SECRET).ok();
-    let service = routes(app().with_loss_desk(Arc::new(OneLoss), secret));
-    let right = ("authorization", "Bearer 0123456789abcdef");
-    let wanted = |first| {
-        let loss = Loss { first, ..loss() };
-        let request = LossRequest {
-            missing: vec![loss],
-            complete: true,
-        };
-        String::from_utf8(request.encode()).expect("UTF-8")
-    };
-
-    let refused = call(&service, "POST", LOSS_PATH, &[JSON], &wanted(2)).await;
-    assert_eq!(problem(refused).await, (401, "unauthorized".into()));
-    let refused = call(&service, "GET", LOSS_PATH, &[], "").await;
-    assert_eq!(problem(refused).await, (401, "unauthorized".into()));
-    let plan = text(call(&service, "GET", LOSS_PATH, &[right], "").await).await;
-    assert_eq!(
-        LossPlan::decode(plan.as_bytes()).expect("a plan"),
-        OneLoss.plan().await.expect("a plan")
-    );
-    let accepted = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(2)).await;
-    assert_eq!(text(accepted).await, wanted(2));
-    let refused = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(1)).await;
-    assert_eq!(problem(refused).await, (409, "loss-refused".into()));
-
-    let without = routes(app());
-    let refused = call(&without, "GET", LOSS_PATH, &[right], "").await;
-    assert_eq!(problem(refused).await, (404, "not-found".into()));
 }

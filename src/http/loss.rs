@@ -96,3 +96,7 @@ async fn accept(
     );
     Ok(message(&request))
 }
+
+#[cfg(test)]
+#[path = "loss_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+//! What an operator is shown and accepts, as the routes have it.
+//!
+//! Invariant: see the [module above](super).
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions};
+use crate::counter::exchange::{Loss, Message};
+use crate::http::front::tests::call;
+use crate::http::internal::tests::{JSON, LIMITS, SECRET, problem, text};
+use crate::http::{HttpLimits, routes};
+use crate::log::local;
+use crate::model::{BarrierEpochs, ClusterSecret, Entropy, Epoch, Partitioning};
+use crate::supervisor::Supervisor;
+
+/// A desk that accepts what it named, once the counter is complete.
+struct OneLoss;
+
+fn loss() -> Loss {
+    Loss {
+        partition: 0,
+        epoch: Epoch(7),
+        first: 2,
+        last: 3,
+    }
+}
+
+impl LossDesk for OneLoss {
+    fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>> {
+        std::future::ready(Ok(LossPlan {
+            missing: vec![loss()],
+            incomplete: vec!["c2".into()],
+            silent: Vec::new(),
+        }))
+        .boxed()
+    }
+
+    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>> {
+        let answer = match request.missing.as_slice() {
+            [only] if *only == loss() => Ok(()),
+            _ => Err(LossError::Refused("that is not lost".into())),
+        };
+        std::future::ready(answer).boxed()
+    }
+}
+
+#[tokio::test]
+async fn losses_are_shown_and_accepted_only_with_the_secret() {
+    let (log, _deliveries) = local();
+    let options = CoordinatorOptions {
+        batch_bytes_max: 1,
+        admission: AdmissionLimits {
+            waiting_bytes_max: 1,
+            waiting_posts_max: 1,
+        },
+        accept_timeout: Duration::from_secs(1),
+        strong_reads_max: 1,
+    };
+    let coordinator = Coordinator::new(
+        Epoch(1),
+        BarrierEpochs::new(Epoch(2), Entropy::default),
+        Partitioning::SINGLE,
+        &log,
+        Vec::new(),
+        options,
+        &Supervisor::default(),
+    );
+    let limits = HttpLimits {
+        items_max: 1,
+        bodies: LIMITS,
+    };
+    let app = || App::new(coordinator.clone(), limits, Box::new(String::new));
+    let secret = ClusterSecret::new(SECRET).ok();
+    let service = routes(app().with_loss_desk(Arc::new(OneLoss), secret));
+    let right = ("authorization", "Bearer 0123456789abcdef");
+    let wanted = |first| {
+        let loss = Loss { first, ..loss() };
+        let request = LossRequest {
+            missing: vec![loss],
+            complete: true,
+        };
+        String::from_utf8(request.encode()).expect("UTF-8")
+    };
+
+    let refused = call(&service, "POST", LOSS_PATH, &[JSON], &wanted(2)).await;
+    assert_eq!(problem(refused).await, (401, "unauthorized".into()));
+    let refused = call(&service, "GET", LOSS_PATH, &[], "").await;
+    assert_eq!(problem(refused).await, (401, "unauthorized".into()));
+    let plan = text(call(&service, "GET", LOSS_PATH, &[right], "").await).await;
+    assert_eq!(
+        LossPlan::decode(plan.as_bytes()).expect("a plan"),
+        OneLoss.plan().await.expect("a plan")
+    );
+    let accepted = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(2)).await;
+    assert_eq!(text(accepted).await, wanted(2));
+    let refused = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(1)).await;
+    assert_eq!(problem(refused).await, (409, "loss-refused".into()));
+
+    let without = routes(app());
+    let refused = call(&without, "GET", LOSS_PATH, &[right], "").await;
+    assert_eq!(problem(refused).await, (404, "not-found".into()));
+}
