@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::RwLockReadGuard;
 use tokio::time::Instant;
 
 use super::progress::Watching;
 use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status};
 use crate::model::{BatchId, ItemHash, TenantName};
-use crate::store::{Cut, StoreReader};
+use crate::store::{Cut, LookUp, StoreReader};
+
+/// The last commit's cut, held: an answer is read from it while no commit ends.
+type Held<'c> = RwLockReadGuard<'c, Cut>;
 
 /// The query handle of a [`CounterTask`](super::CounterTask); cheap to clone.
 #[derive(Clone)]
@@ -66,7 +70,7 @@ impl<R: StoreReader> LocalCounter<R> {
     }
 
     /// Answers from the first commit that covers the demand, or from the last one when the time is up.
-    async fn answer<A>(&self, demand: Demand, read: impl Fn(&Cut, Cover) -> A) -> A {
+    async fn answer<A>(&self, demand: Demand, read: impl Fn(&Held<'_>, Cover) -> A) -> A {
         let deadline = Instant::now() + demand.wait;
         let look = || {
             let cut = self.reader.cut();
@@ -117,6 +121,18 @@ impl<R: StoreReader> LocalCounter<R> {
     }
 }
 
+/// Finishes a look-up; the error says why the store can't be read.
+async fn finish(look_up: LookUp) -> Result<bool, String> {
+    match look_up {
+        LookUp::Known(is_in) => Ok(is_in),
+        // The seen-set reads from disk, which must not hold up this thread's other requests.
+        on_disk => tokio::task::spawn_blocking(|| on_disk.finish())
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string()),
+    }
+}
+
 impl<R: StoreReader> Queries for LocalCounter<R> {
     fn name(&self) -> &str {
         &self.name
@@ -128,7 +144,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: Demand,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         async move {
-            let read = |cut: &Cut, cover| Counts {
+            let read = |cut: &Held<'_>, cover| Counts {
                 cover,
                 counts: tenants
                     .iter()
@@ -147,13 +163,11 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: Demand,
     ) -> BoxFuture<'_, Result<Membership, QueryError>> {
         async move {
-            let cover = self.answer(demand, |_, cover| cover).await;
-            let reader = self.reader.clone();
-            // The seen-set may have to read from disk, which must not hold up this thread's other requests.
-            let counted = tokio::task::spawn_blocking(move || reader.contains(&tenant, &hash))
-                .await
-                .map_err(|error| QueryError::Store(error.to_string()))?
-                .map_err(|error| QueryError::Store(error.to_string()))?;
+            // Begun under the lock of the cut that the cover is of, so that it is of the same commit, however long it
+            // takes: an item of a later one would be shown though no later read has to cover it, and go again.
+            let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
+            let (cover, look_up) = self.answer(demand, read).await;
+            let counted = finish(look_up).await.map_err(QueryError::Store)?;
             Ok(Membership { cover, counted })
         }
         .boxed()
@@ -165,7 +179,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: Demand,
     ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         async move {
-            let read = |cut: &Cut, cover| {
+            let read = |cut: &Held<'_>, cover| {
                 let mut tenants: Vec<_> = cut
                     .list(
                         &query.prefix,
@@ -227,14 +241,16 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
 mod tests {
     use std::time::Duration;
 
+    use parking_lot::Mutex;
+
     use super::*;
-    use crate::counter::CounterTask;
+    use crate::counter::{CounterTask, apply};
     use crate::log::{LocalLog, Log, local};
     use crate::model::{
         Batch, BatchId, Epoch, Partition, Partitioning, Requirement, Sequence, TenantItems,
     };
     use crate::store::memory::{MemoryReader, MemoryStore};
-    use crate::store::{Store, StoreShape};
+    use crate::store::{Snapshot, Store, StoreError, StoreShape, StoreStats};
 
     fn start(complete: bool) -> (LocalLog, LocalCounter<MemoryReader>) {
         let mut store = MemoryStore::new(StoreShape {
@@ -246,6 +262,46 @@ mod tests {
         let (task, counter) = CounterTask::new("c".into(), 1, store, deliveries);
         tokio::spawn(task.run());
         (log, counter)
+    }
+
+    /// A reader of a store that commits the next batch before each look at it, as under load.
+    #[derive(Clone)]
+    struct Busy {
+        store: Arc<Mutex<MemoryStore>>,
+        reader: MemoryReader,
+    }
+
+    impl Busy {
+        fn commit(&self) {
+            let mut store = self.store.lock();
+            let next = batch(self.reader.cut().items() + 1);
+            apply(&mut *store, &next).expect("applied");
+            store.commit().expect("commits");
+        }
+    }
+
+    impl StoreReader for Busy {
+        fn cut(&self) -> Held<'_> {
+            self.commit();
+            self.reader.cut()
+        }
+
+        fn look_up(&self, cut: &Held<'_>, tenant: &TenantName, hash: &ItemHash) -> LookUp {
+            let begun = self.reader.look_up(cut, tenant, hash);
+            let busy = self.clone();
+            LookUp::OnDisk(Box::new(move || {
+                busy.commit();
+                begun.finish()
+            }))
+        }
+
+        fn snapshot(&self) -> Result<Snapshot, StoreError> {
+            self.reader.snapshot()
+        }
+
+        fn stats(&self) -> StoreStats {
+            self.reader.stats()
+        }
     }
 
     fn tenant() -> TenantName {
@@ -318,6 +374,31 @@ mod tests {
         let (log, counter) = start(false);
         log.append(batch(1)).await.expect("appended");
         assert_eq!(count(&counter, Demand::default()).await, (1, false));
+    }
+
+    #[tokio::test]
+    async fn what_a_membership_shows_is_of_the_commit_that_it_covers() {
+        let (_log, counter) = start(true);
+        let mut store = MemoryStore::new(StoreShape {
+            partitioning: Partitioning::SINGLE,
+        });
+        store.set_complete(true);
+        let reader = store.reader();
+        let store = Arc::new(Mutex::new(store));
+        let busy = Busy { store, reader };
+        let counter = counter.reading(busy.clone());
+        for _ in 0..3 {
+            let next = busy.reader.cut().items() + 1;
+            for (sequence, counted) in [(next, true), (next + 3, false)] {
+                let hash = ItemHash::of_id(&sequence.to_string());
+                let answer = counter.contains(tenant(), hash, Demand::default()).await;
+                let answer = answer.expect("answers");
+                let covered = answer.cover.covered.get(Partition(0), Epoch(1));
+                let covers = covered.is_some_and(|covered| covered.contains(sequence));
+                assert!(answer.cover.is_full());
+                assert_eq!((answer.counted, covers), (counted, counted), "{sequence}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -79,7 +79,7 @@ mod tests {
     use crate::log::local;
     use crate::model::{ItemHash, Partition, Partitioning, TenantName};
     use crate::store::memory::MemoryStore;
-    use crate::store::{Cut, Key, Snapshot, Store, StoreShape, StoreStats};
+    use crate::store::{Cut, Key, LookUp, Snapshot, Store, StoreShape, StoreStats};
 
     /// A reader whose keys are counted as they are read.
     #[derive(Clone)]
@@ -93,8 +93,13 @@ mod tests {
             self.inside.cut()
         }
 
-        fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
-            self.inside.contains(tenant, hash)
+        fn look_up(
+            &self,
+            cut: &RwLockReadGuard<'_, Cut>,
+            tenant: &TenantName,
+            hash: &ItemHash,
+        ) -> LookUp {
+            self.inside.look_up(cut, tenant, hash)
         }
 
         fn snapshot(&self) -> Result<Snapshot, StoreError> {

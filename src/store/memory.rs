@@ -11,7 +11,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
 
 use super::{
-    Cut, KEY_BYTES, Key, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape, StoreStats,
+    Cut, KEY_BYTES, Key, LookUp, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape,
+    StoreStats,
 };
 
 /// A [`Store`] without a disk.
@@ -31,9 +32,9 @@ pub struct MemoryReader {
 }
 
 struct Shared {
-    // Locked in this order where both are needed, keys first, so that a snapshot is one cut.
-    keys: RwLock<HashSet<Key>>,
+    // Locked in this order where both are needed, the cut first: who holds it may look keys up.
     cut: RwLock<Cut>,
+    keys: RwLock<HashSet<Key>>,
 }
 
 impl MemoryStore {
@@ -42,8 +43,8 @@ impl MemoryStore {
     pub fn new(shape: StoreShape) -> Self {
         Self {
             shared: Arc::new(Shared {
-                keys: RwLock::default(),
                 cut: RwLock::new(shape.empty_cut()),
+                keys: RwLock::default(),
             }),
             staged: Staged::default(),
             staged_keys: HashSet::new(),
@@ -92,9 +93,9 @@ impl Store for MemoryStore {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
-        let mut keys = self.shared.keys.write();
-        keys.extend(self.staged_keys.drain());
-        self.shared.cut.write().apply(&self.staged);
+        let mut cut = self.shared.cut.write();
+        self.shared.keys.write().extend(self.staged_keys.drain());
+        cut.apply(&self.staged);
         self.staged.clear();
         Ok(())
     }
@@ -116,8 +117,8 @@ impl Store for MemoryStore {
         let aside = self.aside.take().ok_or(StoreError::NoUnite)?;
         self.commit()?;
         let mut staged = Staged::default();
-        let mut keys = self.shared.keys.write();
         let mut cut = self.shared.cut.write();
+        let mut keys = self.shared.keys.write();
         for (tenant, hashes) in &aside {
             let number = staged.number_or_new(&cut, tenant)?;
             for hash in hashes {
@@ -157,15 +158,23 @@ impl StoreReader for MemoryReader {
         self.shared.cut.read()
     }
 
-    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
-        let number = self.shared.cut.read().number(tenant.as_str());
-        Ok(number.is_some_and(|number| self.shared.keys.read().contains(&Key::new(number, hash))))
+    fn look_up(
+        &self,
+        cut: &RwLockReadGuard<'_, Cut>,
+        tenant: &TenantName,
+        hash: &ItemHash,
+    ) -> LookUp {
+        let number = cut.number(tenant.as_str());
+        let is_in = |number| self.shared.keys.read().contains(&Key::new(number, hash));
+        LookUp::Known(number.is_some_and(is_in))
     }
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let keys = self.shared.keys.read();
-        let cut = self.shared.cut.read().clone();
-        let mut keys: Vec<Key> = keys.iter().copied().collect();
+        let (cut, mut keys) = {
+            let cut = self.shared.cut.read();
+            let keys: Vec<Key> = self.shared.keys.read().iter().copied().collect();
+            (cut.clone(), keys)
+        };
         keys.sort_unstable();
         Ok(Snapshot {
             cut,

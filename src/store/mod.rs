@@ -343,17 +343,52 @@ pub struct Snapshot {
     pub keys: Keys,
 }
 
+/// Whether one item is in one commit: what memory says, or what is still to be read.
+pub enum LookUp {
+    /// It is known.
+    Known(bool),
+    /// It is to be read from disk, of the commit that the look-up was begun in.
+    OnDisk(Box<dyn FnOnce() -> Result<bool, StoreError> + Send>),
+}
+
+impl LookUp {
+    /// Whether the item is in the commit in which the look-up was begun, whatever was committed since. May read from
+    /// disk.
+    ///
+    /// # Errors
+    /// When the seen-set can't be read.
+    pub fn finish(self) -> Result<bool, StoreError> {
+        match self {
+            Self::Known(is_in) => Ok(is_in),
+            Self::OnDisk(read) => read(),
+        }
+    }
+}
+
 /// A view of a store's last commit; cheap to clone, usable while the store works.
 pub trait StoreReader: Clone + Send + Sync + 'static {
     /// The last commit's counts, dictionary and position. Hold it briefly: a commit waits for it. Call nothing
-    /// else of the reader meanwhile: that would wait behind the waiting commit, and so for ever.
+    /// else of the reader meanwhile but [`look_up`](Self::look_up): that would wait behind the waiting commit, and so
+    /// for ever.
     fn cut(&self) -> RwLockReadGuard<'_, Cut>;
+
+    /// Begins to look an item up in the commit whose `cut`, one that this reader gave, is held: it reads memory only.
+    /// What the finished look-up says and what the cut says are of the same commit.
+    fn look_up(
+        &self,
+        cut: &RwLockReadGuard<'_, Cut>,
+        tenant: &TenantName,
+        hash: &ItemHash,
+    ) -> LookUp;
 
     /// Whether the item is in the last commit. May read from disk.
     ///
     /// # Errors
     /// When the seen-set can't be read.
-    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError>;
+    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
+        let look_up = self.look_up(&self.cut(), tenant, hash);
+        look_up.finish()
+    }
 
     /// The last commit with all its keys, in bounded memory beyond the dictionary.
     ///

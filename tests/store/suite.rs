@@ -27,6 +27,7 @@ for_every_store!(
     completeness_is_committed_like_the_rest,
     tenants_are_listed_in_order_from_a_prefix,
     a_snapshot_stays_as_it_was_taken,
+    a_look_up_is_of_the_commit_that_it_was_begun_in,
     nothing_committed_is_lost_by_a_crash,
     staged_changes_go_with_a_close,
     an_empty_commit_changes_nothing,
@@ -155,6 +156,30 @@ fn a_snapshot_stays_as_it_was_taken<H: Harness>() {
     assert_eq!(count(&store.reader(), "a"), 600);
 }
 
+fn a_look_up_is_of_the_commit_that_it_was_begun_in<H: Harness>() {
+    let (_harness, mut store) = H::make();
+    let reader = store.reader();
+    let hash = |id: u32| ItemHash::of_id(&id.to_string());
+    // Enough for tables to be frozen, flushed and merged meanwhile.
+    for id in 0_u32..400 {
+        let begun: Vec<_> = {
+            let cut = reader.cut();
+            let of_known = cut.counts("a").iter().sum::<u64>();
+            assert_eq!(of_known, u64::from(id));
+            let ids = id.saturating_sub(200)..id + 20;
+            ids.map(|id| (id, reader.look_up(&cut, &tenant("a"), &hash(id))))
+                .collect()
+        };
+        insert(&mut store, "a", &[id]).expect("inserted");
+        insert(&mut store, "b", &[id + 1, id + 2]).expect("inserted");
+        store.commit().expect("committed");
+        for (looked_up, look_up) in begun {
+            let is_in = look_up.finish().expect("read");
+            assert_eq!(is_in, looked_up < id, "{looked_up} at {id}");
+        }
+    }
+}
+
 fn nothing_committed_is_lost_by_a_crash<H: Harness>() {
     let (mut harness, mut store) = H::make();
     for round in 0_u32..40 {
@@ -241,6 +266,14 @@ fn readers_and_writer_work_at_once<H: Harness>() {
                     let hash = ItemHash::of_id(&newest.to_string());
                     assert!(reader.contains(&tenant("a"), &hash).expect("read"));
                 }
+                // And one that is not counted yet is not, whatever is committed before the look-up is finished.
+                let (of_cut, next) = {
+                    let cut = reader.cut();
+                    let of_cut = cut.counts("a").iter().sum::<u64>();
+                    let hash = ItemHash::of_id(&of_cut.to_string());
+                    (of_cut, reader.look_up(&cut, &tenant("a"), &hash))
+                };
+                assert!(!next.finish().expect("read"), "{of_cut}");
                 if is_last {
                     return last;
                 }

@@ -8,11 +8,14 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockReadGuard;
 
 use super::super::data_dir::ReadOnlyDir;
-use super::super::{Cut, Key, Snapshot, StoreError, StoreReader, StoreShape, StoreStats};
+use super::super::{
+    Cut, Key, LookUp, Snapshot, StoreError, StoreReader, StoreShape, StoreStats,
+};
 use super::DiskOptions;
 use super::filter::Fingerprint;
 use super::merged::{Merged, Source};
 use super::recovery::recover_for_reading;
+use super::run::Run;
 use super::shared::Shared;
 use crate::model::{ItemHash, TenantName};
 
@@ -50,37 +53,31 @@ impl StoreReader for DiskReader {
         self.shared.cut.read()
     }
 
-    fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
-        let (key, view) = {
-            let cut = self.shared.cut.read();
-            let Some(number) = cut.number(tenant.as_str()) else {
-                return Ok(false);
-            };
-            let key = Key::new(number, hash);
-            let view = self.shared.view();
-            if view.table.read().contains(&key) {
-                return Ok(true);
-            }
-            (key, view)
+    fn look_up(
+        &self,
+        cut: &RwLockReadGuard<'_, Cut>,
+        tenant: &TenantName,
+        hash: &ItemHash,
+    ) -> LookUp {
+        let Some(number) = cut.number(tenant.as_str()) else {
+            return LookUp::Known(false);
         };
-        if let Some(frozen) = &view.frozen
-            && frozen.read().contains(&key)
-        {
-            return Ok(true);
+        let key = Key::new(number, hash);
+        // No commit and no unite ends while the cut is held. So the keys of this cut are those that are now in the view's
+        // table and those of its frozen table and its runs, which never change: the table must be asked now, since later
+        // commits add to it, and the runs may be asked later.
+        let view = self.shared.view();
+        let is_in_memory = [Some(&view.table), view.frozen.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|table| table.read().contains(&key));
+        if is_in_memory || view.runs.is_empty() {
+            return LookUp::Known(is_in_memory);
         }
-        let mut absent = vec![key];
-        let mut fingerprints = vec![Fingerprint::of(&key)];
-        let mut scratch = Vec::new();
-        for run in view.runs.iter().rev() {
-            if let Err(error) = run.remove_known(&mut absent, &mut fingerprints, &mut scratch) {
-                self.shared.fail(error.duplicate());
-                return Err(error);
-            }
-            if absent.is_empty() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let shared = Arc::clone(&self.shared);
+        LookUp::OnDisk(Box::new(move || {
+            is_in_runs(key, &view.runs).inspect_err(|error| shared.fail(error.duplicate()))
+        }))
     }
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
@@ -131,6 +128,20 @@ impl StoreReader for DiskReader {
             runs: runs.len() as u64,
         }
     }
+}
+
+/// Whether one of `runs` has the key.
+fn is_in_runs(key: Key, runs: &[Arc<Run>]) -> Result<bool, StoreError> {
+    let mut absent = vec![key];
+    let mut fingerprints = vec![Fingerprint::of(&key)];
+    let mut scratch = Vec::new();
+    for run in runs.iter().rev() {
+        run.remove_known(&mut absent, &mut fingerprints, &mut scratch)?;
+        if absent.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A snapshot's keys; the first error ends them.
