@@ -52,6 +52,8 @@ pub const QUEUE_MESSAGES: &str = "headcount_queue_messages";
 pub const POSTS_WAITING: &str = "headcount_posts_waiting";
 /// Bytes of the posts admitted and not yet durable.
 pub const POSTS_WAITING_BYTES: &str = "headcount_posts_waiting_bytes";
+/// Queries that wait until a counter covers what they ask for.
+pub const QUERIES_WAITING: &str = "headcount_queries_waiting";
 /// Answers to reads, by consistency and exactness.
 pub const READS: &str = "headcount_reads_total";
 /// Batches that were shown, never acknowledged, and lost with their only holder: no longer waited for.
@@ -227,6 +229,11 @@ fn describe_gauges() {
             POSTS_WAITING_BYTES,
             Unit::Bytes,
             "Bytes of the posts admitted and not yet durable",
+        ),
+        (
+            QUERIES_WAITING,
+            Unit::Count,
+            "Queries that wait until a counter covers what they ask for",
         ),
         (TENANTS, Unit::Count, "Tenants of this counter"),
         (ITEMS, Unit::Count, "Items of this counter"),

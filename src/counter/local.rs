@@ -7,9 +7,11 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLockReadGuard;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::progress::Watching;
+use super::waiting::{Ended, Lack};
 use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status};
 use crate::model::{BatchId, ItemHash, TenantName};
 use crate::store::{Cut, LookUp, StoreReader};
@@ -24,7 +26,11 @@ pub struct LocalCounter<R> {
     life: u64,
     pub(super) reader: R,
     progress: Watching,
+    look_ups: Arc<Semaphore>,
 }
+
+/// Items looked up on disk at once, each on a thread; more wait for a place.
+const LOOK_UPS_MAX: usize = 64;
 
 impl<R: StoreReader> LocalCounter<R> {
     pub(super) fn new(name: String, life: u64, reader: R, progress: Watching) -> Self {
@@ -33,6 +39,7 @@ impl<R: StoreReader> LocalCounter<R> {
             life,
             reader,
             progress,
+            look_ups: Arc::new(Semaphore::new(LOOK_UPS_MAX)),
         }
     }
 
@@ -44,19 +51,16 @@ impl<R: StoreReader> LocalCounter<R> {
 
     /// Waits until `barriers` have come through the counter's queue in this life; says whether they have.
     pub(super) async fn passed(&self, barriers: &[BatchId], deadline: Instant) -> bool {
-        let mut tally = self.progress.tally.clone();
-        loop {
-            tally.borrow_and_update();
-            if self.progress.has_seen(barriers) {
-                return true;
-            }
-            if !matches!(
-                tokio::time::timeout_at(deadline, tally.changed()).await,
-                Ok(Ok(()))
-            ) {
-                return false;
+        while let Some(unseen) = self.progress.unseen(barriers) {
+            let mut registered = self.progress.waiters().register(Lack::Barrier(unseen));
+            if self.progress.unseen(&[unseen]).is_some() {
+                let woken = tokio::time::timeout_at(deadline, registered.woken()).await;
+                if !matches!(woken, Ok(Ok(()))) {
+                    return self.progress.has_seen(barriers);
+                }
             }
         }
+        true
     }
 
     /// Whether it takes nothing more from its log in this life.
@@ -66,42 +70,99 @@ impl<R: StoreReader> LocalCounter<R> {
 
     /// How often, in this life, the log said that batches may have been lost.
     pub(super) fn losses(&self) -> u64 {
-        self.progress.tally.borrow().losses
+        self.progress.tally().losses
     }
 
     /// Answers from the first commit that covers the demand, or from the last one when the time is up.
-    async fn answer<A>(&self, demand: Demand, read: impl Fn(&Held<'_>, Cover) -> A) -> A {
+    async fn answer<A>(
+        &self,
+        demand: Demand,
+        read: impl Fn(&Held<'_>, Cover) -> A,
+    ) -> Result<A, QueryError> {
         let deadline = Instant::now() + demand.wait;
-        let look = || {
-            let cut = self.reader.cut();
-            let cover = self.cover(&cut, &demand);
-            let enough = if demand.barriers.is_empty() {
-                cover.is_full()
-            } else {
-                cover.barriers
-            };
-            (enough || Instant::now() >= deadline).then(|| read(&cut, cover))
-        };
         // Mostly the last commit has it all, and whoever waits for the next shares memory with all other readers.
-        if let Some(answer) = look() {
-            return answer;
-        }
-        let mut progress = self.progress.tally.clone();
+        let mut lack = match self.look(&demand, deadline, &read) {
+            Ok(answer) => return Ok(answer),
+            Err(lack) => lack,
+        };
+        let waiters = self.progress.waiters();
+        let is_proving = !demand.barriers.is_empty();
+        let _place = waiters.enter(is_proving).ok_or(QueryError::Busy)?;
         loop {
-            // Marked as seen before looking, so that a commit in between wakes the wait below.
-            progress.borrow_and_update();
-            if let Some(answer) = look() {
-                return answer;
+            let mut registered = waiters.register(lack);
+            // What was committed before it was registered wakes nobody.
+            match self.look(&demand, deadline, &read) {
+                Ok(answer) => return Ok(answer),
+                Err(still) if still == lack => {}
+                Err(another) => {
+                    lack = another;
+                    continue;
+                }
             }
-            self.progress.want();
-            let changed = tokio::time::timeout_at(deadline, progress.changed()).await;
-            if matches!(changed, Ok(Err(_))) {
-                // The task has ended: no commit will come any more.
+            if matches!(lack, Lack::Batch(_)) {
+                self.progress.want();
+            }
+            let woken = tokio::time::timeout_at(deadline, registered.woken()).await;
+            if woken.is_ok_and(|told| told == Err(Ended)) {
                 let cut = self.reader.cut();
                 let cover = self.cover(&cut, &demand);
-                return read(&cut, cover);
+                return Ok(read(&cut, cover));
+            }
+            match self.look(&demand, deadline, &read) {
+                Ok(answer) => return Ok(answer),
+                Err(another) => lack = another,
             }
         }
+    }
+
+    /// Answers from the last commit if that covers the demand, or if the time is up; otherwise says what it lacks.
+    fn look<A>(
+        &self,
+        demand: &Demand,
+        deadline: Instant,
+        read: impl Fn(&Held<'_>, Cover) -> A,
+    ) -> Result<A, Lack> {
+        let cut = self.reader.cut();
+        let cover = self.cover(&cut, demand);
+        let covers = match demand.barriers.is_empty() {
+            true => cover.is_full(),
+            false => cover.barriers,
+        };
+        match covers || Instant::now() >= deadline {
+            true => Ok(read(&cut, cover)),
+            false => Err(self.lack(&cut, demand)),
+        }
+    }
+
+    /// One thing of all that `demand` asks for and that the cut, or this life, has not.
+    fn lack(&self, cut: &Cut, demand: &Demand) -> Lack {
+        if let Some(unseen) = self.progress.unseen(&demand.barriers) {
+            return Lack::Barrier(unseen);
+        }
+        let missing = |partition| cut.position().missing(&demand.requirement, partition);
+        match cut.complete() {
+            true => cut.partitioning().all().find_map(missing),
+            false => None,
+        }
+        .map_or(Lack::Completeness, Lack::Batch)
+    }
+
+    /// Finishes a look-up; the error says why the store can't be read.
+    async fn finish(&self, look_up: LookUp) -> Result<bool, String> {
+        let on_disk = match look_up {
+            LookUp::Known(is_in) => return Ok(is_in),
+            on_disk => on_disk,
+        };
+        let place = Arc::clone(&self.look_ups).acquire_owned().await;
+        // The seen-set reads from disk, which must not hold up this thread's other requests.
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            on_disk.finish()
+        });
+        looked_up
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
     }
 
     fn cover(&self, cut: &Cut, demand: &Demand) -> Cover {
@@ -118,18 +179,6 @@ impl<R: StoreReader> LocalCounter<R> {
                 .collect(),
             covered: cut.covered(demand.whole_position),
         }
-    }
-}
-
-/// Finishes a look-up; the error says why the store can't be read.
-async fn finish(look_up: LookUp) -> Result<bool, String> {
-    match look_up {
-        LookUp::Known(is_in) => Ok(is_in),
-        // The seen-set reads from disk, which must not hold up this thread's other requests.
-        on_disk => tokio::task::spawn_blocking(|| on_disk.finish())
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string()),
     }
 }
 
@@ -151,7 +200,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
                     .map(|tenant| cut.counts(tenant.as_str()))
                     .collect(),
             };
-            Ok(self.answer(demand, read).await)
+            self.answer(demand, read).await
         }
         .boxed()
     }
@@ -166,8 +215,8 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             // Begun under the lock of the cut that the cover is of, so that it is of the same commit, however long it
             // takes: an item of a later one would be shown though no later read has to cover it, and go again.
             let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
-            let (cover, look_up) = self.answer(demand, read).await;
-            let counted = finish(look_up).await.map_err(QueryError::Store)?;
+            let (cover, look_up) = self.answer(demand, read).await?;
+            let counted = self.finish(look_up).await.map_err(QueryError::Store)?;
             Ok(Membership { cover, counted })
         }
         .boxed()
@@ -196,14 +245,14 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
                     more,
                 }
             };
-            Ok(self.answer(demand, read).await)
+            self.answer(demand, read).await
         }
         .boxed()
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>> {
-        let tally = *self.progress.tally.borrow();
-        let running = self.progress.tally.has_changed().is_ok();
+        let tally = self.progress.tally();
+        let running = !self.progress.waiters().have_ended();
         let stats = self.reader.stats();
         let cut = self.reader.cut();
         let last_applied = cut
@@ -238,177 +287,5 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use parking_lot::Mutex;
-
-    use super::*;
-    use crate::counter::{CounterTask, apply};
-    use crate::log::{LocalLog, Log, local};
-    use crate::model::{
-        Batch, BatchId, Epoch, Partition, Partitioning, Requirement, Sequence, TenantItems,
-    };
-    use crate::store::memory::{MemoryReader, MemoryStore};
-    use crate::store::{Snapshot, Store, StoreError, StoreShape, StoreStats};
-
-    fn start(complete: bool) -> (LocalLog, LocalCounter<MemoryReader>) {
-        let mut store = MemoryStore::new(StoreShape {
-            partitioning: Partitioning::SINGLE,
-        });
-        store.set_complete(complete);
-        store.commit().expect("commits");
-        let (log, deliveries) = local();
-        let (task, counter) = CounterTask::new("c".into(), 1, store, deliveries);
-        tokio::spawn(task.run());
-        (log, counter)
-    }
-
-    /// A reader of a store that commits the next batch before each look at it, as under load.
-    #[derive(Clone)]
-    struct Busy {
-        store: Arc<Mutex<MemoryStore>>,
-        reader: MemoryReader,
-    }
-
-    impl Busy {
-        fn commit(&self) {
-            let mut store = self.store.lock();
-            let next = batch(self.reader.cut().items() + 1);
-            apply(&mut *store, &next).expect("applied");
-            store.commit().expect("commits");
-        }
-    }
-
-    impl StoreReader for Busy {
-        fn cut(&self) -> Held<'_> {
-            self.commit();
-            self.reader.cut()
-        }
-
-        fn look_up(&self, cut: &Held<'_>, tenant: &TenantName, hash: &ItemHash) -> LookUp {
-            let begun = self.reader.look_up(cut, tenant, hash);
-            let busy = self.clone();
-            LookUp::OnDisk(Box::new(move || {
-                busy.commit();
-                begun.finish()
-            }))
-        }
-
-        fn snapshot(&self) -> Result<Snapshot, StoreError> {
-            self.reader.snapshot()
-        }
-
-        fn stats(&self) -> StoreStats {
-            self.reader.stats()
-        }
-    }
-
-    fn tenant() -> TenantName {
-        TenantName::new("t").expect("valid")
-    }
-
-    fn batch(sequence: Sequence) -> Arc<Batch> {
-        let items = TenantItems {
-            tenant: tenant(),
-            hashes: [ItemHash::of_id(&sequence.to_string())].into(),
-        };
-        let id = BatchId {
-            partition: Partition(0),
-            epoch: Epoch(1),
-            sequence,
-        };
-        Arc::new(Batch::new(id, 0, vec![items]))
-    }
-
-    fn demand(sequence: Sequence, wait: Duration) -> Demand {
-        let mut requirement = Requirement::default();
-        requirement.add(Partition(0), Epoch(1), sequence);
-        Demand {
-            requirement,
-            barriers: Vec::new(),
-            wait,
-            whole_position: false,
-        }
-    }
-
-    async fn count(counter: &LocalCounter<MemoryReader>, demand: Demand) -> (u64, bool) {
-        let counts = counter
-            .counts(Arc::new([tenant()]), demand)
-            .await
-            .expect("answers");
-        (counts.counts[0][0], counts.cover.partitions[0].1)
-    }
-
-    #[tokio::test]
-    async fn a_query_waits_until_it_is_covered() {
-        let (log, counter) = start(true);
-        log.append(batch(1)).await.expect("appended");
-        let waiting = tokio::spawn({
-            let counter = counter.clone();
-            async move { count(&counter, demand(2, Duration::from_secs(60))).await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        log.append(batch(2)).await.expect("appended");
-        assert_eq!(waiting.await.expect("joined"), (2, true));
-    }
-
-    #[tokio::test]
-    async fn a_query_that_is_not_covered_in_time_says_so() {
-        let (log, counter) = start(true);
-        log.append(batch(2)).await.expect("appended");
-        // Sequence 1 is missing: a hole is not covered by what lies beyond it.
-        assert_eq!(
-            count(&counter, demand(2, Duration::from_millis(20))).await,
-            (1, false)
-        );
-        let status = counter.status().await.expect("runs");
-        assert_eq!((status.holes, status.items), (1, 1));
-        log.append(batch(1)).await.expect("appended");
-        assert_eq!(count(&counter, demand(2, Duration::ZERO)).await, (2, true));
-    }
-
-    #[tokio::test]
-    async fn an_incomplete_counter_covers_nothing() {
-        let (log, counter) = start(false);
-        log.append(batch(1)).await.expect("appended");
-        assert_eq!(count(&counter, Demand::default()).await, (1, false));
-    }
-
-    #[tokio::test]
-    async fn what_a_membership_shows_is_of_the_commit_that_it_covers() {
-        let (_log, counter) = start(true);
-        let mut store = MemoryStore::new(StoreShape {
-            partitioning: Partitioning::SINGLE,
-        });
-        store.set_complete(true);
-        let reader = store.reader();
-        let store = Arc::new(Mutex::new(store));
-        let busy = Busy { store, reader };
-        let counter = counter.reading(busy.clone());
-        for _ in 0..3 {
-            let next = busy.reader.cut().items() + 1;
-            for (sequence, counted) in [(next, true), (next + 3, false)] {
-                let hash = ItemHash::of_id(&sequence.to_string());
-                let answer = counter.contains(tenant(), hash, Demand::default()).await;
-                let answer = answer.expect("answers");
-                let covered = answer.cover.covered.get(Partition(0), Epoch(1));
-                let covers = covered.is_some_and(|covered| covered.contains(sequence));
-                assert!(answer.cover.is_full());
-                assert_eq!((answer.counted, covers), (counted, counted), "{sequence}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_counter_that_has_ended_answers_at_once_with_what_it_has() {
-        let (log, counter) = start(true);
-        log.append(batch(1)).await.expect("appended");
-        drop(log);
-        let answer = count(&counter, demand(5, Duration::from_secs(3_600)));
-        let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
-        assert_eq!(answer.expect("at once"), (1, false));
-        assert!(counter.status().await.is_err());
-    }
-}
+#[path = "local_tests.rs"]
+mod tests;

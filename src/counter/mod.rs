@@ -5,7 +5,9 @@
 //! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query waits until
 //! the counter is complete and covers the requirement in every partition that it holds, at most `wait`; it
 //! then answers with what it has and says per partition whether that covers the requirement. A query that
-//! demands barriers waits for those, and for nothing else.
+//! demands barriers waits for those, and for nothing else. One that need not wait is answered however many wait; one
+//! that would have to, when as many do as may, is refused as [`QueryError::Busy`]. A query whose future is dropped
+//! waits no longer.
 
 pub mod catch_up;
 pub mod exchange;
@@ -22,6 +24,7 @@ mod progress;
 pub mod snapshot;
 mod step;
 mod task;
+mod waiting;
 
 pub use healer::{Healer, HealerOptions, Peers};
 pub use host::host;
@@ -154,6 +157,9 @@ pub struct Status {
 /// Why a counter gives no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueryError {
+    /// It does not cover what is asked for, and as many queries wait for that as may.
+    #[error("too many queries wait for the counter")]
+    Busy,
     /// It does not run, or can't be reached.
     #[error("the counter can't be reached: {0}")]
     Unreachable(String),

@@ -115,6 +115,33 @@ async fn a_query_that_waits_brings_the_commit() {
 }
 
 #[tokio::test]
+async fn a_query_that_waits_for_something_else_brings_no_commit() {
+    let (log, counter, _control) = start(FOR_EVER);
+    let waiting = |sequence| {
+        let counter = counter.clone();
+        tokio::spawn(async move { count(&counter, sequence, FOR_EVER).await })
+    };
+    let (third, never) = (waiting(3), waiting(1_000));
+    let mut appends = Vec::new();
+    for sequence in 1..=3 {
+        let (log, batch) = (log.clone(), batch(1, sequence, &[sequence as u32]));
+        appends.push(tokio::spawn(async move { log.append(batch).await }));
+        // Time enough for the queries to ask, and for the batch to be applied.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let committed = if sequence < 3 { 0 } else { 3 };
+        let seen = count(&counter, sequence, Duration::ZERO).await;
+        assert_eq!(seen, (committed, committed > 0));
+    }
+    assert_eq!(soon(third).await.expect("joined"), (3, true));
+    assert!(!never.is_finished());
+    for append in appends {
+        assert_eq!(soon(append).await.expect("joined"), Ok(()));
+    }
+}
+
+#[tokio::test]
 async fn a_barrier_and_the_log_s_patience_bring_the_commit() {
     let (log, counter, _control) = start(FOR_EVER);
     let append = tokio::spawn({

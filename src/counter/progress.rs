@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
+use super::waiting::Waiters;
 use crate::model::{BatchId, Epoch, Partition, Sequence};
 
 /// What is counted in this life.
@@ -23,8 +24,6 @@ pub(super) struct Tally {
     pub forks: u64,
     /// How often the log said that batches may have been lost.
     pub losses: u64,
-    /// Changes so far, so that each is noticed.
-    version: u64,
 }
 
 /// Epochs of barriers remembered at most: each barrier has one, and is asked for within some seconds. Who asks for a
@@ -62,100 +61,124 @@ impl Barriers {
     }
 }
 
-/// The end that the task holds.
-pub(super) struct Progress {
-    tally: watch::Sender<Tally>,
-    barriers: Arc<Mutex<Barriers>>,
-    wanted: Arc<Notify>,
-    problem: Arc<OnceLock<String>>,
+/// What both ends share.
+struct Shared {
+    tally: Mutex<Tally>,
+    barriers: Mutex<Barriers>,
+    waiters: Waiters,
+    wanted: Notify,
+    problem: OnceLock<String>,
 }
+
+/// The end that the task holds; dropping it tells everybody that the task has ended.
+pub(super) struct Progress(Arc<Shared>);
 
 /// The end that queries hold; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Watching {
-    pub tally: watch::Receiver<Tally>,
-    barriers: Arc<Mutex<Barriers>>,
-    wanted: Arc<Notify>,
-    problem: Arc<OnceLock<String>>,
-}
+pub(super) struct Watching(Arc<Shared>);
 
 impl Progress {
     pub fn new() -> (Self, Watching) {
-        let (tally, watching) = watch::channel(Tally::default());
-        let barriers = Arc::<Mutex<Barriers>>::default();
-        let wanted = Arc::<Notify>::default();
-        let problem = Arc::<OnceLock<String>>::default();
-        let watching = Watching {
-            tally: watching,
-            barriers: Arc::clone(&barriers),
-            wanted: Arc::clone(&wanted),
-            problem: Arc::clone(&problem),
-        };
-        let progress = Self {
-            tally,
-            barriers,
-            wanted,
-            problem,
-        };
-        (progress, watching)
+        let shared = Arc::new(Shared {
+            tally: Mutex::default(),
+            barriers: Mutex::default(),
+            waiters: Waiters::new(),
+            wanted: Notify::new(),
+            problem: OnceLock::new(),
+        });
+        let watching = Watching(Arc::clone(&shared));
+        (Self(shared), watching)
     }
 
-    /// Notes barriers that came through the queue, and what else a commit changed; wakes whoever waits.
+    /// Notes barriers that came through the queue, and what else a commit changed; wakes whoever waits for the barriers.
     pub fn note(&self, barriers: &[BatchId], change: impl FnOnce(&mut Tally)) {
+        change(&mut self.0.tally.lock());
         if !barriers.is_empty() {
-            let mut seen = self.barriers.lock();
+            let mut seen = self.0.barriers.lock();
             for id in barriers {
                 seen.note(id);
             }
+            drop(seen);
+            self.0.waiters.wake_for_barriers(barriers);
         }
-        self.tally.send_modify(|tally| {
-            tally.version += 1;
-            change(tally);
-        });
     }
-}
 
-impl Progress {
+    /// Wakes whoever waits for one of these batches, which are committed.
+    pub fn committed(&self, batches: &[BatchId]) {
+        self.0.waiters.wake_for_batches(batches);
+    }
+
+    /// Wakes everybody: the store is complete, or has taken another's position in.
+    pub fn changed(&self) {
+        self.0.waiters.wake_all();
+    }
+
     /// Resolves once a query waits for more than the last commit has.
     pub async fn wanted(&self) {
-        self.wanted.notified().await;
+        self.0.wanted.notified().await;
+    }
+
+    /// Whether a query waits for one of these batches, which are not committed.
+    pub fn wants_any(&self, batches: &[BatchId]) -> bool {
+        self.0.waiters.lacks_any(batches)
     }
 
     /// Says that nothing more is taken from the log in this life, and why.
     pub fn halt(&self, why: String) {
         // The first reason is the one that matters.
-        let _ = self.problem.set(why);
+        let _ = self.0.problem.set(why);
     }
 
     /// Whether nothing more is taken from the log in this life.
     pub fn is_halted(&self) -> bool {
-        self.problem.get().is_some()
+        self.0.problem.get().is_some()
     }
 
     /// How often the log has said that batches may have been lost.
     pub fn losses(&self) -> u64 {
-        self.tally.borrow().losses
+        self.0.tally.lock().losses
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.waiters.end();
     }
 }
 
 impl Watching {
-    /// Says that a query waits for more than the last commit has: what is applied should be committed now.
+    /// What is counted so far.
+    pub fn tally(&self) -> Tally {
+        *self.0.tally.lock()
+    }
+
+    /// Whoever waits.
+    pub fn waiters(&self) -> &Waiters {
+        &self.0.waiters
+    }
+
+    /// Says that a query waits for a batch that the last commit does not have: if it is applied, it should be committed now.
     pub fn want(&self) {
-        self.wanted.notify_one();
+        self.0.wanted.notify_one();
     }
 
     /// Why nothing more is taken from the log in this life, if that is so.
     pub fn problem(&self) -> Option<&str> {
-        self.problem.get().map(String::as_str)
+        self.0.problem.get().map(String::as_str)
     }
 
     /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in this life.
     pub fn has_seen(&self, barriers: &[BatchId]) -> bool {
+        self.unseen(barriers).is_none()
+    }
+
+    /// The first of `barriers` that has not come through the queue in this life, nor a later one of its epoch.
+    pub fn unseen(&self, barriers: &[BatchId]) -> Option<BatchId> {
         if barriers.is_empty() {
-            return true;
+            return None;
         }
-        let seen = self.barriers.lock();
-        barriers.iter().all(|id| seen.has(id))
+        let seen = self.0.barriers.lock();
+        barriers.iter().find(|id| !seen.has(id)).copied()
     }
 }
 
@@ -178,7 +201,7 @@ mod tests {
         progress.note(&[barrier(0), barrier(EPOCHS_MAX)], |_| {});
         assert!(watching.has_seen(&[barrier(0), barrier(2), barrier(EPOCHS_MAX)]));
         assert!(!watching.has_seen(&[barrier(1)]));
-        let noted = watching.barriers.lock();
+        let noted = watching.0.barriers.lock();
         assert_eq!(
             (noted.last.len(), noted.by_note.len()),
             (EPOCHS_MAX, EPOCHS_MAX)

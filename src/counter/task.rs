@@ -61,8 +61,10 @@ pub(super) struct Command {
 pub(super) enum Event {
     /// Something was delivered, or nothing will be any more.
     Delivered(Result<Option<Delivery>, DeliveryError>),
-    /// What waits for a commit has waited long enough, or a query waits for it.
+    /// What waits for a commit has waited long enough.
     CommitDue,
+    /// A query waits for a batch: maybe for one that waits for a commit.
+    Wanted,
     /// The store is to be asked whether it still works.
     CheckDue,
     /// Somebody steers it.
@@ -142,6 +144,8 @@ pub struct CounterTask<S: Store, D: Deliveries> {
     progress: Progress,
     /// What is applied and not yet committed.
     pending: Option<Pending>,
+    /// The batches of that; the list's memory stays for the next ones.
+    recorded: Vec<BatchId>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::Sender<Command>,
     /// One timer for all turns: setting one anew at each would wake the thread that keeps them.
@@ -163,6 +167,9 @@ struct Pending {
     accepted_at_ms: Option<u64>,
     redeliveries: u64,
     forks: u64,
+    /// Whether any query may be covered by the commit: a loss is accepted, which may be of any batches, or the log said
+    /// something of the store.
+    concerns_all: bool,
 }
 
 impl Pending {
@@ -176,11 +183,15 @@ impl Pending {
             accepted_at_ms: None,
             redeliveries: 0,
             forks: 0,
+            concerns_all: false,
         }
     }
 
     fn is_due(&self) -> bool {
-        !self.barriers.is_empty() || self.items >= COMMIT_ITEMS_MAX || self.due <= Instant::now()
+        !self.barriers.is_empty()
+            || self.concerns_all
+            || self.items >= COMMIT_ITEMS_MAX
+            || self.due <= Instant::now()
     }
 }
 
@@ -201,6 +212,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             deliveries,
             progress,
             pending: None,
+            recorded: Vec::new(),
             commands,
             control,
             checks: None,
@@ -254,7 +266,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::CommitDue,
             _ = checks.tick() => Event::CheckDue,
             Some(command) = self.commands.recv() => Event::Steered(command),
-            () = self.progress.wanted(), if due.is_some() => Event::CommitDue,
+            () = self.progress.wanted(), if due.is_some() => Event::Wanted,
         }
     }
 
@@ -272,6 +284,12 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 self.commit_pending().await?;
                 Ok(true)
             }
+            Event::Wanted => {
+                if self.progress.wants_any(&self.recorded) {
+                    self.commit_pending().await?;
+                }
+                Ok(true)
+            }
             // A store that failed in the background must not look well.
             Event::CheckDue => Ok(self.store.check().map(|()| true)?),
             Event::Steered(command) => {
@@ -286,7 +304,6 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             self.commit_pending().await?;
             return Ok(false);
         };
-        let is_event = !matches!(delivered, Delivered::Batches(_));
         let patience = self.deliveries.patience();
         // Lost with an error, and with it the acknowledgement.
         let mut pending = self
@@ -294,6 +311,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             .take()
             .unwrap_or_else(|| Pending::new(Instant::now() + patience));
         pending.up_to = tag;
+        pending.concerns_all |= !matches!(delivered, Delivered::Batches(_));
         match delivered {
             Delivered::Batches(batches) => self.apply_all(&batches, &mut pending)?,
             Delivered::FromTheBeginning => self.store.set_complete(true),
@@ -306,7 +324,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 pending.losses += 1;
             }
         }
-        let is_due = is_event || pending.is_due();
+        let is_due = pending.is_due() || self.progress.wants_any(&self.recorded);
         self.pending = Some(pending);
         if is_due {
             self.commit_pending().await?;
@@ -334,8 +352,12 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             match applied {
                 Applied::Barrier => pending.barriers.push(batch.id()),
                 Applied::Skipped => pending.redeliveries += 1,
-                Applied::Counted { fork, .. } => pending.forks += u64::from(fork),
+                Applied::Counted { fork, .. } => {
+                    pending.forks += u64::from(fork);
+                    self.recorded.push(batch.id());
+                }
             }
+            pending.concerns_all |= batch.acceptance().is_some();
             self.meters.applied(batch.id().epoch, applied);
             pending.items += batch.item_count();
             pending.accepted_at_ms = pending.accepted_at_ms.max(Some(batch.accepted_at_ms()));
@@ -356,6 +378,11 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             tally.forks += pending.forks;
             tally.losses += pending.losses;
         });
+        match pending.concerns_all {
+            true => self.progress.changed(),
+            false => self.progress.committed(&self.recorded),
+        }
+        self.recorded.clear();
         self.deliveries.acknowledge(pending.up_to).await;
         Ok(())
     }
@@ -375,6 +402,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 let complete = self.progress.losses() == losses;
                 self.store.finish_unite(&position, complete)?;
                 self.progress.note(&[], |tally| tally.snapshots += 1);
+                self.progress.changed();
             }
             Wish::Abandon => self.store.abandon_unite(),
             Wish::Stop => {}

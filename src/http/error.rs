@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::parse::{ItemError, ParseError};
 use crate::coordinator::{AcceptError, ReadError};
-use crate::counter::exchange::STORE_PROBLEM;
+use crate::counter::exchange::{BUSY_PROBLEM, STORE_PROBLEM};
 use crate::telemetry;
 
 /// The media type of problems.
@@ -145,6 +145,12 @@ impl Problem {
             "Too much is waiting",
             format!("{snapshots_max} snapshots are being sent already. Ask again later."),
         )
+    }
+
+    pub fn queries_waiting(detail: impl Into<String>) -> Self {
+        let mut problem = Self::unavailable("", "Too much is waiting", detail);
+        problem.kind = BUSY_PROBLEM.to_owned();
+        problem
     }
 
     pub fn unauthorized() -> Self {

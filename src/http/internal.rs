@@ -111,6 +111,10 @@ async fn post_counts(
         .into_iter()
         .map(|CountsQuery { tenants, demand }| app.counter.counts(tenants, bounded(demand)));
     let answers = futures_util::future::join_all(answers).await;
+    // In a group with others it can't be told from unreachable; alone, as those are that wait long, it can.
+    if let [Err(busy @ QueryError::Busy)] = answers.as_slice() {
+        return Err(busy.clone().into());
+    }
     Ok(message(&CountsAnswers(answers)))
 }
 
@@ -229,6 +233,7 @@ pub fn message(message: &impl Message) -> Response {
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Self {
         match error {
+            QueryError::Busy => Self::queries_waiting(format!("{error}. Ask again later.")),
             QueryError::Unreachable(_) => Self::counter_stopped(error.to_string()),
             QueryError::Store(detail) => Self::store_unreadable(detail),
         }

@@ -119,6 +119,22 @@ impl Position {
         requirement
     }
 
+    /// A batch that `requirement` asks for in `partition` and that is not applied: of the first epoch that misses some,
+    /// the last, since batches mostly come in order.
+    #[must_use]
+    pub fn missing(&self, requirement: &Requirement, partition: Partition) -> Option<BatchId> {
+        let of_partition = requirement.iter().filter(|&(of, _, _)| of == partition);
+        let mut last_missing = of_partition.map(|(_, epoch, sequences)| BatchId {
+            partition,
+            epoch,
+            sequence: match self.get(partition, epoch) {
+                Some(part) => sequences.minus(&part.sequences).last(),
+                None => sequences.last(),
+            },
+        });
+        last_missing.find(|id| id.sequence > 0)
+    }
+
     /// Whether everything that `requirement` asks for in `partition` is applied.
     #[must_use]
     pub fn covers(&self, requirement: &Requirement, partition: Partition) -> bool {

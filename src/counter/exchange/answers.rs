@@ -75,6 +75,9 @@ impl Message for CountsAnswers {
                         counts: Cow::Borrowed(counts),
                     }
                 }
+                Err(busy @ QueryError::Busy) => {
+                    AnswerJson::Error(QueryError::Unreachable(busy.to_string()))
+                }
                 Err(error) => AnswerJson::Error(error.clone()),
             });
         }

@@ -44,6 +44,9 @@ pub const SNAPSHOT_PATH: &str = "/internal/v1/snapshot";
 /// Where operators accept losses.
 pub const LOSS_PATH: &str = "/internal/v1/loss";
 
+/// The `type` of the problem with which a counter says that as many queries wait for it as may.
+pub const BUSY_PROBLEM: &str = "urn:headcount:problem:overloaded";
+
 /// The header that names the counter which a request is meant for: an address may have passed to another one, and
 /// two answers of one counter must not look like a majority.
 pub const COUNTER_HEADER: &str = "headcount-counter";

@@ -298,6 +298,9 @@ mod partitions {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "QueryError", rename_all = "snake_case")]
 pub enum QueryErrorJson {
+    /// Told as unreachable: a release that does not know it takes it for that as well.
+    #[serde(skip)]
+    Busy,
     Unreachable(String),
     Store(String),
 }

@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockReadGuard;
 
 use super::super::data_dir::ReadOnlyDir;
-use super::super::{
-    Cut, Key, LookUp, Snapshot, StoreError, StoreReader, StoreShape, StoreStats,
-};
+use super::super::{Cut, Key, LookUp, Snapshot, StoreError, StoreReader, StoreShape, StoreStats};
 use super::DiskOptions;
 use super::filter::Fingerprint;
 use super::merged::{Merged, Source};
