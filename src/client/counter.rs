@@ -1,11 +1,14 @@
 //! A counter of another process, asked over HTTP.
 //!
 //! Invariant: an answer is the counter's own, to the query asked; when none comes in time the counter counts as
-//! unreachable. What waits is bounded: in number here, in time there.
+//! unreachable. What waits is bounded: in number here, in time there. A query that need not wait never stands behind
+//! those that do.
 //!
-//! Queries for counts first go in groups ([lane]) and are answered nearly at once: a counter that commits patiently is
-//! given the time to do so. One that is not covered then and may wait goes alone, as a request that the counter answers when it covers it. What demands a barrier or
-//! a whole position goes alone from the beginning.
+//! Every query first asks for what the counter has: a single item, a list or a whole position as a request of its own,
+//! counts in groups ([lane]). What is known to be covered goes in groups that are answered at once. Other counts go in
+//! groups of their own that may take a moment: a counter that commits patiently is given the time to do so. Only what is
+//! not covered then, and may wait, becomes a request that the counter answers when it covers it, and there are so many of
+//! those at most. What demands a barrier goes alone from the beginning.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +16,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
+use parking_lot::Mutex;
 use reqwest::Response;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::known::Known;
 use super::lane::{self, Lane};
 use super::node::{Address, Failure, NodeClient, Sent};
 use super::{ClientError, cause};
@@ -25,10 +30,11 @@ use crate::counter::exchange::{
     ListingQuery, Message, SNAPSHOT_PATH, STATUS_PATH, WAIT_MAX,
 };
 use crate::counter::{
-    Counts, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError, SnapshotStream,
-    Status,
+    Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+    SnapshotStream, Status,
 };
 use crate::model::{ClusterSecret, CounterName, ItemHash, TenantName};
+use crate::telemetry;
 
 /// How much longer than it may wait a counter may take to answer.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -37,15 +43,15 @@ pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// and a request of its own costs more than that.
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 
-/// Requests under way whose answers wait until they are covered; more wait for a place.
-const WAITING_MAX: usize = 64;
+/// Requests under way that are answered at once: single items, lists of tenants, whole positions; more wait for a place.
+const LOOK_UPS_MAX: usize = 64;
 
-/// The same for those that demand barriers or a whole position. They don't stand behind the others: a counter that
+/// Requests under way whose answers wait until they are covered; more are refused. Each has a connection.
+const WAITING_MAX: usize = 128;
+
+/// Requests under way that wait for barriers; more wait for a place. They don't stand behind the others: a counter that
 /// is not complete leaves those waiting, and can prove a barrier all the same.
 const PROVING_MAX: usize = 16;
-
-/// Requests under way for single items and lists of tenants; more wait for a place.
-const OTHERS_MAX: usize = 64;
 
 /// How long a request goes on when nobody waits for it any more, because another counter was faster: cut at once,
 /// it would cost its connection.
@@ -58,10 +64,32 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct RemoteCounter {
     name: CounterName,
     address: Address,
-    lane: Lane,
+    /// For counts that are known to be covered, or must not wait.
+    at_once: Lane,
+    /// For the other counts.
+    shortly: Lane,
+    look_ups: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     proving: Arc<Semaphore>,
-    others: Arc<Semaphore>,
+    known: Mutex<Known>,
+}
+
+/// A place among requests that wait, shown as such.
+struct Waiting {
+    _place: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    fn new(place: OwnedSemaphorePermit) -> Self {
+        metrics::gauge!(telemetry::QUERIES_WAITING).increment(1.0);
+        Self { _place: place }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics::gauge!(telemetry::QUERIES_WAITING).decrement(1.0);
+    }
 }
 
 impl RemoteCounter {
@@ -78,71 +106,130 @@ impl RemoteCounter {
         let address = Address::new(&name, url, secret.as_ref(), client)?;
         Ok(Self {
             name,
-            lane: Lane::start(address.clone(), &client.supervisor),
+            at_once: Lane::start(address.clone(), &client.supervisor),
+            shortly: Lane::start(address.clone(), &client.supervisor),
             address,
+            look_ups: Arc::new(Semaphore::new(LOOK_UPS_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             proving: Arc::new(Semaphore::new(PROVING_MAX)),
-            others: Arc::new(Semaphore::new(OTHERS_MAX)),
+            known: Mutex::default(),
         })
     }
 
-    async fn counts_of(&self, query: CountsQuery) -> Result<Counts, QueryError> {
+    async fn counts_of(&self, query: CountsQuery) -> Result<Counts, Failure> {
         let deadline = deadline(&query.demand);
-        let demand = &query.demand;
-        if !demand.barriers.is_empty() || demand.whole_position {
-            return Ok(self.counts_alone(&self.proving, query, deadline).await?);
+        if !query.demand.barriers.is_empty() {
+            let place = place(&self.proving, deadline).await?;
+            return self.counts_alone(place, query, deadline).await;
         }
-        let mut shortly = query.clone();
-        shortly.demand.wait = demand.wait.min(GROUP_WAIT);
-        let grouped = timeout_at(deadline + ANSWER_GRACE, self.lane.ask(shortly))
+        let early = match query.demand.whole_position {
+            true => {
+                let place = place(&self.look_ups, deadline).await?;
+                let at_once = Instant::now();
+                self.counts_alone(place, query.clone(), at_once).await
+            }
+            false => self.counts_in_group(query.clone(), deadline).await,
+        };
+        if let Ok(counts) = &early {
+            self.known.lock().note(&counts.cover);
+        }
+        let late = |place| self.counts_alone(place, query, deadline);
+        self.or_wait(early, deadline, |counts| &counts.cover, late)
             .await
-            .unwrap_or(Err(Failure::TimedOut));
-        let may_wait = Instant::now() < deadline;
-        let early = match grouped {
-            Ok(counts) if counts.cover.is_full() => return Ok(counts),
-            Ok(counts) => Some(counts),
-            Err(Failure::TimedOut) if may_wait => None,
-            Err(failure) => return Err(failure.into()),
-        };
-        let late = match may_wait {
-            true => self.counts_alone(&self.waiting, query, deadline).await,
-            false => Err(Failure::TimedOut),
-        };
-        late.or_else(|failure| early.ok_or_else(|| failure.into()))
     }
 
-    async fn counts_alone(
+    async fn counts_in_group(
         &self,
-        room: &Arc<Semaphore>,
-        query: CountsQuery,
+        mut query: CountsQuery,
         deadline: Instant,
     ) -> Result<Counts, Failure> {
-        let mut group = CountsGroup(vec![query]);
-        let body = |wait| {
-            for query in &mut group.0 {
-                query.demand.wait = wait;
+        let demand = &mut query.demand;
+        let is_known = self.known.lock().covers(&demand.requirement);
+        let lane = match is_known || demand.wait.is_zero() {
+            true => {
+                demand.wait = Duration::ZERO;
+                &self.at_once
             }
-            group.encode()
+            false => {
+                demand.wait = demand.wait.min(GROUP_WAIT);
+                &self.shortly
+            }
         };
-        let answers: CountsAnswers = self.alone(room, deadline, COUNTS_PATH, body).await?;
+        timeout_at(deadline + ANSWER_GRACE, lane.ask(query))
+            .await
+            .unwrap_or(Err(Failure::TimedOut))
+    }
+
+    async fn counts_alone<P: Send + 'static>(
+        &self,
+        place: P,
+        mut query: CountsQuery,
+        deadline: Instant,
+    ) -> Result<Counts, Failure> {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        query.demand.wait = wait;
+        let group = CountsGroup(vec![query]);
+        let asked = self.alone(place, wait, COUNTS_PATH, group.encode());
+        let answers: CountsAnswers = asked.await?;
         let mut answers = lane::check(&group, answers)?;
         answers.pop().unwrap_or(Err(Failure::TimedOut))
     }
 
-    /// Sends one request once there is room for it; `body` hears how long the counter may wait.
-    async fn alone<A: Message + Send + 'static>(
+    /// Asks for what the counter has; if that does not cover what it must, for what it has when it does. `body` hears how
+    /// long the counter may wait.
+    async fn look_up<A: Message + Send + 'static>(
         &self,
-        room: &Arc<Semaphore>,
-        deadline: Instant,
         path: &'static str,
-        body: impl FnOnce(Duration) -> Vec<u8>,
+        deadline: Instant,
+        cover: impl Fn(&A) -> &Cover,
+        body: impl Fn(Duration) -> Vec<u8>,
     ) -> Result<A, Failure> {
-        let place = timeout_at(deadline + ANSWER_GRACE, Arc::clone(room).acquire_owned())
-            .await
-            .map_err(|_| Failure::unreachable("too many queries wait for it"))?
-            .map_err(|_| Failure::TimedOut)?;
-        let wait = deadline.saturating_duration_since(Instant::now());
-        let sent = Sent::Post(body(wait).into());
+        let place = place(&self.look_ups, deadline).await?;
+        let at_once = Duration::ZERO;
+        let early = self.alone(place, at_once, path, body(at_once)).await;
+        let late = |place| {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            self.alone(place, wait, path, body(wait))
+        };
+        self.or_wait(early, deadline, cover, late).await
+    }
+
+    /// The early answer, if it covers what it must or nothing may wait any more; otherwise the late one, for which there
+    /// must be a place among those that wait.
+    async fn or_wait<A, F: Future<Output = Result<A, Failure>>>(
+        &self,
+        early: Result<A, Failure>,
+        deadline: Instant,
+        cover: impl Fn(&A) -> &Cover,
+        late: impl FnOnce(Waiting) -> F,
+    ) -> Result<A, Failure> {
+        let may_wait = Instant::now() < deadline;
+        let early = match early {
+            Ok(answer) if !may_wait || cover(&answer).is_full() => return Ok(answer),
+            Ok(answer) => Some(answer),
+            Err(Failure::TimedOut) if may_wait => None,
+            Err(failure) => return Err(failure),
+        };
+        let busy = || Failure::Answer(QueryError::Busy);
+        let place = Arc::clone(&self.waiting).try_acquire_owned();
+        let place = place.map_err(|_| busy())?;
+        match (late(Waiting::new(place)).await, early) {
+            // It was answered before its time was up, so it has not had what it may have: an answer.
+            (Err(Failure::Answer(QueryError::Busy)), _) => Err(busy()),
+            (Err(_), Some(early)) => Ok(early),
+            (late, _) => late,
+        }
+    }
+
+    /// Sends one request, whose place is free again when it has ended.
+    async fn alone<A: Message + Send + 'static, P: Send + 'static>(
+        &self,
+        place: P,
+        wait: Duration,
+        path: &'static str,
+        body: Vec<u8>,
+    ) -> Result<A, Failure> {
+        let sent = Sent::Post(body.into());
         let address = self.address.clone();
         let (mut answer, answered) = oneshot::channel();
         tokio::spawn(async move {
@@ -157,6 +244,14 @@ impl RemoteCounter {
             .await
             .unwrap_or_else(|_| Err(Failure::unreachable("the asking has ended")))
     }
+}
+
+/// A place in `room` for a query that has until `deadline`.
+async fn place(room: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
+    timeout_at(deadline + ANSWER_GRACE, Arc::clone(room).acquire_owned())
+        .await
+        .map_err(|_| Failure::unreachable("too many queries wait for it"))?
+        .map_err(|_| Failure::TimedOut)
 }
 
 /// Until when a counter may wait, as far as one request can.
@@ -174,7 +269,7 @@ impl Queries for RemoteCounter {
         tenants: Arc<[TenantName]>,
         demand: Demand,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
-        self.counts_of(CountsQuery { tenants, demand }).boxed()
+        async move { Ok(self.counts_of(CountsQuery { tenants, demand }).await?) }.boxed()
     }
 
     fn contains(
@@ -186,17 +281,18 @@ impl Queries for RemoteCounter {
         async move {
             let deadline = deadline(&demand);
             let body = |wait| {
-                let demand = Demand { wait, ..demand };
                 let query = ContainsQuery {
-                    tenant,
+                    tenant: tenant.clone(),
                     hash,
-                    demand,
+                    demand: Demand {
+                        wait,
+                        ..demand.clone()
+                    },
                 };
                 query.encode()
             };
-            Ok(self
-                .alone(&self.others, deadline, CONTAINS_PATH, body)
-                .await?)
+            let cover: fn(&Membership) -> &Cover = |membership| &membership.cover;
+            Ok(self.look_up(CONTAINS_PATH, deadline, cover, body).await?)
         }
         .boxed()
     }
@@ -210,11 +306,15 @@ impl Queries for RemoteCounter {
             let deadline = deadline(&demand);
             let limit = query.limit;
             let body = |wait| {
-                let demand = Demand { wait, ..demand };
+                let demand = Demand {
+                    wait,
+                    ..demand.clone()
+                };
                 let list = ListQuery::clone(&query);
                 ListingQuery { list, demand }.encode()
             };
-            let listing: Listing = self.alone(&self.others, deadline, LIST_PATH, body).await?;
+            let cover: fn(&Listing) -> &Cover = |listing| &listing.cover;
+            let listing = self.look_up(LIST_PATH, deadline, cover, body).await?;
             if listing.tenants.len() > limit {
                 return Err(QueryError::Unreachable("it lists more than asked".into()));
             }
@@ -267,3 +367,7 @@ async fn next_part(response: &mut Response) -> Result<Option<Bytes>, QueryError>
 #[cfg(test)]
 #[path = "counter_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "waiting_tests.rs"]
+mod waiting_tests;

@@ -17,21 +17,21 @@ use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
 use crate::supervisor::Supervisor;
 
-const SECRET: &str = "0123456789abcdef";
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const SECRET: &str = "0123456789abcdef";
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
-fn secret(text: &str) -> Option<ClusterSecret> {
+pub(super) fn secret(text: &str) -> Option<ClusterSecret> {
     Some(ClusterSecret::new(text).expect("allowed"))
 }
 
-fn remote(name: &str, url: &str, secret: Option<ClusterSecret>) -> RemoteCounter {
+pub(super) fn remote(name: &str, url: &str, secret: Option<ClusterSecret>) -> RemoteCounter {
     let name = CounterName::new(name).expect("allowed");
     let client = NodeClient::new(&Supervisor::default()).expect("a client");
     RemoteCounter::new(name, url, secret, &client).expect("a URL")
 }
 
 /// A counter, and where its node listens.
-async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
+pub(super) async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
     let mut store = MemoryStore::new(StoreShape {
         partitioning: Partitioning::SINGLE,
     });
@@ -55,7 +55,7 @@ async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
         supervisor,
     );
     let limits = ServerLimits {
-        connections_max: 100,
+        connections_max: 1_000,
         idle_timeout: LONG,
         drain_timeout: Duration::ZERO,
     };
@@ -70,7 +70,7 @@ async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
     (log, counter, url)
 }
 
-fn tenant(name: &str) -> TenantName {
+pub(super) fn tenant(name: &str) -> TenantName {
     TenantName::new(name).expect("valid")
 }
 
@@ -83,7 +83,7 @@ fn id(epoch: u128, sequence: u64) -> BatchId {
 }
 
 /// A batch with one item of each tenant.
-fn batch(sequence: u64, tenants: &[&str]) -> Arc<Batch> {
+pub(super) fn batch(sequence: u64, tenants: &[&str]) -> Arc<Batch> {
     let items = tenants.iter().map(|name| TenantItems {
         tenant: tenant(name),
         hashes: [ItemHash::of_id(&sequence.to_string())].into(),
@@ -91,7 +91,7 @@ fn batch(sequence: u64, tenants: &[&str]) -> Arc<Batch> {
     Arc::new(Batch::new(id(1, sequence), 0, items.collect()))
 }
 
-fn demand(sequence: u64, wait: Duration) -> Demand {
+pub(super) fn demand(sequence: u64, wait: Duration) -> Demand {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
     Demand {

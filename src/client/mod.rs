@@ -3,6 +3,7 @@
 //! Invariant: an outcome that is not known is never reported as success, and whatever may be repeated says so.
 
 mod counter;
+mod known;
 mod lane;
 mod loss;
 mod node;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{ClientError, cause};
 use crate::counter::QueryError;
-use crate::counter::exchange::{COUNTER_HEADER, Message, STORE_PROBLEM};
+use crate::counter::exchange::{BUSY_PROBLEM, COUNTER_HEADER, Message, STORE_PROBLEM};
 use crate::model::{ClusterSecret, CounterName};
 use crate::supervisor::Supervisor;
 
@@ -212,6 +212,7 @@ async fn refusal(response: Response) -> Failure {
     };
     let problem: Option<Problem> = serde_json::from_slice(&body).ok();
     match problem {
+        Some(problem) if problem.kind == BUSY_PROBLEM => Failure::Answer(QueryError::Busy),
         Some(problem) if problem.kind == STORE_PROBLEM => {
             Failure::Answer(QueryError::Store(problem.detail))
         }

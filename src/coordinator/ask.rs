@@ -44,7 +44,7 @@ impl Coordinator {
         F: Future<Output = Result<A, QueryError>> + Send,
     {
         let all = roll.members().collect();
-        gather(all, Vec::new(), wait, ask, enough).await.0
+        gather(all, Vec::new(), wait, ask, enough).await.answers
     }
 
     /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life.

@@ -56,29 +56,60 @@ impl Coordinator {
         wait: Duration,
         ask: impl Fn(&'a Member) -> F,
         enough: impl Fn(&[A]) -> bool,
-    ) -> Vec<A>
+    ) -> Gathered<'a, A>
     where
         F: Future<Output = Result<A, QueryError>> + Send,
     {
         let mut first = self.inner.nearest.first_of(roll);
         let others = first.split_off(first.len().min(1));
-        let (answers, last) = gather(first, others, wait, ask, enough).await;
-        if let Some(last) = last {
+        let gathered = gather(first, others, wait, ask, enough).await;
+        if let Some(last) = gathered.last {
             self.inner.nearest.note(last);
         }
-        answers
+        gathered
     }
 }
 
-/// Asks `first`, and `others` too when those do not answer well or soon. Collects answers until they are `enough`, and
-/// says whose was the last then, or until the time is up.
+/// What counters answered.
+pub(super) struct Gathered<'a, A> {
+    /// Their answers, as they came.
+    pub answers: Vec<A>,
+    /// Whose was the last, where they are enough.
+    pub last: Option<&'a Member>,
+    /// Whether one refused, since as many queries wait for it as may.
+    pub busy: bool,
+}
+
+impl<A> Gathered<'_, A> {
+    fn with_room_for(answers: usize) -> Self {
+        Self {
+            answers: Vec::with_capacity(answers),
+            last: None,
+            busy: false,
+        }
+    }
+
+    /// Takes an answer, or why there is none.
+    fn take(&mut self, answered: Result<A, QueryError>) {
+        match answered {
+            Ok(answer) => self.answers.push(answer),
+            Err(error) => {
+                tracing::debug!(%error, "a counter did not answer");
+                self.busy |= error == QueryError::Busy;
+            }
+        }
+    }
+}
+
+/// Asks `first`, and `others` too when those do not answer well or soon. Collects answers until they are `enough`, or until
+/// the time is up.
 pub(super) async fn gather<'a, A, F>(
     first: Vec<&'a Member>,
     mut others: Vec<&'a Member>,
     wait: Duration,
     ask: impl Fn(&'a Member) -> F,
     enough: impl Fn(&[A]) -> bool,
-) -> (Vec<A>, Option<&'a Member>)
+) -> Gathered<'a, A>
 where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
@@ -92,7 +123,7 @@ where
         let answer = ask(member);
         async move { (member, answer.await) }
     };
-    let mut answers = Vec::with_capacity(first.len());
+    let mut gathered = Gathered::with_room_for(first.len());
     let mut asked: FuturesUnordered<_> = first.into_iter().map(&named).collect();
     loop {
         let until = match others.is_empty() {
@@ -101,14 +132,14 @@ where
         };
         match tokio::time::timeout_at(until, asked.next()).await {
             Ok(Some((member, answered))) => {
-                if let Some(answer) = heard(answered) {
-                    answers.push(answer);
-                    if enough(&answers) {
-                        return (answers, Some(member));
-                    }
+                let is_answer = answered.is_ok();
+                gathered.take(answered);
+                if is_answer && enough(&gathered.answers) {
+                    gathered.last = Some(member);
+                    return gathered;
                 }
             }
-            Ok(None) | Err(_) if others.is_empty() => return (answers, None),
+            Ok(None) | Err(_) if others.is_empty() => return gathered,
             Ok(None) | Err(_) => {}
         }
         asked.extend(others.drain(..).map(&named));
@@ -121,23 +152,16 @@ async fn alone<'a, A, F>(
     limit: Duration,
     ask: impl Fn(&'a Member) -> F,
     enough: impl Fn(&[A]) -> bool,
-) -> (Vec<A>, Option<&'a Member>)
+) -> Gathered<'a, A>
 where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
+    let mut gathered = Gathered::with_room_for(1);
     // Mostly it has the answer at hand.
-    let answered = within(limit, ask(only)).await;
-    let Some(answer) = answered.ok().and_then(heard) else {
-        return (Vec::new(), None);
-    };
-    let answers = vec![answer];
-    let last = enough(&answers).then_some(only);
-    (answers, last)
-}
-
-/// The answer, if it is one.
-fn heard<A>(answered: Result<A, QueryError>) -> Option<A> {
-    answered
-        .inspect_err(|error| tracing::debug!(%error, "a counter did not answer"))
-        .ok()
+    if let Ok(answered) = within(limit, ask(only)).await {
+        let is_answer = answered.is_ok();
+        gathered.take(answered);
+        gathered.last = (is_answer && enough(&gathered.answers)).then_some(only);
+    }
+    gathered
 }

@@ -14,7 +14,7 @@ use super::Coordinator;
 use super::ask::Heard;
 use super::merge::{self, Covered};
 use crate::counter::{Demand, ListQuery, Queries, QueryError};
-use crate::model::{ItemHash, Requirement, TenantName, Token};
+use crate::model::{ItemHash, Partitioning, Requirement, TenantName, Token};
 
 /// What a read must include.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,12 +69,21 @@ pub enum ReadError {
     /// A strong read could not reach enough counters, or the log, in time.
     #[error("the log or a majority of the counters did not answer in time")]
     NoMajority,
+    /// No counter covers what the answer must include, and as many reads wait for that as may.
+    #[error("too many reads wait for what the counters do not have yet")]
+    TooManyWaiting,
     /// As many strong reads run as may.
     #[error("too many strong reads run at once")]
     TooManyStrong,
 }
 
 impl Coordinator {
+    /// How the cluster's items are split: what tokens may name.
+    #[must_use]
+    pub fn partitioning(&self) -> Partitioning {
+        self.inner.partitioning
+    }
+
     /// Counts of several tenants, of one moment.
     ///
     /// # Errors
@@ -166,7 +175,7 @@ impl Coordinator {
         let floor = floor.as_deref();
         let roll = self.inner.members.roll();
         let partitioning = self.inner.partitioning;
-        let answers = self
+        let gathered = self
             .ask_nearest(
                 &roll,
                 deadline.saturating_duration_since(Instant::now()),
@@ -174,9 +183,11 @@ impl Coordinator {
                 |answers| merge::is_covered(partitioning, answers),
             )
             .await;
-        if answers.is_empty() {
-            return Err(ReadError::NoCounter);
-        }
+        let answers = match gathered.answers {
+            none if none.is_empty() && gathered.busy => return Err(ReadError::TooManyWaiting),
+            none if none.is_empty() => return Err(ReadError::NoCounter),
+            answers => answers,
+        };
         let exact = floor.is_some() && merge::is_covered(partitioning, &answers);
         if exact {
             session.note_shown(&merge::shown(partitioning, &answers));

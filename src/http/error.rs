@@ -291,7 +291,7 @@ impl From<ReadError> for Problem {
         match error {
             ReadError::NoCounter => Self::unavailable("no-counter", title, detail),
             ReadError::NoMajority => Self::unavailable("no-majority", title, detail),
-            ReadError::TooManyStrong => Self::unavailable(
+            ReadError::TooManyStrong | ReadError::TooManyWaiting => Self::unavailable(
                 "overloaded",
                 "Too much is waiting",
                 format!("{error}. Ask again, or with a weaker consistency."),

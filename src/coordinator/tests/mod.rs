@@ -34,6 +34,8 @@ const STRONG_READS_MAX: usize = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Answers,
+    /// As many queries wait for it as may.
+    Busy,
     Silent,
     Gone,
 }
@@ -151,7 +153,12 @@ impl Queries for Scripted {
                         last.is_some_and(|&last| last >= id.sequence)
                     });
                     let full = covers && barriers;
-                    if inside.mode == Mode::Answers && (full || Instant::now() >= deadline) {
+                    let must_wait = !full && Instant::now() < deadline;
+                    if inside.mode == Mode::Busy && must_wait {
+                        return Err(QueryError::Busy);
+                    }
+                    let answers = matches!(inside.mode, Mode::Answers | Mode::Busy);
+                    if answers && !must_wait {
                         let mut covered = Requirement::default();
                         for (partition, epoch, part) in inside.position.iter() {
                             if demand.whole_position || inside.live.contains(&(partition, epoch)) {
@@ -337,9 +344,18 @@ fn items(id: u32) -> Vec<TenantItems> {
 
 /// A batch of another coordinator.
 fn foreign(sequence: Sequence) -> Batch {
+    batch(Epoch(1), sequence)
+}
+
+/// A batch as the coordinator's own.
+fn own(sequence: Sequence) -> Batch {
+    batch(OWN, sequence)
+}
+
+fn batch(epoch: Epoch, sequence: Sequence) -> Batch {
     let id = BatchId {
         partition: Partition(0),
-        epoch: Epoch(1),
+        epoch,
         sequence,
     };
     Batch::new(id, 0, items(1_000 + sequence as u32))

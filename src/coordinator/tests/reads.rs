@@ -163,6 +163,27 @@ async fn without_any_counter_there_is_no_answer() {
 }
 
 #[tokio::test]
+async fn what_would_have_to_wait_is_refused_once_too_much_waits_everywhere() {
+    let world = World::new(3);
+    world.start().await;
+    world.reach(&[]);
+    world.post(1).await;
+    for counter in &world.counters {
+        counter.set(Mode::Busy);
+    }
+    let session = || world.count(Consistency::Session);
+    assert_eq!(session().await, Err(ReadError::TooManyWaiting));
+    assert_eq!(world.count(Consistency::Eventual).await, Ok((0, false)));
+    // One that has nothing, and has time to say so.
+    world.counters[2].set(Mode::Answers);
+    assert_eq!(session().await, Ok((0, false)));
+    world.counters[2].set(Mode::Gone);
+    assert_eq!(session().await, Err(ReadError::TooManyWaiting));
+    world.counters[1].apply(&own(1));
+    assert_eq!(session().await, Ok((1, true)), "it need not wait");
+}
+
+#[tokio::test]
 async fn a_counter_of_another_life_has_to_cover_the_floor_anew() {
     let world = World::new(3);
     for counter in &world.counters[..2] {
