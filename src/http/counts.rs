@@ -113,7 +113,7 @@ pub(super) async fn count(
     name: &str,
     query: &Query,
 ) -> Result<Whole, Problem> {
-    let options = query.read_options()?;
+    let options = query.read_options(app.coordinator.partitioning())?;
     let read = app
         .coordinator
         .counts(vec![tenant(name)?], &options)
@@ -143,7 +143,7 @@ pub(super) async fn count(
     ),
 )]
 pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Whole, Problem> {
-    let options = query.read_options()?;
+    let options = query.read_options(app.coordinator.partitioning())?;
     let tenants: Vec<TenantName> = query
         .all("tenant")
         .take(TENANTS_ASKED_MAX + 1)
@@ -183,7 +183,7 @@ pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Who
     ),
 )]
 pub async fn get_tenants(State(app): State<Arc<App>>, query: Query) -> Result<Whole, Problem> {
-    let options = query.read_options()?;
+    let options = query.read_options(app.coordinator.partitioning())?;
     let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
     let list = ListQuery {
         prefix: query

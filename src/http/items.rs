@@ -255,7 +255,7 @@ pub async fn get_item(
     PathParams((name, id)): PathParams<(String, String)>,
     query: Query,
 ) -> Result<Whole, Problem> {
-    let options = query.read_options()?;
+    let options = query.read_options(app.coordinator.partitioning())?;
     let tenant = tenant(&name)?;
     check_item_id(&id).map_err(|error| Problem::invalid_parameter(format!("The id {error}.")))?;
     let read = app

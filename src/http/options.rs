@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Problem;
 use crate::coordinator::{Consistency, ReadOptions};
-use crate::model::{TenantName, Token};
+use crate::model::{Partition, Partitioning, TenantName, Token};
 
 /// The default of `timeout_ms`.
 pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
@@ -85,8 +85,8 @@ impl Query {
         }
     }
 
-    /// How the client wants to read: `consistency`, `after`, `timeout_ms`.
-    pub fn read_options(&self) -> Result<ReadOptions, Problem> {
+    /// How the client wants to read: `consistency`, `after`, `timeout_ms`. A token must be of a cluster split like this.
+    pub fn read_options(&self, partitioning: Partitioning) -> Result<ReadOptions, Problem> {
         let consistency = match self.one("consistency")? {
             None | Some("session") => Consistency::Session,
             Some("strong") => Consistency::Strong,
@@ -96,19 +96,31 @@ impl Query {
                 return Err(Problem::invalid_parameter(detail));
             }
         };
-        let after = self.one("after")?.map(|text| {
-            Token::decode(text).map_err(|error| {
-                Problem::invalid_parameter(format!(
-                    "after is {error}. Give the token of an answer to POST /items as it was."
-                ))
-            })
-        });
+        let after = self.one("after")?.map(|text| after(text, partitioning));
         let timeout_ms = self.number("timeout_ms", 0, TIMEOUT_MS_MAX)?;
         Ok(ReadOptions {
             consistency,
             after: after.transpose()?,
             timeout: Duration::from_millis(timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT)),
         })
+    }
+}
+
+/// The token of an answer of this cluster. Partitions that it does not have are nobody's to cover: a token that names one
+/// is refused, or an answer without it would be called exact.
+fn after(text: &str, partitioning: Partitioning) -> Result<Token, Problem> {
+    let refused = |why: String| {
+        let detail =
+            format!("after is {why}. Give the token of an answer to POST /items as it was.");
+        Problem::invalid_parameter(detail)
+    };
+    let token = Token::decode(text).map_err(|error| refused(error.to_string()))?;
+    let partitions = partitioning.count();
+    match token.sequences.iter().find(|(of, _)| of.0 >= partitions) {
+        None => Ok(token),
+        Some((Partition(of), _)) => Err(refused(format!(
+            "a token for partition {of}, and this cluster has {partitions}, numbered from 0"
+        ))),
     }
 }
 
@@ -157,6 +169,7 @@ pub fn tenant(text: &str) -> Result<TenantName, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Epoch;
 
     fn query(raw: &str) -> Query {
         Query::parse(raw).unwrap_or_else(|problem| panic!("{raw}: {problem:?}"))
@@ -174,12 +187,14 @@ mod tests {
 
     #[test]
     fn read_options_have_defaults_and_limits() {
-        let options = query("").read_options().expect("defaults");
+        let options = query("")
+            .read_options(Partitioning::SINGLE)
+            .expect("defaults");
         assert_eq!(options.consistency, Consistency::Session);
         assert_eq!(options.timeout, Duration::from_secs(5));
         assert!(
             query("timeout_ms=30000&consistency=strong")
-                .read_options()
+                .read_options(Partitioning::SINGLE)
                 .is_ok()
         );
         for bad in [
@@ -193,7 +208,33 @@ mod tests {
             "after=",
             "after=abc",
         ] {
-            assert!(query(bad).read_options().is_err(), "{bad}");
+            assert!(
+                query(bad).read_options(Partitioning::SINGLE).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_of_partitions_that_there_are_not_is_refused() {
+        let two = Partitioning::new(2).expect("valid");
+        for (partitions, of_one, of_two) in [
+            (vec![], true, true),
+            (vec![0], true, true),
+            (vec![1], false, true),
+            (vec![0, 1], false, true),
+            (vec![0, 2], false, false),
+            (vec![u16::MAX], false, false),
+        ] {
+            let sequences = partitions.iter().map(|&of| (Partition(of), 1));
+            let token = Token {
+                epoch: Epoch(7),
+                sequences: sequences.collect(),
+            };
+            let query = query(&format!("after={token}"));
+            let allowed = |partitioning| query.read_options(partitioning).is_ok();
+            let seen = (allowed(Partitioning::SINGLE), allowed(two));
+            assert_eq!(seen, (of_one, of_two), "{partitions:?}");
         }
     }
 }
