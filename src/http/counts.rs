@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::caller::Caller;
 use super::error::Problem;
 use super::options::{PathParams, Query, tenant};
 use super::{App, Whole, json, json_in};
@@ -100,24 +101,29 @@ pub struct TenantsAnswer {
 )]
 pub async fn get_count(
     State(app): State<Arc<App>>,
+    caller: Caller,
     PathParams(name): PathParams<String>,
     query: Query,
 ) -> Result<Whole, Problem> {
-    count(&app, HeaderMap::new(), &name, &query).await
+    count(&app, &caller, HeaderMap::new(), &name, &query).await
 }
 
 /// Reads a tenant's count, however the request came here.
 pub(super) async fn count(
     app: &App,
+    caller: &Caller,
     headers: HeaderMap,
     name: &str,
     query: &Query,
 ) -> Result<Whole, Problem> {
-    let options = query.read_options(app.coordinator.partitioning())?;
-    let read = app
-        .coordinator
-        .counts(vec![tenant(name)?], &options)
-        .await?;
+    let coordinator = &app.coordinator;
+    let options = query.read_options(coordinator.partitioning())?;
+    let tenant = tenant(name)?;
+    let counts = |options| {
+        let tenants = vec![tenant.clone()];
+        async move { coordinator.counts(tenants, &options).await }
+    };
+    let read = caller.read(options, counts).await?;
     let answer = CountAnswer {
         tenant: name.into(),
         count: read.value.first().copied().unwrap_or(0),
@@ -142,8 +148,13 @@ pub(super) async fn count(
         (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Whole, Problem> {
-    let options = query.read_options(app.coordinator.partitioning())?;
+pub async fn get_counts(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    query: Query,
+) -> Result<Whole, Problem> {
+    let coordinator = &app.coordinator;
+    let options = query.read_options(coordinator.partitioning())?;
     let tenants: Vec<TenantName> = query
         .all("tenant")
         .take(TENANTS_ASKED_MAX + 1)
@@ -154,7 +165,11 @@ pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Who
             "Name 1 to {TENANTS_ASKED_MAX} tenants: ?tenant=a&tenant=b."
         )));
     }
-    let read = app.coordinator.counts(tenants.clone(), &options).await?;
+    let counts = |options| {
+        let tenants = tenants.clone();
+        async move { coordinator.counts(tenants, &options).await }
+    };
+    let read = caller.read(options, counts).await?;
     let counts = tenants.iter().zip(read.value);
     Ok(json(&CountsAnswer {
         counts: counts.map(|(name, count)| row(name, count)).collect(),
@@ -182,8 +197,13 @@ pub async fn get_counts(State(app): State<Arc<App>>, query: Query) -> Result<Who
         (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_tenants(State(app): State<Arc<App>>, query: Query) -> Result<Whole, Problem> {
-    let options = query.read_options(app.coordinator.partitioning())?;
+pub async fn get_tenants(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    query: Query,
+) -> Result<Whole, Problem> {
+    let coordinator = &app.coordinator;
+    let options = query.read_options(coordinator.partitioning())?;
     let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
     let list = ListQuery {
         prefix: query
@@ -193,7 +213,11 @@ pub async fn get_tenants(State(app): State<Arc<App>>, query: Query) -> Result<Wh
         after: query.text("cursor", TENANT_CHARS_MAX)?.map(str::to_owned),
         limit: limit as usize,
     };
-    let read = app.coordinator.list(list, &options).await?;
+    let page = |options| {
+        let list = list.clone();
+        async move { coordinator.list(list, &options).await }
+    };
+    let read = caller.read(options, page).await?;
     let (tenants, more) = read.value;
     let last = tenants.last().map(|(name, _)| name.to_string());
     Ok(json(&TenantsAnswer {

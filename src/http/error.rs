@@ -153,6 +153,19 @@ impl Problem {
         problem
     }
 
+    /// Of a request whose client has gone: it shows in metrics only.
+    pub fn client_gone() -> Self {
+        /// As other servers count it; HTTP has none for an answer that nobody gets.
+        const CLIENT_CLOSED_REQUEST: u16 = 499;
+        let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST);
+        Self::new(
+            status.unwrap_or(StatusCode::REQUEST_TIMEOUT),
+            "client-gone",
+            "The client has gone",
+            "The connection was closed before the answer was there.",
+        )
+    }
+
     pub fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,

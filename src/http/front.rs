@@ -19,6 +19,7 @@ use http_body_util::{Either, Full};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
+use super::caller::Caller;
 use super::error::Problem;
 use super::measure::{Measures, Series};
 use super::options::{Query, path_segment};
@@ -85,14 +86,15 @@ impl Routes {
         }
     }
 
-    /// Answers a request.
-    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Answer>
+    /// Answers a request of `caller`.
+    pub(super) async fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Response<Answer>
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
         let (mut parts, body) = request.into_parts();
         let known = Known::of(&parts.method, parts.uri.path());
         let (Some(straight), Some(known)) = (&self.inner.straight, known) else {
+            parts.extensions.insert(caller.clone());
             let request = Request::from_parts(parts, Body::new(body));
             let answered = self.inner.router.call(request).await;
             return answered
@@ -110,7 +112,7 @@ impl Routes {
             }
             Known::GetCount(tenant) => {
                 let query = parts.uri.query().unwrap_or_default();
-                let answer = straight.count(headers, tenant, query).await;
+                let answer = straight.count(caller, headers, tenant, query).await;
                 (&straight.counts, answer)
             }
         };
@@ -124,11 +126,17 @@ impl Routes {
 }
 
 impl Straight {
-    async fn count(&self, headers: HeaderMap, tenant: &str, query: &str) -> Result<Whole, Problem> {
+    async fn count(
+        &self,
+        caller: &Caller,
+        headers: HeaderMap,
+        tenant: &str,
+        query: &str,
+    ) -> Result<Whole, Problem> {
         // In the order in which extractors look at them.
         let tenant = path_segment(tenant)?;
         let query = Query::parse(query)?;
-        counts::count(&self.app, headers, &tenant, &query).await
+        counts::count(&self.app, caller, headers, &tenant, &query).await
     }
 }
 

@@ -81,7 +81,8 @@ pub(in crate::http) async fn call(
     let request = request
         .body(Body::from(body.to_owned()))
         .expect("a request");
-    routes.answer(request).await.map(Body::new)
+    let caller = Caller::default();
+    routes.answer(request, &caller).await.map(Body::new)
 }
 
 /// An answer as far as both ways can be compared: the server adds the length itself, and tokens differ with each post.

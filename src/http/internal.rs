@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::auth::{self, Guard};
 use super::body::{Bodies, BodyLimits};
+use super::caller::Caller;
 use super::error::Problem;
 use super::{Routes, Whole, framed, gauges, health};
 use crate::coordinator::CounterView;
@@ -102,6 +103,7 @@ async fn check_name(
 
 async fn post_counts(
     State(app): State<Arc<CounterApp>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -110,7 +112,9 @@ async fn post_counts(
         .0
         .into_iter()
         .map(|CountsQuery { tenants, demand }| app.counter.counts(tenants, bounded(demand)));
-    let answers = futures_util::future::join_all(answers).await;
+    let answers = caller
+        .unless_gone(futures_util::future::join_all(answers))
+        .await?;
     // In a group with others it can't be told from unreachable; alone, as those are that wait long, it can.
     if let [Err(busy @ QueryError::Busy)] = answers.as_slice() {
         return Err(busy.clone().into());
@@ -120,27 +124,26 @@ async fn post_counts(
 
 async fn post_contains(
     State(app): State<Arc<CounterApp>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let query: ContainsQuery = receive(&app.bodies, &headers, body).await?;
     let demand = bounded(query.demand);
-    let answer = app
-        .counter
-        .contains(query.tenant, query.hash, demand)
-        .await?;
-    Ok(message(&answer))
+    let asked = app.counter.contains(query.tenant, query.hash, demand);
+    Ok(message(&caller.unless_gone(asked).await??))
 }
 
 async fn post_list(
     State(app): State<Arc<CounterApp>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let query: ListingQuery = receive(&app.bodies, &headers, body).await?;
     let list = Arc::new(query.list);
-    let answer = app.counter.list(list, bounded(query.demand)).await?;
-    Ok(message(&answer))
+    let asked = app.counter.list(list, bounded(query.demand));
+    Ok(message(&caller.unless_gone(asked).await??))
 }
 
 async fn get_status(State(app): State<Arc<CounterApp>>) -> Result<Response, Problem> {

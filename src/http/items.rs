@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
+use super::caller::Caller;
 use super::error::Problem;
 use super::options::{PathParams, Query, tenant};
 use super::parse::{Items, ParseError, parse_json, parse_ndjson};
@@ -252,16 +253,20 @@ fn is_utf8(charset: &str) -> bool {
 )]
 pub async fn get_item(
     State(app): State<Arc<App>>,
+    caller: Caller,
     PathParams((name, id)): PathParams<(String, String)>,
     query: Query,
 ) -> Result<Whole, Problem> {
-    let options = query.read_options(app.coordinator.partitioning())?;
+    let coordinator = &app.coordinator;
+    let options = query.read_options(coordinator.partitioning())?;
     let tenant = tenant(&name)?;
     check_item_id(&id).map_err(|error| Problem::invalid_parameter(format!("The id {error}.")))?;
-    let read = app
-        .coordinator
-        .contains(tenant, ItemHash::of_id(&id), &options)
-        .await?;
+    let hash = ItemHash::of_id(&id);
+    let contains = |options| {
+        let tenant = tenant.clone();
+        async move { coordinator.contains(tenant, hash, &options).await }
+    };
+    let read = caller.read(options, contains).await?;
     Ok(json(&ItemAnswer {
         tenant: name,
         id,

@@ -4,6 +4,7 @@
 
 mod auth;
 mod body;
+mod caller;
 mod counters;
 mod counts;
 mod docs;

@@ -18,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::Routes;
 use super::timer::ConnectionTimer;
+use super::{Routes, caller};
 use crate::telemetry;
 
 /// Limits of connections.
@@ -128,16 +128,17 @@ fn watch(
     routes: Routes,
     limits: ServerLimits,
 ) -> impl Future<Output = ()> + use<> {
+    let (caller, bytes) = caller::split(stream);
     let answer = move |request| {
-        let routes = routes.clone();
-        async move { Ok::<_, Infallible>(routes.answer(request).await) }
+        let (routes, caller) = (routes.clone(), caller.clone());
+        async move { Ok::<_, Infallible>(routes.answer(request, &caller).await) }
     };
     let connection = http1::Builder::new()
         .timer(ConnectionTimer::default())
         .header_read_timeout(limits.idle_timeout)
-        // A client may end its side after its request and still wait for the answer.
+        // A client may end its side after its request and still wait for the answer; `caller` tells one that has gone.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service_fn(answer));
+        .serve_connection(TokioIo::new(bytes), service_fn(answer));
     let watched = graceful.watch(connection);
     async move {
         if let Err(error) = watched.await {

@@ -20,5 +20,6 @@ mod lifecycle;
 mod limits;
 mod readme;
 mod risks;
+mod waiting;
 
 use kit::node;
