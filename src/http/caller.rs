@@ -78,6 +78,14 @@ impl Caller {
         }
     }
 
+    /// Resolves, with how the connection is then, once a client that has ended its side has had all the time that it may.
+    async fn has_been_heard(&self) -> Closed {
+        tokio::select! {
+            () = sleep(HALF_CLOSED_MAX) => Closed::ItsSide,
+            () = self.reset() => Closed::Both,
+        }
+    }
+
     /// The outcome of `work`, unless the client has gone before: half closed is gone after a while.
     ///
     /// # Errors
@@ -85,10 +93,7 @@ impl Caller {
     pub async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
         let gone = async {
             if self.closed().await == Closed::ItsSide {
-                tokio::select! {
-                    () = sleep(HALF_CLOSED_MAX) => {}
-                    () = self.reset() => {}
-                }
+                self.has_been_heard().await;
             }
         };
         tokio::select! {
@@ -117,26 +122,28 @@ impl Caller {
             if let Some(answer) = reading.as_mut().now_or_never() {
                 return Ok(answer?);
             }
-            let closed = tokio::select! {
+            let mut closed = tokio::select! {
                 biased;
                 answer = &mut reading => return Ok(answer?),
                 closed = self.closed() => closed,
             };
+            if closed == Closed::ItsSide {
+                closed = tokio::select! {
+                    biased;
+                    answer = &mut reading => return Ok(answer?),
+                    // Boxed, since it is rare: otherwise every request would have to have room for it.
+                    closed = Box::pin(self.has_been_heard()) => closed,
+                };
+            }
             if closed == Closed::Both {
                 return Err(Problem::client_gone());
-            }
-            tokio::select! {
-                biased;
-                answer = &mut reading => return Ok(answer?),
-                () = self.reset() => return Err(Problem::client_gone()),
-                () = sleep(HALF_CLOSED_MAX) => {}
             }
         }
         let at_once = ReadOptions {
             timeout: Duration::ZERO,
             ..options
         };
-        // Boxed, since it is rare: otherwise every read would have to have room for two.
+        // Boxed as well.
         Ok(Box::pin(read(at_once)).await?)
     }
 }

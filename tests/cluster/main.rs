@@ -25,5 +25,6 @@ mod relay_tests;
 mod restore;
 mod risks;
 mod tls;
+mod waiting;
 
 use kit::{broker, guardian, node, process, readme, relay, vhost, wait};

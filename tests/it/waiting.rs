@@ -1,52 +1,19 @@
 //! Reads that wait, as clients meet them: what they cost others, and how they end with their clients.
 //!
-//! Invariant: the tokens are well-formed and of nobody's batch, so that these reads wait as long as they may.
+//! Invariant: whoever waits here waits for nothing that comes; every test ends long before their time is up.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use headcount::model::{Epoch, Partition, Token};
 use serde_json::json;
 
+use crate::kit::waiting::{TIMEOUT, reads, reset, send_all, token, waiting};
 use crate::node::{Node, PATIENCE, items};
-
-/// The longest that a read may wait.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A token of a batch that nobody ever made.
-fn token(partition: u16) -> Token {
-    Token {
-        epoch: Epoch(77),
-        sequences: [(Partition(partition), 5)].into(),
-    }
-}
-
-/// The paths of all reads, with a token.
-fn reads(token: &Token) -> [String; 4] {
-    let options = format!("after={token}&timeout_ms={}", TIMEOUT.as_millis());
-    [
-        format!("/items/a/count?{options}"),
-        format!("/items/a/ids/1?{options}"),
-        format!("/counts?tenant=a&{options}"),
-        format!("/tenants?{options}"),
-    ]
-}
-
-/// Sends a request and leaves its answer.
-fn send(node: &Node, path: &str) -> TcpStream {
-    let address = node.url().trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).expect("connected");
-    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    stream.write_all(head.as_bytes()).expect("sent");
-    stream
-}
 
 /// Sends `count` reads of all kinds that wait, and returns once they do.
 async fn send_waiting(node: &Node, count: usize) -> Vec<TcpStream> {
-    let paths = reads(&token(0));
-    let paths = paths.iter().cycle().take(count);
-    let sent = paths.map(|path| send(node, path)).collect();
+    let sent = send_all(node.url(), count);
     wait_for(node, count, PATIENCE).await;
     sent
 }
@@ -55,21 +22,13 @@ async fn send_waiting(node: &Node, count: usize) -> Vec<TcpStream> {
 async fn wait_for(node: &Node, count: usize, limit: Duration) {
     let deadline = Instant::now() + limit;
     loop {
-        let metrics = node.get("/metrics").await.text;
-        let gauge = "headcount_queries_waiting ";
-        let waiting = metrics.lines().find_map(|line| line.strip_prefix(gauge));
-        if waiting.unwrap_or("0") == count.to_string() {
+        let waiting = waiting(&node.get("/metrics").await.text);
+        if waiting == count {
             return;
         }
-        assert!(Instant::now() < deadline, "{waiting:?} wait, not {count}");
+        assert!(Instant::now() < deadline, "{waiting} wait, not {count}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-fn reset(stream: TcpStream) {
-    let at_once = Some(Duration::ZERO);
-    rustix::net::sockopt::set_socket_linger(&stream, at_once).expect("set");
-    drop(stream);
 }
 
 #[tokio::test]

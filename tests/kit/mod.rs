@@ -10,3 +10,4 @@ pub mod readme;
 pub mod relay;
 pub mod vhost;
 pub mod wait;
+pub mod waiting;
