@@ -20,6 +20,7 @@ mod meters;
 #[cfg(test)]
 mod patience_tests;
 mod peer;
+mod pending;
 mod progress;
 pub mod snapshot;
 mod step;

@@ -16,18 +16,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::meters::Meters;
+use super::pending::Pending;
 use super::progress::Progress;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
-use crate::log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
+use crate::log::{Delivered, Deliveries, Delivery, DeliveryError};
 use crate::model::{Batch, BatchId, ItemHash, Position, TenantName};
 use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether it still works while nothing is delivered.
 const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Items after which a commit is due however patient the log is.
-const COMMIT_ITEMS_MAX: usize = 1 << 16;
 
 /// Why a counter stopped before its log ended.
 #[derive(Debug, Error)]
@@ -151,48 +149,6 @@ pub struct CounterTask<S: Store, D: Deliveries> {
     /// One timer for all turns: setting one anew at each would wake the thread that keeps them.
     checks: Option<Interval>,
     meters: Meters,
-}
-
-/// What waits for a commit.
-struct Pending {
-    /// When the commit is due at the latest.
-    due: Instant,
-    /// The last delivery that the commit will hold.
-    up_to: DeliveryTag,
-    items: usize,
-    /// How often the log said that batches may have been lost.
-    losses: u64,
-    barriers: Vec<BatchId>,
-    /// When the youngest batch was sealed.
-    accepted_at_ms: Option<u64>,
-    redeliveries: u64,
-    forks: u64,
-    /// Whether any query may be covered by the commit: a loss is accepted, which may be of any batches, or the log said
-    /// something of the store.
-    concerns_all: bool,
-}
-
-impl Pending {
-    fn new(due: Instant) -> Self {
-        Self {
-            due,
-            up_to: DeliveryTag::default(),
-            items: 0,
-            losses: 0,
-            barriers: Vec::new(),
-            accepted_at_ms: None,
-            redeliveries: 0,
-            forks: 0,
-            concerns_all: false,
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        !self.barriers.is_empty()
-            || self.concerns_all
-            || self.items >= COMMIT_ITEMS_MAX
-            || self.due <= Instant::now()
-    }
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {

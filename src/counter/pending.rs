@@ -1,0 +1,55 @@
+//! What a counter has applied and not yet committed.
+//!
+//! Invariant: it is committed and acknowledged as a whole, or not at all.
+
+use tokio::time::Instant;
+
+use crate::log::DeliveryTag;
+use crate::model::BatchId;
+
+/// Items after which a commit is due however patient the log is.
+const COMMIT_ITEMS_MAX: usize = 1 << 16;
+
+/// What waits for a commit.
+pub(super) struct Pending {
+    /// When the commit is due at the latest.
+    pub due: Instant,
+    /// The last delivery that the commit will hold.
+    pub up_to: DeliveryTag,
+    pub items: usize,
+    /// How often the log said that batches may have been lost.
+    pub losses: u64,
+    pub barriers: Vec<BatchId>,
+    /// When the youngest batch was sealed.
+    pub accepted_at_ms: Option<u64>,
+    pub redeliveries: u64,
+    pub forks: u64,
+    /// Whether any query may be covered by the commit: a loss is accepted, which may be of any batches, or the log said
+    /// something of the store.
+    pub concerns_all: bool,
+}
+
+impl Pending {
+    /// Nothing yet, to be committed at `due`.
+    pub fn new(due: Instant) -> Self {
+        Self {
+            due,
+            up_to: DeliveryTag::default(),
+            items: 0,
+            losses: 0,
+            barriers: Vec::new(),
+            accepted_at_ms: None,
+            redeliveries: 0,
+            forks: 0,
+            concerns_all: false,
+        }
+    }
+
+    /// Whether the commit is due now.
+    pub fn is_due(&self) -> bool {
+        !self.barriers.is_empty()
+            || self.concerns_all
+            || self.items >= COMMIT_ITEMS_MAX
+            || self.due <= Instant::now()
+    }
+}
