@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing here needs a broker.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn message(node: &str, role: Role, name: &str) -> Message {
@@ -31,6 +33,37 @@ fn announcements_of_other_releases_are_read() {
         message("n", Role::Counter, "c1").announcement
     );
     assert_eq!(back.node, "n");
+}
+
+fn numbers() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(u64::MAX), any::<u64>()]
+}
+
+proptest! {
+    /// Whatever a node says of itself, the numbers' extremes included, is heard as it was said.
+    #[test]
+    fn announcements_survive_the_round_trip(
+        numbers in [numbers(), numbers(), numbers(), numbers(), numbers()],
+        flags: [bool; 2],
+        started: Option<bool>,
+        wire_version: u8,
+        name in "[a-z0-9-]{1,9}",
+        named in prop::collection::vec("[a-z0-9-]{1,9}", 0..3),
+    ) {
+        let [life, position_digest, tenants, items, lag_ms] = numbers;
+        let [complete, holds_position] = flags;
+        let said = message("n", Role::Counter, &name);
+        let announcement = Announcement {
+            version: "0".into(), url: "http://c1:3000".into(), life, position_digest, tenants, items, lag_ms,
+            complete, holds_position, started, wire_version, named, ..said.announcement
+        };
+        let said = Message { announcement, ..said };
+        let heard = read(&serde_json::to_vec(&said).expect("JSON")).expect("read");
+        prop_assert_eq!(&heard.announcement, &said.announcement);
+        let (mut nodes, now) = (Nodes::default(), Instant::now());
+        note(&mut nodes, heard, now, now);
+        prop_assert_eq!(&nodes["n"].announcement, &said.announcement);
+    }
 }
 
 /// Hears of counters, each by its node and name.
