@@ -1,8 +1,9 @@
 //! Queries for counts that are answered at once or shortly, grouped: what waits while one request is under way leaves
 //! together in the next.
 //!
-//! Invariant: one request at a time for each counter, so groups form under load and never by a timer; a group is
-//! bounded, and so is the queue. Whoever has gone is not asked for.
+//! Invariant: one request at a time for each lane, so groups form under load and never by a timer; a group is
+//! bounded, and so is the queue. Whoever has gone is not asked for. A group is answered as a whole: queries that may wait
+//! and those that must not take different lanes.
 
 use tokio::sync::{mpsc, oneshot};
 

@@ -96,7 +96,7 @@ pub struct TenantsAnswer {
     responses(
         (status = 200, description = "The tenant's count.", body = CountAnswer),
         (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn get_count(
@@ -145,7 +145,7 @@ pub(super) async fn count(
         (status = 200, description = "The tenants' counts, in the order asked for.", body = CountsAnswer),
         (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
         (status = 414, description = "The request line is longer than 64 KiB: ask in several requests."),
-        (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn get_counts(
@@ -194,7 +194,7 @@ pub async fn get_counts(
     responses(
         (status = 200, description = "A page of tenants.", body = TenantsAnswer),
         (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn get_tenants(

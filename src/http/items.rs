@@ -248,7 +248,7 @@ fn is_utf8(charset: &str) -> bool {
     responses(
         (status = 200, description = "Whether the item is counted.", body = ItemAnswer),
         (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No counter can answer in time.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn get_item(

@@ -48,11 +48,12 @@ async fn reads_that_wait_keep_no_other_from_its_answer_and_end_with_their_client
         let [path, ..] = reads(&token(0));
         let soon = path.replace(&TIMEOUT.as_millis().to_string(), "500");
         match cluster.get(0, &soon).await {
-            refused if refused.status == 503 => Ok(refused.assert_problem(503, "overloaded")),
+            refused if refused.status == 503 => Ok(refused),
             waited => Err(waited.text),
         }
     })
-    .await;
+    .await
+    .assert_problem(503, "overloaded");
     let after = format!("after={own}");
     for options in ["consistency=eventual", "", "consistency=strong", &after] {
         let asked = Instant::now();
