@@ -171,7 +171,7 @@ impl Supervisor {
             tracing::error!(
                 %task,
                 %how,
-                "a task ended that nobody had asked to end; the process stops, and a restart recovers"
+                "a task ended that nobody had asked to end; the process stops"
             );
             let replaces = replaces(state.unasked.as_ref(), &how);
             if replaces {
