@@ -5,10 +5,11 @@
 //! those that do.
 //!
 //! Every query first asks for what the counter has: a single item, a list or a whole position as a request of its own,
-//! counts in groups ([lane]). What is known to be covered goes in groups that are answered at once. Other counts go in
-//! groups of their own that may take a moment: a counter that commits patiently is given the time to do so. Only what is
-//! not covered then, and may wait, becomes a request that the counter answers when it covers it, and there are so many of
-//! those at most. What demands a barrier goes alone from the beginning.
+//! counts in groups ([lane]). What is known to be covered is asked for at once. Other queries give the counter a moment, in
+//! requests and groups of their own: one that commits patiently is asked for its commit by that. Only what is
+//! not covered then, and may wait, becomes a request that the counter answers when it covers it. There are so many of
+//! those at most; others wait here for a place, and ask again meanwhile, so that those that have one keep nobody from an
+//! answer that is there. What demands a barrier goes alone from the beginning.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +19,13 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
 use reqwest::Response;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::known::Known;
 use super::lane::{self, Lane};
 use super::node::{Address, Failure, NodeClient, Sent};
+use super::places::{MOMENT, Places};
 use super::{ClientError, cause};
 use crate::counter::exchange::{
     CONTAINS_PATH, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup, CountsQuery, LIST_PATH,
@@ -33,25 +35,10 @@ use crate::counter::{
     Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
     SnapshotStream, Status,
 };
-use crate::model::{ClusterSecret, CounterName, ItemHash, TenantName};
-use crate::telemetry;
+use crate::model::{ClusterSecret, CounterName, ItemHash, Requirement, TenantName};
 
 /// How much longer than it may wait a counter may take to answer.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
-
-/// How long a query may wait in its group, and keep the next group waiting: a commit that it has asked for takes less,
-/// and a request of its own costs more than that.
-const GROUP_WAIT: Duration = Duration::from_millis(10);
-
-/// Requests under way that are answered at once: single items, lists of tenants, whole positions; more wait for a place.
-const LOOK_UPS_MAX: usize = 64;
-
-/// Requests under way whose answers wait until they are covered; more are refused. Each has a connection.
-const WAITING_MAX: usize = 128;
-
-/// Requests under way that wait for barriers; more wait for a place. They don't stand behind the others: a counter that
-/// is not complete leaves those waiting, and can prove a barrier all the same.
-const PROVING_MAX: usize = 16;
 
 /// How long a request goes on when nobody waits for it any more, because another counter was faster: cut at once,
 /// it would cost its connection.
@@ -68,28 +55,8 @@ pub struct RemoteCounter {
     at_once: Lane,
     /// For the other counts.
     shortly: Lane,
-    look_ups: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    proving: Arc<Semaphore>,
+    places: Places,
     known: Mutex<Known>,
-}
-
-/// A place among requests that wait, shown as such.
-struct Waiting {
-    _place: OwnedSemaphorePermit,
-}
-
-impl Waiting {
-    fn new(place: OwnedSemaphorePermit) -> Self {
-        metrics::gauge!(telemetry::QUERIES_WAITING).increment(1.0);
-        Self { _place: place }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        metrics::gauge!(telemetry::QUERIES_WAITING).decrement(1.0);
-    }
 }
 
 impl RemoteCounter {
@@ -109,9 +76,7 @@ impl RemoteCounter {
             at_once: Lane::start(address.clone(), &client.supervisor),
             shortly: Lane::start(address.clone(), &client.supervisor),
             address,
-            look_ups: Arc::new(Semaphore::new(LOOK_UPS_MAX)),
-            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
-            proving: Arc::new(Semaphore::new(PROVING_MAX)),
+            places: Places::default(),
             known: Mutex::default(),
         })
     }
@@ -119,23 +84,34 @@ impl RemoteCounter {
     async fn counts_of(&self, query: CountsQuery) -> Result<Counts, Failure> {
         let deadline = deadline(&query.demand);
         if !query.demand.barriers.is_empty() {
-            let place = place(&self.proving, deadline).await?;
+            let place = self.places.proving(deadline).await?;
             return self.counts_alone(place, query, deadline).await;
         }
-        let early = match query.demand.whole_position {
-            true => {
-                let place = place(&self.look_ups, deadline).await?;
-                let at_once = Instant::now();
-                self.counts_alone(place, query.clone(), at_once).await
+        let early = || async {
+            if !query.demand.whole_position {
+                return self.counts_in_group(query.clone(), deadline).await;
             }
-            false => self.counts_in_group(query.clone(), deadline).await,
+            let is_known = self.is_known(&query.demand.requirement);
+            let (place, wait) = self.places.early(is_known, deadline).await?;
+            let until = Instant::now() + wait;
+            self.counts_alone(place, query.clone(), until).await
         };
-        if let Ok(counts) = &early {
-            self.known.lock().note(&counts.cover);
-        }
-        let late = |place| self.counts_alone(place, query, deadline);
-        self.or_wait(early, deadline, |counts| &counts.cover, late)
+        let late = |place| self.counts_alone(place, query.clone(), deadline);
+        let is_full = |counts: &Counts| self.note(&counts.cover);
+        self.places
+            .early_or_late(deadline, is_full, early, late)
             .await
+    }
+
+    /// Whether earlier answers told that this is covered.
+    fn is_known(&self, requirement: &Requirement) -> bool {
+        self.known.lock().covers(requirement)
+    }
+
+    /// Takes note of an answer's cover; says whether it covers what it must.
+    fn note(&self, cover: &Cover) -> bool {
+        self.known.lock().note(cover);
+        cover.is_full()
     }
 
     async fn counts_in_group(
@@ -144,14 +120,14 @@ impl RemoteCounter {
         deadline: Instant,
     ) -> Result<Counts, Failure> {
         let demand = &mut query.demand;
-        let is_known = self.known.lock().covers(&demand.requirement);
+        let is_known = self.is_known(&demand.requirement);
         let lane = match is_known || demand.wait.is_zero() {
             true => {
                 demand.wait = Duration::ZERO;
                 &self.at_once
             }
             false => {
-                demand.wait = demand.wait.min(GROUP_WAIT);
+                demand.wait = demand.wait.min(MOMENT);
                 &self.shortly
             }
         };
@@ -180,45 +156,24 @@ impl RemoteCounter {
     async fn look_up<A: Message + Send + 'static>(
         &self,
         path: &'static str,
+        requirement: &Requirement,
         deadline: Instant,
         cover: impl Fn(&A) -> &Cover,
         body: impl Fn(Duration) -> Vec<u8>,
     ) -> Result<A, Failure> {
-        let place = place(&self.look_ups, deadline).await?;
-        let at_once = Duration::ZERO;
-        let early = self.alone(place, at_once, path, body(at_once)).await;
+        let early = || async {
+            let is_known = self.is_known(requirement);
+            let (place, wait) = self.places.early(is_known, deadline).await?;
+            self.alone(place, wait, path, body(wait)).await
+        };
         let late = |place| {
             let wait = deadline.saturating_duration_since(Instant::now());
             self.alone(place, wait, path, body(wait))
         };
-        self.or_wait(early, deadline, cover, late).await
-    }
-
-    /// The early answer, if it covers what it must or nothing may wait any more; otherwise the late one, for which there
-    /// must be a place among those that wait.
-    async fn or_wait<A, F: Future<Output = Result<A, Failure>>>(
-        &self,
-        early: Result<A, Failure>,
-        deadline: Instant,
-        cover: impl Fn(&A) -> &Cover,
-        late: impl FnOnce(Waiting) -> F,
-    ) -> Result<A, Failure> {
-        let may_wait = Instant::now() < deadline;
-        let early = match early {
-            Ok(answer) if !may_wait || cover(&answer).is_full() => return Ok(answer),
-            Ok(answer) => Some(answer),
-            Err(Failure::TimedOut) if may_wait => None,
-            Err(failure) => return Err(failure),
-        };
-        let busy = || Failure::Answer(QueryError::Busy);
-        let place = Arc::clone(&self.waiting).try_acquire_owned();
-        let place = place.map_err(|_| busy())?;
-        match (late(Waiting::new(place)).await, early) {
-            // It was answered before its time was up, so it has not had what it may have: an answer.
-            (Err(Failure::Answer(QueryError::Busy)), _) => Err(busy()),
-            (Err(_), Some(early)) => Ok(early),
-            (late, _) => late,
-        }
+        let is_full = |answer: &A| self.note(cover(answer));
+        self.places
+            .early_or_late(deadline, is_full, early, late)
+            .await
     }
 
     /// Sends one request, whose place is free again when it has ended.
@@ -244,14 +199,6 @@ impl RemoteCounter {
             .await
             .unwrap_or_else(|_| Err(Failure::unreachable("the asking has ended")))
     }
-}
-
-/// A place in `room` for a query that has until `deadline`.
-async fn place(room: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
-    timeout_at(deadline + ANSWER_GRACE, Arc::clone(room).acquire_owned())
-        .await
-        .map_err(|_| Failure::unreachable("too many queries wait for it"))?
-        .map_err(|_| Failure::TimedOut)
 }
 
 /// Until when a counter may wait, as far as one request can.
@@ -292,7 +239,10 @@ impl Queries for RemoteCounter {
                 query.encode()
             };
             let cover: fn(&Membership) -> &Cover = |membership| &membership.cover;
-            Ok(self.look_up(CONTAINS_PATH, deadline, cover, body).await?)
+            let required = &demand.requirement;
+            Ok(self
+                .look_up(CONTAINS_PATH, required, deadline, cover, body)
+                .await?)
         }
         .boxed()
     }
@@ -314,7 +264,10 @@ impl Queries for RemoteCounter {
                 ListingQuery { list, demand }.encode()
             };
             let cover: fn(&Listing) -> &Cover = |listing| &listing.cover;
-            let listing = self.look_up(LIST_PATH, deadline, cover, body).await?;
+            let required = &demand.requirement;
+            let listing = self
+                .look_up(LIST_PATH, required, deadline, cover, body)
+                .await?;
             if listing.tenants.len() > limit {
                 return Err(QueryError::Unreachable("it lists more than asked".into()));
             }

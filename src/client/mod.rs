@@ -7,6 +7,7 @@ mod known;
 mod lane;
 mod loss;
 mod node;
+mod places;
 mod public;
 #[cfg(test)]
 mod told;

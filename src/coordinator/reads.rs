@@ -184,7 +184,13 @@ impl Coordinator {
             )
             .await;
         let answers = match gathered.answers {
-            none if none.is_empty() && gathered.busy => return Err(ReadError::TooManyWaiting),
+            none if none.is_empty() && gathered.busy => {
+                // Else a requirement that nobody can meet would never be doubted while others fill all places.
+                if floor.is_some() && options.after.is_none() {
+                    session.note_exact(false);
+                }
+                return Err(ReadError::TooManyWaiting);
+            }
             none if none.is_empty() => return Err(ReadError::NoCounter),
             answers => answers,
         };

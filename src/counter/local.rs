@@ -2,7 +2,9 @@
 //!
 //! Invariant: it only reads its store's last commit; it never waits for the task that writes.
 
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -31,6 +33,9 @@ pub struct LocalCounter<R> {
 
 /// Items looked up on disk at once, each on a thread; more wait for a place.
 const LOOK_UPS_MAX: usize = 64;
+
+/// The longest wait for such a place: who waits keeps files of the store from being removed.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<R: StoreReader> LocalCounter<R> {
     pub(super) fn new(name: String, life: u64, reader: R, progress: Watching) -> Self {
@@ -147,13 +152,16 @@ impl<R: StoreReader> LocalCounter<R> {
         .map_or(Lack::Completeness, Lack::Batch)
     }
 
-    /// Finishes a look-up; the error says why the store can't be read.
-    async fn finish(&self, look_up: LookUp) -> Result<bool, String> {
+    /// Finishes a look-up.
+    async fn finish(&self, look_up: LookUp) -> Result<bool, QueryError> {
+        let unreadable = |error: &dyn Display| QueryError::Store(error.to_string());
         let on_disk = match look_up {
             LookUp::Known(is_in) => return Ok(is_in),
             on_disk => on_disk,
         };
-        let place = Arc::clone(&self.look_ups).acquire_owned().await;
+        let waited =
+            tokio::time::timeout(LOOK_UP_TIMEOUT, Arc::clone(&self.look_ups).acquire_owned());
+        let place = waited.await.map_err(|_| QueryError::Busy)?;
         // The seen-set reads from disk, which must not hold up this thread's other requests.
         let looked_up = tokio::task::spawn_blocking(move || {
             let _place = place;
@@ -161,8 +169,8 @@ impl<R: StoreReader> LocalCounter<R> {
         });
         looked_up
             .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())
+            .map_err(|error| unreadable(&error))?
+            .map_err(|error| unreadable(&error))
     }
 
     fn cover(&self, cut: &Cut, demand: &Demand) -> Cover {
@@ -216,7 +224,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             // takes: an item of a later one would be shown though no later read has to cover it, and go again.
             let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
             let (cover, look_up) = self.answer(demand, read).await?;
-            let counted = self.finish(look_up).await.map_err(QueryError::Store)?;
+            let counted = self.finish(look_up).await?;
             Ok(Membership { cover, counted })
         }
         .boxed()
