@@ -59,6 +59,13 @@ impl BrokerError {
         missing(refusal.get_id(), refusal.get_message().as_str())
     }
 
+    /// Whether the broker says of what was asked for that it is there, and can't be reached for now.
+    pub fn is_out_of_reach(&self) -> bool {
+        self.refusal().is_some_and(|refusal| {
+            is_out_of_reach(refusal.get_id(), refusal.get_message().as_str())
+        })
+    }
+
     fn refusal(&self) -> Option<&AMQPError> {
         match self {
             Self::Lapin(error) => match error.kind() {
@@ -90,6 +97,11 @@ fn missing(code: u16, text: &str) -> Option<Missing> {
     } else {
         None
     }
+}
+
+/// Whether a refusal says of what was asked for that it is there, and can't be reached for now.
+fn is_out_of_reach(code: u16, text: &str) -> bool {
+    code == NOT_FOUND && missing(code, text).is_none()
 }
 
 /// Runs one operation on the broker within [`OPERATION_TIMEOUT`].
@@ -286,10 +298,19 @@ mod tests {
             "",
         ] {
             assert_eq!(missing(404, passing), None, "{passing}");
+            assert!(is_out_of_reach(404, passing), "{passing}");
         }
         // A name may hold what other answers say.
         let named = "NOT_FOUND - no queue 'is down or inaccessible due to timeout' in vhost '/'";
         assert_eq!(missing(404, named), Some(Missing::Queue));
+        for (code, text) in [
+            (404, queue),
+            (404, exchange),
+            (406, queue),
+            (320, "vhost is down"),
+        ] {
+            assert!(!is_out_of_reach(code, text), "{text}");
+        }
         assert_eq!(missing(406, queue), None);
         assert_eq!(BrokerError::Timeout(OPERATION_TIMEOUT).missing(), None);
     }

@@ -160,6 +160,9 @@ impl Session {
                 return false;
             }
             Some(End::Broken(error)) => {
+                // The queue is there, then: what ended its consumer was its process. Should it be deleted after all, a look
+                // finds that it is missing, or the word of whoever made another.
+                self.cancelled &= !error.is_out_of_reach();
                 tracing::warn!(%error, counter = %self.name, "the broker did not do as asked; once more");
             }
             Some(End::Lost) => {
