@@ -131,7 +131,8 @@ impl Coordinator {
     }
 
     /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter whose answers
-    /// always come second is known to hold the floor too, so that reads need not carry it.
+    /// always come second is known to hold the floor too, so that reads need not carry it. One that takes nothing more
+    /// from its queue is known by that, so that reads which ask for nothing don't go to it first.
     pub(super) async fn look_around(&self, timeout: Duration) {
         let roll = self.inner.members.roll();
         let floor = self.inner.session.floor();
@@ -139,7 +140,8 @@ impl Coordinator {
             let floor = floor.as_deref();
             self.ask_above(member, floor, Demand::default(), &counts_of_nobody)
         };
-        self.ask_all(&roll, timeout, ask, |_| false).await;
+        let statuses = futures_util::future::join_all(roll.members().map(Member::status));
+        tokio::join!(self.ask_all(&roll, timeout, ask, |_| false), statuses);
     }
 
     /// Stops the coordinator when a counter holds more of its epoch than it ever handed to the log.

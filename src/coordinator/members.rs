@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -60,6 +61,8 @@ pub(super) struct Member {
     pub name: String,
     pub queries: Arc<dyn Queries>,
     known: Mutex<Option<Known>>,
+    /// Whether it said that it takes nothing more from its queue.
+    halted: AtomicBool,
 }
 
 impl Member {
@@ -68,6 +71,7 @@ impl Member {
             name,
             queries,
             known: Mutex::new(None),
+            halted: AtomicBool::new(false),
         }
     }
 
@@ -78,6 +82,21 @@ impl Member {
 
     pub fn note(&self, known: Known) {
         *self.known.lock() = Some(known);
+    }
+
+    /// What it says of itself, within a time.
+    pub async fn status(&self) -> Result<Status, QueryError> {
+        let status = tokio::time::timeout(STATUS_TIMEOUT, self.queries.status())
+            .await
+            .unwrap_or_else(|_| Err(unreachable("it does not answer")))?;
+        let is_halted = status.problem.is_some();
+        self.halted.store(is_halted, Ordering::Relaxed);
+        Ok(status)
+    }
+
+    /// Whether it falls behind for as long as it lives.
+    pub fn is_halted(&self) -> bool {
+        self.halted.load(Ordering::Relaxed)
     }
 
     /// Notes that `life` is over: in the next one the counter may hold less.
@@ -180,9 +199,7 @@ impl Coordinator {
             let member = roll.present.get(name);
             async move {
                 let status = match member {
-                    Some(member) => tokio::time::timeout(STATUS_TIMEOUT, member.queries.status())
-                        .await
-                        .unwrap_or_else(|_| Err(unreachable("it does not answer"))),
+                    Some(member) => member.status().await,
                     None => Err(unreachable("it has not been seen yet")),
                 };
                 let heard = self.inner.members.hearsay.lock().get(name).cloned();

@@ -29,14 +29,12 @@ const OTHERS_AFTER: Duration = Duration::from_millis(20);
 pub(super) struct Nearest(Mutex<Option<String>>);
 
 impl Nearest {
-    /// The counters of a roll, this one first.
+    /// The counters of a roll, this one first; those that fall behind for as long as they live come last.
     fn first_of<'a>(&self, roll: &'a Roll) -> Vec<&'a Member> {
         let mut members: Vec<&Member> = roll.members().collect();
         let nearest = self.0.lock();
-        let is_nearest = |member: &&Member| Some(&member.name) == nearest.as_ref();
-        if let Some(at) = members.iter().position(is_nearest) {
-            members.swap(0, at);
-        }
+        let is_first = |member: &Member| Some(&member.name) == nearest.as_ref();
+        members.sort_by_key(|member| (member.is_halted(), !is_first(member)));
         members
     }
 

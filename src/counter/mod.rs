@@ -121,7 +121,7 @@ pub struct Listing {
 }
 
 /// What a counter says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Its name.
     pub name: String,

@@ -50,6 +50,8 @@ struct Inside {
     counts: BTreeMap<String, u64>,
     complete: bool,
     mode: Mode,
+    /// Why it takes nothing more from its queue.
+    problem: Option<String>,
     /// How often it was asked for a tenant's count.
     asked: u64,
 }
@@ -68,6 +70,7 @@ impl Scripted {
             counts: BTreeMap::new(),
             complete: true,
             mode: Mode::Answers,
+            problem: None,
             asked: 0,
         };
         Self(Arc::new(Mutex::new(inside)), name.to_owned())
@@ -199,7 +202,12 @@ impl Queries for Scripted {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>> {
-        std::future::ready(Err(QueryError::Unreachable("not scripted".into()))).boxed()
+        let problem = self.0.lock().problem.clone();
+        std::future::ready(Ok(Status {
+            problem,
+            ..Status::default()
+        }))
+        .boxed()
     }
 }
 

@@ -49,6 +49,25 @@ async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
     assert_eq!(world.count(Consistency::Eventual).await, Ok((0, false)));
 }
 
+/// It answers at once, with what it had when it stopped: enough for a read that asks for nothing.
+#[tokio::test]
+async fn a_counter_that_takes_nothing_more_is_asked_last() {
+    let world = World::new(3);
+    world.start().await;
+    world.post(1).await;
+    assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
+    assert_eq!(world.asked(), [1, 0, 0]);
+    world.counters[0].0.lock().problem = Some("a batch can't be read".into());
+    world.reach(&[1, 2]);
+    world.post(2).await;
+    world.coordinator.look_around(Duration::from_secs(5)).await;
+    assert_eq!(world.count(Consistency::Eventual).await, Ok((2, false)));
+    assert_eq!(world.asked(), [0, 1, 0]);
+    world.counters[1].set(Mode::Gone);
+    world.counters[2].set(Mode::Gone);
+    assert_eq!(world.count(Consistency::Eventual).await, Ok((1, false)));
+}
+
 #[tokio::test]
 async fn one_counter_is_asked_until_it_is_slow_or_gone() {
     let world = World::new(3);
