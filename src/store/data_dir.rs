@@ -90,7 +90,7 @@ impl DataDir {
     /// [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be read,
     /// [`StoreError::Displaced`] when its path comes to name something else meanwhile, and [`StoreError::Io`].
     pub fn open(path: &Path, expected: &Belonging) -> Result<Self, StoreError> {
-        if expected.adopt && !path.join(IDENTITY).is_file() {
+        if expected.adopt && !has_identity(path)? {
             let detail = "there is no data of Headcount in it to adopt; is it the right folder? \
                           To start with an empty one, leave out --adopt";
             return Err(foreign(path, detail));
@@ -209,7 +209,19 @@ impl ReadOnlyDir {
 }
 
 fn open_ours(path: &Path, access: Access) -> Result<Folder, StoreError> {
-    if !path.join(IDENTITY).is_file() {
+/// Whether somebody's data is there; an error where that can't be seen.
+fn has_identity(path: &Path) -> Result<bool, StoreError> {
+    let identity = path.join(IDENTITY);
+    match std::fs::metadata(&identity) {
+        Ok(found) => Ok(found.is_file()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(false),
+            _ => Err(failed("look for", &identity)(error)),
+        },
+    }
+}
+
+    if !has_identity(path)? {
         return Err(foreign(path, "there is no data of Headcount in it"));
     }
     Folder::open(path, access).map_err(failed("open folder", path))

@@ -244,3 +244,26 @@ async fn verify_makes_no_store() {
     assert!(refused.stderr.contains("MANIFEST"), "{}", refused.stderr);
     assert_eq!(contents(&empty), before);
 }
+
+#[tokio::test]
+async fn verify_says_that_it_may_not_look() {
+    let (mut node, parent) = node_with_items().await;
+    node.kill();
+    let closed = parent.path().join("closed");
+    fs::create_dir(&closed).expect("made");
+    fs::rename(node.data_dir(), closed.join("data")).expect("moved");
+    allow(parent.path(), 0o755);
+    let mut verify = as_a_reader(parent.path());
+    for folder in [closed.clone(), closed.join("data")] {
+        allow(&folder, 0o000);
+        verify
+            .args(["verify", "--data-dir"])
+            .arg(closed.join("data"));
+        let output = verify.output().expect("ran");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("Permission denied"), "{told}");
+        allow(&folder, 0o755);
+        verify = as_a_reader(parent.path());
+    }
+}
