@@ -1,13 +1,13 @@
 //! A folder of the operating system, held open.
 //!
 //! Invariant: whatever is done in it is done through its descriptor, so it stays the folder that was opened whatever its
-//! path comes to name; the path is for messages.
+//! path comes to name; the path is for messages, and for a look whether it still leads here.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
@@ -22,6 +22,7 @@ const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 #[derive(Debug)]
 pub(crate) struct Folder {
     descriptor: File,
+    /// Absolute; see [`place`].
     path: PathBuf,
     access: Access,
 }
@@ -40,23 +41,21 @@ impl Folder {
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         Ok(Self {
             descriptor: open_folder(CWD, path)?,
-            path: path.to_owned(),
+            path: place(path)?,
             access,
         })
     }
 
     /// Opens a folder, and makes it and those above it where they are missing.
     pub(crate) fn open_or_make(path: &Path) -> io::Result<Self> {
-        let absolute = std::path::absolute(path)?;
+        let absolute = place(path)?;
         for start in absolute.ancestors() {
             let found = match Self::open(start, Access::Full) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 found => found?,
             };
             let missing = absolute.strip_prefix(start).unwrap_or(Path::new(""));
-            let folder = enter_or_make(found, missing.iter())?;
-            let path = path.to_owned();
-            return Ok(Self { path, ..folder });
+            return enter_or_make(found, missing.iter());
         }
         Err(io::ErrorKind::NotFound.into())
     }
@@ -84,6 +83,30 @@ impl Folder {
             Access::ReadOnly => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
         }
     }
+}
+
+/// The absolute path of `path`, with as few folders in it as lead there: a relative one that leaves the working folder by
+/// `..` does not need that any more. Links are left as they are, so that one that is changed leads elsewhere.
+fn place(path: &Path) -> io::Result<PathBuf> {
+    if path.is_absolute() {
+        return std::path::absolute(path);
+    }
+    // The system names the working folder without links, so that what is above it is one name less.
+    let mut place = std::env::current_dir()?;
+    let mut is_leaving = true;
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if is_leaving => {
+                place.pop();
+            }
+            other => {
+                is_leaving = false;
+                place.push(other);
+            }
+        }
+    }
+    Ok(place)
 }
 
 fn open_folder(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<File> {

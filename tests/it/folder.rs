@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -142,6 +142,44 @@ async fn nothing_is_acknowledged_once_the_journal_is_deleted() {
             assert!(!is_acknowledged(&node).await);
         }
         assert_stops(&mut node);
+    }
+}
+
+/// What is left where a relative path began does not matter; what it led to does.
+#[tokio::test]
+async fn a_relative_path_is_resolved_once() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let path = parent.path().canonicalize().expect("there");
+    let working = path.join("working");
+    fs::create_dir(&working).expect("made");
+    let log = path.join("log");
+    let mut node = Node::start_from(&working, Path::new("../data"), &log);
+    fs::remove_dir(&working).expect("removed");
+    assert!(is_acknowledged(&node).await);
+    fs::rename(path.join("data"), path.join("moved")).expect("moved");
+    assert!(!is_acknowledged(&node).await);
+    assert_eq!(node.wait().code(), Some(1));
+    let log = fs::read_to_string(log).expect("a log");
+    let told = format!("{}: the folder, one above it", path.join("data").display());
+    assert!(log.contains(&told), "{log}");
+}
+
+/// Whether the last name of its path is the link or one above.
+#[tokio::test]
+async fn a_link_that_leads_elsewhere_stops_a_process() {
+    for (target, data_dir) in [("a/data", "link"), ("a", "link/data")] {
+        let parent = tempfile::tempdir().expect("a folder");
+        let link = parent.path().join("link");
+        fs::create_dir_all(parent.path().join("a/data")).expect("made");
+        fs::create_dir_all(parent.path().join("b/data")).expect("made");
+        symlink(target, &link).expect("linked");
+        let log = parent.path().join("log");
+        let mut node = Node::start_from(parent.path(), Path::new(data_dir), &log);
+        assert!(is_acknowledged(&node).await);
+        fs::remove_file(&link).expect("removed");
+        symlink(target.replacen('a', "b", 1), &link).expect("linked");
+        assert!(!is_acknowledged(&node).await, "{data_dir}");
+        assert_eq!(node.wait().code(), Some(1), "{data_dir}");
     }
 }
 

@@ -74,6 +74,14 @@ impl Node {
         Self::spawn(command, data_dir, &[])
     }
 
+    /// Starts a node from a working folder, from where `data_dir` is found. Its log goes to the file `log`.
+    pub fn start_from(working: &Path, data_dir: &Path, log: &Path) -> Self {
+        let mut command = headcount();
+        let log = std::fs::File::create(log).expect("a file");
+        command.stderr(log).current_dir(working);
+        Self::spawn(command, data_dir, &[])
+    }
+
     /// The log of a node made by [`Self::start_logged`].
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.data_dir)).expect("a log")
