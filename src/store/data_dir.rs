@@ -8,7 +8,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::model::Partitioning;
 
@@ -70,7 +70,7 @@ pub struct Identity {
 pub struct DataDir {
     folder: Arc<Folder>,
     identity: Identity,
-    hold: Hold,
+    hold: Arc<Hold>,
 }
 
 /// A data folder that is only read, and may be a copy that can't be written. No process writes it as long as this value
@@ -102,7 +102,7 @@ impl DataDir {
         if is_new {
             refuse_strangers(path, &names)?;
         }
-        let hold = Hold::take(&folder)?;
+        let hold = Arc::new(Hold::take(&folder)?);
         let mut identity = if is_new && !files.names()?.iter().any(|name| name == IDENTITY) {
             let identity = Identity {
                 cluster: expected.cluster.map_or_else(random_cluster, Ok)?,
@@ -136,7 +136,7 @@ impl DataDir {
     /// [`StoreError::Foreign`] when it is none, and those of [`Self::open`].
     pub fn open_existing(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(open_ours(path, Access::Full)?);
-        let hold = Hold::take(&folder)?;
+        let hold = Arc::new(Hold::take(&folder)?);
         let files: &dyn Files = &*folder;
         let identity = Identity::read(&files.open_file(IDENTITY)?)?;
         Ok(Self {
@@ -151,9 +151,9 @@ impl DataDir {
         Arc::clone(&self.folder) as Arc<dyn Files>
     }
 
-    /// Looks whether its path still leads to it, and to its lock.
-    pub(super) fn look(&self) -> Result<(), StoreError> {
-        self.hold.look()
+    /// What keeps it for this process, as long as this value lives.
+    pub(super) fn hold(&self) -> Weak<Hold> {
+        Arc::downgrade(&self.hold)
     }
 
     /// Whether the last look is so long ago that another is due.
@@ -166,6 +166,7 @@ impl DataDir {
         if std::mem::replace(&mut self.identity.store_made, true) {
             return Ok(());
         }
+        self.hold.look()?;
         let files: &dyn Files = &*self.folder;
         files.replace(IDENTITY, &self.identity.encode(files.folder())?)
     }
@@ -208,7 +209,6 @@ impl ReadOnlyDir {
     }
 }
 
-fn open_ours(path: &Path, access: Access) -> Result<Folder, StoreError> {
 /// Whether somebody's data is there; an error where that can't be seen.
 fn has_identity(path: &Path) -> Result<bool, StoreError> {
     let identity = path.join(IDENTITY);
@@ -221,6 +221,7 @@ fn has_identity(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
+fn open_ours(path: &Path, access: Access) -> Result<Folder, StoreError> {
     if !has_identity(path)? {
         return Err(foreign(path, "there is no data of Headcount in it"));
     }

@@ -21,8 +21,16 @@ pub(crate) trait RawFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// The length, in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Whether it has a name still. A file without one is gone once it is closed.
-    fn is_linked(&self) -> io::Result<bool>;
+    /// Which file it is.
+    fn id(&self) -> io::Result<FileId>;
+}
+
+/// Which file or folder something is: equal only for two names of the same one. On some file systems it changes while
+/// the file is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) number: u64,
 }
 
 /// The files of one folder.
@@ -42,6 +50,8 @@ pub(crate) trait Files: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// The names in the folder, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
+    /// Which file the name stands for.
+    fn id_of(&self, name: &str) -> io::Result<FileId>;
     /// Makes all changes of names so far survive a crash of the machine.
     fn sync_dir(&self) -> io::Result<()>;
 }
@@ -148,6 +158,37 @@ impl dyn Files {
             .map_err(|source| self.failed("remove", name, source))
     }
 
+    /// Refuses a name that does not stand for `file`, which was `known` when it was opened: what is written to the file
+    /// is not found by the name.
+    pub(crate) fn check_name(
+        &self,
+        name: &str,
+        file: &DiskFile,
+        known: FileId,
+    ) -> Result<(), StoreError> {
+        let is_same = match self.id_of(name) {
+            Ok(found) if found == known => return Ok(()),
+            // Its number may have changed; then that of the name has, too.
+            Ok(_) => {
+                let id = file.id()?;
+                self.id_of(name).map(|found| found == id)
+            }
+            Err(error) => Err(error),
+        };
+        let what = match is_same {
+            Ok(true) => return Ok(()),
+            Ok(false) => "another file has taken its place",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                "the file was moved or deleted"
+            }
+            Err(source) => return Err(self.failed("look at", name, source)),
+        };
+        Err(StoreError::Displaced {
+            path: self.path(name),
+            what: what.to_owned(),
+        })
+    }
+
     /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content or the new.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let temporary = format!("{name}{TEMPORARY}");
@@ -208,16 +249,10 @@ impl DiskFile {
         self.named("read the length of", len)
     }
 
-    /// Refuses a file without a name: what is written to it goes with it.
-    pub(crate) fn check_link(&self) -> Result<(), StoreError> {
-        let is_linked = self.raw.is_linked();
-        match self.named("look at", is_linked)? {
-            true => Ok(()),
-            false => Err(StoreError::Displaced {
-                path: self.path.clone(),
-                what: "the file was deleted".to_owned(),
-            }),
-        }
+    /// Which file it is.
+    pub(crate) fn id(&self) -> Result<FileId, StoreError> {
+        let id = self.raw.id();
+        self.named("look at", id)
     }
 
     /// An error that says the file is not as it was written.

@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::files::{Files, Nested, RawFile, enter_or_make};
+use super::files::{FileId, Files, Nested, RawFile, enter_or_make};
 
 /// Nobody but the owner has a business in a data folder: tenants' names are in it.
 const FOLDER_MODE: Mode = Mode::RWXU;
@@ -115,6 +115,15 @@ fn open_folder(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<File> {
     Ok(retry_on_intr(open)?.into())
 }
 
+impl FileId {
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            number: metadata.ino(),
+        }
+    }
+}
+
 impl RawFile for File {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         FileExt::read_exact_at(self, bytes, offset)
@@ -132,8 +141,8 @@ impl RawFile for File {
         Ok(self.metadata()?.len())
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        Ok(self.metadata()?.nlink() > 0)
+    fn id(&self) -> io::Result<FileId> {
+        Ok(FileId::of(&self.metadata()?))
     }
 }
 
@@ -175,6 +184,14 @@ impl Files for Folder {
             }
         }
         Ok(names)
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        let found = statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileId {
+            device: found.st_dev,
+            number: found.st_ino,
+        })
     }
 
     fn sync_dir(&self) -> io::Result<()> {

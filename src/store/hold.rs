@@ -21,40 +21,23 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::files::Files;
+use super::files::{FileId, Files};
 use super::folder::Folder;
 
 /// The file that is locked.
 pub(super) const LOCK: &str = "LOCK";
 
-/// How old a look at the folder itself may be; `LOCK` is looked at whenever somebody asks for a look.
+/// How old the last look may be where nothing is committed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Bytes of the random number that `LOCK` holds once it had to prove itself.
 const NONCE_BYTES: usize = 16;
-
-/// Which file something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    number: u64,
-}
-
-impl FileId {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            number: metadata.ino(),
-        }
-    }
-}
 
 /// What the path named when it was looked at last.
 #[derive(Debug)]
 struct Looked {
     lock: FileId,
     folder: FileId,
-    /// When both were looked at.
     at: Instant,
 }
 
@@ -64,11 +47,9 @@ pub(super) struct Hold {
     lock: File,
     /// None where the file system does not lock folders.
     _folder: Option<File>,
-    /// The folder, for messages.
-    path: PathBuf,
     /// Where the folder and its `LOCK` must be found.
-    folder_place: PathBuf,
-    lock_place: PathBuf,
+    path: PathBuf,
+    lock_path: PathBuf,
     looked: Mutex<Looked>,
 }
 
@@ -86,48 +67,39 @@ impl Hold {
         let lock = lock.map_err(failed("open", &lock_path))?;
         locked(lock.try_lock(), &path, &lock_path)?;
         let itself = lock_itself(folder, File::try_lock)?;
-        let folder_place = std::path::absolute(&path).map_err(failed("find", &path))?;
         let of_lock = lock.metadata().map_err(failed("look at", &lock_path))?;
         let of_folder = folder.metadata().map_err(failed("look at", &path))?;
         let hold = Self {
             lock,
             _folder: itself,
             path,
-            lock_place: folder_place.join(LOCK),
-            folder_place,
+            lock_path,
             looked: Mutex::new(Looked {
                 lock: FileId::of(&of_lock),
                 folder: FileId::of(&of_folder),
                 at: Instant::now(),
             }),
         };
-        hold.look_at_both(&mut hold.looked.lock())?;
+        hold.look()?;
         Ok(hold)
     }
 
-    /// Looks whether the path still leads here: to `LOCK` now, to the folder itself not more than
-    /// [`LOOK_INTERVAL`] ago. It costs about a microsecond where the system has the path in memory.
+    /// Looks whether the path still leads here: to `LOCK`, and to the folder itself. It costs about a microsecond where
+    /// the system has the path in memory.
     ///
     /// # Errors
     /// [`StoreError::Displaced`] when it does not.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         let mut looked = self.looked.lock();
-        if looked.at.elapsed() < LOOK_INTERVAL {
-            return self.look_at(&self.lock_place, &mut looked.lock);
-        }
-        self.look_at_both(&mut looked)
-    }
-
-    /// Whether nobody has looked at both for as long as [`LOOK_INTERVAL`].
-    pub(super) fn is_look_due(&self) -> bool {
-        self.looked.lock().at.elapsed() >= LOOK_INTERVAL
-    }
-
-    fn look_at_both(&self, looked: &mut Looked) -> Result<(), StoreError> {
-        self.look_at(&self.lock_place, &mut looked.lock)?;
-        self.look_at(&self.folder_place, &mut looked.folder)?;
+        self.look_at(&self.lock_path, &mut looked.lock)?;
+        self.look_at(&self.path, &mut looked.folder)?;
         looked.at = Instant::now();
         Ok(())
+    }
+
+    /// Whether nobody has looked for as long as [`LOOK_INTERVAL`].
+    pub(super) fn is_look_due(&self) -> bool {
+        self.looked.lock().at.elapsed() >= LOOK_INTERVAL
     }
 
     fn look_at(&self, place: &Path, known: &mut FileId) -> Result<(), StoreError> {
@@ -160,16 +132,16 @@ impl Hold {
     /// Whether the path leads to a file that shows what is written into ours, and that has no other name: a copy does not
     /// show it, and a folder of links to our files is not ours.
     fn shows_nonce(&self) -> io::Result<bool> {
+        let found = fs::metadata(&self.lock_path)?;
+        if !found.is_file() || found.nlink() != 1 {
+            return Ok(false);
+        }
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
         self.lock.write_all_at(&nonce, 0)?;
         self.lock.sync_data()?;
-        let found = fs::metadata(&self.lock_place)?;
-        if !found.is_file() || found.nlink() != 1 {
-            return Ok(false);
-        }
         let mut shown = [0; NONCE_BYTES];
-        match File::open(&self.lock_place)?.read_exact_at(&mut shown, 0) {
+        match File::open(&self.lock_path)?.read_exact_at(&mut shown, 0) {
             Ok(()) => Ok(shown == nonce),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(error),

@@ -23,15 +23,9 @@ fn take_lock_only(path: &Path) -> Hold {
     hold
 }
 
-/// A look that is due.
-fn look(hold: &Hold) -> Result<(), StoreError> {
-    let mut looked = hold.looked.lock();
-    hold.look_at_both(&mut looked)
-}
-
 #[track_caller]
 fn assert_displaced(hold: &Hold, what: &str) {
-    for done in [look(hold), look(hold)] {
+    for done in [hold.look(), hold.look()] {
         match done {
             Err(StoreError::Displaced { what: its, .. }) => assert!(its.contains(what), "{its}"),
             other => panic!("{other:?}"),
@@ -56,7 +50,7 @@ fn copy(from: &Path, to: &Path, how: fn(&Path, &Path)) {
 fn the_folder_is_locked_without_its_lock() {
     let (_parent, path) = folder();
     let hold = take(&path);
-    look(&hold).expect("in its place");
+    hold.look().expect("in its place");
     fs::remove_file(path.join(LOCK)).expect("removed");
     let second = Hold::take(&open(&path));
     assert!(
@@ -85,12 +79,11 @@ fn where_folders_are_not_locked_the_first_process_notices() {
     assert_displaced(&first, "moved or deleted");
     let second = take_lock_only(&path);
     assert_displaced(&first, "has taken its place");
-    look(&second).expect("it has the folder");
+    second.look().expect("it has the folder");
 }
 
-/// Only `LOCK` is looked at between two looks at both.
 #[test]
-fn every_look_looks_at_lock() {
+fn it_tells_what_to_do() {
     let (_parent, path) = folder();
     let hold = take(&path);
     fs::remove_file(path.join(LOCK)).expect("removed");
@@ -115,7 +108,7 @@ fn a_copy_in_its_place_is_another_folder() {
     assert_displaced(&hold, "has taken its place");
     fs::rename(&path, &copied).expect("moved");
     fs::rename(parent.path().join("moved"), &path).expect("moved");
-    look(&hold).expect("it is back");
+    hold.look().expect("it is back");
 }
 
 #[test]
@@ -126,7 +119,7 @@ fn a_folder_of_links_to_its_files_is_another_folder() {
     copy(&path, &linked, |from, to| {
         fs::hard_link(from, to).expect("linked");
     });
-    look(&hold).expect("the links are elsewhere");
+    hold.look().expect("the links are elsewhere");
     fs::rename(&path, parent.path().join("moved")).expect("moved");
     fs::rename(&linked, &path).expect("moved");
     assert_displaced(&hold, "has taken its place");
@@ -142,7 +135,7 @@ fn numbers_that_change_are_no_other_folder() {
     };
     hold.looked.lock().lock = other;
     hold.looked.lock().folder = other;
-    look(&hold).expect("the nonce decides");
+    hold.look().expect("the nonce decides");
     let looked = hold.looked.lock();
     assert!(looked.lock != other && looked.folder != other, "{looked:?}");
 }

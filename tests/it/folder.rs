@@ -145,6 +145,31 @@ async fn nothing_is_acknowledged_once_the_journal_is_deleted() {
     }
 }
 
+/// Another process may have the folder by then.
+#[tokio::test]
+async fn nothing_is_written_once_the_folder_is_anothers() {
+    for harm in [
+        "rm $d/LOCK",
+        "cp -al $d $d.links; mv $d $d.moved; mv $d.links $d",
+    ] {
+        for is_told_to_end in [false, true] {
+            let (mut node, _parent) = node_with_items().await;
+            node.signal("-STOP");
+            shell(node.data_dir(), harm);
+            let before = contents(node.data_dir());
+            if is_told_to_end {
+                node.signal("-TERM");
+            }
+            node.signal("-CONT");
+            if !is_told_to_end {
+                assert!(!is_acknowledged(&node).await, "{harm}");
+            }
+            assert_stops(&mut node);
+            assert_eq!(contents(node.data_dir()), before, "{harm}");
+        }
+    }
+}
+
 /// What is left where a relative path began does not matter; what it led to does.
 #[tokio::test]
 async fn a_relative_path_is_resolved_once() {
@@ -281,6 +306,34 @@ async fn verify_makes_no_store() {
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stdout);
     assert!(refused.stderr.contains("MANIFEST"), "{}", refused.stderr);
     assert_eq!(contents(&empty), before);
+}
+
+/// Runs a shell command, in which `$j` is the journal and `$d` the folder.
+fn shell(folder: &Path, command: &str) {
+    let done = std::process::Command::new("sh")
+        .args(["-ec", command])
+        .env("j", journal(folder))
+        .env("d", folder)
+        .status();
+    assert!(done.expect("ran").success(), "{command}");
+}
+
+/// The file has a name in each case, and the journal's name leads to a file in two of them.
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_journals_name_leads_elsewhere() {
+    for harm in [
+        "mv $j $d.journal",
+        "mv $j $j.bak",
+        "mv $j $d.journal; cp $d.journal $j",
+        "cp -al $d $d.backup; cp $j $j.x; mv $j.x $j",
+    ] {
+        let (mut node, _parent) = node_with_items().await;
+        node.signal("-STOP");
+        shell(node.data_dir(), harm);
+        node.signal("-CONT");
+        assert!(!is_acknowledged(&node).await, "{harm}");
+        assert_stops(&mut node);
+    }
 }
 
 #[tokio::test]

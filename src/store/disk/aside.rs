@@ -185,7 +185,7 @@ impl Aside {
 
 /// A run that is only read from end to end needs no filter.
 fn writer(shared: &Shared) -> Result<RunWriter, StoreError> {
-    let (files, number) = (Arc::clone(&shared.files), shared.take_number());
+    let (files, number) = (Arc::clone(&shared.files), shared.take_number()?);
     RunWriter::create(files, number, RunFilter::new(0))
 }
 

@@ -42,7 +42,7 @@ pub(super) fn work(shared: &Shared) {
 
 fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     let run = write_run(shared, flush)?.map(Arc::new);
-    let number = shared.take_number();
+    let number = shared.take_number()?;
     let checkpoint_bytes = flush.image.write(&*shared.files, number, |from, count| {
         let cut = shared.cut.read();
         let names = cut.names().iter().skip(from).take(count);
@@ -60,7 +60,7 @@ fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
         number: run.number,
         keys: run.keys,
     }));
-    next.write(&*shared.files)?;
+    shared.write_manifest(&next)?;
     *manifest = next;
     {
         let mut view = shared.view.write();
@@ -108,7 +108,7 @@ fn write_run(shared: &Shared, flush: &Flush) -> Result<Option<Run>, StoreError> 
         return Ok(None);
     }
     keys.sort_unstable();
-    let number = shared.take_number();
+    let number = shared.take_number()?;
     let files = Arc::clone(&shared.files);
     let filter = shared.filters.make(keys.len() as u64);
     let mut writer = RunWriter::create(files, number, filter)?;

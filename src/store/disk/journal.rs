@@ -16,7 +16,7 @@ use super::super::{Key, Staged, StoreError};
 use super::key_set::random;
 use super::record::{self, ALIGN_BYTES, Commit, Head};
 use crate::store::bytes::Cursor;
-use crate::store::files::{DiskFile, Files, TEMPORARY};
+use crate::store::files::{DiskFile, FileId, Files, TEMPORARY};
 
 const MAGIC: [u8; 4] = *b"HCJS";
 const VERSION: u32 = 1;
@@ -39,6 +39,9 @@ pub(super) fn spare_name() -> String {
 /// The segment that is being written.
 pub(super) struct Journal {
     file: DiskFile,
+    /// The file's name, and which file it was when it was opened.
+    name: String,
+    id: FileId,
     pub(super) segment: u64,
     salt: u64,
     position: u64,
@@ -74,7 +77,9 @@ impl Journal {
         file.sync()?;
         files.settle_name(&temporary, &name)?;
         Ok(Self {
+            id: file.id()?,
             file,
+            name,
             segment,
             salt,
             position: HEAD_BYTES as u64,
@@ -109,9 +114,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Refuses a segment whose file was deleted: its commits would go with this process.
-    pub(super) fn check_link(&self) -> Result<(), StoreError> {
-        self.file.check_link()
+    /// Refuses a segment whose name does not lead to it any more: the next start would not find its commits.
+    pub(super) fn check_name(&self, files: &dyn Files) -> Result<(), StoreError> {
+        files.check_name(&self.name, &self.file, self.id)
     }
 
     /// Bytes of records and head so far.
@@ -311,7 +316,9 @@ impl SegmentReader {
         }
         self.file.sync()?;
         Ok(Journal {
+            id: self.file.id()?,
             file: self.file,
+            name: name(self.segment),
             segment: self.segment,
             salt: self.salt,
             position: self.position,

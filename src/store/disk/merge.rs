@@ -105,7 +105,7 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
         .collect();
     let busy_before = busy.len();
     busy.extend(&numbers);
-    let number = shared.take_number();
+    let number = shared.take_number()?;
     let keys = inputs.iter().map(|run| run.keys).sum();
     let (files, filter) = (Arc::clone(&shared.files), shared.filters.make(keys));
     let mut output = RunWriter::create(files, number, filter)?;
@@ -130,6 +130,7 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
 
 /// Leaves the merge where it is; its output is no part of the store.
 fn give_up(shared: &Shared, number: u64) -> Result<(), StoreError> {
+    shared.look()?;
     shared.files.remove_file(&run::name(number))
 }
 
@@ -143,7 +144,7 @@ fn install(shared: &Shared, output: Run, inputs: &[Arc<Run>]) -> Result<(), Stor
         keys: output.keys,
     });
     next.next_number = shared.next_number();
-    next.write(&*shared.files)?;
+    shared.write_manifest(&next)?;
     *manifest = next;
     {
         let mut view = shared.view.write();

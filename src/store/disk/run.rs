@@ -295,8 +295,16 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
-            // A file that stays is removed at the next opening: no manifest names it.
-            let _ = self.files.remove(&name(self.number));
+            // A file that stays is removed at the next opening: no manifest names it. One that another process made under
+            // the name is not ours.
+            let name = name(self.number);
+            let is_ours = self.file.id().is_ok_and(|id| {
+                let checked = self.files.check_name(&name, &self.file, id);
+                checked.is_ok()
+            });
+            if is_ours {
+                let _ = self.files.remove(&name);
+            }
         }
     }
 }

@@ -6,8 +6,8 @@
 //! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys. Those of the filters are
 //! taken last, or alone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
@@ -19,6 +19,7 @@ use super::key_set::KeySet;
 use super::manifest::Manifest;
 use super::run::Run;
 use crate::store::files::Files;
+use crate::store::hold::Hold;
 use crate::supervisor::{self, Task};
 
 /// Committed keys that are in no run yet. Only the writer adds to it, until it is frozen.
@@ -66,6 +67,8 @@ pub(super) struct State {
 /// See the module.
 pub(super) struct Shared {
     pub(super) files: Arc<dyn Files>,
+    /// What keeps the folder, for as long as the store lives; none where no other process can come, or nothing is written.
+    pub(super) hold: Weak<Hold>,
     pub(super) options: DiskOptions,
     pub(super) cut: RwLock<Cut>,
     pub(super) view: RwLock<Arc<View>>,
@@ -98,6 +101,7 @@ impl Shared {
     ) -> Self {
         Self {
             files,
+            hold: Weak::new(),
             options,
             cut: RwLock::new(cut),
             view: RwLock::new(Arc::new(view)),
@@ -126,9 +130,23 @@ impl Shared {
         Arc::clone(&self.view.read())
     }
 
-    /// A number for a new run or checkpoint.
-    pub(super) fn take_number(&self) -> u64 {
-        self.next_number.fetch_add(1, Ordering::Relaxed)
+    /// Looks whether the folder is still ours, before files in it are made, written or removed, and after what is
+    /// acknowledged was written.
+    pub(super) fn look(&self) -> Result<(), StoreError> {
+        self.hold.upgrade().map_or(Ok(()), |hold| hold.look())
+    }
+
+    /// Puts a manifest in place of the old one. What it no longer names may be removed then.
+    pub(super) fn write_manifest(&self, next: &Manifest) -> Result<(), StoreError> {
+        self.look()?;
+        next.write(&*self.files)?;
+        self.look()
+    }
+
+    /// A number for a new run or checkpoint, which is made next: it must not be another process's.
+    pub(super) fn take_number(&self) -> Result<u64, StoreError> {
+        self.look()?;
+        Ok(self.next_number.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The number that [`Self::take_number`] would give next.
@@ -196,14 +214,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until no table is frozen.
+    /// Waits until no table is frozen, then looks: it may have taken long.
     pub(super) fn wait_for_flush(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         while state.flush.is_some() && !self.is_poisoned() {
             self.wait(&mut state);
         }
         drop(state);
-        self.check()
+        self.check()?;
+        self.look()
     }
 
     /// Notes that a unite has set so much more aside.

@@ -116,7 +116,7 @@ impl DiskStore {
         let mut writer = match run.take() {
             Some(writer) => writer,
             None => {
-                let (files, number) = (Arc::clone(&self.shared.files), self.shared.take_number());
+                let (files, number) = (Arc::clone(&self.shared.files), self.shared.take_number()?);
                 RunWriter::create(files, number, self.shared.filters.make(keys_max))?
             }
         };
@@ -139,7 +139,7 @@ impl DiskStore {
         let shared = &self.shared;
         let mut cut = shared.cut.read().clone();
         cut.unite(staged, position);
-        let number = shared.take_number();
+        let number = shared.take_number()?;
         let image = Image::of(&cut, self.commit);
         let checkpoint_bytes = image.write(&*shared.files, number, |from, count| {
             cut.names().iter().skip(from).take(count).cloned().collect()
@@ -159,7 +159,7 @@ impl DiskStore {
             number: run.number,
             keys: run.keys,
         }));
-        next.write(&*shared.files)?;
+        shared.write_manifest(&next)?;
         self.look()?;
         *manifest = next;
         let old_cut = {

@@ -57,9 +57,8 @@ impl DiskStore {
         let files = dir.files();
         dir.identity().check_store(&*files)?;
         let mut store = Self::open_files(files, Some(dir), shape, options)?;
-        if let Some(dir) = &mut store.dir {
-            dir.note_store_made()?;
-        }
+        let dir = store.dir.as_mut();
+        dir.map_or(Ok(()), DataDir::note_store_made)?;
         Ok(store)
     }
 
@@ -79,7 +78,8 @@ impl DiskStore {
         } = recovered;
         let position = cut.position().clone();
         let (manifest, flush) = (recovered.manifest, recovered.flush);
-        let shared = Shared::new(files, options, cut, view, filters, manifest, flush);
+        let mut shared = Shared::new(files, options, cut, view, filters, manifest, flush);
+        shared.hold = dir.as_ref().map(DataDir::hold).unwrap_or_default();
         let sizes = [
             (&shared.journal_bytes, journal.disk_bytes()),
             (&shared.checkpoint_bytes, recovered.checkpoint_bytes),
@@ -227,11 +227,10 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Looks whether the journal still has its name, and the folder its place: who opens the store next must find what
-    /// this one writes.
+    /// Looks whether who opens the store next will find what this one writes: the journal by its name, and the folder.
     pub(super) fn look(&self) -> Result<(), StoreError> {
-        self.journal.check_link()?;
-        self.dir.as_ref().map_or(Ok(()), DataDir::look)
+        self.journal.check_name(&*self.shared.files)?;
+        self.shared.look()
     }
 
     pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
@@ -241,9 +240,10 @@ impl DiskStore {
         if is_full || self.journal.position() >= self.shared.options.segment_bytes_max {
             self.freeze()?;
         }
+        // Nothing is written into another's folder, and nobody hears of a commit that is not found again.
+        self.look()?;
         self.journal
             .append(self.commit + 1, &self.staged, &self.staged_list)?;
-        // After the flush and before anybody hears of the commit.
         self.look()?;
         self.commit += 1;
         let disk_bytes = self.journal.disk_bytes();

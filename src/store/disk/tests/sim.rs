@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::store::files::{Files, Nested, RawFile};
+use crate::store::files::{FileId, Files, Nested, RawFile};
 
 /// What a disk keeps or loses at once.
 const SECTOR_BYTES: u64 = 512;
@@ -297,6 +297,10 @@ impl Files for SimFiles {
         Ok(disk.folders[self.number].seen.keys().cloned().collect())
     }
 
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        self.open(name)?.id()
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         self.disk.lock().sync_names(self.number)
     }
@@ -389,8 +393,8 @@ impl RawFile for SimFile {
         Ok(disk.contents[self.content].seen.len() as u64)
     }
 
-    /// Nobody deletes files behind the store's back here.
-    fn is_linked(&self) -> io::Result<bool> {
-        Ok(true)
+    fn id(&self) -> io::Result<FileId> {
+        let number = self.content as u64;
+        Ok(FileId { device: 0, number })
     }
 }
