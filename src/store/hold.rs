@@ -5,8 +5,8 @@
 //!
 //! Two things are locked: the file `LOCK`, which earlier releases lock too, and the folder itself, which can't be taken out
 //! of the folder. Some network file systems don't lock folders; there a second process that finds no `LOCK` gets in, and
-//! the first one notices. What it looks for is `LOCK`, by the path: it is not found where the folder, or one above it, was
-//! moved, deleted or unmounted, and it is another file where another folder or another `LOCK` has taken the place. The
+//! the first one notices. It looks for `LOCK` and for the folder, by their paths: they are not found where the folder, or
+//! one above it, was moved, deleted or unmounted, and are others where another folder or another `LOCK` has taken the place. The
 //! numbers of device and file tell. On some file systems they change while a file is open; so where they differ, a random
 //! number that is written into our `LOCK` and read back by the path decides.
 
@@ -14,6 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -95,6 +96,11 @@ impl Hold {
         self.look_at(&self.path, &mut looked.folder)?;
         looked.at = Instant::now();
         Ok(())
+    }
+
+    /// The same, where something is held.
+    pub(super) fn look_if_held(hold: &Weak<Self>) -> Result<(), StoreError> {
+        hold.upgrade().map_or(Ok(()), |hold| hold.look())
     }
 
     /// Whether nobody has looked for as long as [`LOOK_INTERVAL`].

@@ -3,7 +3,7 @@
 //! Invariant: nothing is changed on disk before everything that the manifest names was read and found intact;
 //! what can't be explained by a crash is refused, never repaired.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
@@ -17,6 +17,7 @@ use super::manifest::{self, Manifest};
 use super::run::Run;
 use super::shared::{Flush, View};
 use crate::store::files::{Files, TEMPORARY};
+use crate::store::hold::Hold;
 
 /// What an opened store starts from.
 pub(super) struct Recovered {
@@ -35,6 +36,7 @@ pub(super) struct Recovered {
 /// Opens the store in `files`, or makes one where there is none.
 pub(super) fn recover(
     files: &Arc<dyn Files>,
+    hold: &Weak<Hold>,
     shape: StoreShape,
     options: &DiskOptions,
 ) -> Result<Recovered, StoreError> {
@@ -45,6 +47,8 @@ pub(super) fn recover(
         create(files, &names, shape, options)?;
     }
     let found = read(files, shape, options)?;
+    // To read may have taken long.
+    Hold::look_if_held(hold)?;
     remove_leftovers(&**files, &found.names, &found.manifest)?;
     let reader = found.replayed.reader;
     let commit = reader.next_commit().saturating_sub(1);

@@ -133,7 +133,7 @@ impl Shared {
     /// Looks whether the folder is still ours, before files in it are made, written or removed, and after what is
     /// acknowledged was written.
     pub(super) fn look(&self) -> Result<(), StoreError> {
-        self.hold.upgrade().map_or(Ok(()), |hold| hold.look())
+        Hold::look_if_held(&self.hold)
     }
 
     /// Puts a manifest in place of the old one. What it no longer names may be removed then.

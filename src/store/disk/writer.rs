@@ -68,7 +68,8 @@ impl DiskStore {
         shape: StoreShape,
         options: DiskOptions,
     ) -> Result<Self, StoreError> {
-        let recovered = recover(&files, shape, &options)?;
+        let hold = dir.as_ref().map(DataDir::hold).unwrap_or_default();
+        let recovered = recover(&files, &hold, shape, &options)?;
         let Recovered {
             cut,
             view,
@@ -79,7 +80,7 @@ impl DiskStore {
         let position = cut.position().clone();
         let (manifest, flush) = (recovered.manifest, recovered.flush);
         let mut shared = Shared::new(files, options, cut, view, filters, manifest, flush);
-        shared.hold = dir.as_ref().map(DataDir::hold).unwrap_or_default();
+        shared.hold = hold;
         let sizes = [
             (&shared.journal_bytes, journal.disk_bytes()),
             (&shared.checkpoint_bytes, recovered.checkpoint_bytes),
@@ -229,8 +230,8 @@ impl DiskStore {
 
     /// Looks whether who opens the store next will find what this one writes: the journal by its name, and the folder.
     pub(super) fn look(&self) -> Result<(), StoreError> {
-        self.journal.check_name(&*self.shared.files)?;
-        self.shared.look()
+        self.shared.look()?;
+        self.journal.check_name(&*self.shared.files)
     }
 
     pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
@@ -246,9 +247,8 @@ impl DiskStore {
             .append(self.commit + 1, &self.staged, &self.staged_list)?;
         self.look()?;
         self.commit += 1;
-        let disk_bytes = self.journal.disk_bytes();
         let journal_bytes = &self.shared.journal_bytes;
-        journal_bytes.store(disk_bytes, Ordering::Relaxed);
+        journal_bytes.store(self.journal.disk_bytes(), Ordering::Relaxed);
         {
             let mut cut = self.shared.cut.write();
             let view = self.shared.view();
