@@ -31,6 +31,10 @@ pub(super) const LOCK: &str = "LOCK";
 /// How old the last look may be where nothing is committed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How old a look may be for the next append to rely on it: no other process starts, opens the folder and has something
+/// acknowledged in so short a time.
+const FRESH_MAX: Duration = Duration::from_millis(10);
+
 /// Bytes of the random number that `LOCK` holds once it had to prove itself.
 const NONCE_BYTES: usize = 16;
 
@@ -101,6 +105,13 @@ impl Hold {
     /// The same, where something is held.
     pub(super) fn look_if_held(hold: &Weak<Self>) -> Result<(), StoreError> {
         hold.upgrade().map_or(Ok(()), |hold| hold.look())
+    }
+
+    /// The same, if the last look is older than [`FRESH_MAX`].
+    pub(super) fn look_if_stale(hold: &Weak<Self>) -> Result<(), StoreError> {
+        hold.upgrade()
+            .filter(|hold| hold.looked.lock().at.elapsed() >= FRESH_MAX)
+            .map_or(Ok(()), |hold| hold.look())
     }
 
     /// Whether nobody has looked for as long as [`LOOK_INTERVAL`].

@@ -136,6 +136,11 @@ impl Shared {
         Hold::look_if_held(&self.hold)
     }
 
+    /// The same, unless somebody has looked just now: commits follow each other, and each looks when it has written.
+    pub(super) fn look_before_append(&self) -> Result<(), StoreError> {
+        Hold::look_if_stale(&self.hold)
+    }
+
     /// Puts a manifest in place of the old one. What it no longer names may be removed then.
     pub(super) fn write_manifest(&self, next: &Manifest) -> Result<(), StoreError> {
         self.look()?;

@@ -242,7 +242,7 @@ impl DiskStore {
             self.freeze()?;
         }
         // Nothing is written into another's folder, and nobody hears of a commit that is not found again.
-        self.look()?;
+        self.shared.look_before_append()?;
         self.journal
             .append(self.commit + 1, &self.staged, &self.staged_list)?;
         self.look()?;
