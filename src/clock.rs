@@ -11,17 +11,19 @@ use tokio::time::error::Elapsed;
 /// Milliseconds since the Unix epoch; 0 on a machine whose clock is before it.
 #[must_use]
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
+    since_epoch().as_millis() as u64
 }
 
 /// Nanoseconds since the Unix epoch, as exact as the system tells them; 0 on a machine whose clock is before it.
 #[must_use]
 pub fn now_ns() -> u128 {
+    since_epoch().as_nanos()
+}
+
+fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos())
+        .unwrap_or_default()
 }
 
 /// Waits for what mostly is there already: a timer, which all workers share the lock of, is set only if it is not.

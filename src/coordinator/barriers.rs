@@ -8,9 +8,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batcher::LogEnded;
-use super::ending::{Ending, Fatal};
+use super::ending::Ending;
 use crate::clock::now_ms;
-use crate::log::{AppendError, Log};
+use crate::log::Log;
 use crate::model::{BarrierEpochs, Batch, BatchId, Partition};
 use crate::supervisor::{Ended, Supervisor, Task};
 
@@ -73,10 +73,7 @@ async fn run(
             continue;
         }
         let Ok(id) = appender.append().await else {
-            return match appender.ending.is_fatal() {
-                true => Ended::Done,
-                false => Ended::GaveUp("the log ended".to_owned()),
-            };
+            return appender.ending.without_log();
         };
         for done in waiting.drain(..) {
             // Who no longer waits has nothing to learn.
@@ -101,9 +98,7 @@ impl<L: Log> Appender<L> {
             Ok(()) => Ok(id),
             Err(error) => {
                 tracing::error!(%error, "the log took no barrier");
-                if let AppendError::Refused(detail) = error {
-                    self.ending.fail(Fatal::Refused(detail));
-                }
+                self.ending.note_append_error(error);
                 Err(LogEnded)
             }
         }

@@ -11,9 +11,9 @@ use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
-use super::ending::{Ending, Fatal};
+use super::ending::Ending;
 use crate::clock::now_ms;
-use crate::log::{AppendError, Log, encoded_bytes};
+use crate::log::{Log, encoded_bytes};
 use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
 use crate::supervisor::{Ended, Supervisor, Task};
 use crate::telemetry;
@@ -206,10 +206,7 @@ async fn run(
             sequence,
         };
         if appender.append(id, &mut posts).await.is_err() {
-            return match appender.ending.is_fatal() {
-                true => Ended::Done,
-                false => Ended::GaveUp("the log ended".to_owned()),
-            };
+            return appender.ending.without_log();
         }
         if together {
             tokio::task::yield_now().await;
@@ -250,9 +247,7 @@ impl<L: Log> Appender<L> {
         let started = Instant::now();
         if let Err(error) = self.log.append(batch).await {
             tracing::error!(%error, sequence = id.sequence, "the log ended");
-            if let AppendError::Refused(detail) = error {
-                self.ending.fail(Fatal::Refused(detail));
-            }
+            self.ending.note_append_error(error);
             return Err(LogEnded);
         }
         self.append_seconds.record(started.elapsed());

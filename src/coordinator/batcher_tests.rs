@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::coordinator::Fatal;
 use crate::log::AppendError;
 use crate::model::{ItemHash, TenantName};
 

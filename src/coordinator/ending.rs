@@ -5,7 +5,9 @@
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::log::AppendError;
 use crate::model::Sequence;
+use crate::supervisor::Ended;
 
 /// Why a coordinator must not go on. The process ends; a restart begins a new epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -62,6 +64,21 @@ impl Ending {
             }
             first
         });
+    }
+
+    /// Notes why the log took no batch: a refusal for good ends the epoch.
+    pub fn note_append_error(&self, error: AppendError) {
+        if let AppendError::Refused(detail) = error {
+            self.fail(Fatal::Refused(detail));
+        }
+    }
+
+    /// How a task ends that can't append any more: of what must not go on, everybody knows already.
+    pub fn without_log(&self) -> Ended {
+        match self.is_fatal() {
+            true => Ended::Done,
+            false => Ended::GaveUp("the log ended".to_owned()),
+        }
     }
 
     pub fn is_fatal(&self) -> bool {
