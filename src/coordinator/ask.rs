@@ -1,6 +1,7 @@
 //! Asking counters: all at once, each above the floor, each heard for signs of a clone.
 //!
-//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that gave it.
+//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that gave it, and lacks nothing
+//! below what it covers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,21 +48,47 @@ impl Coordinator {
         gather(all, Vec::new(), wait, ask, enough).await.answers
     }
 
-    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life.
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life, and that has
+    /// no hole: what is missing below a batch that it holds was acknowledged.
     pub(super) async fn ask_above<A: Covered>(
         &self,
         member: &Member,
         floor: Option<&Requirement>,
+        demand: Demand,
+        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+    ) -> Result<A, QueryError> {
+        let Some(floor) = floor else {
+            let answer = ask(member.queries.as_ref(), demand).await?;
+            self.look_for_clone(answer.cover());
+            return Ok(answer);
+        };
+        let deadline = Instant::now() + demand.wait;
+        let mut answer = self.ask_known(member, floor, demand.clone(), ask).await?;
+        let holes = holes_beyond(floor, answer.cover());
+        if !holes.is_empty() && answer.cover().is_full() {
+            // It may be about to fill them: it waits for those as for what a read asks for by itself.
+            let mut demand = demand;
+            demand.requirement.unite(&holes);
+            demand.wait = deadline.saturating_duration_since(Instant::now());
+            answer = Box::pin(self.ask_known(member, floor, demand, ask)).await?;
+        }
+        let holes = holes_beyond(floor, answer.cover());
+        for (of, covers) in &mut answer.cover_mut().partitions {
+            *covers &= !holes.iter().any(|(partition, ..)| partition == *of);
+        }
+        Ok(answer)
+    }
+
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life.
+    async fn ask_known<A: Covered>(
+        &self,
+        member: &Member,
+        floor: &Requirement,
         mut demand: Demand,
         ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
     ) -> Result<A, QueryError> {
         let counter = member.queries.as_ref();
         let deadline = Instant::now() + demand.wait;
-        let Some(floor) = floor else {
-            let answer = ask(counter, demand).await?;
-            self.look_for_clone(answer.cover());
-            return Ok(answer);
-        };
         if let Some(known) = member.known() {
             let mut answer = ask(counter, demand.clone()).await?;
             self.look_for_clone(answer.cover());
@@ -154,6 +181,15 @@ impl Coordinator {
                 self.inner.ending.fail(Fatal::Cloned { seen, handed });
             }
         }
+    }
+}
+
+/// What an answer that covers the floor lacks below what it covers.
+fn holes_beyond(floor: &Requirement, cover: &Cover) -> Requirement {
+    let holes = cover.covered.holes();
+    match holes.is_empty() {
+        true => holes,
+        false => holes.minus(floor),
     }
 }
 

@@ -221,7 +221,8 @@ impl Coordinator {
     }
 
     /// Appends a barrier, waits until a majority of the named counters have applied it and are complete, and
-    /// returns all that those have who applied it: everything that anyone acknowledged before the call began. One
+    /// returns all that those have who applied it, and all that must have come before that: everything that anyone
+    /// acknowledged before the call began. One
     /// that is not complete knows that it may have lost just that, so it vouches for nothing.
     pub(super) async fn everything_acknowledged(
         &self,
@@ -239,6 +240,7 @@ impl Coordinator {
         for heard in heard.iter().filter(|heard| heard.barriers) {
             everything.unite(&heard.holds);
         }
-        Ok(everything)
+        // All of them may lack a batch whose successor one of them holds.
+        Ok(everything.closed())
     }
 }

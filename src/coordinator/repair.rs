@@ -185,7 +185,7 @@ impl Coordinator {
         }
         self.check_open()?;
         if complete {
-            self.inner.session.note_shown(&held);
+            self.inner.session.note_shown(&held.closed());
         }
         let mut sequences = Vec::new();
         for (partition, batcher) in self.inner.partitioning.all().zip(&self.inner.batchers) {

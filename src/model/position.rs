@@ -241,6 +241,16 @@ impl Requirement {
         holes
     }
 
+    /// Asks for everything before what is asked for as well: a coordinator sends a batch only after the one before it was
+    /// acknowledged, so a sequence that is known proves all of its epoch before it.
+    #[must_use]
+    pub fn closed(mut self) -> Self {
+        for (_, sequences) in &mut self.epochs {
+            *sequences = Sequences::up_to(sequences.last());
+        }
+        self
+    }
+
     /// How many sequences are asked for; at most the greatest number.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a scripted counter keeps the contract of queries, but for what its mode breaks.
 
+mod holes;
 mod reads;
 mod repair;
 
