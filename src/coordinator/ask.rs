@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::members::{Known, Member, Roll};
@@ -18,6 +20,10 @@ use crate::model::{Partition, Requirement};
 
 /// How much longer than the counters a coordinator waits for their answers to arrive.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
+
+/// How long the other counters are waited for once those that answered are enough: what one of them has beyond those is
+/// asked for as well, whatever path it came by.
+const BEYOND_ENOUGH: Duration = Duration::from_millis(10);
 
 /// What a counter said when it was asked for its whole position behind a barrier.
 #[derive(Debug, Clone)]
@@ -115,7 +121,8 @@ impl Coordinator {
         Ok(answer)
     }
 
-    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that.
+    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that. Collects answers until
+    /// they are `enough` and a moment longer, or until the time is up.
     ///
     /// # Errors
     /// When the log did not take the barrier in time.
@@ -145,7 +152,7 @@ impl Coordinator {
             async move {
                 let cover = counts_of_nobody(queries.as_ref(), demand).await?.cover;
                 self.look_for_clone(&cover);
-                Ok(Heard {
+                Ok::<_, QueryError>(Heard {
                     name,
                     barriers: cover.barriers,
                     // Nothing was required, so a partition lacks nothing but completeness.
@@ -154,7 +161,19 @@ impl Coordinator {
                 })
             }
         };
-        Ok(self.ask_all(roll, wait, ask, enough).await)
+        let mut asked: FuturesUnordered<_> = roll.members().map(ask).collect();
+        let mut heard = Vec::with_capacity(asked.len());
+        let mut until = deadline + ANSWER_GRACE;
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.next()).await {
+            match answer {
+                Ok(one) => heard.push(one),
+                Err(error) => tracing::debug!(%error, "a counter did not answer"),
+            }
+            if enough(&heard) {
+                until = until.min(Instant::now() + BEYOND_ENOUGH);
+            }
+        }
+        Ok(heard)
     }
 
     /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter whose answers

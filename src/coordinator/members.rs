@@ -1,7 +1,7 @@
 //! The counters that a coordinator knows of: those that configuration names, and those that presence showed.
 //!
 //! Invariant: a name counts towards the majority from the moment it is known, whether its counter was ever seen
-//! or not. A counter is taken to hold the floor only in the life in which an answer of its own covered it.
+//! or not, and a majority is one of those that configuration names as well. A counter is taken to hold the floor only in the life in which an answer of its own covered it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -126,9 +126,14 @@ impl Roll {
         names.map(String::as_str).collect()
     }
 
-    /// How many of the named counters are more than half of them.
-    pub fn majority(&self) -> usize {
-        self.names().len() / 2 + 1
+    /// Whether `counters` are more than half of all names, and more than half of those of configuration: whoever
+    /// acknowledged something has a copy with each counter that configuration names, which those that only came by presence
+    /// must not outvote.
+    pub fn has_majority(&self, counters: &BTreeSet<&str>) -> bool {
+        let is_majority =
+            |voters: &BTreeSet<&str>| voters.intersection(counters).count() > voters.len() / 2;
+        let configured: BTreeSet<&str> = self.configured.iter().map(String::as_str).collect();
+        is_majority(&self.names()) && (configured.is_empty() || is_majority(&configured))
     }
 }
 

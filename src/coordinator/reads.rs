@@ -220,7 +220,7 @@ impl Coordinator {
         })
     }
 
-    /// Appends a barrier, waits until a majority of the named counters have applied it and are complete, and
+    /// Appends a barrier, waits until a majority of the counters have applied it and are complete, and
     /// returns all that those have who applied it, and all that must have come before that: everything that anyone
     /// acknowledged before the call began. One
     /// that is not complete knows that it may have lost just that, so it vouches for nothing.
@@ -229,9 +229,11 @@ impl Coordinator {
         deadline: Instant,
     ) -> Result<Requirement, ReadError> {
         let roll = self.inner.members.roll();
-        let majority = roll.majority();
         let vouches = |heard: &&Heard| heard.barriers && heard.complete;
-        let behind_barrier = |heard: &[Heard]| heard.iter().filter(vouches).count() >= majority;
+        let behind_barrier = |heard: &[Heard]| {
+            let vouching = heard.iter().filter(vouches);
+            roll.has_majority(&vouching.map(|heard| heard.name.as_str()).collect())
+        };
         let heard = self.hear_all(&roll, deadline, behind_barrier).await?;
         if !behind_barrier(&heard) {
             return Err(ReadError::NoMajority);

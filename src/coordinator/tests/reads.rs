@@ -325,3 +325,28 @@ async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
     brought_back.start().await;
     assert_eq!(brought_back.count(Consistency::Strong).await, Ok((0, true)));
 }
+
+/// Counters that came by presence may be more than those that every acknowledgement has a copy with.
+#[tokio::test]
+async fn counters_that_joined_do_not_outvote_those_of_configuration() {
+    let world = World::new(1);
+    world.start().await;
+    let joined = [world.add("c8"), world.add("c9")];
+    world.reach(&[0]);
+    world.post(1).await;
+    world.log.0.lock().counters.extend(joined);
+    world.counters[0].set(Mode::Silent);
+    let strong = world.count(Consistency::Strong).await;
+    assert_eq!(strong, Err(ReadError::NoMajority));
+    world.counters[0].set(Mode::Answers);
+    assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
+}
+
+/// The first majority does not have it.
+#[tokio::test]
+async fn a_strong_read_takes_what_is_known_beyond_the_first_majority() {
+    let world = World::new(3);
+    world.start().await;
+    world.counters[2].apply(&foreign(1));
+    assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
+}
