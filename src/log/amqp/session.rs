@@ -29,6 +29,8 @@ const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
 const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a counter looks whether its queues still have a consumer.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
+/// At every how many of these looks it looks for the marker of a loss too: RabbitMQ logs an error when that is not there.
+const TOLD_LOOKS: u32 = 2;
 /// How long a consumer must have lasted for the next one not to wait longer than it did: one that the broker ends at once
 /// must not be asked for again and again.
 const LASTED_MIN: Duration = Duration::from_secs(1);
@@ -268,7 +270,7 @@ impl Session {
             return Ok(None);
         }
         let merged = merged::consume(broker, &self.name).await?;
-        Ok((!broker.has(&lost).await?).then_some(merged))
+        Ok((!self.is_told_of(broker).await?).then_some(merged))
     }
 
     /// Goes on, after a pause, when what a look has found there was not there any more.
@@ -318,17 +320,36 @@ impl Session {
         waiting.await.map_err(|_| End::Dropped)
     }
 
+    /// Whether the queues have their consumer still, and, at every so many looks, whether nobody has left word since of a
+    /// loss. Of a removal the end of the consumer tells.
+    async fn is_as_settled(&self, broker: &mut Broker, looked: u32) -> Result<bool, BrokerError> {
+        let is_consumed = merged::is_consumed(broker, &self.name).await?;
+        let looks = looked.is_multiple_of(TOLD_LOOKS);
+        let is_told = looks && broker.has(&Marker::Lost(self.name.clone())).await?;
+        Ok(is_consumed && !is_told)
+    }
+
+    /// Whether there is a marker of a loss, or of the counter's removal.
+    async fn is_told_of(&self, broker: &mut Broker) -> Result<bool, BrokerError> {
+        let lost = Marker::Lost(self.name.clone());
+        Ok(broker.has(&lost).await? || broker.has(&Marker::Removed(self.name.clone())).await?)
+    }
+
     /// Hands over what comes until the session ends.
     async fn hand_over(&self, broker: &mut Broker, merged: &mut Merged) -> End {
         let first = Instant::now() + CONSUMER_INTERVAL;
         let mut looks = tokio::time::interval_at(first, CONSUMER_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = 1;
         loop {
             let taken = tokio::select! {
                 taken = merged.next() => taken,
                 () = self.handing.closed() => return End::Dropped,
-                _ = looks.tick() => match merged::is_consumed(broker, &self.name).await {
-                    Ok(true) => continue,
+                _ = looks.tick() => match self.is_as_settled(broker, looked).await {
+                    Ok(true) => {
+                        looked += 1;
+                        continue;
+                    }
                     Ok(false) => return End::Lost,
                     Err(error) => return End::Broken(error),
                 },
