@@ -55,6 +55,18 @@ impl Default for HealerOptions {
 /// The other counters that can be reached now.
 pub type Peers = Arc<dyn Fn() -> Vec<Arc<dyn Peer>> + Send + Sync>;
 
+/// Why batches that are appended from now on may not reach the own queue; none when all do.
+pub type NotReached = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// What a healer sees of its cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The other counters.
+    pub peers: Peers,
+    /// Whether the coordinators reach this one.
+    pub not_reached: NotReached,
+}
+
 /// Keeps one counter whole.
 pub struct Healer<R, L> {
     own: LocalCounter<R>,
@@ -62,9 +74,10 @@ pub struct Healer<R, L> {
     log: L,
     epochs: BarrierEpochs,
     partitioning: Partitioning,
-    peers: Peers,
+    cluster: Cluster,
     options: HealerOptions,
     reported: Option<(bool, u64)>,
+    waits_for: Option<String>,
 }
 
 /// Why a round ended early. The next one begins anew.
@@ -89,7 +102,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         log: L,
         epochs: BarrierEpochs,
         partitioning: Partitioning,
-        peers: Peers,
+        cluster: Cluster,
         options: HealerOptions,
     ) -> Self {
         Self {
@@ -98,9 +111,10 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             log,
             epochs,
             partitioning,
-            peers,
+            cluster,
             options,
             reported: None,
+            waits_for: None,
         }
     }
 
@@ -136,6 +150,9 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             self.report(true, &Requirement::default());
             return Ok(true);
         };
+        if !own.complete && self.waits_to_be_reached() {
+            return Ok(false);
+        }
         // Before the barrier: a loss found after it asks for a round of its own.
         let losses = self.own.losses();
         let barriers = self.pass_barriers().await?;
@@ -166,6 +183,18 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
+    /// Whether somebody may append what does not come through the own queue. A counter that took itself for complete then
+    /// would miss it. To be asked before the barrier: what was appended until now without this counter comes before that in
+    /// the queues of the others.
+    fn waits_to_be_reached(&mut self) -> bool {
+        let why = (self.cluster.not_reached)();
+        if let Some(why) = why.as_ref().filter(|_| self.waits_for != why) {
+            tracing::info!(why, "this counter does not catch up yet");
+        }
+        self.waits_for = why;
+        self.waits_for.is_some()
+    }
+
     async fn own_holding(&self) -> Result<Holding, RoundError> {
         let demand = Demand {
             whole_position: true,
@@ -182,7 +211,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         } else {
             self.options.ask_timeout
         };
-        let peers = (self.peers)();
+        let peers = (self.cluster.peers)();
         let asked = peers.iter().map(|peer| async move {
             let demand = Demand {
                 barriers: barriers.to_vec(),
@@ -241,7 +270,9 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             peer: name.to_owned(),
             detail,
         };
-        let peer = (self.peers)().into_iter().find(|peer| peer.name() == name);
+        let peer = (self.cluster.peers)()
+            .into_iter()
+            .find(|peer| peer.name() == name);
         let peer = peer.ok_or_else(|| fault("it is gone".into()))?;
         tracing::info!(peer = name, "fetching a snapshot");
         let started = Instant::now();

@@ -3,6 +3,7 @@
 //! Invariant: every test waits for a condition; the log is the only part that is not real, beside the disks.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -134,6 +135,10 @@ impl Peer for Near {
 struct World {
     log: Fanout,
     counters: Vec<LocalCounter<MemoryReader>>,
+    /// Whether somebody appends what does not come to every counter.
+    passed_by: Arc<AtomicBool>,
+    /// How often a healer has asked for that.
+    asked: Arc<AtomicU64>,
 }
 
 impl World {
@@ -141,6 +146,19 @@ impl World {
     fn new(complete: &[bool]) -> Self {
         let queues: Vec<Queue> = complete.iter().map(|_| Queue::default()).collect();
         let log = Fanout(Arc::new(queues));
+        let (passed_by, asked) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let not_reached: NotReached = {
+            let (passed_by, asked) = (Arc::clone(&passed_by), Arc::clone(&asked));
+            Arc::new(move || {
+                asked.fetch_add(1, Ordering::SeqCst);
+                passed_by
+                    .load(Ordering::SeqCst)
+                    .then(|| "k passes by".to_owned())
+            })
+        };
         let mut parts = Vec::new();
         for (at, &complete) in complete.iter().enumerate() {
             let mut store = MemoryStore::new(StoreShape {
@@ -169,7 +187,10 @@ impl World {
                 log.clone(),
                 BarrierEpochs::new(Epoch(100 + at as u128), Entropy::default),
                 Partitioning::SINGLE,
-                Arc::new(move || others.clone()),
+                Cluster {
+                    peers: Arc::new(move || others.clone()),
+                    not_reached: Arc::clone(&not_reached),
+                },
                 HealerOptions {
                     incomplete_interval: Duration::from_millis(10),
                     complete_interval: Duration::from_millis(10),
@@ -183,6 +204,8 @@ impl World {
         Self {
             log,
             counters: parts.into_iter().map(|(_, counter, _)| counter).collect(),
+            passed_by,
+            asked,
         }
     }
 
@@ -231,6 +254,24 @@ async fn a_newcomer_becomes_complete() {
     world.log.0[2].purge();
     world.log.0[2].hold(false);
     world.wait(2, 2).await;
+}
+
+/// A batch that somebody appends beside its queue would be missing from what it takes for whole.
+#[tokio::test]
+async fn a_newcomer_is_not_complete_before_everybody_reaches_it() {
+    let world = World::new(&[true, true]);
+    world.post(1, 1).await;
+    world.wait(1, 1).await;
+    world.passed_by.store(true, Ordering::SeqCst);
+    world.log.0[1].push(Delivered::MayHaveLost { why: "test".into() });
+    let deadline = Instant::now() + PATIENCE;
+    while world.asked.load(Ordering::SeqCst) < 3 {
+        assert!(Instant::now() < deadline, "rounds go on");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(world.state(1).await, (1, false));
+    world.passed_by.store(false, Ordering::SeqCst);
+    world.wait(1, 1).await;
 }
 
 #[tokio::test]

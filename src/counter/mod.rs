@@ -27,7 +27,7 @@ mod step;
 mod task;
 mod waiting;
 
-pub use healer::{Healer, HealerOptions, Peers};
+pub use healer::{Cluster, Healer, HealerOptions, NotReached, Peers};
 pub use host::host;
 pub use local::LocalCounter;
 pub use step::{Applied, apply};

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing of it is on disk: whatever it acknowledged is in the broker, and a start read finds it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -47,6 +47,8 @@ pub async fn coordinator(
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let url = own_url(&config.cluster, address);
     let announced = named.clone();
+    let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
+    let reached = Arc::clone(&log_status);
     let announce = Arc::new(move || Announcement {
         version: env!("CARGO_PKG_VERSION").into(),
         role: Role::Coordinator,
@@ -55,6 +57,7 @@ pub async fn coordinator(
         url: url.clone(),
         named: announced.clone(),
         wire_version: crate::log::wire::VERSION,
+        reaches: Some(reached.get().map(reaches).unwrap_or_default()),
         ..Announcement::default()
     });
     let presence = Presence::start(amqp.clone(), format!("coordinator-{life:016x}"), announce);
@@ -63,6 +66,8 @@ pub async fn coordinator(
         nodes: presence.nodes(),
     };
     let log = AmqpLog::start(amqp, role);
+    // Nothing is published before it is set.
+    let _ = log_status.set(log.status());
     let epoch = new_epoch()?;
     let coordinator = Coordinator::new(
         epoch,
@@ -105,6 +110,12 @@ pub async fn coordinator(
         Some(reason) => Err(reason.into()),
         None => Ok(()),
     }
+}
+
+/// The counters to whose queues everything goes.
+fn reaches(status: &watch::Receiver<LogStatus>) -> Vec<String> {
+    let status = status.borrow();
+    status.reached.iter().map(CounterName::to_string).collect()
 }
 
 /// Where operators accept losses of this coordinator's cluster.

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::cluster::{Remotes, amqp_options, cluster_secret, own_url};
 use super::stores::{RunningCounter, open_store, run_counter};
 use super::system::{
@@ -13,13 +15,15 @@ use super::system::{
 use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
-use crate::counter::{CounterControl, CounterTask, Healer, HealerOptions, LocalCounter, Peer};
+use crate::counter::{
+    Cluster, CounterControl, CounterTask, Healer, HealerOptions, LocalCounter, NotReached, Peer,
+};
 use crate::http::{self, BodyLimits, CounterApp};
 use crate::log::Standing;
 use crate::log::amqp::{
-    AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, Presence, Role,
+    self, AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, Presence, Role,
 };
-use crate::model::Partitioning;
+use crate::model::{CounterName, Partitioning};
 use crate::store::data_dir::Belonging;
 use crate::store::disk::{DiskReader, DiskStore};
 use crate::store::{Store, StoreReader};
@@ -160,19 +164,20 @@ fn start(
     });
     let (task, counter) = CounterTask::new(name.clone(), life, store, deliveries);
     let control = task.control();
+    let log = AmqpLog::start(
+        amqp,
+        AmqpRole::Counter {
+            name: config.name.clone(),
+            nodes: presence.nodes(),
+        },
+    );
     let healer = Healer::new(
         counter.clone(),
         control.clone(),
-        AmqpLog::start(amqp, AmqpRole::Counter),
+        log,
         barrier_epochs()?,
         Partitioning::SINGLE,
-        {
-            let remotes = Arc::clone(remotes);
-            Arc::new(move || {
-                let others = remotes.others(&name).into_iter();
-                others.map(|remote| remote as Arc<dyn Peer>).collect()
-            })
-        },
+        surroundings(&presence, Arc::clone(remotes), config.name.clone()),
         HealerOptions::default(),
     );
     supervisor.spawn(Task::Healer, healer.run());
@@ -182,4 +187,22 @@ fn start(
         task: run_counter(&supervisor, task),
         _presence: presence,
     })
+}
+
+/// What the counter `own` sees of its cluster.
+fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) -> Cluster {
+    let name = own.to_string();
+    let peers = move || {
+        let others = remotes.others(&name).into_iter();
+        others.map(|remote| remote as Arc<dyn Peer>).collect()
+    };
+    let (nodes, since) = (presence.nodes(), presence.listening_since());
+    let not_reached: NotReached = Arc::new(move || {
+        let since = *since.borrow();
+        amqp::not_reached(&nodes.borrow(), &own, since, Instant::now())
+    });
+    Cluster {
+        peers: Arc::new(peers),
+        not_reached,
+    }
 }

@@ -87,6 +87,24 @@ impl Client {
         self.call(declare.long(&quorum()), 50, 11).map(drop)
     }
 
+    /// Deletes an exchange, with its bindings.
+    ///
+    /// # Errors
+    /// The broker's.
+    pub fn delete_exchange(&mut self, exchange: &str) -> Result<()> {
+        let delete = Args::of(40, 20).raw(&[0, 0]).short(exchange).raw(&[0]);
+        self.call(delete, 40, 21).map(drop)
+    }
+
+    /// Takes a queue off an exchange.
+    ///
+    /// # Errors
+    /// The broker's.
+    pub fn unbind(&mut self, queue: &str, exchange: &str) -> Result<()> {
+        let unbind = Args::of(50, 50).raw(&[0, 0]).short(queue).short(exchange);
+        self.call(unbind.short("").long(&[]), 50, 51).map(drop)
+    }
+
     /// Publishes a persistent message and waits for its confirm.
     ///
     /// # Errors

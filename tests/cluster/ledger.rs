@@ -213,6 +213,11 @@ impl World {
 impl Load {
     /// Starts clients and readers of all coordinators, and waits until they get answers.
     pub async fn start(cluster: &Cluster) -> Self {
+        Self::of_clients(CLIENTS, cluster).await
+    }
+
+    /// The same with another number of clients.
+    pub async fn of_clients(clients: u64, cluster: &Cluster) -> Self {
         let faces = cluster.faces();
         let world = Arc::new(World {
             ledger: Mutex::new(Ledger::new(faces.len())),
@@ -229,7 +234,7 @@ impl Load {
             done: AtomicBool::new(false),
         });
         let mut tasks = Vec::new();
-        for _ in 0..CLIENTS {
+        for _ in 0..clients {
             tasks.push(tokio::spawn(Arc::clone(&world).post_until_done()));
         }
         for _ in 0..READERS {

@@ -10,6 +10,7 @@ mod broker_tests;
 #[path = "../checker/mod.rs"]
 mod checker;
 mod cluster;
+mod copies;
 mod ending;
 mod faults;
 mod healing;

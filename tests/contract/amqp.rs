@@ -15,7 +15,7 @@ use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
     QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -76,6 +76,29 @@ impl Cluster {
     /// A coordinator that reaches the broker by way of `relay`.
     pub fn coordinator_by(&self, relay: &Relay, counters: &[&str]) -> AmqpLog {
         self.coordinator_with(self.options_by(relay), counters)
+    }
+
+    /// The log to which a counter appends its barriers.
+    pub fn barriers_of(&self, counter: &str) -> AmqpLog {
+        let role = AmqpRole::Counter {
+            name: name(counter),
+            nodes: self.nobody.subscribe(),
+        };
+        AmqpLog::start(self.options.clone(), role)
+    }
+
+    /// A coordinator that hears counters, and reaches those that it hears.
+    pub fn coordinator_that_hears(&self, counters: &[&str]) -> (AmqpLog, Presence) {
+        let itself = || Announcement {
+            role: Role::Coordinator,
+            ..Announcement::default()
+        };
+        let presence = Presence::start(self.options.clone(), "k".to_owned(), Arc::new(itself));
+        let role = AmqpRole::Coordinator {
+            counters: counters.iter().map(|text| name(text)).collect(),
+            nodes: presence.nodes(),
+        };
+        (AmqpLog::start(self.options.clone(), role), presence)
     }
 
     fn coordinator_with(&self, options: AmqpOptions, counters: &[&str]) -> AmqpLog {
@@ -162,6 +185,16 @@ impl Cluster {
         deleted.await.expect("deleted");
     }
 
+    /// Takes a counter's queue off the items' exchange.
+    pub async fn unbind(&self, counter: &str) {
+        let exchange = format!("{}.items.0", self.options.prefix);
+        let queue = format!("{exchange}.{counter}");
+        let channel = self.channel().await;
+        let (key, arguments) = (ShortString::default(), FieldTable::default());
+        let unbound = channel.queue_unbind(queue.into(), exchange.into(), key, arguments);
+        unbound.await.expect("unbound");
+    }
+
     /// What a client says who declares this exchange, whether it is there or not.
     pub fn declaration_of(&self, exchange: &str) -> Vec<u8> {
         const DURABLE: u8 = 2;
@@ -233,8 +266,7 @@ impl Cluster {
         declared.await.is_ok()
     }
 
-    /// Publishes what is no batch to every counter.
-    /// Publishes what no coordinator would.
+    /// Publishes to every counter what no coordinator would.
     pub async fn publish(&self, bytes: &[u8]) {
         let channel = self.channel().await;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());

@@ -4,6 +4,7 @@
 
 mod amqp;
 mod amqp_tests;
+mod copies;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]
 #[path = "../kit/mod.rs"]

@@ -94,13 +94,13 @@ async fn work(
                 while let Ok(another) = control.declarations.try_recv() {
                     all.push(another);
                 }
-                prepare(control, broker).await?;
+                watch_queues(control, broker, Declaring::Now).await?;
                 for asked in all {
                     let _ = asked.send(());
                 }
             }
             _ = ticks.tick() => {
-                watch_queues(control, broker).await?;
+                watch_queues(control, broker, Declaring::WhenMissing).await?;
                 // Not before: a queue that can't be reached for now fails each look.
                 dialer.worked();
             }
@@ -119,7 +119,7 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
                 return Ok(());
             }
         }
-        AmqpRole::Counter => {
+        AmqpRole::Counter { .. } => {
             while !broker.has(&Marker::Founded).await? {
                 tokio::time::sleep(FOUNDED_INTERVAL).await;
             }
@@ -129,53 +129,99 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
     Ok(())
 }
 
-/// Asks how long the queues are. Named counters that had none twice in a row get theirs declared: they may wait for
-/// it, as for the founding of a broker that was replaced. Not at once: RabbitMQ may still be deleting. An exchange that is
-/// gone is declared too, with all bindings: counters wait for it.
-async fn watch_queues(control: &Control, broker: &mut Broker) -> Result<(), BrokerError> {
-    let AmqpRole::Coordinator { counters, nodes } = &control.role else {
-        return Ok(());
-    };
-    let mut watched: BTreeSet<CounterName> = counters.iter().cloned().collect();
-    watched.extend(known_counters(&nodes.borrow()));
-    let (mut depths, mut missing) = (Vec::new(), Vec::new());
-    for counter in watched {
-        match broker.depth(&counter).await? {
-            Some(messages) => {
-                let gauge =
-                    metrics::gauge!(telemetry::QUEUE_MESSAGES, "counter" => counter.to_string());
-                gauge.set(messages as f64);
-                depths.push((counter, messages));
-            }
-            None => missing.push(counter),
+/// When a look at the queues declares what is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Declaring {
+    /// At once: a message came back.
+    Now,
+    /// What was missing at the look before too: RabbitMQ may still be deleting.
+    WhenMissing,
+}
+
+/// What a look found of the counters' queues.
+#[derive(Debug, Default)]
+struct Queues {
+    depths: Vec<(CounterName, u64)>,
+    missing: Vec<CounterName>,
+}
+
+/// Asks how long the queues are, and declares what named counters lack: they may wait for it, as for the founding of a
+/// broker that was replaced. An exchange that is gone is declared too, with all bindings: counters wait for it. Then batches
+/// go to the named counters, and to the others that have queues.
+async fn watch_queues(
+    control: &Control,
+    broker: &mut Broker,
+    declaring: Declaring,
+) -> Result<(), BrokerError> {
+    let (counters, nodes) = match &control.role {
+        AmqpRole::Coordinator { counters, nodes } => (counters, nodes),
+        AmqpRole::Counter { name, nodes } => {
+            let mut targets = BTreeSet::from([name.clone()]);
+            targets.extend(known_counters(&nodes.borrow()));
+            control.publishing.set_targets(targets);
+            return Ok(());
         }
-    }
+    };
+    let known = known_counters(&nodes.borrow());
+    let mut watched: BTreeSet<CounterName> = counters.iter().cloned().collect();
+    watched.extend(known.iter().cloned());
+    // Those that fell silent get their batches as well.
+    watched.extend(control.publishing.status.borrow().reached.iter().cloned());
+    let mut queues = look_at(broker, &watched).await?;
     let before = control.publishing.status.borrow().missing.clone();
-    if !missing.is_empty() && missing != before {
+    if !queues.missing.is_empty() && queues.missing != before {
         tracing::error!(
-            ?missing,
+            missing = ?queues.missing,
             "counters have no queue: what is posted does not reach them"
         );
     }
     // A counter that only announced itself declares its own, or was removed.
     let mut named = counters.clone();
-    for counter in &missing {
+    for counter in &queues.missing {
         // That a name is spent ends a coordinator that starts, not one that works.
-        if before.contains(counter) && broker.has(&Marker::Removed(counter.clone())).await? {
+        if broker.has(&Marker::Removed(counter.clone())).await? {
             named.retain(|name| name != counter);
         }
     }
-    let again = |counter| before.contains(counter) && named.contains(counter);
-    if missing.iter().any(again) || !broker.has_items().await? {
-        let known = known_counters(&nodes.borrow());
-        if let Err(why) = founding::declare(broker, &named, &known).await? {
-            tracing::error!(why, "the missing queues are not declared");
+    let again = |counter| {
+        named.contains(counter) && (declaring == Declaring::Now || before.contains(counter))
+    };
+    if queues.missing.iter().any(again) || !broker.has_items().await? {
+        match founding::declare(broker, &named, &known).await? {
+            Ok(()) => queues = look_at(broker, &watched).await?,
+            Err(why) => tracing::error!(why, "the missing queues are not declared"),
         }
     }
+    let targets = named.into_iter();
+    let others = queues.depths.iter().map(|(counter, _)| counter.clone());
+    control
+        .publishing
+        .set_targets(targets.chain(others).collect());
+    let Queues { depths, missing } = queues;
     control.publishing.status.send_if_modified(|status| {
         let changed = status.depths != depths || status.missing != missing;
         (status.depths, status.missing) = (depths, missing);
         changed
     });
     Ok(())
+}
+
+/// Looks at the queues of these counters.
+async fn look_at(
+    broker: &mut Broker,
+    counters: &BTreeSet<CounterName>,
+) -> Result<Queues, BrokerError> {
+    let mut queues = Queues::default();
+    for counter in counters {
+        match broker.depth(counter).await? {
+            Some(messages) => {
+                let gauge =
+                    metrics::gauge!(telemetry::QUEUE_MESSAGES, "counter" => counter.to_string());
+                gauge.set(messages as f64);
+                queues.depths.push((counter.clone(), messages));
+            }
+            None => queues.missing.push(counter.clone()),
+        }
+    }
+    Ok(queues)
 }

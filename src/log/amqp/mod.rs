@@ -1,6 +1,6 @@
-//! The log of a cluster: a fanout exchange per partition on RabbitMQ, and a durable queue for every counter.
+//! The log of a cluster: a durable queue on RabbitMQ for every counter, and a fanout exchange per partition.
 //!
-//! Invariant: an append is confirmed by all queues that are bound, and nobody declares a lost queue again
+//! Invariant: an append is confirmed by the queue of each counter that it is for, and nobody declares a lost queue again
 //! without leaving word of the loss. What is decided is in pure functions; lapin only carries it out.
 //!
 //! | file | what it is |
@@ -9,7 +9,7 @@
 //! | `connection` | supervised connecting over a list of hosts |
 //! | `topology` | names of exchanges, queues and markers, and the operations on them |
 //! | `founding` | what a coordinator declares before it publishes, what a counter creates |
-//! | `publisher`, `control`, `lane` | [`AmqpLog`] |
+//! | `publisher`, `control`, `lane`, `outcome` | [`AmqpLog`] |
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
 //! | `presence` | who is there |
@@ -25,6 +25,7 @@ mod lane;
 mod listening;
 mod merged;
 mod operator;
+mod outcome;
 mod presence;
 mod protocol;
 mod publisher;
@@ -34,7 +35,7 @@ mod url;
 
 pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
 pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
-pub use presence::{Announcement, Nodes, Presence, Role, Sighting};
+pub use presence::{Announcement, Nodes, Presence, Role, Sighting, not_reached};
 pub use publisher::{AmqpLog, AmqpRole, LogStatus};
 pub use url::{AmqpUrl, AmqpUrlError};
 

@@ -27,6 +27,10 @@ use crate::supervisor::Task;
 
 /// How long a node that fell silent is remembered while the broker is there.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// How long a node that fell silent is taken to be alive: some missed announcements, and a pause of its process.
+const LIVES_FOR: Duration = Duration::from_secs(10);
+/// How long to listen before every node that is alive was heard.
+const HEARD_ALL_AFTER: Duration = Duration::from_secs(3);
 /// The most bytes of an announcement; a longer one is not read.
 const ANNOUNCEMENT_BYTES_MAX: usize = 64 * 1024;
 /// The most nodes remembered.
@@ -79,6 +83,9 @@ pub struct Announcement {
     pub lag_ms: u64,
     /// The newest format of a batch that it reads.
     pub wire_version: u8,
+    /// The counters whose queues get every batch that a coordinator appends from now on; all that it appended before
+    /// without one of them is confirmed. A release before this field published to whatever was bound.
+    pub reaches: Option<Vec<String>>,
 }
 
 /// A node and when it was heard last.
@@ -107,6 +114,29 @@ pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
     names
 }
 
+/// Why a batch that somebody appends from now on may not reach `counter`'s queue, as far as one knows who has heard these
+/// `nodes`, and has been listening since `listening_since`: the counter may not take itself for complete meanwhile.
+#[must_use]
+pub fn not_reached(
+    nodes: &Nodes,
+    counter: &CounterName,
+    listening_since: Option<Instant>,
+    now: Instant,
+) -> Option<String> {
+    if listening_since.is_none_or(|since| now.duration_since(since) < HEARD_ALL_AFTER) {
+        return Some("the coordinators are being listened for".to_owned());
+    }
+    let lives = |sighting: &&Sighting| now.duration_since(sighting.seen_at) < LIVES_FOR;
+    let coordinators = nodes.values().filter(lives);
+    let coordinators = coordinators.map(|sighting| &sighting.announcement);
+    let mut passing_by = coordinators.filter(|node| {
+        let reaches = |names: &Vec<String>| names.iter().any(|name| name == counter.as_str());
+        node.role == Role::Coordinator && !node.reaches.as_ref().is_none_or(reaches)
+    });
+    let name = &passing_by.next()?.name;
+    Some(format!("{name} does not publish to its queue yet"))
+}
+
 /// What travels: the announcement and who it is from.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Message {
@@ -118,7 +148,8 @@ pub(super) struct Message {
 /// Announces and listens until it is dropped.
 pub struct Presence {
     nodes: watch::Receiver<Arc<Nodes>>,
-    listening: watch::Receiver<bool>,
+    /// Since when, while it does.
+    listening: watch::Receiver<Option<Instant>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -143,7 +174,7 @@ impl Presence {
     /// Listens without announcing anything: for an operator's command.
     pub(super) fn listen_only(options: Arc<AmqpOptions>) -> Self {
         let (heard, nodes) = watch::channel(Arc::<Nodes>::default());
-        let (ready, listening) = watch::channel(false);
+        let (ready, listening) = watch::channel(None);
         let supervisor = options.supervisor.clone();
         let tasks = vec![supervisor.spawn(Task::Listener, listen(options, heard, ready))];
         Self {
@@ -157,7 +188,13 @@ impl Presence {
     pub(super) async fn listening(&self) {
         let mut listening = self.listening.clone();
         // The task listens until this is dropped.
-        let _ = listening.wait_for(|listening| *listening).await;
+        let _ = listening.wait_for(Option::is_some).await;
+    }
+
+    /// Since when it has been listening without a break; none while it does not.
+    #[must_use]
+    pub fn listening_since(&self) -> watch::Receiver<Option<Instant>> {
+        self.listening.clone()
     }
 
     /// Every node heard so far, this one included.
@@ -229,7 +266,7 @@ async fn announce_until_lost(
 async fn listen(
     options: Arc<AmqpOptions>,
     heard: watch::Sender<Arc<Nodes>>,
-    ready: watch::Sender<bool>,
+    ready: watch::Sender<Option<Instant>>,
 ) -> Infallible {
     let mut dialer = Dialer::new(Arc::clone(&options), "listening");
     loop {
@@ -238,9 +275,9 @@ async fn listen(
         match subscribe(&mut broker).await {
             Ok(consumer) => {
                 dialer.worked();
-                ready.send_replace(true);
+                ready.send_replace(Some(Instant::now()));
                 hear(consumer, &heard).await;
-                ready.send_replace(false);
+                ready.send_replace(None);
             }
             Err(error) => tracing::warn!(%error, "the other nodes can't be heard; once more"),
         }

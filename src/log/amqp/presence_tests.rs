@@ -47,6 +47,7 @@ proptest! {
         flags: [bool; 2],
         started: Option<bool>,
         wire_version: u8,
+        reaches in prop::option::of(prop::collection::vec("[a-z0-9-]{1,9}", 0..3)),
         name in "[a-z0-9-]{1,9}",
         named in prop::collection::vec("[a-z0-9-]{1,9}", 0..3),
     ) {
@@ -55,7 +56,7 @@ proptest! {
         let said = message("n", Role::Counter, &name);
         let announcement = Announcement {
             version: "0".into(), url: "http://c1:3000".into(), life, position_digest, tenants, items, lag_ms,
-            complete, holds_position, started, wire_version, named, ..said.announcement
+            complete, holds_position, started, wire_version, reaches, named, ..said.announcement
         };
         let said = Message { announcement, ..said };
         let heard = read(&serde_json::to_vec(&said).expect("JSON")).expect("read");
@@ -115,4 +116,35 @@ fn a_new_life_takes_the_place_of_the_one_before() {
         );
         assert_eq!(nodes.keys().collect::<Vec<_>>(), ["b", new]);
     }
+}
+
+/// What a counter may take for whole depends on what those append who are alive.
+#[test]
+fn a_counter_is_reached_once_each_coordinator_that_lives_says_so() {
+    let start = Instant::now();
+    let now = start + HEARD_ALL_AFTER;
+    let counter = CounterName::new("c4").expect("valid");
+    let mut nodes = Nodes::default();
+    let mut say = |node: &str, reaches: Option<&[&str]>| {
+        let mut said = message(node, Role::Coordinator, node);
+        let names = reaches.map(|names| names.iter().map(ToString::to_string).collect());
+        said.announcement.reaches = names;
+        note(&mut nodes, said, start, now);
+        nodes.clone()
+    };
+    let older = say("k1", None);
+    assert_eq!(not_reached(&older, &counter, Some(start), now), None);
+    for (since, what) in [(None, "nobody listens"), (Some(now), "not for long")] {
+        assert!(
+            not_reached(&older, &counter, since, now).is_some(),
+            "{what}"
+        );
+    }
+    let passing_by = say("k2", Some(&["c1", "c2"]));
+    let why = not_reached(&passing_by, &counter, Some(start), now);
+    assert!(why.is_some_and(|why| why.contains("k2")));
+    let dead = now + LIVES_FOR;
+    assert_eq!(not_reached(&passing_by, &counter, Some(start), dead), None);
+    let reaching = say("k2", Some(&["c1", "c4"]));
+    assert_eq!(not_reached(&reaching, &counter, Some(start), now), None);
 }

@@ -1,14 +1,15 @@
-//! The appending end: batches to the items' exchange of their partition.
+//! The appending end: batches to the queues of the counters.
 //!
-//! Invariant: a batch that was handed over is published until it is confirmed by every bound queue, whoever
+//! Invariant: a batch that was handed over is published until it is confirmed by every queue that it is for, whoever
 //! still waits for it; one at a time per partition, so that a returned message belongs to the batch in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use lapin::Connection;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -36,8 +37,14 @@ pub enum AmqpRole {
         /// Counters known by presence are declared again with those, and watched.
         nodes: watch::Receiver<Arc<Nodes>>,
     },
-    /// Publishes barriers of its own, once a coordinator has declared everything.
-    Counter,
+    /// Publishes barriers of its own, once a coordinator has declared everything: to its queue, and to those of the counters
+    /// known by presence. What a queue that is not there misses proves nothing of that.
+    Counter {
+        /// The counter's own name.
+        name: CounterName,
+        /// Who is there.
+        nodes: watch::Receiver<Arc<Nodes>>,
+    },
 }
 
 /// What the log says of itself.
@@ -53,6 +60,9 @@ pub struct LogStatus {
     pub depths: Vec<(CounterName, u64)>,
     /// Counters that have no queue.
     pub missing: Vec<CounterName>,
+    /// The counters whose queues get every batch that is appended from now on; all that was appended without one of them
+    /// is confirmed.
+    pub reached: BTreeSet<CounterName>,
 }
 
 pub(super) struct Append {
@@ -69,6 +79,10 @@ pub(super) struct Publishing {
     pub status: watch::Sender<LogStatus>,
     /// Whether everything was declared since the start.
     pub declared: watch::Sender<bool>,
+    /// The counters to whose queues batches go.
+    pub targets: watch::Sender<BTreeSet<CounterName>>,
+    /// The counters that each lane publishes to.
+    reached: Mutex<BTreeMap<Partition, BTreeSet<CounterName>>>,
     /// Asks for another connection.
     pub reconnect: Notify,
     /// Asks to declare again.
@@ -97,6 +111,8 @@ impl AmqpLog {
             connection,
             status,
             declared: watch::channel(false).0,
+            targets: watch::channel(first_targets(&role)).0,
+            reached: Mutex::default(),
             reconnect: Notify::new(),
             declare_again,
         });
@@ -208,7 +224,40 @@ async fn watch_link(publishing: &Publishing, link: &mut Link) {
     }
 }
 
+/// Whom a node publishes to before it has looked.
+fn first_targets(role: &AmqpRole) -> BTreeSet<CounterName> {
+    match role {
+        AmqpRole::Coordinator { counters, .. } => counters.iter().cloned().collect(),
+        AmqpRole::Counter { name, .. } => BTreeSet::from([name.clone()]),
+    }
+}
+
 impl Publishing {
+    /// Publishes to the queues of these counters from the next attempt on.
+    pub fn set_targets(&self, counters: BTreeSet<CounterName>) {
+        self.targets.send_if_modified(|targets| {
+            let changed = *targets != counters;
+            *targets = counters;
+            changed
+        });
+    }
+
+    /// Notes whom a lane publishes to, and tells those that all lanes do.
+    pub fn note_reached(&self, partition: Partition, counters: &BTreeSet<CounterName>) {
+        let mut reached = self.reached.lock();
+        reached.insert(partition, counters.clone());
+        let mut by_all = counters.clone();
+        for partition in self.options.partitioning.all() {
+            let of_lane = reached.get(&partition);
+            by_all.retain(|counter| of_lane.is_some_and(|lane| lane.contains(counter)));
+        }
+        self.status.send_if_modified(|status| {
+            let changed = status.reached != by_all;
+            status.reached = by_all;
+            changed
+        });
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.status.borrow().blocked
     }

@@ -1,0 +1,244 @@
+//! What came of an attempt to publish a batch, and what to do next. Decisions only.
+//!
+//! Invariant: only a clean acknowledgement of every copy is success, and nothing is given up but what no repetition
+//! cures.
+
+use lapin::Confirmation;
+
+use super::connection::{BrokerError, Missing};
+
+/// Confirms that may be lost in a row before the connection is given up with the channel.
+const CONFIRMS_LOST_MAX: u32 = 2;
+/// Attempts in a row that may come back though everything was declared: this connection's node of the broker may not know what
+/// another has.
+const RETURNS_MAX: u32 = 2;
+/// Refusals that no repetition cures: too large (311), and what breaks a limit of the broker (406).
+const PERMANENT: [u16; 2] = [311, 406];
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Acknowledged and not returned.
+    Confirmed,
+    /// No queue took it.
+    Returned,
+    /// The broker could not keep it.
+    Nacked,
+    /// The channel gives no confirms.
+    NotRequested,
+    /// Neither yes nor no in time.
+    TimedOut,
+    /// The broker closed the channel, or the connection was lost: the reply code, if any, what it says, and
+    /// whether it says that the exchange is not there.
+    Failed {
+        code: Option<u16>,
+        missing: bool,
+        detail: String,
+    },
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The batch is in every bound queue.
+    Durable,
+    /// The same batch again, on a fresh channel.
+    FreshChannel,
+    /// The same batch again, on another connection.
+    FreshConnection,
+    /// The same batch again, once everything is declared again.
+    DeclareAgain,
+    /// The batch can never be appended.
+    Refused(String),
+}
+
+/// What came before in the life of one batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct History {
+    pub confirms_lost: u32,
+    pub returns: u32,
+    pub declared_again: bool,
+}
+
+/// Judges how an attempt ended.
+pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -> Verdict {
+    match outcome {
+        Outcome::Confirmed => Verdict::Durable,
+        Outcome::Returned if is_coordinator && history.returns + 1 >= RETURNS_MAX => {
+            Verdict::FreshConnection
+        }
+        Outcome::Returned if is_coordinator => Verdict::DeclareAgain,
+        Outcome::Returned | Outcome::Nacked | Outcome::NotRequested => Verdict::FreshChannel,
+        Outcome::TimedOut if history.confirms_lost + 1 >= CONFIRMS_LOST_MAX => {
+            Verdict::FreshConnection
+        }
+        Outcome::TimedOut => Verdict::FreshChannel,
+        Outcome::Failed {
+            missing: true,
+            detail,
+            ..
+        } if is_coordinator => {
+            if history.declared_again {
+                Verdict::Refused(detail.clone())
+            } else {
+                Verdict::DeclareAgain
+            }
+        }
+        Outcome::Failed {
+            code: Some(code),
+            detail,
+            ..
+        } if PERMANENT.contains(code) => Verdict::Refused(detail.clone()),
+        Outcome::Failed { .. } => Verdict::FreshChannel,
+    }
+}
+
+/// What came of an attempt: the worst that came of a copy.
+pub(super) fn outcome(confirmations: lapin::Result<Vec<Confirmation>>) -> Outcome {
+    let confirmations = match confirmations {
+        Ok(confirmations) => confirmations,
+        Err(error) => {
+            let error = BrokerError::from(error);
+            return Outcome::Failed {
+                code: error.code(),
+                missing: error.missing() == Some(Missing::Exchange),
+                detail: error.to_string(),
+            };
+        }
+    };
+    let mut worst = Outcome::Confirmed;
+    for confirmation in confirmations {
+        match confirmation {
+            Confirmation::Ack(None) => {}
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => return Outcome::Returned,
+            Confirmation::Nack(None) => worst = Outcome::Nacked,
+            Confirmation::NotRequested => worst = Outcome::NotRequested,
+        }
+    }
+    worst
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(code: u16) -> Outcome {
+        Outcome::Failed {
+            code: Some(code),
+            missing: code == 404,
+            detail: format!("code {code}"),
+        }
+    }
+
+    fn verdict(outcome: &Outcome) -> Verdict {
+        judge(outcome, true, History::default())
+    }
+
+    #[test]
+    fn only_an_acknowledgement_without_a_return_is_success() {
+        let of = |copies: Vec<Confirmation>| outcome(Ok(copies));
+        let (yes, no) = (|| Confirmation::Ack(None), || Confirmation::Nack(None));
+        assert_eq!(of(vec![yes(), yes()]), Outcome::Confirmed);
+        for copies in [vec![no(), yes()], vec![yes(), no()]] {
+            assert_eq!(of(copies), Outcome::Nacked);
+        }
+        assert_eq!(
+            of(vec![yes(), Confirmation::NotRequested]),
+            Outcome::NotRequested
+        );
+        assert_eq!(verdict(&Outcome::Confirmed), Verdict::Durable);
+        for other in [
+            Outcome::Returned,
+            Outcome::Nacked,
+            Outcome::NotRequested,
+            Outcome::TimedOut,
+            failed(404),
+            failed(320),
+            failed(403),
+        ] {
+            let verdict = verdict(&other);
+            assert_ne!(verdict, Verdict::Durable, "{other:?}");
+            assert!(
+                !matches!(verdict, Verdict::Refused(_)),
+                "{other:?} is never abandoned"
+            );
+        }
+    }
+
+    #[test]
+    fn a_returned_message_is_declared_for_but_only_by_a_coordinator() {
+        assert_eq!(verdict(&Outcome::Returned), Verdict::DeclareAgain);
+        assert_eq!(verdict(&failed(404)), Verdict::DeclareAgain);
+        for outcome in [Outcome::Returned, failed(404)] {
+            let verdict = judge(&outcome, false, History::default());
+            assert_eq!(verdict, Verdict::FreshChannel);
+        }
+    }
+
+    /// A queue that can't be reached for now is no reason to declare it, nor to end the epoch.
+    #[test]
+    fn not_found_without_a_missing_exchange_is_tried_again() {
+        let transient = Outcome::Failed {
+            code: Some(404),
+            missing: false,
+            detail: "due to timeout".to_owned(),
+        };
+        let again = History {
+            declared_again: true,
+            ..History::default()
+        };
+        for history in [History::default(), again] {
+            let verdict = judge(&transient, true, history);
+            assert_eq!(verdict, Verdict::FreshChannel);
+        }
+    }
+
+    /// ATTACKS 17: an over-limit batch closes the channel, "the same batch again" for ever.
+    #[test]
+    fn a_permanent_refusal_ends_the_epoch() {
+        assert!(matches!(verdict(&failed(406)), Verdict::Refused(_)));
+        assert!(matches!(verdict(&failed(311)), Verdict::Refused(_)));
+        let again = History {
+            declared_again: true,
+            ..History::default()
+        };
+        assert!(matches!(
+            judge(&failed(404), true, again),
+            Verdict::Refused(_)
+        ));
+        assert_eq!(
+            judge(&Outcome::Returned, true, again),
+            Verdict::DeclareAgain
+        );
+    }
+
+    /// A node of the broker whose metadata is behind knows no queue that was declared elsewhere.
+    #[test]
+    fn what_comes_back_again_and_again_is_tried_at_another_node() {
+        let again = History {
+            returns: 1,
+            declared_again: true,
+            ..History::default()
+        };
+        assert_eq!(
+            judge(&Outcome::Returned, true, again),
+            Verdict::FreshConnection
+        );
+        assert_eq!(
+            judge(&Outcome::Returned, false, again),
+            Verdict::FreshChannel
+        );
+    }
+
+    #[test]
+    fn confirms_that_never_come_take_a_channel_then_the_connection() {
+        assert_eq!(verdict(&Outcome::TimedOut), Verdict::FreshChannel);
+        let again = History {
+            confirms_lost: 1,
+            ..History::default()
+        };
+        assert_eq!(
+            judge(&Outcome::TimedOut, true, again),
+            Verdict::FreshConnection
+        );
+    }
+}
