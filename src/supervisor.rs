@@ -68,6 +68,8 @@ tasks! {
     Tending = "tending",
     /// Takes in which other nodes are there.
     Members = "members",
+    /// Looks for nodes that can't go together with this one.
+    Strangers = "strangers",
     /// Takes in how the log is.
     LogState = "log-state",
     /// Asks one counter elsewhere for counts.

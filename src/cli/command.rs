@@ -253,7 +253,10 @@ fn yes_arg() -> Arg {
 
 /// Those settings of counters that name the broker.
 fn broker_args() -> impl Iterator<Item = Arg> {
-    config::args(Role::Counter).filter(|arg| arg.get_id().as_str().starts_with("amqp-"))
+    config::args(Role::Counter).filter(|arg| {
+        let id = arg.get_id().as_str();
+        id.starts_with("amqp-") || id == "prefix"
+    })
 }
 
 fn remove_counter_command() -> Command {

@@ -27,6 +27,8 @@ pub struct ClusterConfig {
     pub cluster_secret_file: Option<PathBuf>,
     /// Where other nodes reach this one.
     pub advertise_url: Option<String>,
+    /// Which cluster this node belongs to.
+    pub cluster_id: String,
 }
 
 /// How to reach RabbitMQ.
@@ -36,6 +38,8 @@ pub struct BrokerConfig {
     pub urls: SecretTexts,
     /// A file with certificates, in PEM, that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// How the names of the cluster's exchanges and queues begin.
+    pub prefix: String,
 }
 
 /// Texts that are never shown.
@@ -78,7 +82,17 @@ fn broker_of(values: &Values<'_>) -> Result<BrokerConfig, ConfigError> {
         ca_file: values.parse("amqp-ca-file", "the path of a file", |text| {
             Some((!text.is_empty()).then(|| PathBuf::from(text)))
         })?,
+        prefix: values.parse("prefix", WORD, word)?,
     })
+}
+
+/// What a prefix and a cluster's id may be: names on the broker take at most 255 bytes, and it keeps `amq.` for itself.
+const WORD: &str = "1 to 64 letters, digits, -, _ and ., and not begin with amq.";
+
+fn word(text: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(is_plain);
+    (fits && !text.starts_with("amq.")).then(|| text.to_owned())
 }
 
 /// The counter's name for an operator's command.
@@ -144,6 +158,7 @@ pub(super) fn cluster(
         advertise_url: optional("advertise-url", "a URL such as http://host:3001", |text| {
             text.starts_with("http://") || text.starts_with("https://")
         })?,
+        cluster_id: values.parse("cluster-id", WORD, word)?,
     })
 }
 

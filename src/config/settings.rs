@@ -66,7 +66,7 @@ const COORDINATOR: &[Role] = &[Role::Coordinator];
 const COUNTER: &[Role] = &[Role::Counter];
 
 /// Every setting.
-pub const SETTINGS: [Setting; 29] = [
+pub const SETTINGS: [Setting; 31] = [
     setting(
         "listen",
         "ADDRESS",
@@ -122,6 +122,20 @@ pub const SETTINGS: [Setting; 29] = [
         "",
         CLUSTER,
         "Certificates in PEM to trust at amqps:// beside the system's, such as that of an authority of your own",
+    ),
+    setting(
+        "prefix",
+        "PREFIX",
+        "headcount",
+        CLUSTER,
+        "How the names of everything on the broker begin: clusters that share a virtual host need one each, the same for all of its nodes",
+    ),
+    setting(
+        "cluster-id",
+        "ID",
+        "headcount",
+        CLUSTER,
+        "The cluster's id, the same for all of its nodes: a node that meets another cluster under its prefix refuses to go on",
     ),
     setting(
         "cluster-secret-file",

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::NodeError;
 use crate::client::{NodeClient, RemoteCounter};
 use crate::config::{BrokerConfig, ClusterConfig};
-use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role};
+use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role, Strangers};
 use crate::model::{ClusterSecret, CounterName};
 use crate::supervisor::{Ended, Supervisor, Task};
 
@@ -34,6 +35,7 @@ pub(super) fn amqp_options(
         confirm_timeout: cluster.confirm_timeout,
         heartbeat: cluster.heartbeat,
         supervisor: supervisor.clone(),
+        cluster_id: Some(cluster.cluster_id.clone()),
         ..options_of(&cluster.broker)?
     })
 }
@@ -54,6 +56,7 @@ pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError
         .transpose()?;
     Ok(AmqpOptions {
         authorities,
+        prefix: broker.prefix.clone(),
         ..AmqpOptions::new(urls)
     })
 }
@@ -185,4 +188,29 @@ pub(super) fn follow(
             }
         }
     });
+}
+
+/// Resolves, with the reason, once this node meets another that it can't go together with.
+pub(super) fn meet_strangers(
+    supervisor: &Supervisor,
+    mut everybody: watch::Receiver<Arc<Nodes>>,
+    node: String,
+    own: Announcement,
+) -> oneshot::Receiver<String> {
+    let (met, meeting) = oneshot::channel();
+    let mut strangers = Strangers::new(node, own);
+    supervisor.spawn(Task::Strangers, async move {
+        loop {
+            let now = Arc::clone(&everybody.borrow_and_update());
+            if let Some(why) = strangers.look(&now, Instant::now()) {
+                // Who no longer waits goes down already.
+                let _ = met.send(why);
+                return Ended::Done;
+            }
+            if everybody.changed().await.is_err() {
+                return Ended::Done;
+            }
+        }
+    });
+    meeting
 }

@@ -9,11 +9,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::cluster::{Remotes, amqp_options, cluster_secret, follow, own_url};
+use super::cluster::{Remotes, amqp_options, cluster_secret, follow, meet_strangers, own_url};
 use super::system::{
     barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
 };
 use super::{Listening, NodeError, check_tasks};
+use crate::clock::now_ms;
 use crate::config::CoordinatorConfig;
 use crate::coordinator::{AcceptLossError, Coordinator, LogState, Loss, TendOptions};
 use crate::counter::Queries;
@@ -47,12 +48,16 @@ pub async fn coordinator(
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let url = own_url(&config.cluster, address);
     let announced = named.clone();
+    let (cluster, started_at_ms) = (config.cluster.cluster_id.clone(), now_ms());
+    let node = format!("coordinator-{life:016x}");
     let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
     let reached = Arc::clone(&log_status);
     let announce = Arc::new(move || Announcement {
         version: env!("CARGO_PKG_VERSION").into(),
         role: Role::Coordinator,
         name: format!("coordinator-{life:016x}"),
+        cluster: cluster.clone(),
+        started_at_ms,
         life,
         url: url.clone(),
         named: announced.clone(),
@@ -60,7 +65,9 @@ pub async fn coordinator(
         reaches: Some(reached.get().map(reaches).unwrap_or_default()),
         ..Announcement::default()
     });
-    let presence = Presence::start(amqp.clone(), format!("coordinator-{life:016x}"), announce);
+    let own = announce();
+    let presence = Presence::start(amqp.clone(), node.clone(), announce);
+    let strangers = meet_strangers(&supervisor, presence.everybody(), node, own);
     let role = AmqpRole::Coordinator {
         counters: config.counters.clone(),
         nodes: presence.nodes(),
@@ -93,12 +100,13 @@ pub async fn coordinator(
         .with_loss_desk(Arc::new(Desk(coordinator.clone())), secret);
     tracing::info!(%address, %epoch, "ready");
     listening(Listening::Coordinator { address });
-    let mut fatal = None;
+    let mut fatal: Option<NodeError> = None;
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
             _ = supervisor.ended() => {}
-            reason = coordinator.fatal() => fatal = Some(reason),
+            reason = coordinator.fatal() => fatal = Some(reason.into()),
+            Ok(why) = strangers => fatal = Some(NodeError::Stranger(why)),
         }
         supervisor.going_down();
         coordinator.close();
@@ -107,7 +115,7 @@ pub async fn coordinator(
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
     match fatal {
-        Some(reason) => Err(reason.into()),
+        Some(reason) => Err(reason),
         None => Ok(()),
     }
 }

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::cluster::{Remotes, amqp_options, cluster_secret, own_url};
+use super::cluster::{Remotes, amqp_options, cluster_secret, meet_strangers, own_url};
 use super::stores::{RunningCounter, open_store, run_counter};
 use super::system::{
     barrier_epochs, limit_connections, listen, new_life, start_metrics, stop_signal,
@@ -41,6 +42,7 @@ struct Running {
     counter: LocalCounter<DiskReader>,
     control: CounterControl,
     task: RunningCounter,
+    strangers: oneshot::Receiver<String>,
     _presence: Presence,
 }
 
@@ -86,10 +88,12 @@ pub async fn counter(
         address,
         data_dir: config.store.data_dir,
     });
+    let mut stranger = None;
     let stopped = async {
         tokio::select! {
             name = stop => tracing::info!(signal = name, "stopping"),
             _ = supervisor.ended() => {}
+            Ok(why) = running.strangers => stranger = Some(why),
         }
         supervisor.going_down();
     };
@@ -105,7 +109,7 @@ pub async fn counter(
         .map_err(|_| NodeError::CloseTimedOut)??;
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
-    Ok(())
+    stranger.map_or(Ok(()), |why| Err(NodeError::Stranger(why)))
 }
 
 fn start(
@@ -134,6 +138,7 @@ fn start(
     let deliveries = AmqpDeliveries::start(amqp.clone(), config.name.clone(), standing, nodes);
     let consuming = deliveries.status();
     let name = config.name.to_string();
+    let (cluster, started_at_ms) = (config.cluster.cluster_id.clone(), now_ms());
     let announce = {
         let (name, url) = (name.clone(), url);
         Arc::new(move || {
@@ -142,6 +147,8 @@ fn start(
                 version: env!("CARGO_PKG_VERSION").into(),
                 role: Role::Counter,
                 name: name.clone(),
+                cluster: cluster.clone(),
+                started_at_ms,
                 life,
                 url: url.clone(),
                 complete: cut.complete(),
@@ -154,7 +161,9 @@ fn start(
             }
         })
     };
-    let presence = Presence::start(amqp.clone(), format!("{name}-{life:016x}"), announce);
+    let (node, own) = (format!("{name}-{life:016x}"), announce());
+    let presence = Presence::start(amqp.clone(), node.clone(), announce);
+    let strangers = meet_strangers(&supervisor, presence.everybody(), node, own);
     super::cluster::follow(&supervisor, presence.nodes(), {
         let remotes = Arc::clone(remotes);
         move |nodes| {
@@ -185,6 +194,7 @@ fn start(
         counter,
         control,
         task: run_counter(&supervisor, task),
+        strangers,
         _presence: presence,
     })
 }

@@ -59,6 +59,9 @@ pub enum NodeError {
     /// The coordinator must not go on. A restart begins anew.
     #[error(transparent)]
     Coordinator(#[from] Fatal),
+    /// Another node can't go together with this one, which started later.
+    #[error("{0}")]
+    Stranger(String),
     /// A task ended that nobody had asked to end. A restart recovers.
     #[error(transparent)]
     Unasked(#[from] UnaskedEnd),

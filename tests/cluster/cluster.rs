@@ -38,6 +38,8 @@ const COUNTER_FLAGS: [&str; 4] = ["--memory-mb", "4", "--confirm-timeout-ms", "2
 /// What a cluster is made of.
 pub struct Setup {
     broker: Arc<Broker>,
+    /// Another cluster's, if not one of its own.
+    vhost: Option<Vhost>,
     counters: Vec<String>,
     coordinators: usize,
     /// Flags of every node.
@@ -54,9 +56,18 @@ impl Setup {
     pub fn on(broker: Arc<Broker>) -> Self {
         Self {
             broker,
+            vhost: None,
             counters: ["c1", "c2", "c3"].map(str::to_owned).to_vec(),
             coordinators: 1,
             flags: Vec::new(),
+        }
+    }
+
+    /// One beside another cluster, on the same virtual host.
+    pub fn beside(other: &Cluster) -> Self {
+        Self {
+            vhost: Some(other.vhost.clone()),
+            ..Self::on(Arc::clone(&other.broker))
         }
     }
 
@@ -141,7 +152,10 @@ impl Cluster {
             .expect("a client");
         Self {
             broker: Arc::clone(&setup.broker),
-            vhost: setup.broker.new_vhost(),
+            vhost: setup
+                .vhost
+                .clone()
+                .unwrap_or_else(|| setup.broker.new_vhost()),
             http,
             coordinators: Vec::new(),
             counters: BTreeMap::new(),

@@ -34,7 +34,7 @@ fn homes(task: Task) -> &'static [&'static str] {
         | Task::Listener
         | Task::PublisherLane
         | Task::PublisherLink => &["coordinator"],
-        Task::Members | Task::PublisherControl => &["coordinator", "counter"],
+        Task::Members | Task::Strangers | Task::PublisherControl => &["coordinator", "counter"],
         Task::Session | Task::Acknowledger | Task::Healer => &["counter"],
     }
 }

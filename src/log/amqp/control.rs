@@ -175,18 +175,18 @@ async fn watch_queues(
             "counters have no queue: what is posted does not reach them"
         );
     }
-    // A counter that only announced itself declares its own, or was removed.
-    let mut named = counters.clone();
-    for counter in &queues.missing {
-        // That a name is spent ends a coordinator that starts, not one that works.
-        if broker.has(&Marker::Removed(counter.clone())).await? {
-            named.retain(|name| name != counter);
-        }
-    }
+    let named = still_named(broker, counters, &queues.missing).await?;
     let again = |counter| {
         named.contains(counter) && (declaring == Declaring::Now || before.contains(counter))
     };
-    if queues.missing.iter().any(again) || !broker.has_items().await? {
+    let has_items = broker.has_items().await?;
+    if !has_items {
+        tracing::warn!(
+            "an items' exchange is missing, and is declared again with all bindings; nothing that was acknowledged \
+             depends on it, but who deleted it may have deleted more"
+        );
+    }
+    if queues.missing.iter().any(again) || !has_items {
         match founding::declare(broker, &named, &known).await? {
             Ok(()) => queues = look_at(broker, &watched).await?,
             Err(why) => tracing::error!(why, "the missing queues are not declared"),
@@ -204,6 +204,22 @@ async fn watch_queues(
         changed
     });
     Ok(())
+}
+
+/// The counters of the settings but for those that were removed: that a name is spent ends a coordinator that starts, not
+/// one that works. A counter that only announced itself declares its own queue, or was removed.
+async fn still_named(
+    broker: &mut Broker,
+    counters: &[CounterName],
+    missing: &[CounterName],
+) -> Result<Vec<CounterName>, BrokerError> {
+    let mut named = counters.to_vec();
+    for counter in missing {
+        if broker.has(&Marker::Removed(counter.clone())).await? {
+            named.retain(|name| name != counter);
+        }
+    }
+    Ok(named)
 }
 
 /// Looks at the queues of these counters.

@@ -12,7 +12,7 @@
 //! | `publisher`, `control`, `lane`, `outcome` | [`AmqpLog`] |
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
-//! | `presence` | who is there |
+//! | `presence`, `strangers` | who is there, and who must not be |
 //! | `operator` | what only an operator may ask for |
 
 mod connection;
@@ -30,6 +30,7 @@ mod presence;
 mod protocol;
 mod publisher;
 mod session;
+mod strangers;
 mod topology;
 mod url;
 
@@ -37,6 +38,7 @@ pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
 pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
 pub use presence::{Announcement, Nodes, Presence, Role, Sighting, not_reached};
 pub use publisher::{AmqpLog, AmqpRole, LogStatus};
+pub use strangers::Strangers;
 pub use url::{AmqpUrl, AmqpUrlError};
 
 use std::time::Duration;
@@ -65,6 +67,8 @@ pub struct AmqpOptions {
     pub authorities: Option<String>,
     /// How the names of all exchanges and queues begin.
     pub prefix: String,
+    /// The cluster whose nodes are heard; none hears those of all.
+    pub cluster_id: Option<String>,
     /// How many partitions there are.
     pub partitioning: Partitioning,
     /// What kind of queue a counter's queue is.
@@ -93,6 +97,7 @@ impl AmqpOptions {
             urls,
             authorities: None,
             prefix: "headcount".to_owned(),
+            cluster_id: None,
             partitioning: Partitioning::SINGLE,
             queue_type: QueueType::Quorum,
             connect_timeout: Duration::from_secs(10),

@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpOptions;
 use super::connection::{BrokerError, Dialer, timed};
+use super::strangers::belongs;
 use super::topology::Broker;
 use crate::model::CounterName;
 use crate::supervisor::Task;
@@ -61,6 +62,10 @@ pub struct Announcement {
     pub role: Role,
     /// A counter's name, or a coordinator's.
     pub name: String,
+    /// The cluster that it belongs to; empty in a release before this field.
+    pub cluster: String,
+    /// When its process started, in milliseconds since the Unix epoch.
+    pub started_at_ms: u64,
     /// Its present life: random, new at every start.
     pub life: u64,
     /// Where its internal endpoint is.
@@ -138,7 +143,7 @@ pub fn not_reached(
 }
 
 /// What travels: the announcement and who it is from.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Message {
     node: String,
     #[serde(flatten)]
@@ -148,6 +153,7 @@ pub(super) struct Message {
 /// Announces and listens until it is dropped.
 pub struct Presence {
     nodes: watch::Receiver<Arc<Nodes>>,
+    everybody: watch::Receiver<Arc<Nodes>>,
     /// Since when, while it does.
     listening: watch::Receiver<Option<Instant>>,
     tasks: Vec<JoinHandle<()>>,
@@ -173,12 +179,19 @@ impl Presence {
 
     /// Listens without announcing anything: for an operator's command.
     pub(super) fn listen_only(options: Arc<AmqpOptions>) -> Self {
-        let (heard, nodes) = watch::channel(Arc::<Nodes>::default());
+        let (own, nodes) = watch::channel(Arc::<Nodes>::default());
+        let (all, everybody) = watch::channel(Arc::<Nodes>::default());
         let (ready, listening) = watch::channel(None);
         let supervisor = options.supervisor.clone();
+        let heard = Heard {
+            cluster_id: options.cluster_id.clone(),
+            own,
+            all,
+        };
         let tasks = vec![supervisor.spawn(Task::Listener, listen(options, heard, ready))];
         Self {
             nodes,
+            everybody,
             listening,
             tasks,
         }
@@ -197,10 +210,16 @@ impl Presence {
         self.listening.clone()
     }
 
-    /// Every node heard so far, this one included.
+    /// Every node of this cluster heard so far, this one included.
     #[must_use]
     pub fn nodes(&self) -> watch::Receiver<Arc<Nodes>> {
         self.nodes.clone()
+    }
+
+    /// Every node heard so far, of whatever cluster: for [`Strangers`](super::Strangers) only.
+    #[must_use]
+    pub fn everybody(&self) -> watch::Receiver<Arc<Nodes>> {
+        self.everybody.clone()
     }
 }
 
@@ -265,7 +284,7 @@ async fn announce_until_lost(
 
 async fn listen(
     options: Arc<AmqpOptions>,
-    heard: watch::Sender<Arc<Nodes>>,
+    heard: Heard,
     ready: watch::Sender<Option<Instant>>,
 ) -> Infallible {
     let mut dialer = Dialer::new(Arc::clone(&options), "listening");
@@ -307,15 +326,31 @@ async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
     timed(channel.basic_consume(queue, tag, options, FieldTable::default())).await
 }
 
+/// Where it is noted who was heard.
+struct Heard {
+    cluster_id: Option<String>,
+    own: watch::Sender<Arc<Nodes>>,
+    all: watch::Sender<Arc<Nodes>>,
+}
+
 /// Notes who is heard until the connection is lost.
-async fn hear(mut consumer: Consumer, heard: &watch::Sender<Arc<Nodes>>) {
+async fn hear(mut consumer: Consumer, heard: &Heard) {
     let since = Instant::now();
     while let Some(Ok(delivery)) = consumer.next().await {
         let Some(message) = read(&delivery.data) else {
             continue;
         };
         let now = Instant::now();
-        heard.send_modify(|nodes| note(Arc::make_mut(nodes), message, since, now));
+        let theirs = &message.announcement.cluster;
+        if belongs(heard.cluster_id.as_deref(), theirs) {
+            let said = message.clone();
+            heard
+                .own
+                .send_modify(|nodes| note(Arc::make_mut(nodes), said, since, now));
+        }
+        heard
+            .all
+            .send_modify(|nodes| note(Arc::make_mut(nodes), message, since, now));
     }
 }
 
