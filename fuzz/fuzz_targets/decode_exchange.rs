@@ -4,7 +4,8 @@
 #![no_main]
 
 use headcount::counter::exchange::{
-    ContainsQuery, CountsAnswers, CountsGroup, ListingQuery, LossPlan, LossRequest, Message,
+    ContainsQuery, CountsAnswers, CountsGroup, ListingQuery, LossPlan, LossReceipt, LossRequest,
+    Message,
 };
 use headcount::counter::{Listing, Membership, Status};
 use libfuzzer_sys::fuzz_target;
@@ -19,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     check::<Status>(bytes);
     check::<LossPlan>(bytes);
     check::<LossRequest>(bytes);
+    check::<LossReceipt>(bytes);
 });
 
 fn check<M: Message>(bytes: &[u8]) {

@@ -53,7 +53,10 @@ Accepts that something is lost for good, so that counts can be exact again witho
 
 Without EPOCH and FROM-TO it asks the coordinator what is missing: batches that no counter has, and counters
 that are not complete while no complete one is left. Everything listed is then taken as lost: the counters go on
-with what they hold. Bring back every counter and disk that may still come back before you do this.";
+with what they hold. Bring back every counter and disk that may still come back before you do this.
+
+Each counter is accepted with the loss that it had when it was listed: one that is restarted or loses again before it
+hears of this is not complete by it, and is named at the end.";
 
 const POISON_ABOUT: &str = "\
 Takes a batch that this release can't read from the head of a stopped counter's queue. A counter that meets

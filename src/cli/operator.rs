@@ -2,12 +2,13 @@
 //!
 //! Invariant: each says what it is about to do, and does it only after a yes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use thiserror::Error;
 
 use super::{AcceptLossOptions, confirm, print};
-use crate::client::{ClientError, Loss, LossClient, LossPlan, LossRequest};
+use crate::client::{ClientError, Loss, LossClient, LossPlan, LossReceipt, LossRequest, NotLost};
 use crate::config::BrokerConfig;
 use crate::model::{ClusterSecret, CounterName, Epoch};
 use crate::node::{self, NodeError};
@@ -97,21 +98,33 @@ pub async fn accept_loss(options: &AcceptLossOptions) -> Result<bool, OperatorEr
     let plan = client.plan().await?;
     let request = match (&options.epoch, &options.range) {
         (Some(epoch), Some(range)) => one_range(&plan, epoch, range).map_err(argument)?,
-        _ => LossRequest {
-            complete: !plan.incomplete.is_empty(),
-            missing: plan.missing.clone(),
-        },
+        _ => everything(&plan),
     };
-    if request.missing.is_empty() && !request.complete {
-        let _ = print("Nothing is lost that could be accepted.\n");
+    if request.missing.is_empty() && request.counters.is_empty() {
+        let _ = print(&format!(
+            "Nothing is lost that could be accepted.\n{}",
+            left_out(&plan)
+        ));
         return Ok(false);
     }
     if !confirm(&explain(&request, &plan), options.yes) {
         return Ok(false);
     }
-    client.accept(&request).await?;
-    let _ = print("Accepted. Counts are exact again once the counters have heard of it.\n");
+    let receipt = client.accept(&request).await?;
+    let _ = print(&told(&receipt));
     Ok(true)
+}
+
+/// All that the plan names and that can be accepted.
+fn everything(plan: &LossPlan) -> LossRequest {
+    let named = plan.incomplete.iter();
+    let named = named.filter_map(|of| Some((CounterName::new(&of.name)?, of.loss?)));
+    let counters: BTreeMap<_, _> = named.collect();
+    LossRequest {
+        missing: plan.missing.clone(),
+        complete: !counters.is_empty(),
+        counters,
+    }
 }
 
 /// One range of the plan, as an operator typed it.
@@ -128,6 +141,11 @@ fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, S
         loss.epoch == Epoch(number) && loss.first <= first && last <= loss.last && first <= last
     };
     let Some(loss) = plan.missing.iter().find(planned) else {
+        let of_range =
+            |of: &&NotLost| of.epoch == Epoch(number) && (first..=last).contains(&of.sequence);
+        if let Some(NotLost { sequence, why, .. }) = plan.not_lost.iter().find(of_range) {
+            return Err(format!("{epoch} {sequence} is not lost yet: {why}"));
+        }
         return Err(format!(
             "{epoch} {range} is not lost: some counter that answers has it, or nobody knows of it"
         ));
@@ -138,7 +156,7 @@ fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, S
             last,
             ..*loss
         }],
-        complete: false,
+        ..LossRequest::default()
     })
 }
 
@@ -150,12 +168,14 @@ fn explain(request: &LossRequest, plan: &LossPlan) -> String {
             loss.first, loss.last, loss.epoch, loss.partition
         ));
     }
-    if request.complete {
+    if !request.counters.is_empty() {
         text.push_str(&format!(
-            "- whatever these counters miss beyond that: {}. They are taken for complete with what they hold\n",
-            plan.incomplete.join(", ")
+            "- whatever these counters miss beyond that: {}. They are taken for complete with what they hold, but for one \
+             that is restarted, or loses again, before it hears of this\n",
+            names(request.counters.keys().map(CounterName::as_str))
         ));
     }
+    text.push_str(&left_out(plan));
     if !plan.silent.is_empty() {
         text.push_str(&format!(
             "These counters did not answer, and may still have it: {}.\n",
@@ -165,3 +185,57 @@ fn explain(request: &LossRequest, plan: &LossPlan) -> String {
     text.push_str("Bring back first every counter and every disk that may still come back.");
     text
 }
+
+/// What the plan names and nobody can accept now, in lines of its own.
+fn left_out(plan: &LossPlan) -> String {
+    let mut text = String::new();
+    for of in &plan.not_lost {
+        text.push_str(&format!(
+            "Not lost yet: batch {} of epoch {} (partition {}), which no counter that answers has: {}.\n",
+            of.sequence, of.epoch, of.partition, of.why
+        ));
+    }
+    let unnamed = plan.incomplete.iter().filter(|of| of.loss.is_none());
+    let unnamed = names(unnamed.map(|of| of.name.as_str()));
+    if !unnamed.is_empty() {
+        text.push_str(&format!(
+            "Not complete, and of a release that does not say which loss that is for: {unnamed}. Upgrade them first, then \
+             run this again.\n"
+        ));
+    }
+    text
+}
+
+/// What was accepted, and how the counters stand then.
+fn told(receipt: &LossReceipt) -> String {
+    let mut text = String::from("Accepted.\n");
+    for loss in &receipt.accepted.missing {
+        text.push_str(&format!(
+            "Batches {}-{} of epoch {} are given up.\n",
+            loss.first, loss.last, loss.epoch
+        ));
+    }
+    if !receipt.now_complete.is_empty() {
+        let complete = receipt.now_complete.join(", ");
+        text.push_str(&format!("Complete: {complete}.\n"));
+    }
+    for (name, why) in &receipt.still_incomplete {
+        text.push_str(&format!("Not complete: {name}: {why}.\n"));
+    }
+    if !receipt.not_heard.is_empty() {
+        text.push_str(&format!(
+            "Did not answer in time, see /counters: {}.\n",
+            receipt.not_heard.join(", ")
+        ));
+    }
+    text.push_str("Counts are exact again once the counters have heard of it.\n");
+    text
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[path = "operator_tests.rs"]
+mod tests;

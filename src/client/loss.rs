@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::ClientError;
 use super::node::{Address, NodeClient, Sent};
 use crate::counter::QueryError;
-use crate::counter::exchange::{LOSS_PATH, LossPlan, LossRequest, Message};
+use crate::counter::exchange::{LOSS_PATH, LossPlan, LossReceipt, LossRequest, Message};
 use crate::model::{ClusterSecret, CounterName};
 use crate::supervisor::Supervisor;
 
@@ -47,18 +47,20 @@ impl LossClient {
         self.ask(Sent::Get).await
     }
 
-    /// Accepts what `request` names.
+    /// Accepts what `request` names; tells how the counters stand then.
     ///
     /// # Errors
     /// When it was refused, or its outcome is unknown: the same may be accepted again.
-    pub async fn accept(&self, request: &LossRequest) -> Result<(), ClientError> {
+    pub async fn accept(&self, request: &LossRequest) -> Result<LossReceipt, ClientError> {
         let body = Bytes::from(request.encode());
-        let _: LossRequest = self.ask(Sent::Post(body)).await?;
-        Ok(())
+        self.ask(Sent::Post(body)).await
     }
 
     async fn ask<A: Message>(&self, sent: Sent) -> Result<A, ClientError> {
         let answer = self.address.ask(LOSS_PATH, sent, TIMEOUT).await;
-        answer.map_err(|failure| ClientError::NoAnswer(QueryError::from(failure).to_string()))
+        answer.map_err(|failure| match QueryError::from(failure) {
+            QueryError::Unreachable(detail) => ClientError::Coordinator(detail),
+            other => ClientError::NoAnswer(other.to_string()),
+        })
     }
 }

@@ -12,7 +12,9 @@ mod public;
 #[cfg(test)]
 mod told;
 
-pub use crate::counter::exchange::{Loss, LossPlan, LossRequest};
+pub use crate::counter::exchange::{
+    IncompleteCounter, Loss, LossPlan, LossReceipt, LossRequest, NotLost,
+};
 pub use counter::RemoteCounter;
 pub use loss::LossClient;
 pub use node::NodeClient;

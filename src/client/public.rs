@@ -46,6 +46,9 @@ pub enum ClientError {
         /// The faults that it named, by the index of their line.
         faults: Vec<(usize, String)>,
     },
+    /// What a coordinator said instead of doing what an operator asked for.
+    #[error("the coordinator: {0}")]
+    Coordinator(String),
     /// The answer is not what a coordinator answers.
     #[error("the answer is not a coordinator's: {0}")]
     Unexpected(String),

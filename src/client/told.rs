@@ -76,6 +76,7 @@ fn answer(query: &CountsQuery) -> Result<Counts, QueryError> {
             barriers: true,
             partitions: vec![(Partition(0), covers)],
             covered: Requirement::default(),
+            loss: None,
         },
         counts: vec![vec![1]; query.tenants.len()],
     })

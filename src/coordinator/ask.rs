@@ -16,7 +16,7 @@ use super::merge::Covered;
 use super::nearest::gather;
 use super::{Coordinator, Fatal, ReadError};
 use crate::counter::{Counts, Cover, Demand, Queries, QueryError};
-use crate::model::{Partition, Requirement};
+use crate::model::{LossId, Partition, Requirement};
 
 /// How much longer than the counters a coordinator waits for their answers to arrive.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
@@ -36,6 +36,8 @@ pub(super) struct Heard {
     pub complete: bool,
     /// All that it holds.
     pub holds: Requirement,
+    /// What names the loss after which it is not complete, where it says so.
+    pub loss: Option<LossId>,
 }
 
 impl Coordinator {
@@ -158,6 +160,7 @@ impl Coordinator {
                     // Nothing was required, so a partition lacks nothing but completeness.
                     complete: cover.partitions.iter().all(|&(_, covers)| covers),
                     holds: cover.covered,
+                    loss: cover.loss,
                 })
             }
         };

@@ -159,7 +159,7 @@ async fn an_acceptance_has_a_batch_of_its_own() {
     log.confirms.add_permits(100);
     let accepted = Acceptance {
         losses: vec![(Epoch(3), 1, 2)],
-        complete: true,
+        ..Acceptance::default()
     };
     let (before, alone, after) = tokio::join!(
         batcher.submit(items(1), None),

@@ -5,10 +5,12 @@
 //! sequence, the last, can be in doubt.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::ask::Heard;
 use crate::model::{
-    Acceptance, Epoch, LOSSES_PER_RECORD_MAX, Partition, Requirement, Sequence, Sequences,
+    Acceptance, BatchId, COMPLETED_PER_RECORD_MAX, Completes, CounterName, Epoch,
+    LOSSES_PER_RECORD_MAX, LossId, NamedLosses, Partition, Requirement, Sequence, Sequences,
 };
 
 /// Sequences of one epoch and partition that no counter that was heard holds.
@@ -24,15 +26,35 @@ pub struct Loss {
     pub last: Sequence,
 }
 
+/// A counter that is not sure to have everything.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incomplete {
+    /// Its name.
+    pub name: String,
+    /// What names its last loss; `None` where its release doesn't say, so that it can't be accepted.
+    pub loss: Option<LossId>,
+}
+
+/// A batch that nobody holds, and that may still come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotLost {
+    /// The batch: its epoch's last, as far as is known.
+    pub id: BatchId,
+    /// Why it may come, and what an operator does about that.
+    pub why: String,
+}
+
 /// What an operator would give up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LossPlan {
     /// What is known to have been acknowledged, or shown, and nobody that was heard holds; ascending.
     pub losses: Vec<Loss>,
-    /// Counters that are not sure to have everything.
-    pub incomplete: Vec<String>,
+    /// Counters that are not sure to have everything, by name.
+    pub incomplete: Vec<Incomplete>,
     /// Named counters that did not answer behind a fresh barrier: what is missing may be with them still.
     pub silent: Vec<String>,
+    /// What nobody that was heard holds either, and is not lost yet.
+    pub not_lost: Vec<NotLost>,
 }
 
 impl LossPlan {
@@ -60,13 +82,14 @@ pub(super) fn united(heard: &[Heard]) -> Requirement {
 /// What of `required` was never acknowledged and is held by nobody: the last sequence of an epoch that a counter
 /// had, showed and lost before its coordinator could finish. Empty unless every one of `names` answered behind a
 /// barrier that was appended after `required` was read, and is complete; none of the epoch `own`; and of an epoch
-/// of which something was `dropped` before, only the same again.
+/// of which something was `dropped` before, only the same again; and none of an epoch whose last batch `may_come`.
 pub(super) fn never_acknowledged(
     own: Epoch,
     names: &BTreeSet<&str>,
     required: &Requirement,
     heard: &[Heard],
     dropped: &Requirement,
+    may_come: impl Fn(Epoch) -> bool,
 ) -> Requirement {
     let mut never = Requirement::default();
     let sure = heard
@@ -83,7 +106,7 @@ pub(super) fn never_acknowledged(
         let before = dropped.get(partition, epoch).map_or(last, Sequences::last);
         // Nothing but the one behind all that is held, and that without a hole.
         let in_doubt = held == Sequences::up_to(last - 1) && before == last;
-        if epoch != own && in_doubt {
+        if epoch != own && in_doubt && !may_come(epoch) {
             never.add_all(partition, epoch, missing);
         }
     }
@@ -99,15 +122,33 @@ pub(super) struct Planned {
 }
 
 /// What is lost, as far as those heard know: all that is `required`, and all that must have come before what is
-/// known, but for what somebody holds.
-pub(super) fn plan(names: &BTreeSet<&str>, required: &Requirement, heard: &[Heard]) -> LossPlan {
+/// known, but for what somebody holds; and but for an epoch's last one that `may_come`, for a reason that is given.
+pub(super) fn plan(
+    names: &BTreeSet<&str>,
+    required: &Requirement,
+    heard: &[Heard],
+    may_come: impl Fn(BatchId) -> Option<String>,
+) -> Planned {
     let held = united(heard);
     let mut known = required.clone();
     known.unite(&held);
-    let mut losses = Vec::new();
+    let (mut losses, mut not_lost) = (Vec::new(), Vec::new());
     for (partition, epoch, sequences) in known.iter() {
         let held = held.get(partition, epoch).cloned().unwrap_or_default();
-        let missing = Sequences::up_to(sequences.last()).minus(&held);
+        let id = BatchId {
+            partition,
+            epoch,
+            sequence: sequences.last(),
+        };
+        let mut lost_up_to = id.sequence;
+        if id.sequence > 0
+            && !held.contains(id.sequence)
+            && let Some(why) = may_come(id)
+        {
+            not_lost.push(NotLost { id, why });
+            lost_up_to -= 1;
+        }
+        let missing = Sequences::up_to(lost_up_to).minus(&held);
         losses.extend(missing.ranges().map(|(first, last)| Loss {
             partition,
             epoch,
@@ -120,20 +161,123 @@ pub(super) fn plan(names: &BTreeSet<&str>, required: &Requirement, heard: &[Hear
         !those.any(|heard| heard.name == **name)
     };
     let incomplete = heard.iter().filter(|heard| !heard.complete);
-    LossPlan {
+    let mut incomplete: Vec<_> = incomplete
+        .map(|heard| Incomplete {
+            name: heard.name.clone(),
+            loss: heard.loss,
+        })
+        .collect();
+    incomplete.sort_unstable();
+    let plan = LossPlan {
         losses,
-        incomplete: incomplete.map(|heard| heard.name.clone()).collect(),
+        incomplete,
         silent: names
             .iter()
             .filter(behind_barrier)
             .map(|name| (*name).to_owned())
             .collect(),
+        not_lost,
+    };
+    Planned { plan, held }
+}
+
+/// How the counters stand after a signature that named some of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aftermath {
+    /// Those that are complete.
+    pub complete: Vec<String>,
+    /// Those that are not, each with the reason.
+    pub incomplete: Vec<(String, StillIncomplete)>,
+    /// Those that did not answer behind a barrier that came after the signature.
+    pub silent: Vec<String>,
+}
+
+/// Why a counter is not complete after a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StillIncomplete {
+    /// The signature does not name it.
+    NotNamed,
+    /// It was restarted, or lost batches again, after the plan that the signature is for.
+    LostAgain,
+    /// It is named with its last loss, and the signature did not reach it.
+    NotReached,
+}
+
+impl fmt::Display for StillIncomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self {
+            Self::NotNamed => "it was not named",
+            Self::LostAgain => "it was restarted, or has lost batches again, after the plan",
+            Self::NotReached => "what was signed did not come through its queue",
+        };
+        write!(
+            f,
+            "{why}. It takes a snapshot from a complete counter; if none is left, run accept-loss again"
+        )
     }
 }
 
-/// A partition's accepting records: at most [`LOSSES_PER_RECORD_MAX`] sequences each, and the last one says
-/// whether counters are `complete` from there on. None when there is nothing to say.
-pub(super) fn records(partition: Partition, losses: &[Loss], complete: bool) -> Vec<Acceptance> {
+/// How the counters stand that were `heard` behind a barrier after a signature for `named`.
+pub(super) fn aftermath(
+    names: &BTreeSet<&str>,
+    named: &[(CounterName, LossId)],
+    heard: &[Heard],
+) -> Aftermath {
+    let mut aftermath = Aftermath::default();
+    for &name in names {
+        let mut behind = heard.iter().filter(|heard| heard.barriers);
+        let Some(heard) = behind.find(|heard| heard.name == name) else {
+            aftermath.silent.push(name.to_owned());
+            continue;
+        };
+        if heard.complete {
+            aftermath.complete.push(name.to_owned());
+            continue;
+        }
+        let signed = named.iter().find(|(of, _)| of.as_str() == name);
+        let why = match signed {
+            None => StillIncomplete::NotNamed,
+            Some(&(_, loss)) if Some(loss) == heard.loss => StillIncomplete::NotReached,
+            Some(_) => StillIncomplete::LostAgain,
+        };
+        aftermath.incomplete.push((name.to_owned(), why));
+    }
+    aftermath
+}
+
+/// A partition's accepting records: at most [`LOSSES_PER_RECORD_MAX`] sequences each, and the last ones say that the counters
+/// `named`, in ascending order, are complete from there on, at most [`COMPLETED_PER_RECORD_MAX`] each. None when there is
+/// nothing to say.
+pub(super) fn records(
+    partition: Partition,
+    losses: &[Loss],
+    named: &[(CounterName, LossId)],
+) -> Vec<Acceptance> {
+    let mut records = records_of_losses(partition, losses);
+    let mut named = named.chunks(COMPLETED_PER_RECORD_MAX);
+    let first = named.next().and_then(|named| completing(named.to_vec()));
+    if let Some(completes) = first {
+        match records.last_mut() {
+            Some(last) => last.completes = completes,
+            None => records.push(Acceptance {
+                completes,
+                ..Acceptance::default()
+            }),
+        }
+    }
+    let others = named.filter_map(|named| completing(named.to_vec()));
+    records.extend(others.map(|completes| Acceptance {
+        completes,
+        ..Acceptance::default()
+    }));
+    records
+}
+
+fn completing(named: Vec<(CounterName, LossId)>) -> Option<Completes> {
+    NamedLosses::new(named).map(Completes::Named)
+}
+
+fn records_of_losses(partition: Partition, losses: &[Loss]) -> Vec<Acceptance> {
     let mut records = Vec::new();
     let mut record = Acceptance::default();
     let mut room = LOSSES_PER_RECORD_MAX;
@@ -153,11 +297,8 @@ pub(super) fn records(partition: Partition, losses: &[Loss], complete: bool) -> 
             }
         }
     }
-    if !record.losses.is_empty() || (complete && records.is_empty()) {
+    if !record.losses.is_empty() {
         records.push(record);
-    }
-    if let Some(last) = records.last_mut() {
-        last.complete = complete;
     }
     records
 }

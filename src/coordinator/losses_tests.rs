@@ -32,6 +32,7 @@ fn heard(name: &str, holds: Requirement) -> Heard {
         barriers: true,
         complete: true,
         holds,
+        loss: None,
     }
 }
 
@@ -40,7 +41,33 @@ fn names() -> BTreeSet<&'static str> {
 }
 
 fn never(required: &Requirement, heard: &[Heard]) -> Requirement {
-    never_acknowledged(OWN, &names(), required, heard, &Requirement::default())
+    never_while(required, heard, |_| false)
+}
+
+fn never_while(
+    required: &Requirement,
+    heard: &[Heard],
+    may_come: impl Fn(Epoch) -> bool,
+) -> Requirement {
+    let nothing = Requirement::default();
+    never_acknowledged(OWN, &names(), required, heard, &nothing, may_come)
+}
+
+fn id(epoch: u128, sequence: Sequence) -> BatchId {
+    BatchId {
+        partition: Partition(0),
+        epoch: Epoch(epoch),
+        sequence,
+    }
+}
+
+fn lost(epoch: u128, first: Sequence, last: Sequence) -> Loss {
+    Loss {
+        partition: Partition(0),
+        epoch: Epoch(epoch),
+        first,
+        last,
+    }
 }
 
 #[test]
@@ -79,7 +106,11 @@ fn what_was_acknowledged_is_never_dropped() {
     assert_eq!(never(&of(&[(1, &[1, 2, 3])]), &both(&later)), nothing);
     // One of the epoch went before, so this one had a successor.
     let required = of(&[(1, &[1])]);
-    let again = |dropped| never_acknowledged(OWN, &names(), &required, &both(&nothing), &dropped);
+    let again = |dropped| {
+        never_acknowledged(OWN, &names(), &required, &both(&nothing), &dropped, |_| {
+            false
+        })
+    };
     assert_eq!(again(of(&[(1, &[2])])), nothing);
     assert_eq!(
         again(of(&[(1, &[1])])),
@@ -92,19 +123,21 @@ fn what_was_acknowledged_is_never_dropped() {
 fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     let mut a = heard("a", of(&[(1, &[1, 2, 5]), (2, &[1])]));
     a.complete = false;
+    a.loss = Some(LossId(4));
     let mut b = heard("b", of(&[(1, &[1, 4, 5])]));
     b.barriers = false;
     let required = of(&[(1, &[7]), (9, &[1, 2])]);
-    let plan = plan(&BTreeSet::from(["a", "b", "c"]), &required, &[a, b]);
-    let lost = |epoch, first, last| Loss {
-        partition: Partition(0),
-        epoch: Epoch(epoch),
-        first,
-        last,
-    };
+    let names = BTreeSet::from(["a", "b", "c"]);
+    let planned = plan(&names, &required, &[a, b], |_| None);
+    let plan = planned.plan;
     let expected = [lost(1, 3, 3), lost(1, 6, 7), lost(9, 1, 2)];
     assert_eq!(plan.losses, expected);
-    assert_eq!(plan.incomplete, ["a"]);
+    let incomplete = Incomplete {
+        name: "a".into(),
+        loss: Some(LossId(4)),
+    };
+    assert_eq!(plan.incomplete, [incomplete]);
+    assert!(plan.not_lost.is_empty());
     assert_eq!(plan.silent, ["b", "c"]);
     assert!(plan.includes(&lost(1, 7, 7)));
     for other in [lost(1, 5, 7), lost(1, 7, 8), lost(2, 1, 1), lost(1, 7, 6)] {
@@ -112,12 +145,104 @@ fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     }
 }
 
+#[test]
+fn nothing_is_dropped_while_its_coordinator_may_bring_it() {
+    let required = of(&[(1, &[1]), (2, &[1])]);
+    let both = ["a", "b"].map(|name| heard(name, Requirement::default()));
+    assert_eq!(never(&required, &both), required);
+    let first_is_there = |epoch| epoch == Epoch(1);
+    let never = never_while(&required, &both, first_is_there);
+    assert_eq!(never, of(&[(2, &[1])]));
+}
+
+/// Of each epoch at most one, the last, can be on its way: what has a successor was acknowledged, and is lost.
+#[test]
+fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
+    let required = of(&[(1, &[1, 2, 5]), (2, &[3]), (3, &[2]), (4, &[])]);
+    let heard = [heard("a", of(&[(1, &[1]), (3, &[2])]))];
+    let names = BTreeSet::from(["a"]);
+    let may_come = |id: BatchId| (id.epoch != Epoch(2)).then(|| format!("{}", id.sequence));
+    let planned = plan(&names, &required, &heard, may_come);
+    let expected = [lost(1, 2, 4), lost(2, 1, 3), lost(3, 1, 1)];
+    assert_eq!(planned.plan.losses, expected);
+    let not_lost = NotLost {
+        id: id(1, 5),
+        why: "5".into(),
+    };
+    assert_eq!(planned.plan.not_lost, [not_lost]);
+    assert!(!planned.plan.includes(&lost(1, 2, 5)));
+}
+
+#[test]
+fn an_aftermath_tells_who_is_complete_and_why_others_are_not() {
+    let name = |text: &str| CounterName::new(text).expect("a name");
+    let named = [
+        (name("a"), LossId(1)),
+        (name("b"), LossId(2)),
+        (name("c"), LossId(3)),
+    ];
+    let of = |name: &str, loss: Option<u64>| Heard {
+        complete: loss.is_none(),
+        loss: loss.map(LossId),
+        ..heard(name, Requirement::default())
+    };
+    let late = Heard {
+        barriers: false,
+        ..of("e", None)
+    };
+    let heard = [
+        of("a", None),
+        of("b", Some(9)),
+        of("c", Some(3)),
+        of("d", Some(4)),
+        late,
+    ];
+    let names = BTreeSet::from(["a", "b", "c", "d", "e", "f"]);
+    let expected = Aftermath {
+        complete: vec!["a".into()],
+        incomplete: vec![
+            ("b".into(), StillIncomplete::LostAgain),
+            ("c".into(), StillIncomplete::NotReached),
+            ("d".into(), StillIncomplete::NotNamed),
+        ],
+        silent: vec!["e".into(), "f".into()],
+    };
+    assert_eq!(aftermath(&names, &named, &heard), expected);
+}
+
 proptest! {
+    #[test]
+    fn records_name_every_counter_once_and_only_last(
+        losses in prop::collection::vec((1_u64..9, 0_u64..LOSSES_PER_RECORD_MAX), 0..4),
+        counters in 0..3 * COMPLETED_PER_RECORD_MAX,
+    ) {
+        let losses: Vec<Loss> = losses.into_iter().map(|(first, more)| lost(1, first, first + more)).collect();
+        let named: Vec<_> = (0..counters)
+            .map(|at| (CounterName::new(&format!("c{at:05}")).expect("a name"), LossId(at as u64)))
+            .collect();
+        let records = records(Partition(0), &losses, &named);
+        let mut said = Vec::new();
+        for record in &records {
+            match &record.completes {
+                Completes::Named(named) => said.extend_from_slice(named.as_slice()),
+                other => {
+                    prop_assert_eq!(other, &Completes::Nobody);
+                    prop_assert!(said.is_empty() && !record.losses.is_empty());
+                }
+            }
+        }
+        prop_assert_eq!(said, named);
+        let all: Vec<_> = records.into_iter().flat_map(|record| record.losses).collect();
+        let total = |of: &[(Epoch, u64, u64)]| of.iter().map(|(_, first, last)| last - first + 1).sum::<u64>();
+        prop_assert_eq!(total(&all), losses.iter().map(|loss| loss.last - loss.first + 1).sum::<u64>());
+    }
+
     #[test]
     fn records_are_bounded_and_say_exactly_what_is_lost(
         lengths in prop::collection::vec((0_u64..5, 1_u64..2 * LOSSES_PER_RECORD_MAX), 0..5),
         complete: bool,
     ) {
+        let named = complete.then(|| (CounterName::new("c1").expect("a name"), LossId(1)));
         let mut next = 1;
         let mut losses = Vec::new();
         for (gap, length) in lengths {
@@ -125,11 +250,12 @@ proptest! {
             next = first + length;
             losses.push(Loss { partition: Partition(0), epoch: Epoch(1), first, last: next - 1 });
         }
-        let records = records(Partition(0), &losses, complete);
+        let records = records(Partition(0), &losses, named.as_slice());
         let mut said = Sequences::default();
         let mut total = 0;
         for (at, record) in records.iter().enumerate() {
-            prop_assert_eq!(record.complete, complete && at + 1 == records.len());
+            let completes = record.completes != Completes::Nobody;
+            prop_assert_eq!(completes, complete && at + 1 == records.len());
             let mut in_record = 0;
             for &(_, first, last) in &record.losses {
                 in_record += last - first + 1;

@@ -23,7 +23,7 @@ mod tests;
 pub use admission::{Admission, AdmissionLimits, LogState, Refusal};
 pub use ending::Fatal;
 use losses::Planned;
-pub use losses::{Loss, LossPlan};
+pub use losses::{Aftermath, Incomplete, Loss, LossPlan, NotLost, StillIncomplete};
 pub use members::{CounterView, Hearsay};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};

@@ -2,15 +2,16 @@
 //!
 //! Invariant: a task here only carries out what `losses` decides, and ends when the coordinator is closed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::losses::{self, Loss, LossPlan, Planned};
+use super::losses::{self, Aftermath, Loss, LossPlan};
 use super::{AcceptError, Coordinator, ReadError};
-use crate::model::Token;
+use crate::model::{CounterName, LossId, Requirement, Token};
 use crate::telemetry;
 
 /// Sequences that one signature accepts at most: each takes a counter about a microsecond.
@@ -119,7 +120,8 @@ impl Coordinator {
             return Ok(0);
         }
         let dropped = inner.session.dropped();
-        let never = losses::never_acknowledged(inner.epoch, &names, &required, &heard, &dropped);
+        let never =
+            losses::never_acknowledged(inner.epoch, &names, &required, &heard, &dropped, |_| false);
         let mut count = 0;
         for (partition, epoch, sequences) in never.iter() {
             count += 1;
@@ -152,49 +154,44 @@ impl Coordinator {
         if heard.is_empty() {
             return Err(ReadError::NoCounter);
         }
-        let plan = losses::plan(&roll.names(), &required, &heard);
-        *inner.planned.lock() = Planned {
-            plan: plan.clone(),
-            held: losses::united(&heard),
-        };
+        let planned = losses::plan(&roll.names(), &required, &heard, |_| None);
+        let plan = planned.plan.clone();
+        *inner.planned.lock() = planned;
         Ok(plan)
     }
 
     /// Appends an operator's signature that `losses` are lost for good: counters go on as if they had been
-    /// applied. With `complete`, counters that are not complete are so from there on, with what they hold; what
-    /// one of them holds, every exact answer of this coordinator must cover, until the others have it too. Only
-    /// what the last [plan](Self::loss_plan) names is taken.
+    /// applied. Each of `counters` is complete from there on, with what it holds, if the loss that it is named with is
+    /// still its last one; what one of them holds, every exact answer of this coordinator must cover, until the others have
+    /// it too. Only what the last [plan](Self::loss_plan) names is taken.
     ///
     /// # Errors
     /// [`AcceptLossError`]; the same may be accepted again.
     pub async fn accept_loss(
         &self,
         losses: &[Loss],
-        complete: bool,
+        counters: &[(CounterName, LossId)],
     ) -> Result<Token, AcceptLossError> {
-        let held = {
-            let planned = self.inner.planned.lock();
-            if !losses.iter().all(|loss| planned.plan.includes(loss)) {
-                return Err(AcceptLossError::NotInPlan);
-            }
-            planned.held.clone()
-        };
-        let counts = losses.iter().map(|loss| loss.last - loss.first);
-        if counts.fold(losses.len() as u64, u64::saturating_add) > LOSSES_ACCEPTED_MAX {
-            return Err(AcceptLossError::TooMany);
+        let held = self.check_planned(losses, counters)?;
+        let counters: BTreeMap<_, _> = counters.iter().cloned().collect();
+        let counters: Vec<_> = counters.into_iter().collect();
+        let mut records = Vec::new();
+        for partition in self.inner.partitioning.all() {
+            records.push(losses::records(partition, losses, &counters));
         }
         self.check_open()?;
-        if complete {
+        if !counters.is_empty() {
             self.inner.session.note_shown(&held.closed());
         }
         let mut sequences = Vec::new();
-        for (partition, batcher) in self.inner.partitioning.all().zip(&self.inner.batchers) {
+        let partitions = self.inner.partitioning.all().zip(&self.inner.batchers);
+        for ((partition, batcher), records) in partitions.zip(records) {
             let mut last = None;
-            for record in losses::records(partition, losses, complete) {
+            for record in records {
                 tracing::warn!(
                     %partition,
                     ranges = record.losses.len(),
-                    complete = record.complete,
+                    completes = ?record.completes,
                     "an operator accepts a loss"
                 );
                 let appended = batcher.accept(record);
@@ -208,5 +205,44 @@ impl Coordinator {
             epoch: self.inner.epoch,
             sequences: sequences.into(),
         })
+    }
+
+    /// Checks a signature against the last plan; gives what those heard for that plan held.
+    fn check_planned(
+        &self,
+        losses: &[Loss],
+        counters: &[(CounterName, LossId)],
+    ) -> Result<Requirement, AcceptLossError> {
+        let planned = self.inner.planned.lock();
+        let incomplete = &planned.plan.incomplete;
+        let is_planned = |(name, loss): &(CounterName, LossId)| {
+            let mut those = incomplete.iter().filter(|of| of.name == name.as_str());
+            those.any(|of| of.loss == Some(*loss))
+        };
+        if !losses.iter().all(|loss| planned.plan.includes(loss))
+            || !counters.iter().all(is_planned)
+        {
+            return Err(AcceptLossError::NotInPlan);
+        }
+        let counts = losses.iter().map(|loss| loss.last - loss.first);
+        if counts.fold(losses.len() as u64, u64::saturating_add) > LOSSES_ACCEPTED_MAX {
+            return Err(AcceptLossError::TooMany);
+        }
+        Ok(planned.held.clone())
+    }
+
+    /// How the counters stand once a signature that named `counters` has come to them, within `timeout`.
+    ///
+    /// # Errors
+    /// When the log did not take a barrier in time.
+    pub async fn aftermath(
+        &self,
+        counters: &[(CounterName, LossId)],
+        timeout: Duration,
+    ) -> Result<Aftermath, ReadError> {
+        let roll = self.inner.members.roll();
+        let deadline = Instant::now() + timeout;
+        let heard = self.hear_all(&roll, deadline, |_| false).await?;
+        Ok(losses::aftermath(&roll.names(), counters, &heard))
     }
 }

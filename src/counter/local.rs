@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::progress::Watching;
 use super::waiting::{Ended, Lack};
 use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status};
-use crate::model::{BatchId, ItemHash, TenantName};
+use crate::model::{BatchId, ItemHash, LossId, TenantName};
 use crate::store::{Cut, LookUp, StoreReader};
 
 /// The last commit's cut, held: an answer is read from it while no commit ends.
@@ -186,6 +186,9 @@ impl<R: StoreReader> LocalCounter<R> {
                 .map(|partition| (partition, covers(partition)))
                 .collect(),
             covered: cut.covered(demand.whole_position),
+            // Counted only after the commit that says so: in between it names the loss before, for which nobody signs with
+            // any effect any more.
+            loss: (!cut.complete()).then(|| LossId::new(self.life, self.losses())),
         }
     }
 }

@@ -319,7 +319,7 @@ async fn what_comes_otherwise_than_by_its_batch_wakes_too() {
     let losses = vec![(Epoch(1), 2, 3)];
     let signed = Acceptance {
         losses,
-        complete: false,
+        ..Acceptance::default()
     };
     let accepted = Batch::accepting(proving(1).barriers[0], 0, signed);
     log.append(Arc::new(accepted)).await.expect("appended");

@@ -22,6 +22,9 @@ mod patience_tests;
 mod peer;
 mod pending;
 mod progress;
+mod signing;
+#[cfg(test)]
+mod signing_tests;
 pub mod snapshot;
 mod step;
 mod task;
@@ -41,7 +44,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use thiserror::Error;
 
-use crate::model::{BatchId, ItemHash, Partition, Requirement, TenantName};
+use crate::model::{BatchId, ItemHash, LossId, Partition, Requirement, TenantName};
 
 /// What an answer must cover, and how long the counter may wait for it.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +73,8 @@ pub struct Cover {
     pub partitions: Vec<(Partition, bool)>,
     /// What the answer covers, as far as the demand asked.
     pub covered: Requirement,
+    /// What names the loss after which the counter is not complete; `None` for one that is, or whose release doesn't say.
+    pub loss: Option<LossId>,
 }
 
 impl Cover {

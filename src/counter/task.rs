@@ -18,6 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::meters::Meters;
 use super::pending::Pending;
 use super::progress::Progress;
+use super::signing::Own;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
 use crate::log::{Delivered, Deliveries, Delivery, DeliveryError};
@@ -137,6 +138,7 @@ impl CounterControl {
 
 /// A counter over its store and its end of the log, not running yet.
 pub struct CounterTask<S: Store, D: Deliveries> {
+    own: Own,
     store: S,
     deliveries: D,
     progress: Progress,
@@ -161,9 +163,10 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         deliveries: D,
     ) -> (Self, LocalCounter<S::Reader>) {
         let (progress, watching) = Progress::new();
-        let handle = LocalCounter::new(name, life, store.reader(), watching);
+        let handle = LocalCounter::new(name.clone(), life, store.reader(), watching);
         let (control, commands) = mpsc::channel(1);
         let task = Self {
+            own: Own { name, life },
             store,
             deliveries,
             progress,
@@ -313,7 +316,14 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                     self.recorded.push(batch.id());
                 }
             }
-            pending.concerns_all |= batch.acceptance().is_some();
+            if let Some(acceptance) = batch.acceptance() {
+                pending.concerns_all = true;
+                // One that is skipped was heeded when it came first, or came with a snapshot, which made complete.
+                if applied != Applied::Skipped {
+                    let losses = self.progress.losses() + pending.losses;
+                    self.own.heed(&mut self.store, acceptance, losses);
+                }
+            }
             self.meters.applied(batch.id().epoch, applied);
             pending.items += batch.item_count();
             pending.accepted_at_ms = pending.accepted_at_ms.max(Some(batch.accepted_at_ms()));

@@ -18,7 +18,7 @@ use super::App;
 use super::auth::{self, Guard};
 use super::error::Problem;
 use super::internal::{message, receive};
-use crate::counter::exchange::{LOSS_PATH, LossPlan, LossRequest};
+use crate::counter::exchange::{LOSS_PATH, LossPlan, LossReceipt, LossRequest};
 
 /// Where losses are looked up and accepted.
 pub trait LossDesk: Send + Sync + 'static {
@@ -28,14 +28,17 @@ pub trait LossDesk: Send + Sync + 'static {
     /// [`LossError::Refused`] when it can't be told now.
     fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>>;
 
-    /// Accepts what `request` names; returns once every counter will hear of it.
-    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>>;
+    /// Accepts what `request` names; returns once every counter will hear of it, and tells how those stand that have.
+    ///
+    /// # Errors
+    /// [`LossError`]: of the request nothing is accepted, or that is not known.
+    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<LossReceipt, LossError>>;
 }
 
 /// Why nothing was accepted, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LossError {
-    /// What is named is not lost, or not known to be.
+    /// What is named is not lost, or not known to be, or can't be signed now.
     #[error("{0}")]
     Refused(String),
     /// It is not known whether the signature became durable. Giving it again is safe.
@@ -88,13 +91,14 @@ async fn accept(
     body: Body,
 ) -> Result<Response, Problem> {
     let request: LossRequest = receive(&app.bodies, &headers, body).await?;
-    desk.accept(request.clone()).await?;
+    let receipt = desk.accept(request).await?;
     tracing::warn!(
-        sequences = request.missing.len(),
-        complete = request.complete,
+        ranges = receipt.accepted.missing.len(),
+        counters = ?receipt.accepted.counters,
+        now_complete = ?receipt.now_complete,
         "an operator accepted a loss"
     );
-    Ok(message(&request))
+    Ok(message(&receipt))
 }
 
 #[cfg(test)]

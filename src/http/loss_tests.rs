@@ -8,12 +8,14 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions};
-use crate::counter::exchange::{Loss, Message};
+use crate::counter::exchange::{IncompleteCounter, Loss, Message};
 use crate::http::front::tests::call;
 use crate::http::internal::tests::{JSON, LIMITS, SECRET, problem, text};
 use crate::http::{HttpLimits, routes};
 use crate::log::local;
-use crate::model::{BarrierEpochs, ClusterSecret, Entropy, Epoch, Partitioning};
+use crate::model::{
+    BarrierEpochs, ClusterSecret, CounterName, Entropy, Epoch, LossId, Partitioning,
+};
 use crate::supervisor::Supervisor;
 
 /// A desk that accepts what it named, once the counter is complete.
@@ -32,15 +34,22 @@ impl LossDesk for OneLoss {
     fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>> {
         std::future::ready(Ok(LossPlan {
             missing: vec![loss()],
-            incomplete: vec!["c2".into()],
-            silent: Vec::new(),
+            incomplete: vec![IncompleteCounter {
+                name: "c2".into(),
+                loss: Some(LossId(5)),
+            }],
+            ..LossPlan::default()
         }))
         .boxed()
     }
 
-    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>> {
+    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<LossReceipt, LossError>> {
         let answer = match request.missing.as_slice() {
-            [only] if *only == loss() => Ok(()),
+            [only] if *only == loss() => Ok(LossReceipt {
+                accepted: request,
+                now_complete: vec!["c2".into()],
+                ..LossReceipt::default()
+            }),
             _ => Err(LossError::Refused("that is not lost".into())),
         };
         std::future::ready(answer).boxed()
@@ -78,14 +87,16 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
     let right = ("authorization", "Bearer 0123456789abcdef");
     let wanted = |first| {
         let loss = Loss { first, ..loss() };
-        let request = LossRequest {
+        let name = CounterName::new("c2").expect("a name");
+        LossRequest {
             missing: vec![loss],
             complete: true,
-        };
-        String::from_utf8(request.encode()).expect("UTF-8")
+            counters: [(name, LossId(5))].into(),
+        }
     };
+    let body = |first| String::from_utf8(wanted(first).encode()).expect("UTF-8");
 
-    let refused = call(&service, "POST", LOSS_PATH, &[JSON], &wanted(2)).await;
+    let refused = call(&service, "POST", LOSS_PATH, &[JSON], &body(2)).await;
     assert_eq!(problem(refused).await, (401, "unauthorized".into()));
     let refused = call(&service, "GET", LOSS_PATH, &[], "").await;
     assert_eq!(problem(refused).await, (401, "unauthorized".into()));
@@ -94,9 +105,11 @@ async fn losses_are_shown_and_accepted_only_with_the_secret() {
         LossPlan::decode(plan.as_bytes()).expect("a plan"),
         OneLoss.plan().await.expect("a plan")
     );
-    let accepted = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(2)).await;
-    assert_eq!(text(accepted).await, wanted(2));
-    let refused = call(&service, "POST", LOSS_PATH, &[JSON, right], &wanted(1)).await;
+    let accepted = call(&service, "POST", LOSS_PATH, &[JSON, right], &body(2)).await;
+    let receipt = LossReceipt::decode(text(accepted).await.as_bytes()).expect("a receipt");
+    assert_eq!(receipt.accepted, wanted(2));
+    assert_eq!(receipt.now_complete, ["c2"]);
+    let refused = call(&service, "POST", LOSS_PATH, &[JSON, right], &body(1)).await;
     assert_eq!(problem(refused).await, (409, "loss-refused".into()));
 
     let without = routes(app());

@@ -8,7 +8,7 @@
 //! | field | bytes |
 //! |---|---|
 //! | magic `HCB` | 3 |
-//! | format version, 1 | 1 |
+//! | format version, 1 or 2 | 1 |
 //! | partition | 2 |
 //! | epoch | 16 |
 //! | sequence, 1 to 2^64 - 2 | 8 |
@@ -18,22 +18,42 @@
 //! | … its name, UTF-8 | 1 to 1,024 |
 //! | … number of hashes, at least 1 | 4 |
 //! | … the hashes | 12 each |
-//! | kind of what follows: 0 nothing, 1 an operator's acceptance of losses, 2 the same, and counters are complete | 1 |
-//! | for 1 and 2: number of ranges | 4 |
+//! | kind of what follows: 0 nothing, 1 an operator's acceptance of losses, 2 the same, and counters are complete without being named; in version 2: 3 the same as 1, and the named counters are complete | 1 |
+//! | for 1, 2 and 3: number of ranges | 4 |
 //! | … per range: epoch, first and last sequence; at most 16,384 sequences in all | 32 |
+//! | for 3: number of counters, 1 to 1,024 | 2 |
+//! | … per counter, ascending: length of its name in bytes | 1 |
+//! | … its name, ASCII | 1 to 64 |
+//! | … the id of its loss | 8 |
 //! | CRC-32 (IEEE) of all before | 4 |
+//!
+//! Version 2 is written for what has no form in version 1, kind 3, and for nothing else: a counter of an earlier release stands at
+//! what it can't read.
 
 use thiserror::Error;
 
 use crate::model::{
-    Acceptance, Batch, BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, LOSSES_PER_RECORD_MAX, Partition,
-    TenantItems, TenantName, is_sequence,
+    Acceptance, Batch, BatchId, Completes, CounterName, Epoch, ITEM_HASH_BYTES, ItemHash,
+    LOSSES_PER_RECORD_MAX, LossId, NamedLosses, Partition, TenantItems, TenantName, is_sequence,
 };
 
 const MAGIC: [u8; 3] = *b"HCB";
 
-/// The format's version, which this release writes and reads.
-pub const VERSION: u8 = 1;
+/// The format's version that all is written in which has a form in it.
+const VERSION: u8 = 1;
+
+/// The version of acceptances that name counters.
+const VERSION_NAMING: u8 = 2;
+
+/// The newest version that this release reads.
+pub const VERSION_READ_MAX: u8 = VERSION_NAMING;
+
+/// The kinds of what may follow the tenants.
+const KIND_NOTHING: u8 = 0;
+const KIND_LOSSES: u8 = 1;
+const KIND_UNNAMED: u8 = 2;
+const KIND_NAMED: u8 = 3;
+
 const HEADER_BYTES: usize = 42;
 const CHECKSUM_BYTES: usize = 4;
 
@@ -71,6 +91,15 @@ pub fn tenant_bytes(items: &TenantItems) -> usize {
     2 + items.tenant.as_str().len() + 4 + items.hashes.len() * ITEM_HASH_BYTES
 }
 
+/// The version that the bytes of a batch with this acceptance have: who reads none as new stands at it.
+#[must_use]
+pub fn version_of(acceptance: Option<&Acceptance>) -> u8 {
+    match acceptance.map(|signed| &signed.completes) {
+        Some(Completes::Named(_)) => VERSION_NAMING,
+        _ => VERSION,
+    }
+}
+
 /// Encodes a batch.
 #[must_use]
 pub fn encode(batch: &Batch) -> Vec<u8> {
@@ -78,7 +107,7 @@ pub fn encode(batch: &Batch) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(OVERHEAD_BYTES + tenants_bytes);
     let id = batch.id();
     bytes.extend_from_slice(&MAGIC);
-    bytes.push(VERSION);
+    bytes.push(version_of(batch.acceptance()));
     bytes.extend_from_slice(&id.partition.0.to_le_bytes());
     bytes.extend_from_slice(&id.epoch.0.to_le_bytes());
     bytes.extend_from_slice(&id.sequence.to_le_bytes());
@@ -105,10 +134,9 @@ pub fn encode(batch: &Batch) -> Vec<u8> {
 /// [`WireError`] for any other bytes; nothing is allocated by an unchecked length.
 pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
     let rest = bytes.strip_prefix(&MAGIC).ok_or(WireError::NotABatch)?;
-    match rest.first() {
-        Some(&VERSION) => {}
-        Some(&version) => return Err(WireError::Version(version)),
-        None => return Err(WireError::NotABatch),
+    let version = *rest.first().ok_or(WireError::NotABatch)?;
+    if !(VERSION..=VERSION_READ_MAX).contains(&version) {
+        return Err(WireError::Version(version));
     }
     let (body, checksum) = bytes
         .split_last_chunk::<CHECKSUM_BYTES>()
@@ -139,6 +167,9 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
     if !fields.0.is_empty() {
         return Err(WireError::Malformed("it has bytes after its end"));
     }
+    if version_of(acceptance.as_ref()) != version {
+        return Err(WireError::Malformed("it is of another version's kind"));
+    }
     match acceptance {
         None => Ok(Batch::new(id, accepted_at_ms, items)),
         Some(acceptance) if items.is_empty() => {
@@ -166,26 +197,48 @@ pub fn decode_of(partition: Partition, bytes: &[u8]) -> Result<Batch, WireError>
 
 fn encode_acceptance(acceptance: Option<&Acceptance>, bytes: &mut Vec<u8>) {
     let Some(acceptance) = acceptance else {
-        bytes.push(0);
+        bytes.push(KIND_NOTHING);
         return;
     };
-    bytes.push(1 + u8::from(acceptance.complete));
+    bytes.push(match acceptance.completes {
+        Completes::Nobody => KIND_LOSSES,
+        Completes::Unnamed => KIND_UNNAMED,
+        Completes::Named(_) => KIND_NAMED,
+    });
     bytes.extend_from_slice(&(acceptance.losses.len() as u32).to_le_bytes());
     for (epoch, first, last) in &acceptance.losses {
         bytes.extend_from_slice(&epoch.0.to_le_bytes());
         bytes.extend_from_slice(&first.to_le_bytes());
         bytes.extend_from_slice(&last.to_le_bytes());
     }
+    if let Completes::Named(named) = &acceptance.completes {
+        bytes.extend_from_slice(&(named.as_slice().len() as u16).to_le_bytes());
+        for (name, loss) in named.as_slice() {
+            bytes.push(name.as_str().len() as u8);
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(&loss.0.to_le_bytes());
+        }
+    }
 }
 
 fn decode_acceptance(fields: &mut Fields<'_>) -> Result<Option<Acceptance>, WireError> {
     let [kind] = fields.take()?;
-    if kind == 0 {
+    if kind == KIND_NOTHING {
         return Ok(None);
     }
-    if kind > 2 {
+    if kind > KIND_NAMED {
         return Err(WireError::Malformed("it is of an unknown kind"));
     }
+    let losses = decode_losses(fields)?;
+    let completes = match kind {
+        KIND_NAMED => Completes::Named(decode_named(fields)?),
+        KIND_UNNAMED => Completes::Unnamed,
+        _ => Completes::Nobody,
+    };
+    Ok(Some(Acceptance { losses, completes }))
+}
+
+fn decode_losses(fields: &mut Fields<'_>) -> Result<Vec<(Epoch, u64, u64)>, WireError> {
     let mut losses = Vec::new();
     let mut room = LOSSES_PER_RECORD_MAX;
     for _ in 0..u32::from_le_bytes(fields.take()?) {
@@ -202,10 +255,21 @@ fn decode_acceptance(fields: &mut Fields<'_>) -> Result<Option<Acceptance>, Wire
             .ok_or(WireError::Malformed("it accepts more losses than it may"))?;
         losses.push((epoch, first, last));
     }
-    Ok(Some(Acceptance {
-        losses,
-        complete: kind == 2,
-    }))
+    Ok(losses)
+}
+
+fn decode_named(fields: &mut Fields<'_>) -> Result<NamedLosses, WireError> {
+    let mut named = Vec::new();
+    for _ in 0..u16::from_le_bytes(fields.take()?) {
+        let [length] = fields.take()?;
+        let name = std::str::from_utf8(fields.take_slice(usize::from(length))?);
+        let name = name.ok().and_then(CounterName::new);
+        let name = name.ok_or(WireError::Malformed("a counter's name is not valid"))?;
+        named.push((name, LossId(u64::from_le_bytes(fields.take()?))));
+    }
+    NamedLosses::new(named).ok_or(WireError::Malformed(
+        "its counters are none, too many or not ascending",
+    ))
 }
 
 fn decode_tenant(fields: &mut Fields<'_>) -> Result<TenantItems, WireError> {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::{ItemHash, Partition, TenantName};
+use super::{Acceptance, Completes, ItemHash, Partition, TenantName};
 
 /// One life of one coordinator: a random 128-bit id, new at every start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,19 +68,6 @@ pub struct Batch {
     tenants: Vec<TenantItems>,
     acceptance: Option<Acceptance>,
     checksum: u32,
-}
-
-/// Sequences in one [`Acceptance`] at most: each takes a counter about a microsecond to record, and a range of its own 32
-/// bytes at most.
-pub const LOSSES_PER_RECORD_MAX: u64 = 16_384;
-
-/// An operator's signature that something is lost for good: counters go on as if it had been applied.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Acceptance {
-    /// Sequences of the batch's partition that nobody holds any more: the epoch, the first and the last one.
-    pub losses: Vec<(Epoch, Sequence, Sequence)>,
-    /// Whether counters that are not complete are complete from here on, with what they hold.
-    pub complete: bool,
 }
 
 impl Batch {
@@ -201,14 +188,28 @@ fn checksum(
         }
     }
     if let Some(acceptance) = acceptance {
-        crc.update(&[u8::from(acceptance.complete)]);
-        for (epoch, first, last) in &acceptance.losses {
-            crc.update(&epoch.0.to_le_bytes());
-            crc.update(&first.to_le_bytes());
-            crc.update(&last.to_le_bytes());
-        }
+        sum_acceptance(acceptance, &mut crc);
     }
     crc.finish()
+}
+
+fn sum_acceptance(acceptance: &Acceptance, crc: &mut Summing) {
+    let (kind, named) = match &acceptance.completes {
+        Completes::Nobody => (0, &[][..]),
+        Completes::Unnamed => (1, &[][..]),
+        Completes::Named(named) => (2, named.as_slice()),
+    };
+    crc.update(&[kind]);
+    for (epoch, first, last) in &acceptance.losses {
+        crc.update(&epoch.0.to_le_bytes());
+        crc.update(&first.to_le_bytes());
+        crc.update(&last.to_le_bytes());
+    }
+    for (name, loss) in named {
+        crc.update(&(name.as_str().len() as u64).to_le_bytes());
+        crc.update(name.as_str().as_bytes());
+        crc.update(&loss.0.to_le_bytes());
+    }
 }
 
 /// A CRC-32 of many small pieces: the checksum is several times faster over long ones.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is valid.
 
+mod acceptance;
 mod barrier_epochs;
 mod batch;
 mod counter_name;
@@ -14,10 +15,14 @@ mod sequences;
 mod tenant;
 mod token;
 
+pub use acceptance::{
+    Acceptance, COMPLETED_PER_RECORD_MAX, Completes, LOSSES_PER_RECORD_MAX, LossId, NamedLosses,
+    Signed,
+};
 pub use barrier_epochs::{BarrierEpochs, Entropy};
 pub use batch::{
-    Acceptance, Batch, BatchId, Epoch, ItemHashes, LOSSES_PER_RECORD_MAX, SEQUENCE_MAX, Sequence,
-    TenantItems, is_sequence, item_count, merge_by_tenant,
+    Batch, BatchId, Epoch, ItemHashes, SEQUENCE_MAX, Sequence, TenantItems, is_sequence,
+    item_count, merge_by_tenant,
 };
 pub use counter_name::{COUNTER_NAME_CHARS_MAX, CounterName};
 pub use hash::{ITEM_HASH_BYTES, ItemHash};

@@ -5,23 +5,21 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, follow, meet_strangers, own_url};
+use super::desk::Desk;
 use super::system::{
     barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
 };
 use super::{Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CoordinatorConfig;
-use crate::coordinator::{AcceptLossError, Coordinator, LogState, Loss, TendOptions};
+use crate::coordinator::{Coordinator, LogState, TendOptions};
 use crate::counter::Queries;
-use crate::counter::exchange::{self, LossPlan, LossRequest};
-use crate::http::{self, App, LossDesk, LossError};
+use crate::http::{self, App};
 use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role};
-use crate::model::{CounterName, Partition, Partitioning};
+use crate::model::{CounterName, Partitioning};
 use crate::supervisor::{Ended, Supervisor, Task};
 
 /// How long one start read may take, and the pause before the next.
@@ -52,6 +50,7 @@ pub async fn coordinator(
     let node = format!("coordinator-{life:016x}");
     let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
     let reached = Arc::clone(&log_status);
+    let epoch = new_epoch()?;
     let announce = Arc::new(move || Announcement {
         version: env!("CARGO_PKG_VERSION").into(),
         role: Role::Coordinator,
@@ -61,7 +60,7 @@ pub async fn coordinator(
         life,
         url: url.clone(),
         named: announced.clone(),
-        wire_version: crate::log::wire::VERSION,
+        wire_version: crate::log::wire::VERSION_READ_MAX,
         reaches: Some(reached.get().map(reaches).unwrap_or_default()),
         ..Announcement::default()
     });
@@ -75,7 +74,6 @@ pub async fn coordinator(
     let log = AmqpLog::start(amqp, role);
     // Nothing is published before it is set.
     let _ = log_status.set(log.status());
-    let epoch = new_epoch()?;
     let coordinator = Coordinator::new(
         epoch,
         barrier_epochs()?,
@@ -97,7 +95,7 @@ pub async fn coordinator(
     run_beside(&supervisor, &coordinator);
 
     let app = App::new(coordinator.clone(), config.http, metrics)
-        .with_loss_desk(Arc::new(Desk(coordinator.clone())), secret);
+        .with_loss_desk(Arc::new(Desk::new(coordinator.clone())), secret);
     tracing::info!(%address, %epoch, "ready");
     listening(Listening::Coordinator { address });
     let mut fatal: Option<NodeError> = None;
@@ -114,66 +112,13 @@ pub async fn coordinator(
     super::run_server(listener, http::routes(app), server, stopped).await;
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
-    match fatal {
-        Some(reason) => Err(reason),
-        None => Ok(()),
-    }
+    fatal.map_or(Ok(()), Err)
 }
 
 /// The counters to whose queues everything goes.
 fn reaches(status: &watch::Receiver<LogStatus>) -> Vec<String> {
     let status = status.borrow();
     status.reached.iter().map(CounterName::to_string).collect()
-}
-
-/// Where operators accept losses of this coordinator's cluster.
-struct Desk(Coordinator);
-
-/// How long making a plan may take.
-const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl LossDesk for Desk {
-    fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>> {
-        async move {
-            let plan = self.0.loss_plan(PLAN_TIMEOUT).await;
-            let plan = plan.map_err(|error| LossError::Refused(error.to_string()))?;
-            let missing = plan.losses.iter().map(|loss| exchange::Loss {
-                partition: loss.partition.0,
-                epoch: loss.epoch,
-                first: loss.first,
-                last: loss.last,
-            });
-            Ok(LossPlan {
-                missing: missing.collect(),
-                incomplete: plan.incomplete,
-                silent: plan.silent,
-            })
-        }
-        .boxed()
-    }
-
-    fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<(), LossError>> {
-        async move {
-            let losses: Vec<Loss> = request
-                .missing
-                .iter()
-                .map(|loss| Loss {
-                    partition: Partition(loss.partition),
-                    epoch: loss.epoch,
-                    first: loss.first,
-                    last: loss.last,
-                })
-                .collect();
-            match self.0.accept_loss(&losses, request.complete).await {
-                Ok(_) => Ok(()),
-                Err(error @ (AcceptLossError::NotInPlan | AcceptLossError::TooMany)) => {
-                    Err(LossError::Refused(error.to_string()))
-                }
-                Err(error) => Err(LossError::Unknown(error.to_string())),
-            }
-        }
-        .boxed()
-    }
 }
 
 /// Makes the coordinator's counters those that presence shows.

@@ -156,7 +156,7 @@ fn start(
                 started: consuming.borrow().started,
                 tenants: cut.tenants(),
                 items: cut.items(),
-                wire_version: crate::log::wire::VERSION,
+                wire_version: crate::log::wire::VERSION_READ_MAX,
                 ..Announcement::default()
             }
         })

@@ -5,6 +5,7 @@
 mod cluster;
 mod coordinator;
 mod counter;
+mod desk;
 mod operator;
 mod serve;
 mod stores;

@@ -304,9 +304,14 @@ impl Cluster {
         assert!(copied.expect("cp runs").success());
     }
 
-    /// Signs what the coordinator says is lost.
+    /// Signs what the first coordinator says is lost.
     pub fn accept_loss(&mut self) {
-        let url = self.coordinator(0).process.url();
+        self.accept_loss_at(0);
+    }
+
+    /// Signs what a coordinator says is lost.
+    pub fn accept_loss_at(&mut self, number: usize) -> Ran {
+        let url = self.coordinator(number).process.url();
         let secret = self.secret();
         self.operate(&[
             "accept-loss",
@@ -315,7 +320,7 @@ impl Cluster {
             "--cluster-secret-file",
             &secret,
             "--yes",
-        ]);
+        ])
     }
 
     /// Asks a coordinator.

@@ -25,6 +25,7 @@ mod panics;
 mod relay_tests;
 mod restore;
 mod risks;
+mod signing;
 mod strangers;
 mod tls;
 mod waiting;

@@ -71,7 +71,7 @@ async fn a_hole_is_filled_by_an_acceptance() {
     let plan = world.coordinator.loss_plan(Duration::from_secs(5)).await;
     let plan = plan.expect("all answer");
     assert_eq!(plan.losses.len(), 1);
-    let accepted = world.coordinator.accept_loss(&plan.losses, false).await;
+    let accepted = world.coordinator.accept_loss(&plan.losses, &[]).await;
     accepted.expect("it is in the plan");
     assert_eq!(world.count(Consistency::Strong).await, Ok((2, true)));
 }

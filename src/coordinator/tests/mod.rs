@@ -2,6 +2,7 @@
 //!
 //! Invariant: a scripted counter keeps the contract of queries, but for what its mode breaks.
 
+mod accepting;
 mod holes;
 mod reads;
 mod repair;
@@ -16,15 +17,16 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    AdmissionLimits, Consistency, Coordinator, CoordinatorOptions, LogState, ReadError, ReadOptions,
+    AcceptLossError, AdmissionLimits, Consistency, Coordinator, CoordinatorOptions, LogState,
+    LossPlan, ReadError, ReadOptions,
 };
 use crate::counter::{
     Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status,
 };
 use crate::log::{AppendError, Log};
 use crate::model::{
-    BarrierEpochs, Batch, BatchId, Entropy, Epoch, ItemHash, Partition, Partitioning, Position,
-    Requirement, Sequence, TenantItems, TenantName,
+    BarrierEpochs, Batch, BatchId, CounterName, Entropy, Epoch, ItemHash, LossId, Partition,
+    Partitioning, Position, Requirement, Sequence, Signed, TenantItems, TenantName, Token,
 };
 use crate::supervisor::Supervisor;
 
@@ -50,6 +52,8 @@ struct Inside {
     life: u64,
     counts: BTreeMap<String, u64>,
     complete: bool,
+    /// How often it lost something in this life.
+    losses: u64,
     mode: Mode,
     /// Why it takes nothing more from its queue.
     problem: Option<String>,
@@ -70,6 +74,7 @@ impl Scripted {
             life: 1,
             counts: BTreeMap::new(),
             complete: true,
+            losses: 0,
             mode: Mode::Answers,
             problem: None,
             asked: 0,
@@ -100,7 +105,9 @@ impl Scripted {
             }
             inside.live.insert((id.partition, epoch));
         }
-        inside.complete |= batch.acceptance().is_some_and(|signed| signed.complete);
+        let own = LossId::new(inside.life, inside.losses);
+        let signed = batch.acceptance().map(|of| of.completes.of(&self.1, own));
+        inside.complete |= signed == Some(Signed::Complete);
         inside.position.record(id, batch.checksum());
         inside.live.insert((id.partition, id.epoch));
         for items in batch.tenants() {
@@ -113,8 +120,16 @@ impl Scripted {
     fn restart(&self) {
         let mut inside = self.0.lock();
         inside.life += 1;
+        inside.losses = 0;
         inside.barriers.clear();
         inside.live.clear();
+    }
+
+    /// Its queue may have lost something.
+    fn lose(&self) {
+        let mut inside = self.0.lock();
+        inside.complete = false;
+        inside.losses += 1;
     }
 
     /// It starts again with nothing.
@@ -178,6 +193,8 @@ impl Queries for Scripted {
                                 barriers,
                                 partitions: vec![(Partition(0), covers)],
                                 covered,
+                                loss: (!inside.complete)
+                                    .then(|| LossId::new(inside.life, inside.losses)),
                             },
                             counts: tenants.iter().map(count).collect(),
                         });
@@ -236,6 +253,7 @@ impl Log for Fanout {
 }
 
 struct World {
+    began: Instant,
     counters: Vec<Scripted>,
     log: Fanout,
     coordinator: Coordinator,
@@ -259,6 +277,7 @@ impl World {
         log.0.lock().counters.clone_from(&counters);
         let coordinator = Self::coordinate(names, &counters, &log, Entropy::default);
         Self {
+            began: Instant::now(),
             counters,
             log,
             coordinator,

@@ -311,6 +311,7 @@ async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
     };
     let names = ["c0", "c1", "c2"];
     let brought_back = World {
+        began: world.began,
         counters: world.counters.clone(),
         log: world.log.clone(),
         coordinator: World::coordinate(&names, &world.counters, &world.log, later),

@@ -194,15 +194,15 @@ async fn own_items_that_every_counter_lost_are_never_dropped_but_by_an_operator(
         first: 1,
         last: 2,
     };
-    let refused = world.coordinator.accept_loss(&[lost], false).await;
+    let refused = world.coordinator.accept_loss(&[lost], &[]).await;
     assert_eq!(refused, Err(AcceptLossError::NotInPlan), "without a plan");
     let plan = world.coordinator.loss_plan(TIMEOUT).await.expect("a plan");
     assert_eq!(plan.losses, [lost]);
     assert!(plan.incomplete.is_empty() && plan.silent.is_empty());
     let more = Loss { last: 3, ..lost };
-    let refused = world.coordinator.accept_loss(&[more], false).await;
+    let refused = world.coordinator.accept_loss(&[more], &[]).await;
     assert_eq!(refused, Err(AcceptLossError::NotInPlan), "more than lost");
-    let token = world.coordinator.accept_loss(&plan.losses, false).await;
+    let token = world.coordinator.accept_loss(&plan.losses, &[]).await;
     let sequences = token.expect("accepted").sequences;
     assert_eq!(sequences.as_slice(), [(Partition(0), 3)]);
     assert_eq!(world.count(Consistency::Strong).await, Ok((0, true)));
@@ -227,7 +227,7 @@ async fn counters_that_lost_their_disks_together_are_whole_only_by_signature() {
     let plan = world.coordinator.loss_plan(TIMEOUT).await.expect("a plan");
     assert_eq!(plan.incomplete.len(), 2);
     assert_eq!(plan.losses.len(), 1);
-    let accepted = world.coordinator.accept_loss(&plan.losses, true).await;
+    let accepted = world.accept_all(&plan).await;
     accepted.expect("accepted");
     assert_eq!(count().await, Ok((0, true)));
 }
@@ -241,7 +241,7 @@ async fn a_signature_does_not_hide_what_a_counter_still_has() {
     world.counters[1].lose_disk();
     let plan = world.coordinator.loss_plan(TIMEOUT).await.expect("a plan");
     assert_eq!(plan.incomplete.len(), 2);
-    let accepted = world.coordinator.accept_loss(&plan.losses, true).await;
+    let accepted = world.accept_all(&plan).await;
     accepted.expect("accepted");
     world.start().await;
     let count = || world.count(Consistency::Session);

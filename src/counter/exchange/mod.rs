@@ -10,9 +10,9 @@
 //! | `GET /internal/v1/status` | | [`Status`](super::Status) |
 //! | `GET /internal/v1/snapshot` | | the bytes of a [snapshot](super::snapshot) |
 //! | `GET /internal/v1/loss` (a coordinator) | | [`LossPlan`] |
-//! | `POST /internal/v1/loss` (a coordinator) | [`LossRequest`] | the same |
+//! | `POST /internal/v1/loss` (a coordinator) | [`LossRequest`] | [`LossReceipt`] |
 //!
-//! Bodies are JSON. Epochs are 32 hex digits, item hashes 24; a set of sequences is its prefix and the ranges
+//! Bodies are JSON. Epochs are 32 hex digits, item hashes 24, ids of losses 16; a set of sequences is its prefix and the ranges
 //! beyond it; fields that a release does not know are ignored. A request may name the counter that it is meant for
 //! in the header [`COUNTER_HEADER`]; another one refuses it.
 
@@ -24,7 +24,7 @@ mod tests;
 mod wire;
 
 pub use answers::CountsAnswers;
-pub use loss::{Loss, LossPlan, LossRequest};
+pub use loss::{IncompleteCounter, Loss, LossPlan, LossReceipt, LossRequest, NotLost};
 pub use requests::{ContainsQuery, CountsGroup, CountsQuery, ListingQuery};
 
 use std::time::Duration;

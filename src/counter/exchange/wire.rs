@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::ExchangeError;
 use crate::counter::{Cover, Demand, QueryError};
 use crate::model::{
-    BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, Partition, Requirement, Sequence, Sequences,
+    BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, LossId, Partition, Requirement, Sequence, Sequences,
     TenantName,
 };
 
@@ -115,6 +115,41 @@ pub mod item_hash {
                 length == bytes.len() && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
             exact.then_some(ItemHash(bytes))
         }))
+    }
+}
+
+/// A loss's id as 16 hex digits: readers that take all numbers for floating ones would spoil it as a number.
+#[derive(Clone, Copy)]
+pub struct LossText(pub LossId);
+
+impl Serialize for LossText {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for LossText {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_str(Text("16 hex digits in lower case", |text: &str| {
+            let mut bytes = [0; 8];
+            let length = HEXLOWER.decode_len(text.len()).ok()?;
+            let exact =
+                length == bytes.len() && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
+            exact.then(|| Self(LossId(u64::from_be_bytes(bytes))))
+        }))
+    }
+}
+
+/// A loss's id, where there is one.
+pub mod loss {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(loss: &Option<LossId>, to: S) -> Result<S::Ok, S::Error> {
+        loss.map(LossText).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LossId>, D::Error> {
+        Ok(Option::<LossText>::deserialize(from)?.map(|text| text.0))
     }
 }
 
@@ -272,6 +307,9 @@ pub struct CoverJson {
     partitions: Vec<(Partition, bool)>,
     #[serde(with = "requirement")]
     covered: Requirement,
+    /// Unknown to 0.1.0, which passes it over.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "loss")]
+    loss: Option<LossId>,
 }
 
 /// Partitions, ascending, each with whether it is covered.
