@@ -56,7 +56,8 @@ that are not complete while no complete one is left. Everything listed is then t
 with what they hold. Bring back every counter and disk that may still come back before you do this.
 
 Each counter is accepted with the loss that it had when it was listed: one that is restarted or loses again before it
-hears of this is not complete by it, and is named at the end.";
+hears of this is not complete by it, and is named at the end. An epoch's last batch is not lost while its coordinator
+has been heard in the last 60 seconds; accept it at that coordinator, or stop that one and wait as long.";
 
 const POISON_ABOUT: &str = "\
 Takes a batch that this release can't read from the head of a stopped counter's queue. A counter that meets

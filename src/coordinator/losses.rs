@@ -119,6 +119,8 @@ pub(super) struct Planned {
     pub plan: LossPlan,
     /// All that those heard held.
     pub held: Requirement,
+    /// Those of the losses that are their epochs' last.
+    pub lasts: BTreeSet<BatchId>,
 }
 
 /// What is lost, as far as those heard know: all that is `required`, and all that must have come before what is
@@ -132,7 +134,7 @@ pub(super) fn plan(
     let held = united(heard);
     let mut known = required.clone();
     known.unite(&held);
-    let (mut losses, mut not_lost) = (Vec::new(), Vec::new());
+    let (mut losses, mut lasts, mut not_lost) = (Vec::new(), BTreeSet::new(), Vec::new());
     for (partition, epoch, sequences) in known.iter() {
         let held = held.get(partition, epoch).cloned().unwrap_or_default();
         let id = BatchId {
@@ -141,12 +143,16 @@ pub(super) fn plan(
             sequence: sequences.last(),
         };
         let mut lost_up_to = id.sequence;
-        if id.sequence > 0
-            && !held.contains(id.sequence)
-            && let Some(why) = may_come(id)
-        {
-            not_lost.push(NotLost { id, why });
-            lost_up_to -= 1;
+        if id.sequence > 0 && !held.contains(id.sequence) {
+            match may_come(id) {
+                Some(why) => {
+                    not_lost.push(NotLost { id, why });
+                    lost_up_to -= 1;
+                }
+                None => {
+                    lasts.insert(id);
+                }
+            }
         }
         let missing = Sequences::up_to(lost_up_to).minus(&held);
         losses.extend(missing.ranges().map(|(first, last)| Loss {
@@ -178,7 +184,7 @@ pub(super) fn plan(
             .collect(),
         not_lost,
     };
-    Planned { plan, held }
+    Planned { plan, held, lasts }
 }
 
 /// How the counters stand after a signature that named some of them.

@@ -129,6 +129,7 @@ fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     let required = of(&[(1, &[7]), (9, &[1, 2])]);
     let names = BTreeSet::from(["a", "b", "c"]);
     let planned = plan(&names, &required, &[a, b], |_| None);
+    assert_eq!(planned.lasts, BTreeSet::from([id(1, 7), id(9, 2)]));
     let plan = planned.plan;
     let expected = [lost(1, 3, 3), lost(1, 6, 7), lost(9, 1, 2)];
     assert_eq!(plan.losses, expected);
@@ -165,6 +166,7 @@ fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     let planned = plan(&names, &required, &heard, may_come);
     let expected = [lost(1, 2, 4), lost(2, 1, 3), lost(3, 1, 1)];
     assert_eq!(planned.plan.losses, expected);
+    assert_eq!(planned.lasts, BTreeSet::from([id(2, 3)]));
     let not_lost = NotLost {
         id: id(1, 5),
         why: "5".into(),

@@ -13,6 +13,7 @@ mod members;
 mod merge;
 mod meters;
 mod nearest;
+mod neighbours;
 mod reads;
 mod repair;
 mod session;
@@ -25,6 +26,7 @@ pub use ending::Fatal;
 use losses::Planned;
 pub use losses::{Aftermath, Incomplete, Loss, LossPlan, NotLost, StillIncomplete};
 pub use members::{CounterView, Hearsay};
+pub use neighbours::{Neighbour, NeighbourRole, SILENCE_MAX};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};
 
@@ -44,6 +46,7 @@ use self::ending::Ending;
 use self::members::Members;
 use self::meters::Meters;
 use self::nearest::Nearest;
+use self::neighbours::Neighbours;
 use self::session::Session;
 use crate::log::Log;
 use crate::model::{
@@ -107,6 +110,7 @@ struct Inner {
     /// Barriers have epochs of their own: they are in no position, so they would look like holes.
     barriers: Vec<Barriers>,
     members: Members,
+    neighbours: Mutex<Neighbours>,
     nearest: Nearest,
     session: Session,
     strong_reads: Semaphore,
@@ -162,6 +166,7 @@ impl Coordinator {
                 batchers: partitioning.all().map(batcher).collect(),
                 barriers: partitioning.all().map(barriers).collect(),
                 members: Members::new(named),
+                neighbours: Mutex::default(),
                 nearest: Nearest::default(),
                 session: Session::new(epoch),
                 strong_reads: Semaphore::new(options.strong_reads_max.min(Semaphore::MAX_PERMITS)),

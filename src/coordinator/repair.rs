@@ -10,8 +10,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::losses::{self, Aftermath, Loss, LossPlan};
+use super::neighbours::MayCome;
 use super::{AcceptError, Coordinator, ReadError};
-use crate::model::{CounterName, LossId, Requirement, Token};
+use crate::log::wire;
+use crate::model::{Acceptance, BatchId, CounterName, Epoch, LossId, Requirement, Sequence, Token};
 use crate::telemetry;
 
 /// Sequences that one signature accepts at most: each takes a counter about a microsecond.
@@ -47,6 +49,27 @@ pub enum AcceptLossError {
     /// Nothing was appended: recording that many would keep every counter busy for more than an hour.
     #[error("these are more than {LOSSES_ACCEPTED_MAX} batches; accept some of them at a time")]
     TooMany,
+    /// Nothing was appended: whoever may still bring one of these batches has been heard again since the plan.
+    #[error("batch {sequence} of epoch {epoch} is not lost yet: {why}")]
+    MayCome {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its sequence.
+        sequence: Sequence,
+        /// Why it may come, and what to do.
+        why: String,
+    },
+    /// Nothing was appended: a counter of an earlier release would stand at it.
+    #[error(
+        "{name}, of release {release}, can't read a signature that names counters, and would take nothing more from its \
+         queue: upgrade it, then make a new plan"
+    )]
+    CannotRead {
+        /// The node's name.
+        name: String,
+        /// Its release.
+        release: String,
+    },
     /// The records were not, or not surely, appended. The same may be accepted again.
     #[error(transparent)]
     Append(#[from] AcceptError),
@@ -102,7 +125,7 @@ impl Coordinator {
     }
 
     /// Drops from what reads must cover those sequences of other coordinators that were never acknowledged and
-    /// that no counter holds any more, and says how many. Only when every named counter is complete and has
+    /// that no counter holds any more, and says how many. Only when their coordinator is gone and every named counter is complete and has
     /// applied a barrier that was appended afterwards can that be known; else nothing is dropped.
     ///
     /// # Errors
@@ -120,8 +143,10 @@ impl Coordinator {
             return Ok(0);
         }
         let dropped = inner.session.dropped();
+        let neighbours = inner.neighbours.lock().clone();
+        let may_come = |epoch| neighbours.may_come(epoch).is_some();
         let never =
-            losses::never_acknowledged(inner.epoch, &names, &required, &heard, &dropped, |_| false);
+            losses::never_acknowledged(inner.epoch, &names, &required, &heard, &dropped, may_come);
         let mut count = 0;
         for (partition, epoch, sequences) in never.iter() {
             count += 1;
@@ -148,16 +173,32 @@ impl Coordinator {
         let inner = &self.inner;
         let roll = inner.members.roll();
         let required = inner.session.requirement_and_floor(&inner.batchers);
+        // What is confirmed by now is before the barrier in every queue.
+        let confirmed: Vec<Sequence> = inner.batchers.iter().map(|own| own.confirmed()).collect();
         let heard = self
             .hear_all(&roll, Instant::now() + timeout, |_| false)
             .await?;
         if heard.is_empty() {
             return Err(ReadError::NoCounter);
         }
-        let planned = losses::plan(&roll.names(), &required, &heard, |_| None);
+        let may_come = |id: BatchId| {
+            let own = confirmed.get(usize::from(id.partition.0)).copied();
+            self.may_come(id, own.unwrap_or_default())
+        };
+        let may_come = |id| may_come(id).map(|why| why.to_string());
+        let planned = losses::plan(&roll.names(), &required, &heard, may_come);
         let plan = planned.plan.clone();
         *inner.planned.lock() = planned;
         Ok(plan)
+    }
+
+    /// Why a batch that no counter holds may still come, if it is its epoch's last and `confirmed` is our own last
+    /// confirmed one.
+    fn may_come(&self, id: BatchId, confirmed: Sequence) -> Option<MayCome> {
+        match id.epoch == self.inner.epoch {
+            true => (id.sequence > confirmed).then_some(MayCome::InFlightHere),
+            false => self.inner.neighbours.lock().may_come(id.epoch),
+        }
     }
 
     /// Appends an operator's signature that `losses` are lost for good: counters go on as if they had been
@@ -179,6 +220,7 @@ impl Coordinator {
         for partition in self.inner.partitioning.all() {
             records.push(losses::records(partition, losses, &counters));
         }
+        self.check_readers(records.iter().flatten())?;
         self.check_open()?;
         if !counters.is_empty() {
             self.inner.session.note_shown(&held.closed());
@@ -207,7 +249,7 @@ impl Coordinator {
         })
     }
 
-    /// Checks a signature against the last plan; gives what those heard for that plan held.
+    /// Checks a signature against the last plan, and what has been heard since; gives what those heard for that plan held.
     fn check_planned(
         &self,
         losses: &[Loss],
@@ -228,7 +270,42 @@ impl Coordinator {
         if counts.fold(losses.len() as u64, u64::saturating_add) > LOSSES_ACCEPTED_MAX {
             return Err(AcceptLossError::TooMany);
         }
+        for loss in losses {
+            let last = BatchId {
+                partition: loss.partition,
+                epoch: loss.epoch,
+                sequence: loss.last,
+            };
+            // Our own were confirmed when they were planned.
+            let why = match planned.lasts.contains(&last) {
+                true => self.may_come(last, Sequence::MAX),
+                false => None,
+            };
+            if let Some(why) = why {
+                return Err(AcceptLossError::MayCome {
+                    epoch: last.epoch,
+                    sequence: last.sequence,
+                    why: why.to_string(),
+                });
+            }
+        }
         Ok(planned.held.clone())
+    }
+
+    /// Checks that whoever is heard can read these records.
+    fn check_readers<'r>(
+        &self,
+        records: impl Iterator<Item = &'r Acceptance>,
+    ) -> Result<(), AcceptLossError> {
+        let newest = records.map(|record| wire::version_of(Some(record))).max();
+        let neighbours = self.inner.neighbours.lock();
+        match neighbours.cannot_read(newest.unwrap_or_default()) {
+            None => Ok(()),
+            Some(node) => Err(AcceptLossError::CannotRead {
+                name: node.name.clone(),
+                release: node.release.clone(),
+            }),
+        }
     }
 
     /// How the counters stand once a signature that named `counters` has come to them, within `timeout`.

@@ -15,10 +15,10 @@ use super::system::{
 use super::{Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CoordinatorConfig;
-use crate::coordinator::{Coordinator, LogState, TendOptions};
+use crate::coordinator::{Coordinator, LogState, Neighbour, NeighbourRole, TendOptions};
 use crate::counter::Queries;
 use crate::http::{self, App};
-use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role};
+use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role, Sighting};
 use crate::model::{CounterName, Partitioning};
 use crate::supervisor::{Ended, Supervisor, Task};
 
@@ -61,6 +61,7 @@ pub async fn coordinator(
         url: url.clone(),
         named: announced.clone(),
         wire_version: crate::log::wire::VERSION_READ_MAX,
+        epoch: Some(epoch),
         reaches: Some(reached.get().map(reaches).unwrap_or_default()),
         ..Announcement::default()
     });
@@ -132,6 +133,7 @@ fn follow_counters(
     let (remotes, coordinator) = (Arc::clone(remotes), coordinator.clone());
     let configured: Vec<String> = counters.iter().map(CounterName::to_string).collect();
     follow(supervisor, presence.nodes(), move |nodes| {
+        coordinator.note_neighbours(nodes.values().filter_map(neighbour).collect());
         for sighting in nodes.values() {
             let node = &sighting.announcement;
             if node.role == Role::Counter {
@@ -154,6 +156,23 @@ fn follow_counters(
             }
         }
     });
+}
+
+/// What a node does with batches, as it says.
+fn neighbour(sighting: &Sighting) -> Option<Neighbour> {
+    let node = &sighting.announcement;
+    let role = match node.role {
+        Role::Coordinator => NeighbourRole::Appends(node.epoch),
+        Role::Counter => NeighbourRole::Reads(node.wire_version),
+        Role::Other => return None,
+    };
+    Some(Neighbour {
+        name: node.name.clone(),
+        release: node.version.clone(),
+        url: node.url.clone(),
+        heard_at: sighting.seen_at,
+        role,
+    })
 }
 
 /// Tells the coordinator how the log is, whenever that changes.

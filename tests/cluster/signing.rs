@@ -91,3 +91,34 @@ async fn a_counter_that_loses_its_disk_after_the_plan_is_not_complete_by_it() {
         10
     );
 }
+
+/// One coordinator can't know whether the last batch of another, which is there, was acknowledged: that one can.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_batch_of_another_coordinator_is_signed_for_at_that_one() {
+    let mut cluster = Cluster::start(Setup::new().coordinators(2)).await;
+    cluster.post_surely(1, &items("asd", 0, 10)).await;
+    let strong = "consistency=strong";
+    assert_eq!(cluster.exact_count(0, "asd", strong).await, 10);
+    lose_all_disks(&mut cluster, 10).await;
+
+    let signed = cluster.accept_loss_at(0);
+    let there = format!(
+        "its coordinator at {} is there",
+        cluster.coordinator(1).process.url()
+    );
+    assert!(signed.stderr.contains(&there), "{}", signed.stderr);
+    assert!(
+        signed.stdout.contains("Complete: c1, c2, c3."),
+        "{}",
+        signed.stdout
+    );
+    cluster.shows_nothing_exactly("asd", 500).await;
+    let signed = cluster.accept_loss_at(1);
+    assert!(
+        signed.stdout.contains("Batches 1-1 of epoch"),
+        "{}",
+        signed.stdout
+    );
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 0);
+    assert_eq!(cluster.exact_count(1, "asd", "").await, 0);
+}

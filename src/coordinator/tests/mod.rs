@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     AcceptLossError, AdmissionLimits, Consistency, Coordinator, CoordinatorOptions, LogState,
-    LossPlan, ReadError, ReadOptions,
+    LossPlan, Neighbour, NeighbourRole, ReadError, ReadOptions, SILENCE_MAX,
 };
 use crate::counter::{
     Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status,
@@ -237,10 +237,15 @@ struct Fanout(Arc<Mutex<Reach>>);
 struct Reach {
     counters: Vec<Scripted>,
     refuses: bool,
+    /// Whether batches that are no barriers stay on their way.
+    stalls: bool,
 }
 
 impl Log for Fanout {
     async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+        if self.0.lock().stalls && !batch.is_barrier() {
+            std::future::pending::<()>().await;
+        }
         let reach = self.0.lock();
         if reach.refuses {
             return Err(AppendError::Refused("too large".into()));

@@ -145,6 +145,7 @@ async fn shown_and_lost() -> World {
 #[tokio::test]
 async fn what_was_shown_never_acknowledged_and_lost_is_no_longer_waited_for() {
     let world = shown_and_lost().await;
+    world.hear_nobody_else();
     let drop = || world.coordinator.drop_unheld(TIMEOUT);
     assert!(world.coordinator.uncovered_for().is_some());
     assert_eq!(drop().await, Ok(0), "the third may have it");
@@ -159,6 +160,7 @@ async fn what_was_shown_never_acknowledged_and_lost_is_no_longer_waited_for() {
 #[tokio::test]
 async fn tending_doubts_the_requirement_by_itself() {
     let world = shown_and_lost().await;
+    world.hear_nobody_else();
     world.counters[2].set(Mode::Answers);
     world.counters[0].0.lock().complete = true;
     let options = TendOptions {
@@ -223,6 +225,7 @@ async fn counters_that_lost_their_disks_together_are_whole_only_by_signature() {
     }
     let count = || world.count(Consistency::Session);
     assert_eq!(count().await, Ok((0, false)));
+    world.hear_nobody_else();
     assert_eq!(world.coordinator.drop_unheld(TIMEOUT).await, Ok(0));
     let plan = world.coordinator.loss_plan(TIMEOUT).await.expect("a plan");
     assert_eq!(plan.incomplete.len(), 2);

@@ -23,7 +23,7 @@ use super::AmqpOptions;
 use super::connection::{BrokerError, Dialer, timed};
 use super::strangers::belongs;
 use super::topology::Broker;
-use crate::model::CounterName;
+use crate::model::{CounterName, Epoch};
 use crate::supervisor::Task;
 
 /// How long a node that fell silent is remembered while the broker is there.
@@ -91,6 +91,30 @@ pub struct Announcement {
     /// The counters whose queues get every batch that a coordinator appends from now on; all that it appended before
     /// without one of them is confirmed. A release before this field published to whatever was bound.
     pub reaches: Option<Vec<String>>,
+    /// The epoch of a coordinator, as 32 hex digits; none where its release doesn't say.
+    #[serde(skip_serializing_if = "Option::is_none", with = "epoch")]
+    pub epoch: Option<Epoch>,
+}
+
+/// An epoch in JSON; a text that is none is passed over, as if nothing was said.
+mod epoch {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::model::Epoch;
+
+    const HEX_DIGITS: usize = 32;
+
+    pub fn serialize<S: Serializer>(epoch: &Option<Epoch>, to: S) -> Result<S::Ok, S::Error> {
+        epoch.map(|epoch| epoch.to_string()).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Epoch>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        let text = text.filter(|text| {
+            text.len() == HEX_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit())
+        });
+        Ok(text.and_then(|text| u128::from_str_radix(&text, 16).ok().map(Epoch)))
+    }
 }
 
 /// A node and when it was heard last.

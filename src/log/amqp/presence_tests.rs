@@ -23,6 +23,9 @@ fn announcements_of_other_releases_are_read() {
     let read_later = read(later).expect("read");
     assert_eq!(read_later.announcement.role, Role::Other);
     assert_eq!(read_later.announcement.started, Some(true));
+    assert_eq!(read_later.announcement.epoch, None);
+    let odd = br#"{"node":"n","role":"coordinator","epoch":"+0000000000000000000000000000007"}"#;
+    assert_eq!(read(odd).expect("read").announcement.epoch, None);
     assert!(read(b"{}").is_none(), "nobody's");
     assert!(read(b"nonsense").is_none());
     assert!(read(&vec![b' '; ANNOUNCEMENT_BYTES_MAX + 1]).is_none());
@@ -47,6 +50,7 @@ proptest! {
         flags: [bool; 2],
         started: Option<bool>,
         wire_version: u8,
+        epoch: Option<u128>,
         reaches in prop::option::of(prop::collection::vec("[a-z0-9-]{1,9}", 0..3)),
         name in "[a-z0-9-]{1,9}",
         named in prop::collection::vec("[a-z0-9-]{1,9}", 0..3),
@@ -56,7 +60,7 @@ proptest! {
         let said = message("n", Role::Counter, &name);
         let announcement = Announcement {
             version: "0".into(), url: "http://c1:3000".into(), life, position_digest, tenants, items, lag_ms,
-            complete, holds_position, started, wire_version, reaches, named, ..said.announcement
+            complete, holds_position, started, wire_version, reaches, named, epoch: epoch.map(Epoch), ..said.announcement
         };
         let said = Message { announcement, ..said };
         let heard = read(&serde_json::to_vec(&said).expect("JSON")).expect("read");
