@@ -13,8 +13,8 @@ use crate::counter::waiting::WAITING_MAX;
 use crate::counter::{CounterTask, apply};
 use crate::log::{LocalLog, Log, local};
 use crate::model::{
-    Acceptance, Batch, BatchId, Epoch, Partition, Partitioning, Position, Requirement, Sequence,
-    TenantItems,
+    Acceptance, Batch, BatchId, Epoch, KeptGeneration, Partition, Partitioning, Position,
+    Requirement, Sequence, TenantItems,
 };
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Snapshot, Store, StoreError, StoreShape, StoreStats};
@@ -66,6 +66,10 @@ impl StoreReader for Busy {
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
         self.reader.snapshot()
+    }
+
+    fn generation(&self) -> Option<KeptGeneration> {
+        self.reader.generation()
     }
 
     fn stats(&self) -> StoreStats {

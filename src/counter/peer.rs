@@ -77,7 +77,7 @@ mod tests {
     use crate::counter::CounterTask;
     use crate::counter::snapshot::{Part, SnapshotDecoder};
     use crate::log::local;
-    use crate::model::{ItemHash, Partition, Partitioning, TenantName};
+    use crate::model::{ItemHash, KeptGeneration, Partition, Partitioning, TenantName};
     use crate::store::memory::MemoryStore;
     use crate::store::{Cut, Key, LookUp, Snapshot, Store, StoreShape, StoreStats};
 
@@ -112,6 +112,10 @@ mod tests {
                 cut,
                 keys: Box::new(counted),
             })
+        }
+
+        fn generation(&self) -> Option<KeptGeneration> {
+            self.inside.generation()
         }
 
         fn stats(&self) -> StoreStats {

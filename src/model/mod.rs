@@ -6,6 +6,7 @@ mod acceptance;
 mod barrier_epochs;
 mod batch;
 mod counter_name;
+mod generation;
 mod hash;
 mod item;
 mod partition;
@@ -25,6 +26,7 @@ pub use batch::{
     item_count, merge_by_tenant,
 };
 pub use counter_name::{COUNTER_NAME_CHARS_MAX, CounterName};
+pub use generation::{GENERATION_BYTES, Generation, KeptGeneration};
 pub use hash::{ITEM_HASH_BYTES, ItemHash};
 pub use item::{ITEM_ID_CHARS_MAX, check_item_id};
 pub use partition::{PARTITIONS_MAX, Partition, Partitioning};

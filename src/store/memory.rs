@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use crate::model::{BatchId, ItemHash, Partition, Position, TenantName, Verdict};
+use crate::model::{BatchId, ItemHash, KeptGeneration, Partition, Position, TenantName, Verdict};
 
 use super::{
     Cut, KEY_BYTES, Key, LookUp, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape,
@@ -35,6 +35,7 @@ struct Shared {
     // Locked in this order where both are needed, the cut first: who holds it may look keys up.
     cut: RwLock<Cut>,
     keys: RwLock<HashSet<Key>>,
+    generation: Mutex<Option<KeptGeneration>>,
 }
 
 impl MemoryStore {
@@ -45,6 +46,7 @@ impl MemoryStore {
             shared: Arc::new(Shared {
                 cut: RwLock::new(shape.empty_cut()),
                 keys: RwLock::default(),
+                generation: Mutex::default(),
             }),
             staged: Staged::default(),
             staged_keys: HashSet::new(),
@@ -138,6 +140,11 @@ impl Store for MemoryStore {
         self.aside = None;
     }
 
+    fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError> {
+        *self.shared.generation.lock() = Some(kept);
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -180,6 +187,10 @@ impl StoreReader for MemoryReader {
             cut,
             keys: Box::new(keys.into_iter().map(Ok)),
         })
+    }
+
+    fn generation(&self) -> Option<KeptGeneration> {
+        *self.shared.generation.lock()
     }
 
     fn stats(&self) -> StoreStats {

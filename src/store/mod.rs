@@ -26,7 +26,8 @@ use std::cmp::Ordering;
 use parking_lot::RwLockReadGuard;
 
 use crate::model::{
-    BatchId, ItemHash, Partition, Partitioning, Position, TenantItems, TenantName, Verdict,
+    BatchId, ItemHash, KeptGeneration, Partition, Partitioning, Position, TenantItems, TenantName,
+    Verdict,
 };
 
 /// Bytes in a [`Key`].
@@ -100,6 +101,8 @@ pub struct StoreStats {
 ///   these calls, and nobody (readers, `insert`, `judge`) sees anything of the unite before its finish. Its
 ///   keys, their counts and its position become durable and visible in one atomic step: a crash leaves all of
 ///   it or nothing. A key that came both ways counts once. A unite that was not finished goes with the store.
+/// - The generation is beside all that: [`set_generation`](Self::set_generation) is no part of a commit, and no snapshot has
+///   it. It stands for this one store, and goes where its files go.
 /// - After an error the store is poisoned (see [`StoreError`]).
 pub trait Store: Send + 'static {
     /// The readers' handle.
@@ -173,6 +176,13 @@ pub trait Store: Send + 'static {
 
     /// Forgets what was set aside, if anything was.
     fn abandon_unite(&mut self);
+
+    /// Remembers a generation in place of the one before: durable, against the machine's crash too, and visible to readers
+    /// when it returns. What is staged stays staged.
+    ///
+    /// # Errors
+    /// When a write or flush failed; which of the two is remembered is then unknown until the store is opened again.
+    fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError>;
 
     /// Says whether the store still works: what failed in the background, or under a reader, shows here at once
     /// and not only at the next commit.
@@ -255,6 +265,9 @@ pub trait StoreReader: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the seen-set can't be read.
     fn snapshot(&self) -> Result<Snapshot, StoreError>;
+
+    /// The generation that was remembered last; none when none ever was. Not while a [`cut`](Self::cut) is held.
+    fn generation(&self) -> Option<KeptGeneration>;
 
     /// What the store takes up now.
     fn stats(&self) -> StoreStats;

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headcount::model::{Generation, KeptGeneration};
 use headcount::store::verify::recount;
 use headcount::store::{Store, StoreError, StoreReader};
 
@@ -47,10 +48,19 @@ fn killed(folder: &Path, commits: u32) {
     }
 }
 
-/// A store closed with all its keys in a run.
+/// A store closed with all its keys in a run, and a generation.
 fn closed(folder: &Path) {
     killed(folder, 10);
-    open_disk(folder).expect("opened").close().expect("closed");
+    let mut store = open_disk(folder).expect("opened");
+    store.set_generation(generation()).expect("remembered");
+    store.close().expect("closed");
+}
+
+fn generation() -> KeptGeneration {
+    KeptGeneration {
+        generation: Generation([7; _]),
+        is_placed: true,
+    }
 }
 
 fn assert_refused(folder: &Path, file: &Path, at: std::ops::RangeInclusive<u64>) {
@@ -217,8 +227,8 @@ fn a_damaged_index_filter_or_foot_is_refused() {
 }
 
 #[test]
-fn a_damaged_manifest_or_checkpoint_is_refused() {
-    for prefix in ["MANIFEST", "checkpoint-"] {
+fn a_damaged_manifest_checkpoint_or_generation_is_refused() {
+    for prefix in ["MANIFEST", "checkpoint-", "GENERATION"] {
         let folder = tempfile::tempdir().expect("a folder");
         closed(folder.path());
         let file = only_file(folder.path(), prefix);
@@ -252,7 +262,7 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn files_of_a_later_release_are_refused() {
-    for prefix in ["MANIFEST", "checkpoint-", "run-", "journal-"] {
+    for prefix in ["MANIFEST", "checkpoint-", "run-", "journal-", "GENERATION"] {
         let folder = tempfile::tempdir().expect("a folder");
         closed(folder.path());
         let file = only_file(folder.path(), prefix);
@@ -268,6 +278,28 @@ fn files_of_a_later_release_are_refused() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// As one of a release before it, or of a store that never stood behind a broker.
+#[test]
+fn a_folder_without_a_generation_opens() {
+    let folder = tempfile::tempdir().expect("a folder");
+    closed(folder.path());
+    let file = only_file(folder.path(), "GENERATION");
+    let kept = || {
+        open_disk(folder.path())
+            .expect("opened")
+            .reader()
+            .generation()
+    };
+    assert_eq!(kept(), Some(generation()));
+    // What a crash left of the next one goes.
+    let temporary = file.with_extension("tmp");
+    fs::write(&temporary, b"HCGN").expect("written");
+    assert_eq!(kept(), Some(generation()));
+    assert!(!temporary.exists());
+    fs::remove_file(file).expect("removed");
+    assert_eq!(kept(), None);
 }
 
 #[test]
@@ -286,7 +318,7 @@ fn a_closed_store_opens_without_replaying() {
     );
 }
 
-/// The lock, the identity and the manifest are not counted.
+/// The lock, the identity, the manifest and the generation are not counted.
 fn assert_all_bytes_counted(folder: &Path, disk_bytes: u64) {
     let bytes: usize = files(folder).values().map(Vec::len).sum();
     let others = bytes as u64 - disk_bytes;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use headcount::model::ItemHash;
+use headcount::model::{Generation, ItemHash, KeptGeneration};
 use headcount::store::data_dir::{DataDir, ReadOnlyDir};
 use headcount::store::disk::DiskReader;
 use headcount::store::verify::{Report, recount};
@@ -44,6 +44,20 @@ fn assert_reads(folder: &Path, ids: u32) {
     let report = report.expect("opened");
     assert_eq!((report.items, report.differences), (u64::from(ids), vec![]));
     assert!(before == files(folder), "nothing is changed");
+}
+
+#[test]
+fn it_shows_the_generation() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = open_disk(folder.path()).expect("opened");
+    let kept = KeptGeneration {
+        generation: Generation([7; _]),
+        is_placed: false,
+    };
+    store.set_generation(kept).expect("remembered");
+    drop(store);
+    let shown = read(folder.path(), StoreReader::generation);
+    assert_eq!(shown.expect("opened"), Some(kept));
 }
 
 #[test]

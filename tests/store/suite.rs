@@ -2,7 +2,7 @@
 //!
 //! Invariant: every test runs against every implementation; what needs a disk is skipped where there is none.
 
-use headcount::model::{ItemHash, Partition, Verdict};
+use headcount::model::{Generation, ItemHash, KeptGeneration, Partition, Verdict};
 use headcount::store::verify::recount;
 use headcount::store::{Store, StoreReader};
 
@@ -25,6 +25,7 @@ for_every_store!(
     the_same_id_counts_for_each_tenant,
     batches_are_judged_with_what_is_staged,
     completeness_is_committed_like_the_rest,
+    a_generation_is_remembered_at_once_and_beside_the_commits,
     tenants_are_listed_in_order_from_a_prefix,
     a_snapshot_stays_as_it_was_taken,
     a_look_up_is_of_the_commit_that_it_was_begun_in,
@@ -109,6 +110,32 @@ fn completeness_is_committed_like_the_rest<H: Harness>() {
     assert!(store.reader().cut().complete());
     if let Ok(again) = harness.crash(store) {
         assert!(again.reader().cut().complete());
+    }
+}
+
+fn a_generation_is_remembered_at_once_and_beside_the_commits<H: Harness>() {
+    let (mut harness, mut store) = H::make();
+    assert_eq!(store.reader().generation(), None);
+    insert(&mut store, "a", &[1]).expect("inserted");
+    for (byte, is_placed) in [(1, false), (1, true), (2, true)] {
+        let kept = KeptGeneration {
+            generation: Generation([byte; _]),
+            is_placed,
+        };
+        let reader = store.reader();
+        store.set_generation(kept).expect("remembered");
+        assert_eq!(reader.generation(), Some(kept));
+        assert_eq!(count(&reader, "a"), 0, "what is staged stays staged");
+        store = match harness.crash(store) {
+            Ok(again) => again,
+            Err(same) => same,
+        };
+        assert_eq!(store.reader().generation(), Some(kept));
+        store = match harness.close(store) {
+            Ok(again) => again,
+            Err(same) => same,
+        };
+        assert_eq!(store.reader().generation(), Some(kept));
     }
 }
 

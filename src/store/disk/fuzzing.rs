@@ -13,8 +13,11 @@ use super::super::verify::recount;
 use super::super::{Store, StoreError, StoreReader, StoreShape};
 use super::block::{self, BLOCK_BYTES};
 use super::run::{FOOT_BYTES, Foot};
-use super::{DiskOptions, DiskStore, frames, journal, manifest, record};
-use crate::model::{BatchId, Epoch, ItemHash, Partition, Partitioning, Position, TenantName};
+use super::{DiskOptions, DiskStore, frames, generation, journal, manifest, record};
+use crate::model::{
+    BatchId, Epoch, Generation, ItemHash, KeptGeneration, Partition, Partitioning, Position,
+    TenantName,
+};
 use crate::store::files::Files;
 
 /// Items of the sample.
@@ -55,7 +58,16 @@ fn count(store: &mut DiskStore, item: u64) -> Result<(), StoreError> {
     store.commit()
 }
 
-/// The files of a store that was killed: a run, a checkpoint, some commits in the journal; by name.
+/// A generation, remembered.
+fn renew(store: &mut DiskStore, byte: u8) -> Result<(), StoreError> {
+    store.set_generation(KeptGeneration {
+        generation: Generation([byte; _]),
+        is_placed: true,
+    })
+}
+
+/// The files of a store that was killed: a run, a checkpoint, some commits in the journal, by name; last a generation, so that
+/// the numbers of the others stay.
 ///
 /// # Errors
 /// None that the simulated disk makes.
@@ -67,19 +79,20 @@ pub fn sample() -> Result<StoreFiles, StoreError> {
         // So that the same files come of it every time, but for the journal's salt.
         store.settle()?;
     }
+    renew(&mut store, 1)?;
     let files: &dyn Files = &sim;
     let mut all = Vec::new();
     for name in files.names()? {
         let bytes = files.open_file(&name)?.read_all(u64::MAX)?;
         all.push((name, bytes));
     }
-    all.sort();
+    all.sort_by_cached_key(|(name, _)| (name == generation::NAME, name.clone()));
     Ok(all)
 }
 
 /// Puts every checksum of the file `name` right that can be found, so that what is wrong beside them is read.
 pub fn seal(name: &str, bytes: &mut [u8]) {
-    if name == manifest::NAME {
+    if name == manifest::NAME || name == generation::NAME {
         seal_end(bytes);
     } else if name.starts_with("checkpoint-") {
         seal_checkpoint(bytes);
@@ -211,6 +224,7 @@ pub fn exercise(files: &StoreFiles) -> Result<(), StoreError> {
         }
     }
     store.finish_unite(&Position::default(), true)?;
+    renew(&mut store, 2)?;
     store.settle()?;
     let items = reader.cut().items();
     drop((store, reader));

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::super::StoreError;
+use super::DiskStore;
 use super::manifest::RunEntry;
 use super::merged::{Merged, Source};
 use super::run::{self, Run};
@@ -23,6 +24,29 @@ pub(super) const FANOUT: u64 = 4;
 const MERGED_MAX: usize = 8;
 /// Keys merged between two looks at what else is to do.
 const KEYS_BETWEEN_LOOKS: u64 = 1 << 14;
+
+impl DiskStore {
+    /// Waits until every flush and merge that is due is done: for tests and measurements.
+    ///
+    /// # Errors
+    /// When one of them failed.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let mut state = self.shared.state();
+        while !self.shared.is_poisoned()
+            && (state.flush.is_some() || state.merging || !is_done(&self.shared))
+        {
+            self.shared.wait(&mut state);
+        }
+        drop(state);
+        self.shared.check()
+    }
+
+    /// Whether runs are being merged just now: for measurements.
+    #[must_use]
+    pub fn is_merging(&self) -> bool {
+        self.shared.state().merging
+    }
+}
 
 /// A run's tier: 0 up to `base` keys, then one more for every factor of [`FANOUT`].
 fn tier(keys: u64, base: u64) -> u32 {

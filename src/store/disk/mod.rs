@@ -22,6 +22,7 @@
 //! | `journal-N` | the commits since the checkpoint, one record each | `journal`, `record` |
 //! | `run-N` | keys in ascending order, in blocks, with an index and a filter | `run`, `block`, `filter` |
 //! | `checkpoint-N` | dictionary, counts, position, completeness | `checkpoint` |
+//! | `GENERATION` | what its queue on the broker holds too, for a store behind one | `generation` |
 //! | `MANIFEST` | which runs and which checkpoint are the store, and the first segment after them | `manifest` |
 //!
 //! Everything is little-endian, has a version at its start, and is covered by checksums: CRC-32 (IEEE), which
@@ -116,6 +117,7 @@ mod flush;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod generation;
 mod journal;
 mod key_set;
 mod manifest;

@@ -5,17 +5,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::RwLockReadGuard;
+use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::super::data_dir::ReadOnlyDir;
 use super::super::{Cut, Key, LookUp, Snapshot, StoreError, StoreReader, StoreShape, StoreStats};
 use super::DiskOptions;
 use super::filter::Fingerprint;
+use super::generation;
 use super::merged::{Merged, Source};
 use super::recovery::recover_for_reading;
 use super::run::Run;
 use super::shared::Shared;
-use crate::model::{ItemHash, TenantName};
+use crate::model::{ItemHash, KeptGeneration, TenantName};
 
 /// The readers' handle of a [`DiskStore`](super::DiskStore).
 #[derive(Clone)]
@@ -35,13 +36,14 @@ impl DiskReader {
     ) -> Result<Self, StoreError> {
         let files = dir.files();
         dir.identity().check_store(&*files)?;
+        let kept = generation::read(&*files)?;
         let found = recover_for_reading(&files, shape, &options)?;
         let (cut, view) = (found.cut, found.view);
         let (filters, manifest) = (found.filters, found.manifest);
+        let mut shared = Shared::new(files, options, cut, view, filters, manifest, None);
+        shared.generation = Mutex::new(kept);
         Ok(Self {
-            shared: Arc::new(Shared::new(
-                files, options, cut, view, filters, manifest, None,
-            )),
+            shared: Arc::new(shared),
         })
     }
 }
@@ -99,6 +101,10 @@ impl StoreReader for DiskReader {
                 shared: Arc::clone(&self.shared),
             }),
         })
+    }
+
+    fn generation(&self) -> Option<KeptGeneration> {
+        *self.shared.generation.lock()
     }
 
     fn stats(&self) -> StoreStats {

@@ -11,6 +11,7 @@ use super::super::{Cut, StoreError, StoreShape};
 use super::DiskOptions;
 use super::checkpoint::{self, Image};
 use super::filters::Filters;
+use super::generation;
 use super::journal::{self, Journal, SegmentReader};
 use super::key_set::KeySet;
 use super::manifest::{self, Manifest};
@@ -338,15 +339,25 @@ enum Kind {
     Journal(u64),
     Run(u64),
     Checkpoint(u64),
+    Generation,
     /// A file that was being made.
     Unfinished,
 }
 
 fn kind(name: &str) -> Option<Kind> {
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
-    let families = ["journal-", "run-", "checkpoint-", manifest::NAME];
+    let families = [
+        "journal-",
+        "run-",
+        "checkpoint-",
+        manifest::NAME,
+        generation::NAME,
+    ];
     if name.ends_with(TEMPORARY) && families.iter().any(|family| name.starts_with(family)) {
         return Some(Kind::Unfinished);
+    }
+    if name == generation::NAME {
+        return Some(Kind::Generation);
     }
     let (family, rest) = name.split_once('-')?;
     let kind = match family {
@@ -366,7 +377,7 @@ fn remove_leftovers(
 ) -> Result<(), StoreError> {
     for name in names {
         let is_used = match kind(name) {
-            None => true,
+            None | Some(Kind::Generation) => true,
             Some(Kind::Journal(segment)) => segment >= manifest.first_segment,
             Some(Kind::Run(number)) => manifest.runs.iter().any(|run| run.number == number),
             Some(Kind::Checkpoint(number)) => number == manifest.checkpoint,

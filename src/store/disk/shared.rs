@@ -4,7 +4,7 @@
 //! twice; a view that someone holds stays whole while the store goes on.
 //!
 //! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys. Those of the filters are
-//! taken last, or alone.
+//! taken last, or alone, and so is that of the generation.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,6 +18,7 @@ use super::filters::Filters;
 use super::key_set::KeySet;
 use super::manifest::Manifest;
 use super::run::Run;
+use crate::model::KeptGeneration;
 use crate::store::files::Files;
 use crate::store::hold::Hold;
 use crate::supervisor::{self, Task};
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     pub(super) view: RwLock<Arc<View>>,
     pub(super) filters: Filters,
     pub(super) manifest: Mutex<Manifest>,
+    /// What the store's file of that name says.
+    pub(super) generation: Mutex<Option<KeptGeneration>>,
     next_number: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -108,6 +111,7 @@ impl Shared {
             filters,
             next_number: AtomicU64::new(manifest.next_number),
             manifest: Mutex::new(manifest),
+            generation: Mutex::default(),
             state: Mutex::new(State {
                 flush: flush.map(Arc::new),
                 merging: false,

@@ -6,20 +6,22 @@ use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
 use std::thread::{self, JoinHandle};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::super::data_dir::DataDir;
 use super::super::{Key, Staged, Store, StoreError, StoreShape};
 use super::aside::Aside;
 use super::checkpoint::Image;
 use super::filter::Fingerprint;
+use super::generation;
 use super::journal::Journal;
 use super::key_set::KeySet;
 use super::recovery::{Recovered, recover};
 use super::shared::{Flush, Shared, Stop, View};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{
-    BatchId, ItemHash, Partition, Partitioning, Position, TenantItems, TenantName, Verdict,
+    BatchId, ItemHash, KeptGeneration, Partition, Partitioning, Position, TenantItems, TenantName,
+    Verdict,
 };
 use crate::store::files::Files;
 use crate::supervisor::Task;
@@ -69,6 +71,7 @@ impl DiskStore {
         options: DiskOptions,
     ) -> Result<Self, StoreError> {
         let hold = dir.as_ref().map(DataDir::hold).unwrap_or_default();
+        let kept = generation::read(&*files)?;
         let recovered = recover(&files, &hold, shape, &options)?;
         let Recovered {
             cut,
@@ -81,6 +84,7 @@ impl DiskStore {
         let (manifest, flush) = (recovered.manifest, recovered.flush);
         let mut shared = Shared::new(files, options, cut, view, filters, manifest, flush);
         shared.hold = hold;
+        shared.generation = Mutex::new(kept);
         let sizes = [
             (&shared.journal_bytes, journal.disk_bytes()),
             (&shared.checkpoint_bytes, recovered.checkpoint_bytes),
@@ -106,27 +110,6 @@ impl DiskStore {
         store.start_thread(Task::StoreFlush, flush::work)?;
         store.start_thread(Task::StoreMerge, merge::work)?;
         Ok(store)
-    }
-
-    /// Waits until every flush and merge that is due is done: for tests and measurements.
-    ///
-    /// # Errors
-    /// When one of them failed.
-    pub fn settle(&self) -> Result<(), StoreError> {
-        let mut state = self.shared.state();
-        while !self.shared.is_poisoned()
-            && (state.flush.is_some() || state.merging || !merge::is_done(&self.shared))
-        {
-            self.shared.wait(&mut state);
-        }
-        drop(state);
-        self.shared.check()
-    }
-
-    /// Whether runs are being merged just now: for measurements.
-    #[must_use]
-    pub fn is_merging(&self) -> bool {
-        self.shared.state().merging
     }
 
     fn start_thread(&mut self, task: Task, work: fn(&Shared)) -> Result<(), StoreError> {
@@ -366,6 +349,16 @@ impl Store for DiskStore {
 
     fn abandon_unite(&mut self) {
         self.forget_aside();
+    }
+
+    fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError> {
+        self.guarded(|store| {
+            store.shared.look()?;
+            generation::write(&*store.shared.files, kept)?;
+            store.look()?;
+            *store.shared.generation.lock() = Some(kept);
+            Ok(())
+        })
     }
 
     fn check(&self) -> Result<(), StoreError> {

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use super::super::{DiskOptions, DiskStore};
 use super::sim::{Fault, Random, SimFiles};
 use crate::model::{
-    BatchId, Epoch, ItemHash, Partition, Partitioning, Position, TenantName, Verdict,
+    BatchId, Epoch, Generation, ItemHash, KeptGeneration, Partition, Partitioning, Position,
+    TenantName, Verdict,
 };
 use crate::store::files::enter_or_make;
 use crate::store::verify::recount;
@@ -44,6 +45,9 @@ struct World {
     random: Random,
     committed: State,
     in_doubt: Option<State>,
+    generation: Option<KeptGeneration>,
+    /// The one that was being set when something went wrong.
+    generation_in_doubt: Option<KeptGeneration>,
     /// What an open unite has set aside.
     aside: Option<BTreeMap<String, BTreeSet<u64>>>,
 }
@@ -70,6 +74,8 @@ impl World {
             random: Random(seed),
             committed: State::default(),
             in_doubt: None,
+            generation: None,
+            generation_in_doubt: None,
             aside: None,
         }
     }
@@ -88,6 +94,15 @@ impl World {
     /// Looks which state the store is at, which settles what was in doubt; `None` when it can't be read.
     fn settle_doubt(&mut self, store: &DiskStore) -> Option<()> {
         let reader = store.reader();
+        let generation = reader.generation();
+        if generation.is_some() && generation == self.generation_in_doubt {
+            self.generation = generation;
+        }
+        self.generation_in_doubt = None;
+        assert_eq!(
+            generation, self.generation,
+            "the last one, or the one being set"
+        );
         let prefix = |epoch| {
             let cut = reader.cut();
             let part = cut.position().get(Partition(0), epoch);
@@ -147,7 +162,26 @@ impl World {
             }
             self.committed = staged;
             self.work_at_unite(store)?;
+            self.perhaps_renew(store)?;
         }
+        Some(())
+    }
+
+    /// Perhaps another generation; `None` when the store failed.
+    fn perhaps_renew(&mut self, store: &mut DiskStore) -> Option<()> {
+        if self.random.below(8) > 0 {
+            return Some(());
+        }
+        let drawn = self.random.next();
+        let kept = KeptGeneration {
+            generation: Generation(u128::from(drawn).to_le_bytes()),
+            is_placed: drawn.is_multiple_of(2),
+        };
+        if store.set_generation(kept).is_err() {
+            self.generation_in_doubt = Some(kept);
+            return self.expect_poisoned(store);
+        }
+        self.generation = Some(kept);
         Some(())
     }
 
