@@ -1,4 +1,4 @@
-//! Tokens, announcements, identities of folders and names: whatever the bytes are, reading them never panics,
+//! Tokens, announcements, identities of folders, names and generations: whatever the bytes are, reading them never panics,
 //! and what is read is written and read again as the same.
 //!
 //! The first byte says which of them the rest is; what has a checksum is tried with it put right too.
@@ -6,7 +6,7 @@
 #![no_main]
 
 use data_encoding::BASE64URL_NOPAD;
-use headcount::log::amqp::fuzzing::announcement_again;
+use headcount::log::amqp::fuzzing::{announcement_again, generation_again};
 use headcount::model::{CounterName, TenantName, Token, check_item_id};
 use headcount::store::data_dir::Identity;
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let summed = [bytes, &crc32fast::hash(bytes).to_le_bytes()].concat();
-    match kind % 4 {
+    match kind % 5 {
         0 => {
             token(&String::from_utf8_lossy(bytes));
             token(&BASE64URL_NOPAD.encode(&summed));
@@ -33,7 +33,14 @@ fuzz_target!(|input: &[u8]| {
                 }
             }
         }
-        _ => names(&String::from_utf8_lossy(bytes)),
+        3 => names(&String::from_utf8_lossy(bytes)),
+        _ => {
+            for bytes in [bytes, &summed] {
+                if let Some(again) = generation_again(bytes) {
+                    assert_eq!(again, bytes, "two forms of one generation");
+                }
+            }
+        }
     }
 });
 

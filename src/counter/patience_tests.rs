@@ -12,8 +12,8 @@ use crate::log::{
     local,
 };
 use crate::model::{
-    Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Requirement, Sequence, TenantItems,
-    TenantName,
+    Batch, BatchId, Epoch, Generation, ItemHash, KeptGeneration, Partition, Partitioning,
+    Requirement, Sequence, TenantItems, TenantName,
 };
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreReader, StoreShape};
@@ -173,13 +173,16 @@ async fn what_waits_is_committed_before_the_counter_stops() {
     assert_eq!(count(&counter, 1, Duration::ZERO).await, (1, true));
 }
 
+/// Whether the store is complete, its items and its generation.
+type Noted = (bool, u64, Option<KeptGeneration>);
+
 /// A log that delivers what it is told to, and notes at each acknowledgement of an event what the store says then.
 struct Scripted {
     script: VecDeque<Delivered>,
     last: DeliveryTag,
     event: Option<DeliveryTag>,
     reader: MemoryReader,
-    noted: mpsc::UnboundedSender<(bool, u64)>,
+    noted: mpsc::UnboundedSender<Noted>,
 }
 
 impl Deliveries for Scripted {
@@ -201,14 +204,15 @@ impl Deliveries for Scripted {
 
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
         if self.event.take_if(|event| *event <= up_to).is_some() {
+            let kept = self.reader.generation();
             let cut = self.reader.cut();
-            let _ = self.noted.send((cut.complete(), cut.items()));
+            let _ = self.noted.send((cut.complete(), cut.items(), kept));
         }
     }
 }
 
-/// What the store says, complete and items, when the last event of `script` is acknowledged.
-async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> (bool, u64) {
+/// What the store says when the last event of `script` is acknowledged.
+async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> Noted {
     let mut store = MemoryStore::new(StoreShape {
         partitioning: Partitioning::SINGLE,
     });
@@ -233,9 +237,17 @@ async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> (bool, u64
 async fn an_event_is_committed_before_it_is_acknowledged() {
     let lost = || Delivered::MayHaveLost { why: "test".into() };
     let waiting = || Delivered::Batches(vec![batch(1, 1, &[1])]);
-    assert_eq!(when_acknowledged(true, vec![lost()]).await, (false, 0));
+    let noted = when_acknowledged(true, vec![lost()]).await;
+    assert_eq!(noted, (false, 0, None));
     let behind = vec![waiting(), lost()];
-    assert_eq!(when_acknowledged(true, behind).await, (false, 1));
+    assert_eq!(when_acknowledged(true, behind).await, (false, 1, None));
     let behind = vec![waiting(), Delivered::FromTheBeginning];
-    assert_eq!(when_acknowledged(false, behind).await, (true, 1));
+    assert_eq!(when_acknowledged(false, behind).await, (true, 1, None));
+    let kept = KeptGeneration {
+        generation: Generation([7; _]),
+        is_placed: true,
+    };
+    let behind = vec![waiting(), Delivered::Generation(kept)];
+    let noted = when_acknowledged(true, behind).await;
+    assert_eq!(noted, (true, 1, Some(kept)));
 }

@@ -5,7 +5,7 @@
 use tokio::time::Instant;
 
 use crate::log::DeliveryTag;
-use crate::model::BatchId;
+use crate::model::{BatchId, KeptGeneration};
 
 /// Items after which a commit is due however patient the log is.
 const COMMIT_ITEMS_MAX: usize = 1 << 16;
@@ -24,6 +24,8 @@ pub(super) struct Pending {
     pub accepted_at_ms: Option<u64>,
     pub redeliveries: u64,
     pub forks: u64,
+    /// What the store is to remember with it.
+    pub generation: Option<KeptGeneration>,
     /// Whether any query may be covered by the commit: a loss is accepted, which may be of any batches, or the log said
     /// something of the store.
     pub concerns_all: bool,
@@ -41,6 +43,7 @@ impl Pending {
             accepted_at_ms: None,
             redeliveries: 0,
             forks: 0,
+            generation: None,
             concerns_all: false,
         }
     }

@@ -274,6 +274,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         match delivered {
             Delivered::Batches(batches) => self.apply_all(&batches, &mut pending)?,
             Delivered::FromTheBeginning => self.store.set_complete(true),
+            Delivered::Generation(kept) => pending.generation = Some(kept),
             Delivered::MayHaveLost { why } => {
                 tracing::error!(
                     why,
@@ -337,6 +338,9 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             return Ok(());
         };
         self.meters.commit(|| self.store.commit())?;
+        if let Some(kept) = pending.generation {
+            self.store.set_generation(kept)?;
+        }
         let lag_ms = pending.accepted_at_ms.map(|at| now_ms().saturating_sub(at));
         self.progress.note(&pending.barriers, |tally| {
             tally.lag_ms = lag_ms.unwrap_or(tally.lag_ms);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::model::{Batch, TenantItems};
+use crate::model::{Batch, KeptGeneration, TenantItems};
 
 /// Why an append did not return `Ok`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,6 +54,9 @@ pub enum Delivered {
         /// What was found, for the operator.
         why: String,
     },
+    /// The store is to remember this generation. It says nothing of batches, which may come behind it before it is
+    /// acknowledged.
+    Generation(KeptGeneration),
 }
 
 /// The place of a delivery among all that one consuming end has returned: 1, 2, 3…
@@ -109,6 +112,16 @@ pub struct Standing {
     pub complete: bool,
     /// Whether the operator says that this store is the history of a cluster that is new to the log.
     pub adopted: bool,
+    /// The generation that it remembers.
+    pub generation: Option<KeptGeneration>,
+}
+
+impl Standing {
+    /// Whether it has applied anything, or consumed from a broker, ever.
+    #[must_use]
+    pub fn has_history(&self) -> bool {
+        self.holds_position || self.generation.is_some_and(|kept| kept.is_placed)
+    }
 }
 
 /// The consuming end, owned by one counter.

@@ -122,26 +122,17 @@ fn start(
     let life = new_life()?;
     let supervisor = amqp.supervisor.clone();
     let reader = store.reader();
-    let adopted = config.adopt;
-    let standing = {
-        let reader = reader.clone();
-        Arc::new(move || {
-            let cut = reader.cut();
-            Standing {
-                holds_position: !cut.position().is_empty(),
-                complete: cut.complete(),
-                adopted,
-            }
-        })
-    };
+    let standing = asked(reader.clone(), config.adopt);
     let (nodes_sender, nodes) = tokio::sync::watch::channel(Arc::default());
-    let deliveries = AmqpDeliveries::start(amqp.clone(), config.name.clone(), standing, nodes);
+    let ask = Arc::clone(&standing);
+    let deliveries = AmqpDeliveries::start(amqp.clone(), config.name.clone(), ask, nodes);
     let consuming = deliveries.status();
     let name = config.name.to_string();
     let (cluster, started_at_ms) = (config.cluster.cluster_id.clone(), now_ms());
     let announce = {
         let (name, url) = (name.clone(), url);
         Arc::new(move || {
+            let has_history = standing().has_history();
             let cut = reader.cut();
             Announcement {
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -152,7 +143,7 @@ fn start(
                 life,
                 url: url.clone(),
                 complete: cut.complete(),
-                holds_position: !cut.position().is_empty(),
+                holds_position: has_history,
                 started: consuming.borrow().started,
                 tenants: cut.tenants(),
                 items: cut.items(),
@@ -215,4 +206,18 @@ fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) ->
         peers: Arc::new(peers),
         not_reached,
     }
+}
+
+/// Says how the store stands whenever it is asked.
+fn asked(reader: DiskReader, adopted: bool) -> Arc<dyn Fn() -> Standing + Send + Sync> {
+    Arc::new(move || {
+        let generation = reader.generation();
+        let cut = reader.cut();
+        Standing {
+            holds_position: !cut.position().is_empty(),
+            complete: cut.complete(),
+            adopted,
+            generation,
+        }
+    })
 }

@@ -157,6 +157,7 @@ impl Cluster {
         });
         Counter {
             deliveries,
+            early: None,
             standing,
             _presence: presence,
             _following: following,
@@ -176,6 +177,20 @@ impl Cluster {
         let queue = format!("{}.items.0.{counter}", self.options.prefix);
         let broker = Broker::shared();
         self.vhost.set_queue_state(broker.node(0), &queue, state);
+    }
+
+    /// The name of a counter's generation queue.
+    pub fn generation_queue(&self, counter: &str) -> String {
+        format!("{}.generation.{counter}", self.options.prefix)
+    }
+
+    /// How many messages wait in a counter's generation queue, if there is one.
+    pub async fn generations(&self, counter: &str) -> Option<u32> {
+        let passive = QueueDeclareOptions::default().passive();
+        let queue = self.generation_queue(counter);
+        let channel = self.channel().await;
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        declared.await.ok().map(|queue| queue.message_count())
     }
 
     pub async fn delete_items_exchange(&self) {
@@ -290,15 +305,42 @@ impl Cluster {
 /// A counter whose store is only its standing.
 pub struct Counter {
     pub deliveries: AmqpDeliveries,
+    /// What came while nobody waited for it.
+    early: Option<Result<Option<Delivery>, DeliveryError>>,
     pub standing: Arc<Mutex<Standing>>,
     _presence: Presence,
     _following: tokio::task::JoinHandle<()>,
 }
 
 impl Counter {
+    /// What comes next that is not of the generation: that, a counter remembers by the way.
     pub async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
-        let next = tokio::time::timeout(PATIENCE, self.deliveries.next());
+        let next = tokio::time::timeout(PATIENCE, self.following());
         next.await.expect("something in time")
+    }
+
+    async fn following(&mut self) -> Result<Option<Delivery>, DeliveryError> {
+        if let Some(early) = self.early.take() {
+            return early;
+        }
+        loop {
+            match self.deliveries.next().await {
+                Ok(Some(Delivery {
+                    tag,
+                    delivered: Delivered::Generation(kept),
+                })) => {
+                    self.standing.lock().generation = Some(kept);
+                    self.deliveries.acknowledge(tag).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Nothing comes for so long.
+    pub async fn stays_quiet(&mut self, time: Duration) {
+        let early = tokio::time::timeout(time, self.following()).await;
+        assert!(early.is_err(), "{early:?}");
     }
 
     /// Commits what comes next to the standing and acknowledges it.
@@ -311,6 +353,7 @@ impl Counter {
                 Delivered::Batches(_) => standing.holds_position = true,
                 Delivered::FromTheBeginning => standing.complete = true,
                 Delivered::MayHaveLost { .. } => standing.complete = false,
+                Delivered::Generation(kept) => standing.generation = Some(*kept),
             }
         }
         self.deliveries.acknowledge(tag).await;
@@ -342,11 +385,22 @@ impl Counter {
         taken
     }
 
-    pub async fn consumes(&self) {
+    /// Waits until it consumes; what comes then is still to come.
+    pub async fn consumes(&mut self) {
         let mut status = self.deliveries.status();
         let consuming = status.wait_for(|status: &ConsumerStatus| status.consuming);
-        let waited = tokio::time::timeout(PATIENCE, consuming).await;
-        waited.expect("in time").expect("it goes on");
+        let settled = async {
+            tokio::select! {
+                biased;
+                waited = consuming => {
+                    waited.expect("it goes on");
+                }
+                early = self.following() => return Some(early),
+            }
+            None
+        };
+        let waited = tokio::time::timeout(PATIENCE, settled).await;
+        self.early = waited.expect("in time");
     }
 
     /// Ends it as a process would; its store stays.

@@ -32,14 +32,17 @@ pub fn batch(epoch: u128, sequence: Sequence) -> Arc<Batch> {
 }
 
 async fn next(deliveries: &mut impl Deliveries) -> Option<(DeliveryTag, Vec<Arc<Batch>>)> {
-    tokio::time::timeout(PATIENCE, deliveries.next())
-        .await
-        .expect("a delivery in time")
-        .expect("the log goes on")
-        .map(|Delivery { tag, delivered }| match delivered {
-            Delivered::Batches(batches) => (tag, batches),
+    loop {
+        let next = tokio::time::timeout(PATIENCE, deliveries.next()).await;
+        let next = next.expect("a delivery in time").expect("the log goes on");
+        let Delivery { tag, delivered } = next?;
+        match delivered {
+            Delivered::Batches(batches) => return Some((tag, batches)),
+            // It comes whenever the log likes.
+            Delivered::Generation(_) => deliveries.acknowledge(tag).await,
             other => panic!("{other:?}"),
-        })
+        }
+    }
 }
 
 /// Takes the one batch that comes next; returns what acknowledges it.

@@ -39,6 +39,9 @@ pub(super) enum BrokerError {
     Lapin(lapin::Error),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    /// What was to be done was not, and the text says why.
+    #[error("{0}")]
+    Undone(String),
 }
 
 impl From<lapin::Error> for BrokerError {
@@ -72,7 +75,7 @@ impl BrokerError {
                 ErrorKind::ProtocolError(error) => Some(error),
                 _ => None,
             },
-            Self::Timeout(_) => None,
+            Self::Timeout(_) | Self::Undone(_) => None,
         }
     }
 }

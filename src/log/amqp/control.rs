@@ -48,6 +48,14 @@ impl Control {
         *self.publishing.declared.borrow()
     }
 
+    /// Leaves word of a broker that another has replaced: it was founded when this node declared, and is not any more.
+    async fn leave_word(&self, broker: &mut Broker) -> Result<(), BrokerError> {
+        if self.is_declared() && !broker.has(&Marker::Founded).await? {
+            broker.mark(&Marker::Replaced).await?;
+        }
+        Ok(())
+    }
+
     fn refuse(&self, why: String) {
         tracing::error!(why, "nothing can be appended");
         self.publishing
@@ -187,6 +195,7 @@ async fn watch_queues(
         );
     }
     if queues.missing.iter().any(again) || !has_items {
+        control.leave_word(broker).await?;
         match founding::declare(broker, &named, &known).await? {
             Ok(()) => queues = look_at(broker, &watched).await?,
             Err(why) => tracing::error!(why, "the missing queues are not declared"),

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::connection::BrokerError;
+use super::renewal;
 use super::topology::{Broker, Marker};
 use crate::model::CounterName;
 
@@ -102,6 +103,20 @@ async fn create_locked(broker: &mut Broker, counter: &CounterName) -> Result<boo
     Ok(true)
 }
 
+/// Declares the generation queue of a counter; false when its name is spent by now. Under the lock, as [`create`].
+pub(super) async fn create_generation(
+    broker: &mut Broker,
+    counter: &CounterName,
+) -> Result<bool, BrokerError> {
+    lock(broker).await?;
+    let is_spent = broker.has(&Marker::Removed(counter.clone())).await?;
+    if !is_spent {
+        broker.declare_generation(counter).await?;
+    }
+    broker.unlock().await?;
+    Ok(!is_spent)
+}
+
 /// Waits for the lock of those who declare or remove. It ends with its holder's connection.
 pub(super) async fn lock(broker: &mut Broker) -> Result<(), BrokerError> {
     while !broker.lock().await? {
@@ -159,6 +174,11 @@ async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>
     match plan {
         Plan::Found(counters) => {
             broker.declare_items().await?;
+            for counter in &counters {
+                broker.declare_generation(counter).await?;
+            }
+            // Before the markers: a counter without its message has lost what the message lay beside.
+            renewal::found(broker, &counters).await?;
             for counter in &counters {
                 broker.declare_queues(counter).await?;
                 broker.mark(&Marker::Founding(counter.clone())).await?;

@@ -1,10 +1,17 @@
-//! For the fuzz targets: what other nodes announce.
+//! For the fuzz targets: what other nodes announce, and what lies in a generation queue.
 //!
 //! Invariant: it is built for fuzzing only, and needs no broker.
 
 use tokio::time::Instant;
 
+use super::generation::Message;
 use super::presence::{Nodes, known_counters, note, read};
+
+/// A message of a generation queue written again; `None` when the bytes are none.
+#[must_use]
+pub fn generation_again(bytes: &[u8]) -> Option<Vec<u8>> {
+    Message::decode(bytes).map(|message| message.encode())
+}
 
 /// An announcement written again, once it was noted; `None` when the bytes are none.
 #[must_use]

@@ -11,6 +11,7 @@
 //! | `founding` | what a coordinator declares before it publishes, what a counter creates |
 //! | `publisher`, `control`, `lane`, `outcome` | [`AmqpLog`] |
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
+//! | `generation`, `generation_queue`, `renewal` | what shows that broker and store go together; the first is pure |
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
 //! | `presence`, `strangers` | who is there, and who must not be |
 //! | `operator` | what only an operator may ask for |
@@ -21,6 +22,8 @@ mod control;
 mod founding;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod generation;
+mod generation_queue;
 mod lane;
 mod listening;
 mod merged;
@@ -29,6 +32,7 @@ mod outcome;
 mod presence;
 mod protocol;
 mod publisher;
+mod renewal;
 mod session;
 mod strangers;
 mod topology;

@@ -72,7 +72,7 @@ pub struct Announcement {
     pub url: String,
     /// Whether a counter is complete.
     pub complete: bool,
-    /// Whether a counter has applied anything, ever.
+    /// Whether a counter has applied anything, or consumed from a broker, ever.
     pub holds_position: bool,
     /// Whether a counter's `started` marker is on this broker; absent until it has looked.
     pub started: Option<bool>,

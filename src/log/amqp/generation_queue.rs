@@ -1,0 +1,146 @@
+//! A counter's generation queue: its declaration, and looks into it.
+//!
+//! Invariant: a look leaves every message where it was.
+//!
+//! What is looked at lies on the connection that looks, under a lock that ends with it: whoever comes after a connection that
+//! hangs waits for the broker to give up on that, and does not take for lost what it holds.
+
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+
+use super::connection::{BrokerError, Missing, timed};
+use super::generation::{Found, Message};
+use super::topology::{Broker, lasting_arguments};
+use crate::model::{CounterName, Generation, KeptGeneration};
+
+/// Looks into the queue before a mismatch counts: what a connection that just ended held comes back some moments later.
+const LOOKS: usize = 4;
+/// The pause between two of them.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// Messages looked at; no more are ever there but by somebody's hand.
+const MESSAGES_MAX: usize = 1_000;
+
+/// How often the lock is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(250);
+/// The longest wait for the lock: longer than the broker needs to give up on a connection that hangs.
+const LOCK_MAX: Duration = Duration::from_secs(60);
+
+impl Broker {
+    /// Declares the counter's generation queue; what is there already stays.
+    pub async fn declare_generation(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+        let (queue, channel) = (self.names.generation(counter), self.channel().await?);
+        let arguments = lasting_arguments(self.options.queue_type);
+        let options = QueueDeclareOptions::durable();
+        let declared = timed(channel.queue_declare(queue.into(), options, arguments));
+        declared.await.map(|_| ())
+    }
+
+    /// Takes the lock of those who look into the counter's generation queue, likewise.
+    async fn lock_generation(&mut self, counter: &CounterName) -> Result<bool, BrokerError> {
+        self.lock_by(self.names.generation_lock(counter)).await
+    }
+
+    /// Gives that of a generation queue back.
+    async fn unlock_generation(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+        self.unlock_by(self.names.generation_lock(counter)).await
+    }
+}
+
+/// What lies in the counter's queue, as a store sees it that remembers `kept`. The messages stay where they are.
+pub(super) async fn look(
+    broker: &mut Broker,
+    counter: &CounterName,
+    kept: Option<KeptGeneration>,
+) -> Result<Found, BrokerError> {
+    let mut looks = 1;
+    loop {
+        lock(broker, counter).await?;
+        let taken = take(broker, counter).await?;
+        let messages = taken.as_ref().map(Taken::messages);
+        let found = Found::of(messages.as_deref(), kept);
+        if let Some(taken) = taken {
+            taken.give_back().await?;
+        }
+        broker.unlock_generation(counter).await?;
+        if found.mismatch(kept).is_none() || looks == LOOKS {
+            return Ok(found);
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// Acknowledges everything in the counter's queue but `generation`.
+pub(super) async fn keep_only(
+    broker: &mut Broker,
+    counter: &CounterName,
+    generation: Generation,
+) -> Result<(), BrokerError> {
+    lock(broker, counter).await?;
+    if let Some(taken) = take(broker, counter).await? {
+        for (message, taken) in taken.messages().iter().zip(&taken.taken) {
+            if message.is_none_or(|message| message.generation != generation) {
+                timed(taken.acker.ack(BasicAckOptions::default())).await?;
+            }
+        }
+        taken.give_back().await?;
+    }
+    broker.unlock_generation(counter).await
+}
+
+async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
+    let locked = async {
+        while !broker.lock_generation(counter).await? {
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+        Ok(())
+    };
+    let locked = tokio::time::timeout(LOCK_MAX, locked).await;
+    locked.unwrap_or(Err(BrokerError::Timeout(LOCK_MAX)))
+}
+
+/// Messages that were taken from the queue, and are in nobody else's hand meanwhile.
+struct Taken {
+    channel: Channel,
+    taken: Vec<BasicGetMessage>,
+}
+
+/// Takes all messages; none where there is no queue.
+async fn take(broker: &Broker, counter: &CounterName) -> Result<Option<Taken>, BrokerError> {
+    let queue = broker.names.generation(counter);
+    let channel = broker.fresh_channel().await?;
+    let mut taken = Vec::new();
+    while taken.len() < MESSAGES_MAX {
+        let options = BasicGetOptions { no_ack: false };
+        match timed(channel.basic_get(queue.as_str().into(), options)).await {
+            Ok(Some(message)) => taken.push(message),
+            Ok(None) => break,
+            Err(error) if error.missing() == Some(Missing::Queue) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Taken { channel, taken }))
+}
+
+impl Taken {
+    fn messages(&self) -> Vec<Option<Message>> {
+        let messages = self.taken.iter().map(|it| Message::decode(&it.data));
+        messages.collect()
+    }
+
+    /// Puts back what was not acknowledged.
+    async fn give_back(self) -> Result<(), BrokerError> {
+        const ALL: u64 = 0;
+        let options = BasicNackOptions {
+            multiple: true,
+            requeue: true,
+        };
+        if !self.taken.is_empty() {
+            timed(self.channel.basic_nack(ALL, options)).await?;
+        }
+        timed(self.channel.close(200, "OK".into())).await
+    }
+}
