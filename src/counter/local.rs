@@ -286,6 +286,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             disk_bytes: stats.disk_bytes,
             memory_bytes: stats.memory_bytes,
             runs: stats.runs,
+            doubt: self.progress.doubt().filter(|_| !cut.complete()),
             problem: self.progress.problem().map(str::to_owned),
         };
         let answer = if running {

@@ -156,6 +156,8 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Sorted runs in its store.
     pub runs: u64,
+    /// Why it may not have everything, as its log told it in this life; none once it is complete.
+    pub doubt: Option<String>,
     /// Why it takes nothing more from its queue in this life, and what its operator does about that; it goes on answering.
     pub problem: Option<String>,
 }

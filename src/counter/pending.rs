@@ -19,6 +19,8 @@ pub(super) struct Pending {
     pub items: usize,
     /// How often the log said that batches may have been lost.
     pub losses: u64,
+    /// What it said last.
+    pub doubt: Option<String>,
     pub barriers: Vec<BatchId>,
     /// When the youngest batch was sealed.
     pub accepted_at_ms: Option<u64>,
@@ -39,6 +41,7 @@ impl Pending {
             up_to: DeliveryTag::default(),
             items: 0,
             losses: 0,
+            doubt: None,
             barriers: Vec::new(),
             accepted_at_ms: None,
             redeliveries: 0,

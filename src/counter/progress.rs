@@ -67,6 +67,7 @@ struct Shared {
     barriers: Mutex<Barriers>,
     waiters: Waiters,
     wanted: Notify,
+    doubt: Mutex<Option<String>>,
     problem: OnceLock<String>,
 }
 
@@ -84,6 +85,7 @@ impl Progress {
             barriers: Mutex::default(),
             waiters: Waiters::new(),
             wanted: Notify::new(),
+            doubt: Mutex::default(),
             problem: OnceLock::new(),
         });
         let watching = Watching(Arc::clone(&shared));
@@ -123,6 +125,11 @@ impl Progress {
         self.0.waiters.lacks_any(batches)
     }
 
+    /// Says why batches may have been lost.
+    pub fn doubt(&self, why: String) {
+        *self.0.doubt.lock() = Some(why);
+    }
+
     /// Says that nothing more is taken from the log in this life, and why.
     pub fn halt(&self, why: String) {
         // The first reason is the one that matters.
@@ -160,6 +167,11 @@ impl Watching {
     /// Says that a query waits for a batch that the last commit does not have: if it is applied, it should be committed now.
     pub fn want(&self) {
         self.0.wanted.notify_one();
+    }
+
+    /// Why batches may have been lost, as the log said last in this life.
+    pub fn doubt(&self) -> Option<String> {
+        self.0.doubt.lock().clone()
     }
 
     /// Why nothing more is taken from the log in this life, if that is so.

@@ -282,6 +282,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 );
                 self.store.set_complete(false);
                 pending.losses += 1;
+                pending.doubt = Some(why);
             }
         }
         let is_due = pending.is_due() || self.progress.wants_any(&self.recorded);
@@ -340,6 +341,9 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         self.meters.commit(|| self.store.commit())?;
         if let Some(kept) = pending.generation {
             self.store.set_generation(kept)?;
+        }
+        if let Some(why) = pending.doubt {
+            self.progress.doubt(why);
         }
         let lag_ms = pending.accepted_at_ms.map(|at| now_ms().saturating_sub(at));
         self.progress.note(&pending.barriers, |tally| {

@@ -56,7 +56,7 @@ pub struct CounterAnswer {
     name: String,
     /// How it is.
     state: CounterState,
-    /// Why it is unreachable.
+    /// Why it is unreachable, or may not have everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     reason: Option<String>,
@@ -183,6 +183,7 @@ impl From<CounterView> for CounterAnswer {
                     false => CounterState::Incomplete,
                 };
                 let (epoch, sequence) = status.last_applied.unzip();
+                answer.reason = status.doubt;
                 answer.problem = status.problem;
                 answer.tenants = Some(status.tenants);
                 answer.items = Some(status.items);

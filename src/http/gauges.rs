@@ -74,6 +74,7 @@ mod tests {
             disk_bytes: 9,
             memory_bytes: 10,
             runs: 11,
+            doubt: None,
             problem: Some("it can't read a batch".into()),
         }
     }

@@ -179,10 +179,12 @@ async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
             "The counter {name} takes nothing more from its queue, and answers with what it has: {problem}."
         ))),
         Ok(status) if status.complete => Ok(health::healthz().await),
-        Ok(status) => Err(Problem::not_ready(format!(
-            "The counter {} is not sure to have everything; it catches up from its peers.",
-            status.name
-        ))),
+        Ok(Status { name, doubt, .. }) => {
+            let doubt = doubt.map(|why| format!(": {why}")).unwrap_or_default();
+            Err(Problem::not_ready(format!(
+                "The counter {name} is not sure to have everything, and catches up from its peers{doubt}."
+            )))
+        }
         Err(error) => Err(Problem::not_ready(format!("It does not count: {error}."))),
     }
 }

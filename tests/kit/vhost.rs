@@ -110,6 +110,34 @@ impl Vhost {
         };
     }
 
+    /// What an export of definitions has of it: exchanges, queues and bindings, and no message. For [`define`](Self::define).
+    pub fn definitions(&self, node: &BrokerNode) -> String {
+        let name = &self.name;
+        node.eval(&format!(
+            "V = <<\"{name}\">>, \
+             Xs = [{{element(4, element(2, X)), element(3, X)}} || X <- rabbit_exchange:list(V), element(4, element(2, X)) =/= <<>>, \
+             binary:match(element(4, element(2, X)), <<\"amq.\">>) =/= {{0, 4}}], \
+             Qs = [{{element(4, amqqueue:get_name(Q)), amqqueue:get_arguments(Q)}} || Q <- rabbit_amqqueue:list(V), \
+             amqqueue:is_durable(Q)], \
+             Bs = [{{element(4, element(2, B)), element(4, element(4, B))}} || B <- rabbit_binding:list(V), \
+             element(4, element(2, B)) =/= <<>>], \
+             base64:encode(term_to_binary({{Xs, Qs, Bs}}))"
+        ))
+    }
+
+    /// Makes what [`definitions`](Self::definitions) says.
+    pub fn define(&self, node: &BrokerNode, definitions: &str) {
+        let name = &self.name;
+        node.eval(&format!(
+            "V = <<\"{name}\">>, \
+             {{Xs, Qs, Bs}} = binary_to_term(base64:decode({definitions})), \
+             [rabbit_exchange:declare(rabbit_misc:r(V, exchange, N), T, true, false, false, [], <<\"tests\">>) || {{N, T}} <- Xs], \
+             [{{new, _}} = rabbit_amqqueue:declare(rabbit_misc:r(V, queue, N), true, false, A, none, <<\"tests\">>) || {{N, A}} <- Qs], \
+             [ok = rabbit_binding:add({{binding, rabbit_misc:r(V, exchange, S), <<>>, rabbit_misc:r(V, queue, D), []}}, \
+             <<\"tests\">>) || {{S, D}} <- Bs], ok"
+        ));
+    }
+
     /// Names of the exchanges that start with `headcount.`
     pub fn exchanges(&self, node: &BrokerNode) -> Vec<String> {
         let name = &self.name;

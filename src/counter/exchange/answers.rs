@@ -216,6 +216,9 @@ struct StatusJson {
     runs: u64,
     /// Unknown to 0.1.0, which passes it over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    doubt: Option<String>,
+    /// Likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 

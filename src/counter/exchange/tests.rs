@@ -156,6 +156,7 @@ proptest! {
         flag: bool,
         numbers: [u64; 11],
         last: Option<(String, u64)>,
+        doubt: Option<String>,
         problem: Option<String>,
     ) {
         // Twice, so that some share a cover.
@@ -175,7 +176,8 @@ proptest! {
             memory_bytes, runs] = numbers;
         let status = Status {
             name: "c1".into(), complete: flag, tenants, items, epochs, last_applied: last, holes,
-            lag_ms, redeliveries, snapshots, forks, disk_bytes, memory_bytes, runs, problem,
+            lag_ms, redeliveries, snapshots, forks, disk_bytes, memory_bytes, runs, doubt,
+            problem,
         };
         prop_assert_eq!(there_and_back(&status), status);
     }
