@@ -19,7 +19,7 @@ use crate::coordinator::{Coordinator, LogState, Neighbour, NeighbourRole, TendOp
 use crate::counter::Queries;
 use crate::http::{self, App};
 use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role, Sighting};
-use crate::model::{CounterName, Partitioning};
+use crate::model::{CounterName, Epoch, Partitioning};
 use crate::supervisor::{Ended, Supervisor, Task};
 
 /// How long one start read may take, and the pause before the next.
@@ -44,29 +44,18 @@ pub async fn coordinator(
     let life = new_life()?;
     let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
-    let url = own_url(&config.cluster, address);
-    let announced = named.clone();
-    let (cluster, started_at_ms) = (config.cluster.cluster_id.clone(), now_ms());
-    let node = format!("coordinator-{life:016x}");
-    let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
-    let reached = Arc::clone(&log_status);
     let epoch = new_epoch()?;
-    let announce = Arc::new(move || Announcement {
-        version: env!("CARGO_PKG_VERSION").into(),
-        role: Role::Coordinator,
-        name: format!("coordinator-{life:016x}"),
-        cluster: cluster.clone(),
-        started_at_ms,
-        life,
-        url: url.clone(),
-        named: announced.clone(),
-        wire_version: crate::log::wire::VERSION_READ_MAX,
-        epoch: Some(epoch),
-        reaches: Some(reached.get().map(reaches).unwrap_or_default()),
-        ..Announcement::default()
-    });
-    let own = announce();
-    let presence = Presence::start(amqp.clone(), node.clone(), announce);
+    let own = announcement(&config, life, epoch, own_url(&config.cluster, address));
+    let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
+    let announce = {
+        let (own, status) = (own.clone(), Arc::clone(&log_status));
+        Arc::new(move || Announcement {
+            reaches: Some(status.get().map(reaches).unwrap_or_default()),
+            ..own.clone()
+        })
+    };
+    let presence = Presence::start(amqp.clone(), own.name.clone(), announce);
+    let node = own.name.clone();
     let strangers = meet_strangers(&supervisor, presence.everybody(), node, own);
     let role = AmqpRole::Coordinator {
         counters: config.counters.clone(),
@@ -114,6 +103,23 @@ pub async fn coordinator(
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
     fatal.map_or(Ok(()), Err)
+}
+
+/// What a coordinator says of itself all its life.
+fn announcement(config: &CoordinatorConfig, life: u64, epoch: Epoch, url: String) -> Announcement {
+    Announcement {
+        version: env!("CARGO_PKG_VERSION").into(),
+        role: Role::Coordinator,
+        name: format!("coordinator-{life:016x}"),
+        cluster: config.cluster.cluster_id.clone(),
+        started_at_ms: now_ms(),
+        life,
+        url,
+        named: config.counters.iter().map(CounterName::to_string).collect(),
+        wire_version: crate::log::wire::VERSION_READ_MAX,
+        epoch: Some(epoch),
+        ..Announcement::default()
+    }
 }
 
 /// The counters to whose queues everything goes.

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::AmqpRole;
+use super::announcement::known_counters;
 use super::connection::{BrokerError, Dialer};
 use super::founding;
-use super::presence::known_counters;
 use super::publisher::Publishing;
 use super::topology::{Broker, Marker};
 use crate::model::CounterName;

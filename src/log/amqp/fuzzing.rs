@@ -4,8 +4,8 @@
 
 use tokio::time::Instant;
 
+use super::announcement::{Nodes, known_counters, note, read};
 use super::generation::Message;
-use super::presence::{Nodes, known_counters, note, read};
 
 /// A message of a generation queue written again; `None` when the bytes are none.
 #[must_use]

@@ -13,9 +13,10 @@
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
 //! | `generation`, `generation_queue`, `renewal` | what shows that broker and store go together; the first is pure |
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
-//! | `presence`, `strangers` | who is there, and who must not be |
+//! | `announcement`, `presence`, `strangers` | what nodes say, who is there, and who must not be |
 //! | `operator` | what only an operator may ask for |
 
+mod announcement;
 mod connection;
 mod consumer;
 mod control;
@@ -38,9 +39,10 @@ mod strangers;
 mod topology;
 mod url;
 
+pub use announcement::{Announcement, Nodes, Role, Sighting, not_reached};
 pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
 pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
-pub use presence::{Announcement, Nodes, Presence, Role, Sighting, not_reached};
+pub use presence::Presence;
 pub use publisher::{AmqpLog, AmqpRole, LogStatus};
 pub use strangers::Strangers;
 pub use url::{AmqpUrl, AmqpUrlError};

@@ -2,11 +2,9 @@
 //!
 //! Invariant: what was heard last is kept while the broker is away; nothing that is counted depends on it.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{
@@ -14,165 +12,16 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Consumer};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpOptions;
+use super::announcement::{Announcement, Message, Nodes, note, read};
 use super::connection::{BrokerError, Dialer, timed};
 use super::strangers::belongs;
 use super::topology::Broker;
-use crate::model::{CounterName, Epoch};
 use crate::supervisor::Task;
-
-/// How long a node that fell silent is remembered while the broker is there.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
-/// How long a node that fell silent is taken to be alive: some missed announcements, and a pause of its process.
-const LIVES_FOR: Duration = Duration::from_secs(10);
-/// How long to listen before every node that is alive was heard.
-const HEARD_ALL_AFTER: Duration = Duration::from_secs(3);
-/// The most bytes of an announcement; a longer one is not read.
-const ANNOUNCEMENT_BYTES_MAX: usize = 64 * 1024;
-/// The most nodes remembered.
-const NODES_MAX: usize = 4_096;
-
-/// What a node is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// It takes posts and answers reads.
-    Coordinator,
-    /// It counts.
-    Counter,
-    /// Something that a later release knows.
-    #[default]
-    #[serde(other)]
-    Other,
-}
-
-/// What a node says of itself. Fields that a release does not know are passed over; those that it misses are
-/// their defaults.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Announcement {
-    /// The release.
-    pub version: String,
-    /// What it is.
-    pub role: Role,
-    /// A counter's name, or a coordinator's.
-    pub name: String,
-    /// The cluster that it belongs to; empty in a release before this field.
-    pub cluster: String,
-    /// When its process started, in milliseconds since the Unix epoch.
-    pub started_at_ms: u64,
-    /// Its present life: random, new at every start.
-    pub life: u64,
-    /// Where its internal endpoint is.
-    pub url: String,
-    /// Whether a counter is complete.
-    pub complete: bool,
-    /// Whether a counter has applied anything, or consumed from a broker, ever.
-    pub holds_position: bool,
-    /// Whether a counter's `started` marker is on this broker; absent until it has looked.
-    pub started: Option<bool>,
-    /// A digest of a counter's position.
-    pub position_digest: u64,
-    /// The counters that its settings name.
-    pub named: Vec<String>,
-    /// A counter's tenants.
-    pub tenants: u64,
-    /// A counter's items.
-    pub items: u64,
-    /// How old the last batch was when a counter applied it, in milliseconds.
-    pub lag_ms: u64,
-    /// The newest format of a batch that it reads.
-    pub wire_version: u8,
-    /// The counters whose queues get every batch that a coordinator appends from now on; all that it appended before
-    /// without one of them is confirmed. A release before this field published to whatever was bound.
-    pub reaches: Option<Vec<String>>,
-    /// The epoch of a coordinator, as 32 hex digits; none where its release doesn't say.
-    #[serde(skip_serializing_if = "Option::is_none", with = "epoch")]
-    pub epoch: Option<Epoch>,
-}
-
-/// An epoch in JSON; a text that is none is passed over, as if nothing was said.
-mod epoch {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::model::Epoch;
-
-    const HEX_DIGITS: usize = 32;
-
-    pub fn serialize<S: Serializer>(epoch: &Option<Epoch>, to: S) -> Result<S::Ok, S::Error> {
-        epoch.map(|epoch| epoch.to_string()).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Epoch>, D::Error> {
-        let text = Option::<String>::deserialize(from)?;
-        let text = text.filter(|text| {
-            text.len() == HEX_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit())
-        });
-        Ok(text.and_then(|text| u128::from_str_radix(&text, 16).ok().map(Epoch)))
-    }
-}
-
-/// A node and when it was heard last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sighting {
-    /// What it said.
-    pub announcement: Announcement,
-    /// When, by the runtime's clock.
-    pub seen_at: Instant,
-}
-
-/// Every node heard, by its unique name.
-pub type Nodes = BTreeMap<String, Sighting>;
-
-/// The counters among `nodes`.
-pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
-    let counters = nodes
-        .values()
-        .map(|sighting| &sighting.announcement)
-        .filter(|announcement| announcement.role == Role::Counter);
-    let mut names: Vec<_> = counters
-        .filter_map(|announcement| CounterName::new(&announcement.name))
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-/// Why a batch that somebody appends from now on may not reach `counter`'s queue, as far as one knows who has heard these
-/// `nodes`, and has been listening since `listening_since`: the counter may not take itself for complete meanwhile.
-#[must_use]
-pub fn not_reached(
-    nodes: &Nodes,
-    counter: &CounterName,
-    listening_since: Option<Instant>,
-    now: Instant,
-) -> Option<String> {
-    if listening_since.is_none_or(|since| now.duration_since(since) < HEARD_ALL_AFTER) {
-        return Some("the coordinators are being listened for".to_owned());
-    }
-    let lives = |sighting: &&Sighting| now.duration_since(sighting.seen_at) < LIVES_FOR;
-    let coordinators = nodes.values().filter(lives);
-    let coordinators = coordinators.map(|sighting| &sighting.announcement);
-    let mut passing_by = coordinators.filter(|node| {
-        let reaches = |names: &Vec<String>| names.iter().any(|name| name == counter.as_str());
-        node.role == Role::Coordinator && !node.reaches.as_ref().is_none_or(reaches)
-    });
-    let name = &passing_by.next()?.name;
-    Some(format!("{name} does not publish to its queue yet"))
-}
-
-/// What travels: the announcement and who it is from.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Message {
-    node: String,
-    #[serde(flatten)]
-    announcement: Announcement,
-}
 
 /// Announces and listens until it is dropped.
 pub struct Presence {
@@ -378,33 +227,6 @@ async fn hear(mut consumer: Consumer, heard: &Heard) {
     }
 }
 
-pub(super) fn read(bytes: &[u8]) -> Option<Message> {
-    if bytes.len() > ANNOUNCEMENT_BYTES_MAX {
-        return None;
-    }
-    serde_json::from_slice(bytes).ok()
-}
-
-/// Notes a message heard `now` by one who has listened `since`. Nobody is silent while nobody listens, and a
-/// counter's new life takes the place of the one before.
-pub(super) fn note(nodes: &mut Nodes, message: Message, since: Instant, now: Instant) {
-    nodes.retain(|node, sighting| {
-        let (known, new) = (&sighting.announcement, &message.announcement);
-        let before = (known.role, new.role) == (Role::Counter, Role::Counter)
-            && known.name == new.name
-            && *node != message.node;
-        !before && now.duration_since(sighting.seen_at.max(since)) < SILENCE_MAX
-    });
-    if nodes.len() >= NODES_MAX && !nodes.contains_key(&message.node) {
-        return;
-    }
-    let sighting = Sighting {
-        announcement: message.announcement,
-        seen_at: now,
-    };
-    nodes.insert(message.node, sighting);
-}
-
 /// Waits until `nodes` shows what is looked for, or for ever when nobody listens any more.
 pub(super) async fn wait_for(
     nodes: &mut watch::Receiver<Arc<Nodes>>,
@@ -414,7 +236,3 @@ pub(super) async fn wait_for(
         pending::<()>().await;
     }
 }
-
-#[cfg(test)]
-#[path = "presence_tests.rs"]
-mod tests;

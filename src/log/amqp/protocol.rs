@@ -4,8 +4,8 @@
 //! every other case it says so, and its store remembers before the broker's facts are changed. A queue is created
 //! only by who has said so: what a look has found there may be gone a moment later.
 
+use super::announcement::{Nodes, Role};
 use super::generation::Found;
-use super::presence::{Nodes, Role};
 use crate::log::Standing;
 use crate::model::CounterName;
 
