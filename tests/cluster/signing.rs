@@ -2,6 +2,8 @@
 //!
 //! Invariant: no answer is exact that misses an acknowledged item, until the operator has signed that it is lost.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Setup};
@@ -9,6 +11,9 @@ use crate::node::{Answer, items};
 use crate::wait;
 
 const NAMES: [&str; 3] = ["c1", "c2", "c3"];
+
+/// Between two looks at a plan, each of which takes a barrier.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Every counter has applied what is in its queue, and loses its disk.
 async fn lose_all_disks(cluster: &mut Cluster, items: u64) {
@@ -121,4 +126,29 @@ async fn the_last_batch_of_another_coordinator_is_signed_for_at_that_one() {
     );
     assert_eq!(cluster.exact_count(0, "asd", "").await, 0);
     assert_eq!(cluster.exact_count(1, "asd", "").await, 0);
+}
+
+/// The same when that one is gone: the batch is lost once it has been silent for long, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_batch_of_a_coordinator_that_is_gone_is_lost_after_a_while() {
+    let mut cluster = Cluster::start(Setup::new().coordinators(2)).await;
+    cluster.post_surely(1, &items("asd", 0, 10)).await;
+    let strong = "consistency=strong";
+    assert_eq!(cluster.exact_count(0, "asd", strong).await, 10);
+    lose_all_disks(&mut cluster, 10).await;
+    cluster.coordinator(1).process.kill();
+    let plan = desk(&mut cluster, None).await;
+    assert_eq!(plan.json["missing"], json!([]), "{}", plan.text);
+    assert_eq!(plan.json["not_lost"][0]["sequence"], 1, "{}", plan.text);
+    wait::until("a batch that is lost", async || {
+        tokio::time::sleep(PAUSE).await;
+        let plan = desk(&mut cluster, None).await;
+        match (&plan.json["not_lost"], &plan.json["missing"][0]["last"]) {
+            (Value::Array(none), Value::Number(_)) if none.is_empty() => Ok(()),
+            _ => Err(plan.text),
+        }
+    })
+    .await;
+    cluster.accept_loss();
+    assert_eq!(cluster.exact_count(0, "asd", "").await, 0);
 }
