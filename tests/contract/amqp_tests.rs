@@ -307,9 +307,11 @@ async fn a_removed_counter_stays_removed() {
     let refused = tokio::time::timeout(PATIENCE, again.append(batch(2, 1))).await;
     assert!(matches!(refused, Ok(Err(AppendError::Refused(_)))));
     let known = depths(cluster.options.clone(), &[name("c1"), name("c2")]).await;
-    // The attempt that came back from the queue that is gone left a copy in the other one.
-    let copies = (name("c1"), Some(3));
-    assert_eq!(known, Ok(vec![copies, (name("c2"), None)]));
+    // An attempt that comes back from the queue that is gone leaves a copy in the other one.
+    let known = known.expect("a broker");
+    let [(_, Some(2 | 3)), (_, None)] = known[..] else {
+        panic!("{known:?}");
+    };
     assert_eq!(cluster.generations("c2").await, None);
 }
 

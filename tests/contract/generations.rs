@@ -343,3 +343,20 @@ async fn what_a_connection_that_hangs_holds_is_not_lost() {
     counter.stop().await;
     goes_on(&cluster, &log, &store, 2).await;
 }
+
+/// As an operator's look, or the last moment of a connection that ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_holds_for_a_moment_is_not_lost() {
+    let cluster = Cluster::new();
+    let log = cluster.coordinator(&["c1"]);
+    let store = with_history(&cluster, &log).await;
+    let looking = cluster.channel().await;
+    let queue = cluster.generation_queue("c1");
+    let held = looking.basic_get(queue.into(), BasicGetOptions { no_ack: false });
+    assert!(held.await.expect("a queue").is_some());
+    let mut counter = cluster.counter_over("c1", Arc::clone(&store));
+    counter.stays_quiet(Duration::from_millis(500)).await;
+    drop(looking);
+    counter.consumes().await;
+    assert!(counter.standing.lock().complete);
+}
