@@ -17,7 +17,7 @@ use crate::broker::{Broker, BrokerNode, PASSWORD};
 use crate::guardian;
 use crate::node::{Answer, Ran, client_builder, run};
 use crate::process::{Face, Process};
-use crate::relay::Relay;
+use crate::relay::{Flow, Relay};
 use crate::vhost::Vhost;
 use crate::wait;
 
@@ -87,13 +87,18 @@ impl Setup {
     }
 }
 
-/// The links of a process to the broker's nodes, in their order.
+/// The links of a process to those of the broker's nodes that it uses, in the order in which it tries them.
 pub struct Links(Vec<Relay>);
 
 impl Links {
     fn to(broker: &Broker) -> Self {
         let relay = |node: &BrokerNode| Relay::to_port(node.way().0);
         Self(broker.nodes().iter().map(relay).collect())
+    }
+
+    fn through(broker: &Broker, nodes: &[usize]) -> Self {
+        let relay = |&number: &usize| Relay::to_port(broker.node(number).way().0);
+        Self(nodes.iter().map(relay).collect())
     }
 
     pub fn cut(&self) {
@@ -106,6 +111,11 @@ impl Links {
 
     pub fn up(&self) {
         self.0.iter().for_each(Relay::up);
+    }
+
+    /// What happens to what the process sends, and to what comes back.
+    pub fn flow(&self, there: Flow, back: Flow) {
+        self.0.iter().for_each(|relay| relay.flow(there, back));
     }
 
     pub fn orphan(&self) {
@@ -178,20 +188,38 @@ impl Cluster {
     }
 
     pub fn start_coordinators(&mut self) {
-        for number in 0..self.setup.coordinators {
+        for _ in 0..self.setup.coordinators {
             let links = Links::to(&self.broker);
-            let mut args = self.args("coordinator", &links);
-            args.extend(["--counters".to_owned(), self.setup.counters.join(",")]);
-            args.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
-            args.extend(COORDINATOR_FLAGS.map(str::to_owned));
-            let name = format!("coordinator-{number}");
-            self.coordinators.push(Member {
-                process: Process::start(&name, args, self.folder.path()),
-                links,
-                door: None,
-                data_dir: PathBuf::new(),
-            });
+            let counters = self.setup.counters.clone();
+            self.add_coordinator(&counters, links, &[]);
         }
+    }
+
+    /// Starts a coordinator whose settings name `counters`, and which uses only these nodes of the broker.
+    pub fn start_coordinator_through(
+        &mut self,
+        nodes: &[usize],
+        counters: &[&str],
+        flags: &[&str],
+    ) {
+        let links = Links::through(&self.broker, nodes);
+        let counters: Vec<String> = counters.iter().map(|&name| name.to_owned()).collect();
+        self.add_coordinator(&counters, links, flags);
+    }
+
+    fn add_coordinator(&mut self, counters: &[String], links: Links, flags: &[&str]) {
+        let mut args = self.args("coordinator", &links);
+        args.extend(["--counters".to_owned(), counters.join(",")]);
+        args.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
+        args.extend(COORDINATOR_FLAGS.map(str::to_owned));
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let name = format!("coordinator-{}", self.coordinators.len());
+        self.coordinators.push(Member {
+            process: Process::start(&name, args, self.folder.path()),
+            links,
+            door: None,
+            data_dir: PathBuf::new(),
+        });
     }
 
     /// What starts from now on gets no flags beside the usual ones.
@@ -208,6 +236,16 @@ impl Cluster {
     /// Starts a counter that never ran here, with more flags.
     pub fn start_counter(&mut self, name: &str, flags: &[&str]) -> &mut Member {
         let links = Links::to(&self.broker);
+        self.add_counter(name, links, flags)
+    }
+
+    /// The same for one that uses only these nodes of the broker.
+    pub fn start_counter_through(&mut self, nodes: &[usize], name: &str) {
+        let links = Links::through(&self.broker, nodes);
+        self.add_counter(name, links, &[]);
+    }
+
+    fn add_counter(&mut self, name: &str, links: Links, flags: &[&str]) -> &mut Member {
         let data_dir = self.data_dir(name);
         let port = guardian::free_port();
         let door = Relay::to_port(port);

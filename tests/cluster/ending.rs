@@ -43,6 +43,23 @@ pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
     }
 }
 
+/// Asserts that every counter has everything, all others killed: what was acknowledged has a copy with each of them.
+pub async fn check_survivors(cluster: &mut Cluster, ledger: &Ledger) {
+    let names = cluster.running();
+    for name in &names {
+        let others: Vec<&String> = names.iter().filter(|other| *other != name).collect();
+        for other in &others {
+            cluster.counter(other).process.kill();
+        }
+        let who = format!("{name}, the only one that is left");
+        holds(cluster, 0, "session", ledger, &who).await;
+        for other in &others {
+            cluster.counter(other).process.restart();
+        }
+        cluster.wait_until_complete().await;
+    }
+}
+
 /// Asserts that what a coordinator answers is exactly what the ledger says.
 async fn holds(
     cluster: &mut Cluster,

@@ -12,7 +12,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::checker::{self, Dice, Done, Habits, Item, Ledger, What};
+use crate::checker::{self, CERTAIN_MS, Consistency, Dice, Done, Habits, Item, Ledger, What};
 use crate::cluster::Cluster;
 use crate::ending;
 use crate::node::{Answer, client_builder};
@@ -65,6 +65,8 @@ impl ExactReads {
 
 struct World {
     faces: Vec<Face>,
+    /// The coordinators that are posted to.
+    post_to: Vec<usize>,
     http: Client,
     ledger: Mutex<Ledger>,
     habits: Habits,
@@ -74,6 +76,7 @@ struct World {
     left: Mutex<Vec<Vec<Item>>>,
     posts_acknowledged: AtomicU64,
     exact_reads: Mutex<ExactReads>,
+    exact_probes: AtomicU64,
     done: AtomicBool,
 }
 
@@ -162,7 +165,7 @@ impl World {
             let gives_up = dice.below(2) == 0;
             loop {
                 // A retry may go to another coordinator.
-                let face = dice.below(self.faces.len() as u64) as usize;
+                let face = self.post_to[dice.below(self.post_to.len() as u64) as usize];
                 if self.post(face, &items).await {
                     break;
                 }
@@ -199,6 +202,44 @@ impl World {
         }
     }
 
+    /// Posts one new item to one coordinator, and asks another for it strongly as soon as it is acknowledged.
+    async fn probe_until_done(self: Arc<Self>, post_to: usize, ask: usize) {
+        let mut dice = Dice::new();
+        while !self.done.load(Ordering::SeqCst) {
+            tokio::time::sleep(PACE).await;
+            let tenant = tenant(dice.below(TENANTS_HOT));
+            let item = {
+                let mut ledger = self.ledger.lock();
+                let id = format!("i{}", ledger.attempted(&tenant));
+                let item = Item { tenant, id };
+                ledger.attempt(&item);
+                item
+            };
+            if !self.post(post_to, std::slice::from_ref(&item)).await {
+                self.left.lock().push(vec![item]);
+                continue;
+            }
+            let Some((life, _)) = self.faces[ask].life() else {
+                continue;
+            };
+            let what = match dice.below(2) {
+                0 => What::Counts(vec![item.tenant]),
+                _ => What::Item(item),
+            };
+            let probe = checker::Read {
+                face: ask,
+                life,
+                what,
+                consistency: Consistency::Strong,
+                after: None,
+                timeout_ms: CERTAIN_MS,
+            };
+            if self.read(probe).await.is_some_and(|done| done.answer.exact) {
+                self.exact_probes.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
     async fn read(&self, read: checker::Read) -> Option<Done> {
         let life = self.faces[read.face].life();
         let (_, url) = life.filter(|(life, _)| *life == read.life)?;
@@ -218,10 +259,21 @@ impl Load {
 
     /// The same with another number of clients.
     pub async fn of_clients(clients: u64, cluster: &Cluster) -> Self {
+        let all = (0..cluster.faces().len()).collect();
+        Self::of_clients_who_post_to(all, clients, cluster).await
+    }
+
+    /// The same where clients post to these coordinators alone.
+    pub async fn of_clients_who_post_to(
+        post_to: Vec<usize>,
+        clients: u64,
+        cluster: &Cluster,
+    ) -> Self {
         let faces = cluster.faces();
         let world = Arc::new(World {
             ledger: Mutex::new(Ledger::new(faces.len())),
             faces,
+            post_to,
             http: client_builder().build().expect("a client"),
             habits: Habits {
                 favourites: (0..TENANTS_HOT).map(tenant).collect(),
@@ -231,6 +283,7 @@ impl Load {
             left: Mutex::new(Vec::new()),
             posts_acknowledged: AtomicU64::new(0),
             exact_reads: Mutex::default(),
+            exact_probes: AtomicU64::new(0),
             done: AtomicBool::new(false),
         });
         let mut tasks = Vec::new();
@@ -243,6 +296,19 @@ impl Load {
         let mut load = Self { world, tasks };
         load.flows().await;
         load
+    }
+
+    /// Starts so many clients that post to one coordinator and ask another at once.
+    pub fn add_probes(&mut self, count: u64, post_to: usize, ask: usize) {
+        for _ in 0..count {
+            let probing = Arc::clone(&self.world).probe_until_done(post_to, ask);
+            self.tasks.push(tokio::spawn(probing));
+        }
+    }
+
+    /// Exact answers to those so far.
+    pub fn exact_probes(&self) -> u64 {
+        self.world.exact_probes.load(Ordering::SeqCst)
     }
 
     /// Posts acknowledged so far.

@@ -27,7 +27,8 @@ mod restore;
 mod risks;
 mod signing;
 mod strangers;
+mod three_nodes;
 mod tls;
 mod waiting;
 
-use kit::{broker, guardian, node, process, readme, relay, vhost, wait};
+use kit::{broker, broker_cluster, guardian, node, process, readme, relay, vhost, wait};

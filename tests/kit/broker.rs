@@ -24,10 +24,10 @@ pub const USER: &str = "tester";
 pub const PASSWORD: &str = "not-for-any-log";
 
 /// The cookie of our nodes; it keeps nobody out.
-const COOKIE: &str = "HEADCOUNTTESTS";
+pub(super) const COOKIE: &str = "HEADCOUNTTESTS";
 
-/// Where Debian has the program itself, without its wrapper that changes users.
-const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// Where Debian has the programs themselves, without the wrapper that changes users.
+const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
 /// The longest that one evaluation may take.
 const EVAL_LIMIT: Duration = Duration::from_secs(60);
@@ -86,6 +86,8 @@ pub struct BrokerNode {
     port: u16,
     dist_port: u16,
     tls_port: Option<u16>,
+    /// Where its management API listens, if it has one.
+    pub(super) management_port: Option<u16>,
     /// As seen from here, and from inside the broker's tree.
     folder: PathBuf,
     folder_inside: PathBuf,
@@ -100,7 +102,7 @@ impl BrokerNode {
     }
 
     /// Everything but the process.
-    fn prepare(number: usize, config: &str) -> Self {
+    pub(super) fn prepare(number: usize, config: &str) -> Self {
         let mut builder = tempfile::Builder::new();
         builder.prefix("headcount-broker-");
         let root = other_root();
@@ -121,6 +123,7 @@ impl BrokerNode {
             port,
             dist_port: guardian::free_port(),
             tls_port: None,
+            management_port: None,
             folder,
             folder_inside,
             child: Mutex::new(None),
@@ -162,8 +165,13 @@ impl BrokerNode {
         self.tls_port = Some(port);
     }
 
+    /// Has these plugins from its next start.
+    pub(super) fn enable(&self, plugins: &str) {
+        fs::write(self.folder.join("plugins"), format!("[{plugins}].\n")).expect("written");
+    }
+
     /// Adds to its settings, for its next start.
-    fn configure(&self, settings: &str) {
+    pub(super) fn configure(&self, settings: &str) {
         let mut file = fs::File::options()
             .append(true)
             .open(self.folder.join("rabbitmq.conf"))
@@ -174,27 +182,15 @@ impl BrokerNode {
     /// Starts the virtual machine and does not wait for it.
     pub fn start(&self) {
         let inside = |name: &str| self.folder_inside.join(name);
-        let mut command = match other_root() {
-            Some(root) => {
-                let mut command = Command::new("chroot");
-                command.arg(root).arg(PROGRAM);
-                command
-            }
-            None => Command::new(PROGRAM),
-        };
         let output = fs::File::options()
             .create(true)
             .append(true)
             .open(self.folder.join("output"))
             .expect("a file");
+        let mut command = self.command("rabbitmq-server");
         command
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("LANG", "C.UTF-8")
-            .env("HOME", &self.folder_inside)
             // Then the script becomes the virtual machine instead of waiting for it.
             .env("RUNNING_UNDER_SYSTEMD", "true")
-            .env("RABBITMQ_NODENAME", &self.name)
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODE_PORT", self.port.to_string())
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
@@ -203,15 +199,38 @@ impl BrokerNode {
             .env("RABBITMQ_PID_FILE", inside("pid"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", inside("plugins"))
             .env("RABBITMQ_CONFIG_FILE", inside("rabbitmq.conf"))
-            .env("RABBITMQ_CONF_ENV_FILE", inside("env.conf"))
-            .env("ERL_EPMD_PORT", EPMD.port.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file"))
             .stderr(output);
         let mut child = self.child.lock();
         assert!(child.is_none(), "{} runs already", self.name);
         *child = Some(guardian::spawn(&mut command));
+    }
+
+    /// A program of RabbitMQ's for this node, in the node's tree and with nothing of the machine's own settings.
+    pub(super) fn command(&self, program: &str) -> Command {
+        let program = format!("{PROGRAMS}/{program}");
+        let mut command = match other_root() {
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", &self.folder_inside)
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env(
+                "RABBITMQ_CONF_ENV_FILE",
+                self.folder_inside.join("env.conf"),
+            )
+            .env("ERL_EPMD_PORT", EPMD.port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1");
+        command
     }
 
     /// Waits until it serves.
@@ -235,10 +254,15 @@ impl BrokerNode {
         guardian::kill(&mut child.expect("it runs"));
     }
 
-    /// A new node in the old one's place, which has lost its disk.
-    pub fn replace(&self) {
+    /// `kill -9`, and the loss of its disk.
+    pub fn lose(&self) {
         self.kill();
         fs::remove_dir_all(self.folder.join("data")).expect("removed");
+    }
+
+    /// A new node in the old one's place, which has lost its disk.
+    pub fn replace(&self) {
+        self.lose();
         self.start();
         self.wait_until_up();
     }
@@ -407,7 +431,7 @@ impl Tls {
 
 /// A broker of one or more nodes.
 pub struct Broker {
-    nodes: Vec<BrokerNode>,
+    pub(super) nodes: Vec<BrokerNode>,
 }
 
 impl Broker {
@@ -435,55 +459,6 @@ impl Broker {
         Arc::new(Self { nodes: vec![node] })
     }
 
-    /// Three nodes that are one cluster; a minority stops serving.
-    pub fn of_three() -> Arc<Self> {
-        let config = "cluster_partition_handling = pause_minority\n";
-        let nodes: Vec<BrokerNode> = (0..3)
-            .map(|number| BrokerNode::prepare(number, config))
-            .collect();
-        let broker = Self { nodes };
-        match major() {
-            3 => broker.join_one_by_one(),
-            _ => broker.discover_each_other(),
-        }
-        Arc::new(broker)
-    }
-
-    fn join_one_by_one(&self) {
-        self.nodes.iter().for_each(BrokerNode::start);
-        self.node(0).wait_until_up();
-        let first = self.node(0).name();
-        for node in &self.nodes[1..] {
-            node.wait_until_up();
-            node.eval(&format!(
-                "ok = rabbit:stop(), ok = rabbit_mnesia:join_cluster('{first}', disc), ok = rabbit:start()"
-            ));
-            node.wait_until_up();
-        }
-    }
-
-    /// By their own means: joining by hand can end a node of version 4.
-    fn discover_each_other(&self) {
-        let mut config = "cluster_formation.peer_discovery_backend = classic_config\n".to_owned();
-        for (number, node) in (1..).zip(&self.nodes) {
-            let name = node.name();
-            config += &format!("cluster_formation.classic_config.nodes.{number} = {name}\n");
-        }
-        for node in &self.nodes {
-            node.configure(&config);
-            node.start();
-        }
-        for node in &self.nodes {
-            node.wait_until_up();
-            until_blocking("a node with two others", PATIENCE, || {
-                match node.running_nodes() {
-                    Ok(3) => Ok(()),
-                    seen => Err(seen),
-                }
-            });
-        }
-    }
-
     pub fn node(&self, number: usize) -> &BrokerNode {
         &self.nodes[number]
     }
@@ -497,42 +472,6 @@ impl Broker {
         self.node(0).kill();
         self.node(0).start();
         self.node(0).wait_until_up();
-    }
-
-    /// Cuts a node off from the others, though not from clients. Both sides find out at once.
-    pub fn isolate(&self, number: usize) {
-        let cut: String = self
-            .others(number)
-            .map(|name| {
-                format!("erlang:set_cookie('{name}', cut_off), erlang:disconnect_node('{name}'), ")
-            })
-            .collect();
-        self.node(number).eval(&format!("{cut}ok"));
-        until_blocking("a node without others", PATIENCE, || {
-            let seen = self.node(number).eval("nodes()");
-            if seen == "[]" { Ok(()) } else { Err(seen) }
-        });
-    }
-
-    /// Lets a node meet the others again.
-    pub fn reunite(&self, number: usize) {
-        let meet: String = self
-            .others(number)
-            .map(|name| {
-                format!(
-                    "erlang:set_cookie('{name}', '{COOKIE}'), net_kernel:connect_node('{name}'), "
-                )
-            })
-            .collect();
-        self.node(number).eval(&format!("{meet}ok"));
-    }
-
-    fn others(&self, number: usize) -> impl Iterator<Item = &str> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .filter(move |(other, _)| *other != number)
-            .map(|(_, node)| node.name())
     }
 
     /// A virtual host that nobody has used.

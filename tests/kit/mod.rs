@@ -3,6 +3,7 @@
 //! Invariant: whatever it started is gone with the test process, however that ends.
 
 pub mod broker;
+pub mod broker_cluster;
 pub mod guardian;
 pub mod node;
 pub mod process;

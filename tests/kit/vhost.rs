@@ -62,6 +62,20 @@ impl Vhost {
         self.with_queue(node, queue, "found").is_ok()
     }
 
+    /// Members of a quorum queue that run and vote.
+    ///
+    /// # Errors
+    /// When the broker can't tell.
+    pub fn voters(&self, node: &BrokerNode, queue: &str) -> Result<u64, String> {
+        let name = &self.name;
+        let voters = node.try_eval(&format!(
+            "length([M || M <- rabbit_quorum_queue:status(<<\"{name}\">>, <<\"{queue}\">>), \
+             lists:member(proplists:get_value(<<\"Raft State\">>, M), [leader, follower]), \
+             lists:member(proplists:get_value(<<\"Membership\">>, M, voter), [voter, <<\"voter\">>])])"
+        ))?;
+        voters.parse().map_err(|_| voters)
+    }
+
     /// Messages that wait, without those delivered and not acknowledged.
     ///
     /// # Errors
