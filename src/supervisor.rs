@@ -72,6 +72,8 @@ tasks! {
     Strangers = "strangers",
     /// Takes in how the log is.
     LogState = "log-state",
+    /// Asks where the broker keeps the counters' queues.
+    BrokerWatch = "broker-watch",
     /// Asks one counter elsewhere for counts.
     AskingLane = "asking-lane",
     /// Announces this node.

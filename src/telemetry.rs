@@ -88,6 +88,14 @@ pub const COUNTER_LAG: &str = "headcount_counter_lag_seconds";
 pub const COUNTER_LAG_BATCHES: &str = "headcount_counter_lag_batches";
 /// Messages in a counter's queue, by counter.
 pub const COUNTER_QUEUE_MESSAGES: &str = "headcount_counter_queue_messages";
+/// Nodes on which a counter's queue has members, by counter; with `management-url` alone.
+pub const COUNTER_QUEUE_MEMBERS: &str = "headcount_counter_queue_members";
+/// Those of them that answer, by counter.
+pub const COUNTER_QUEUE_MEMBERS_ONLINE: &str = "headcount_counter_queue_members_online";
+/// Whether `GET /counters` has a warning of where a counter's queue is, by counter.
+pub const COUNTER_QUEUE_WARNING: &str = "headcount_counter_queue_warning";
+/// Nodes of the broker; with `management-url` alone.
+pub const BROKER_NODES: &str = "headcount_broker_nodes";
 /// Time since a counter announced itself, by counter.
 pub const COUNTER_SEEN_AGO: &str = "headcount_counter_seen_ago_seconds";
 /// Batches that came to a counter again, in its present life, by counter.
@@ -260,6 +268,7 @@ fn describe_gauges() {
             Unit::Count,
             "Messages in a counter's queues that the counter does not hold",
         ),
+        (BROKER_NODES, Unit::Count, "Nodes of the broker"),
     ] {
         metrics::describe_gauge!(name, unit, text);
     }
@@ -300,6 +309,21 @@ fn describe_counter_gauges() {
         (COUNTER_LAG, Unit::Seconds, "Age of the batch applied last"),
         (COUNTER_LAG_BATCHES, Unit::Count, "Batches not applied yet"),
         (COUNTER_QUEUE_MESSAGES, Unit::Count, "Messages in its queue"),
+        (
+            COUNTER_QUEUE_MEMBERS,
+            Unit::Count,
+            "Nodes on which its queue has members",
+        ),
+        (
+            COUNTER_QUEUE_MEMBERS_ONLINE,
+            Unit::Count,
+            "Members of its queue that answer",
+        ),
+        (
+            COUNTER_QUEUE_WARNING,
+            Unit::Count,
+            "Whether /counters warns of where its queue is",
+        ),
         (
             COUNTER_SEEN_AGO,
             Unit::Seconds,

@@ -1,4 +1,4 @@
-//! HTTP clients: of the public API, and between nodes.
+//! HTTP clients: of the public API, between nodes, and of RabbitMQ's management API.
 //!
 //! Invariant: an outcome that is not known is never reported as success, and whatever may be repeated says so.
 
@@ -6,6 +6,7 @@ mod counter;
 mod known;
 mod lane;
 mod loss;
+mod management;
 mod node;
 mod places;
 mod public;
@@ -17,6 +18,10 @@ pub use crate::counter::exchange::{
 };
 pub use counter::RemoteCounter;
 pub use loss::LossClient;
+pub use management::{
+    Look, ManagementClient, ManagementError, ManagementUrl, ManagementUrlError, NodeState,
+    QueueState,
+};
 pub use node::NodeClient;
 pub use public::{ClientError, CounterItems, CountsRequest, PublicClient, TenantCount};
 

@@ -107,6 +107,22 @@ pub fn counter_name(matches: &ArgMatches) -> Result<CounterName, ConfigError> {
     )
 }
 
+/// Whether queues are classic ones, for an operator's command.
+///
+/// # Errors
+/// When the type is none.
+pub fn classic_queues(matches: &ArgMatches) -> Result<bool, ConfigError> {
+    are_classic(&Values::new(matches, None)?)
+}
+
+fn are_classic(values: &Values<'_>) -> Result<bool, ConfigError> {
+    values.parse("queue-type", "quorum or classic", |text| match text {
+        "quorum" => Some(false),
+        "classic" => Some(true),
+        _ => None,
+    })
+}
+
 /// The data folder for an operator's command.
 ///
 /// # Errors
@@ -147,11 +163,7 @@ pub(super) fn cluster(
     }
     Ok(ClusterConfig {
         broker: broker_of(values)?,
-        classic_queues: values.parse("queue-type", "quorum or classic", |text| match text {
-            "quorum" => Some(false),
-            "classic" => Some(true),
-            _ => None,
-        })?,
+        classic_queues: are_classic(values)?,
         confirm_timeout: values.milliseconds("confirm-timeout-ms")?,
         heartbeat: Duration::from_secs(values.number("heartbeat-s", 1, 600)? as u64),
         cluster_secret_file: secret_file.map(PathBuf::from),
@@ -162,24 +174,9 @@ pub(super) fn cluster(
     })
 }
 
-/// The broker's addresses: those given, and those of the file.
+/// The broker's addresses.
 fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
-    let split = |text: &str| -> Vec<String> {
-        let parts = text.split([',', '\n']).map(str::trim);
-        parts
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let mut urls: Vec<String> = values.parse(values::AMQP_URL, "", |text| Some(split(text)))?;
-    let file = values.parse("amqp-url-file", "", |text| Some(PathBuf::from(text)))?;
-    if !file.as_os_str().is_empty() {
-        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::File {
-            path: file,
-            detail: error.to_string(),
-        })?;
-        urls.extend(split(&text));
-    }
+    let urls = secret_urls(values, values::AMQP_URL, "amqp-url-file")?;
     let plausible = |url: &String| url.starts_with("amqp://") || url.starts_with("amqps://");
     values.parse(
         values::AMQP_URL,
@@ -187,4 +184,37 @@ fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
         |_| (!urls.is_empty() && urls.iter().all(plausible)).then_some(()),
     )?;
     Ok(SecretTexts(urls))
+}
+
+/// The addresses of the broker's management API; none where it is not to be asked.
+pub(super) fn management_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
+    let urls = secret_urls(values, values::MANAGEMENT_URL, "management-url-file")?;
+    let plausible = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+    values.parse(
+        values::MANAGEMENT_URL,
+        "http://user:password@host:15672 or https://…, given here or in management-url-file",
+        |_| urls.iter().all(plausible).then_some(()),
+    )?;
+    Ok(SecretTexts(urls))
+}
+
+/// The addresses that a setting gives, and those in the file that another one names.
+fn secret_urls(values: &Values<'_>, key: &str, file_key: &str) -> Result<Vec<String>, ConfigError> {
+    let split = |text: &str| -> Vec<String> {
+        let parts = text.split([',', '\n']).map(str::trim);
+        parts
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut urls: Vec<String> = values.parse(key, "", |text| Some(split(text)))?;
+    let file = values.parse(file_key, "", |text| Some(PathBuf::from(text)))?;
+    if !file.as_os_str().is_empty() {
+        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::File {
+            path: file,
+            detail: error.to_string(),
+        })?;
+        urls.extend(split(&text));
+    }
+    Ok(urls)
 }

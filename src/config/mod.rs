@@ -9,7 +9,8 @@ mod settings;
 mod values;
 
 pub use cluster::{
-    BrokerConfig, ClusterConfig, SecretTexts, broker, counter_name, data_dir, secret_file,
+    BrokerConfig, ClusterConfig, SecretTexts, broker, classic_queues, counter_name, data_dir,
+    secret_file,
 };
 pub use settings::{Role, SETTINGS, Setting, args, environment_name};
 pub use values::ConfigError;
@@ -78,6 +79,8 @@ pub struct CoordinatorConfig {
     pub counters: Vec<CounterName>,
     /// Batches in a queue after which posts are refused.
     pub queue_messages_max: u64,
+    /// The broker's management API; none where it is not to be asked.
+    pub management_urls: SecretTexts,
     /// Limits of what clients may send.
     pub http: HttpLimits,
     /// The coordinator's limits.
@@ -134,6 +137,7 @@ pub fn coordinator_config(
             cluster::counter_names,
         )?,
         queue_messages_max: values.number("queue-messages-max", 1, 1 << 40)? as u64,
+        management_urls: cluster::management_urls(&values)?,
         http: http_limits(&values)?,
         coordinator: coordinator_options(&values)?,
     })

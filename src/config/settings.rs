@@ -66,7 +66,7 @@ const COORDINATOR: &[Role] = &[Role::Coordinator];
 const COUNTER: &[Role] = &[Role::Counter];
 
 /// Every setting.
-pub const SETTINGS: [Setting; 31] = [
+pub const SETTINGS: [Setting; 33] = [
     setting(
         "listen",
         "ADDRESS",
@@ -121,7 +121,21 @@ pub const SETTINGS: [Setting; 31] = [
         "FILE",
         "",
         CLUSTER,
-        "Certificates in PEM to trust at amqps:// beside the system's, such as that of an authority of your own",
+        "Certificates in PEM to trust at amqps:// and at the management API beside the system's, such as that of an authority of your own",
+    ),
+    setting(
+        "management-url",
+        "URL",
+        "",
+        COORDINATOR,
+        "RabbitMQ's management API, such as http://user:password@host:15672, asked for where queues are kept; several hosts with commas between",
+    ),
+    setting(
+        "management-url-file",
+        "FILE",
+        "",
+        COORDINATOR,
+        "A file with that address, for passwords",
     ),
     setting(
         "prefix",
@@ -296,7 +310,9 @@ pub fn args(role: Role) -> impl Iterator<Item = Arg> {
             })
             .allow_hyphen_values(true);
         match (setting.key, setting.value) {
-            (super::values::AMQP_URL, _) => arg.hide_env_values(true).action(ArgAction::Append),
+            (key, _) if super::values::is_secret(key) => {
+                arg.hide_env_values(true).action(ArgAction::Append)
+            }
             (_, "BOOL") => arg.num_args(0..=1).default_missing_value("true"),
             _ => arg,
         }

@@ -16,8 +16,9 @@ use super::settings::{SETTINGS, environment_name};
 const WAIT_MS_CEILING: u64 = 3_600_000;
 
 const DEFAULT: &str = "the default";
-/// The setting whose value is a secret.
+/// The settings whose values are secrets.
 pub(super) const AMQP_URL: &str = "amqp-url";
+pub(super) const MANAGEMENT_URL: &str = "management-url";
 const HIDDEN: &str = "(hidden)";
 
 /// Why the settings can't be used. Its text is one line.
@@ -43,6 +44,11 @@ pub enum ConfigError {
         /// What is wrong.
         detail: String,
     },
+}
+
+/// Whether a setting's value is never shown.
+pub(super) fn is_secret(key: &str) -> bool {
+    matches!(key, AMQP_URL | MANAGEMENT_URL)
 }
 
 /// Reads the file's keys; one that is no setting is refused.
@@ -123,11 +129,7 @@ impl<'a> Values<'a> {
         parse(&value).ok_or_else(|| ConfigError::Value {
             key: key.to_owned(),
             // It may have a password.
-            value: if key == AMQP_URL {
-                HIDDEN.into()
-            } else {
-                value
-            },
+            value: if is_secret(key) { HIDDEN.into() } else { value },
             source_name,
             allowed: allowed.to_owned(),
         })
@@ -152,5 +154,40 @@ impl<'a> Values<'a> {
     pub fn milliseconds(&self, key: &str) -> Result<Duration, ConfigError> {
         let milliseconds = self.number(key, 1, WAIT_MS_CEILING)?;
         Ok(Duration::from_millis(milliseconds as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::super::{Role, args, coordinator_config};
+
+    #[test]
+    fn a_refused_address_is_never_shown() {
+        for (key, other) in [
+            ("amqp-url", "management-url"),
+            ("management-url", "amqp-url"),
+        ] {
+            let command = Command::new("test").no_binary_name(true);
+            let known = args(Role::Coordinator).map(|arg| arg.env(None::<&str>));
+            let valid = match other {
+                "amqp-url" => "amqp://me:s3cret@broker",
+                _ => "http://me:s3cret@broker:15672",
+            };
+            let flags = [
+                format!("--{key}=ftp://me:s3cret@broker"),
+                format!("--{other}={valid}"),
+                "--counters=c1".to_owned(),
+            ];
+            let matches = command.args(known).try_get_matches_from(flags);
+            let error = coordinator_config(&matches.expect("flags"), None).expect_err(key);
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&format!("{key} is \"(hidden)\"")),
+                "{text}"
+            );
+            assert!(!text.contains("s3cret"), "{text}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Coordinator;
+use super::{Coordinator, Replicas};
 use crate::counter::{Queries, QueryError, Status};
 use crate::model::Requirement;
 
@@ -33,6 +33,8 @@ pub struct CounterView {
     pub last_seen_ms_ago: Option<u64>,
     /// Where it is asked; none in the same process.
     pub url: Option<String>,
+    /// Where the broker keeps its queue, when somebody asks for that.
+    pub replicas: Option<Replicas>,
 }
 
 /// What is known of a counter without asking it.
@@ -44,6 +46,8 @@ pub struct Hearsay {
     pub seen_at: Option<Instant>,
     /// Where it is asked.
     pub url: Option<String>,
+    /// Where the broker keeps its queue.
+    pub replicas: Option<Replicas>,
 }
 
 /// What an answer of a counter has shown of its present life.
@@ -197,6 +201,13 @@ impl Coordinator {
         note(hearsay.entry(name.to_owned()).or_default());
     }
 
+    /// The names of all counters that it knows of, in order.
+    #[must_use]
+    pub fn counter_names(&self) -> Vec<String> {
+        let roll = self.inner.members.roll();
+        roll.names().into_iter().map(str::to_owned).collect()
+    }
+
     /// Every named counter as it can be seen now, by name.
     pub async fn counters(&self) -> Vec<CounterView> {
         let roll = self.inner.members.roll();
@@ -217,6 +228,7 @@ impl Coordinator {
                     lag_batches: heard.queue_messages,
                     last_seen_ms_ago: heard.seen_at.map(|at| at.elapsed().as_millis() as u64),
                     url: heard.url,
+                    replicas: heard.replicas,
                 }
             }
         });

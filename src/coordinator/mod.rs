@@ -16,6 +16,7 @@ mod nearest;
 mod neighbours;
 mod reads;
 mod repair;
+mod replicas;
 mod session;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use members::{CounterView, Hearsay};
 pub use neighbours::{Neighbour, NeighbourRole, SILENCE_MAX};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};
+pub use replicas::Replicas;
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -97,6 +97,23 @@ pub struct CounterAnswer {
     /// Where other nodes ask it; null for a counter in the same process.
     #[schema(required = true)]
     url: Option<String>,
+    /// What is wrong with where the broker keeps its queue, and what to run; absent while nothing is known to be. Known only with
+    /// the coordinator's setting `management-url`, as are the next three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    warning: Option<String>,
+    /// Nodes of the broker on which its queue has members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    queue_members: Option<Vec<String>>,
+    /// Those of them that answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    queue_members_online: Option<Vec<String>>,
+    /// How many nodes the broker has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    broker_nodes: Option<u64>,
     /// Batches that came a second time, since it started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -169,12 +186,22 @@ impl From<CounterView> for CounterAnswer {
             lag_batches: view.lag_batches,
             queue_messages: view.queue_messages,
             url: view.url,
+            warning: None,
+            queue_members: None,
+            queue_members_online: None,
+            broker_nodes: None,
             redeliveries: None,
             snapshots: None,
             forks: None,
             disk_bytes: None,
             memory_bytes: None,
         };
+        if let Some(replicas) = view.replicas {
+            answer.warning = replicas.warning(&answer.name);
+            answer.broker_nodes = Some(replicas.nodes.len() as u64);
+            answer.queue_members = Some(replicas.members.into_iter().collect());
+            answer.queue_members_online = Some(replicas.online.into_iter().collect());
+        }
         match view.status {
             Err(error) => answer.reason = Some(error.to_string()),
             Ok(status) => {

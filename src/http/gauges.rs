@@ -22,6 +22,14 @@ pub fn report(view: &CounterView) {
     if let Some(ago_ms) = view.last_seen_ms_ago {
         set(telemetry::COUNTER_SEEN_AGO, seconds(ago_ms));
     }
+    if let Some(replicas) = &view.replicas {
+        let (members, online) = (replicas.members.len(), replicas.online.len());
+        set(telemetry::COUNTER_QUEUE_MEMBERS, members as f64);
+        set(telemetry::COUNTER_QUEUE_MEMBERS_ONLINE, online as f64);
+        metrics::gauge!(telemetry::BROKER_NODES).set(replicas.nodes.len() as f64);
+        let warned = replicas.warning(name).is_some();
+        set(telemetry::COUNTER_QUEUE_WARNING, flag(warned));
+    }
     let Ok(status) = &view.status else { return };
     set(telemetry::COUNTER_COMPLETE, flag(status.complete));
     set(telemetry::COUNTER_HALTED, flag(status.problem.is_some()));
@@ -56,6 +64,7 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
+    use crate::coordinator::Replicas;
     use crate::counter::{QueryError, Status};
 
     fn status() -> Status {
@@ -87,6 +96,7 @@ mod tests {
             lag_batches: Some(13),
             last_seen_ms_ago: Some(250),
             url: Some("http://c".into()),
+            replicas: None,
         }
     }
 
@@ -134,6 +144,35 @@ mod tests {
         assert!(
             !text.contains("headcount_store"),
             "its store is elsewhere:\n{text}"
+        );
+    }
+
+    #[test]
+    fn where_a_queue_is_has_gauges_once_it_is_known() {
+        let text = rendered(&[remote("c1", Ok(status()))]);
+        assert!(!text.contains("members"), "{text}");
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let view = CounterView {
+            replicas: Some(Replicas {
+                queue: "q".into(),
+                vhost: "/".into(),
+                queues: vec!["q".into()],
+                quorum: true,
+                members: set(&["r@a", "r@b"]),
+                online: set(&["r@a"]),
+                nodes: set(&["r@a", "r@b", "r@c"]),
+                running: set(&["r@a"]),
+            }),
+            ..remote("c1", Ok(status()))
+        };
+        assert_lines(
+            &rendered(&[view]),
+            &[
+                r#"headcount_counter_queue_members{counter="c1"} 2"#,
+                r#"headcount_counter_queue_members_online{counter="c1"} 1"#,
+                r#"headcount_counter_queue_warning{counter="c1"} 1"#,
+                "headcount_broker_nodes 3",
+            ],
         );
     }
 

@@ -197,6 +197,7 @@ async fn get_metrics(State(app): State<Arc<CounterApp>>) -> Response {
         lag_batches: None,
         last_seen_ms_ago: None,
         url: None,
+        replicas: None,
     });
     health::metrics_text((app.render_metrics)())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::broker_watch::BrokerWatch;
 use super::cluster::{Remotes, amqp_options, cluster_secret, follow, meet_strangers, own_url};
 use super::desk::Desk;
 use super::system::{
@@ -18,7 +19,9 @@ use crate::config::CoordinatorConfig;
 use crate::coordinator::{Coordinator, LogState, Neighbour, NeighbourRole, TendOptions};
 use crate::counter::Queries;
 use crate::http::{self, App};
-use crate::log::amqp::{AmqpLog, AmqpRole, Announcement, LogStatus, Presence, Role, Sighting};
+use crate::log::amqp::{
+    AmqpLog, AmqpOptions, AmqpRole, Announcement, LogStatus, Presence, Role, Sighting,
+};
 use crate::model::{CounterName, Epoch, Partitioning};
 use crate::supervisor::{Ended, Supervisor, Task};
 
@@ -38,7 +41,7 @@ pub async fn coordinator(
     let stop = stop_signal(&supervisor)?;
     let metrics = start_metrics(&supervisor)?;
     let server = limit_connections(config.common.server)?;
-    let amqp = amqp_options(&config.cluster, &supervisor)?;
+    let (amqp, watch) = broker_of(&config, &supervisor)?;
     let secret = cluster_secret(&config.cluster)?;
     let (listener, address) = listen(config.common.listen).await?;
     let life = new_life()?;
@@ -82,7 +85,7 @@ pub async fn coordinator(
     );
     let follow_log = follow_log(log.status(), coordinator.clone(), config.queue_messages_max);
     supervisor.spawn(Task::LogState, follow_log);
-    run_beside(&supervisor, &coordinator);
+    run_beside(&supervisor, &coordinator, watch);
 
     let app = App::new(coordinator.clone(), config.http, metrics)
         .with_loss_desk(Arc::new(Desk::new(coordinator.clone())), secret);
@@ -120,6 +123,16 @@ fn announcement(config: &CoordinatorConfig, life: u64, epoch: Epoch, url: String
         epoch: Some(epoch),
         ..Announcement::default()
     }
+}
+
+/// The broker's options of the settings, and what watches where its queues are kept, if anything does.
+fn broker_of(
+    config: &CoordinatorConfig,
+    supervisor: &Supervisor,
+) -> Result<(AmqpOptions, Option<BrokerWatch>), NodeError> {
+    let amqp = amqp_options(&config.cluster, supervisor)?;
+    let watch = BrokerWatch::prepare(&config.management_urls, &amqp)?;
+    Ok((amqp, watch))
 }
 
 /// The counters to whose queues everything goes.
@@ -224,7 +237,10 @@ fn log_state(status: &LogStatus, queue_messages_max: u64) -> LogState {
 }
 
 /// Runs what goes on beside posts and reads; it ends with the coordinator.
-fn run_beside(supervisor: &Supervisor, coordinator: &Coordinator) {
+fn run_beside(supervisor: &Supervisor, coordinator: &Coordinator, watch: Option<BrokerWatch>) {
+    if let Some(watch) = watch {
+        supervisor.spawn(Task::BrokerWatch, watch.run(coordinator.clone()));
+    }
     let starting = coordinator.clone();
     supervisor.spawn(Task::StartRead, async move {
         starting.run_start(START_TIMEOUT, START_PAUSE).await;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only this folder names concrete stores and logs.
 
+mod broker_watch;
 mod cluster;
 mod coordinator;
 mod counter;

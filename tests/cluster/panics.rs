@@ -29,6 +29,7 @@ fn homes(task: Task) -> &'static [&'static str] {
         Task::StartRead
         | Task::Tending
         | Task::LogState
+        | Task::BrokerWatch
         | Task::AskingLane
         | Task::Announcer
         | Task::Listener
@@ -61,7 +62,12 @@ impl Victim {
             flags.push(("--cluster-secret-file", cluster.secret()));
         }
         match command {
-            "coordinator" => flags.push(("--counters", "c1".to_owned())),
+            "coordinator" => {
+                flags.push(("--counters", "c1".to_owned()));
+                // Nobody needs to answer there.
+                let management = "http://user:password@127.0.0.1:1".to_owned();
+                flags.push(("--management-url", management));
+            }
             "counter" => flags.push(("--name", name.clone())),
             _ => {}
         }

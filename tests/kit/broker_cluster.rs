@@ -68,6 +68,8 @@ impl Nodes {
             node.configure(&format!(
                 "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"
             ));
+            // Its own counts, since the tree of version 4 has no /proc.
+            node.configure("vm_memory_calculation_strategy = allocated\n");
             node.management_port = Some(port);
         }
         node
@@ -173,10 +175,14 @@ impl Broker {
         Arc::new(broker)
     }
 
-    /// Makes a node that runs alone, and holds nothing that is needed, a part of another's cluster.
+    /// Makes a node that holds nothing that is needed a part of another's cluster; one that discovers the others by itself is that
+    /// already.
     pub fn join(&self, number: usize, to: usize) {
         let node = self.node(number);
         let seen = self.node(to).running_nodes().expect("it answers");
+        if node.running_nodes() == Ok(seen) && seen > 1 {
+            return;
+        }
         node.run("rabbitmqctl", &["stop_app"]);
         node.run("rabbitmqctl", &["reset"]);
         node.run("rabbitmqctl", &["join_cluster", self.node(to).name()]);

@@ -49,7 +49,7 @@ pub use url::{AmqpUrl, AmqpUrlError};
 
 use std::time::Duration;
 
-use crate::model::Partitioning;
+use crate::model::{CounterName, Partitioning};
 use crate::supervisor::Supervisor;
 
 /// What kind of queue a counter's queue is.
@@ -96,6 +96,14 @@ pub struct AmqpOptions {
 }
 
 impl AmqpOptions {
+    /// The names of a counter's queues, one for each partition.
+    #[must_use]
+    pub fn queues(&self, counter: &CounterName) -> Vec<String> {
+        let names = topology::Names::new(self);
+        let all = self.partitioning.all();
+        all.map(|partition| names.queue(partition, counter))
+            .collect()
+    }
     /// The usual settings for a broker at `urls`.
     #[must_use]
     pub fn new(urls: Vec<AmqpUrl>) -> Self {

@@ -29,6 +29,12 @@ pub enum AmqpUrlError {
 }
 
 impl AmqpUrl {
+    /// The virtual host.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.0.vhost
+    }
+
     pub(super) fn uri(&self) -> &AMQPUri {
         &self.0
     }
