@@ -69,6 +69,11 @@ impl BrokerError {
         })
     }
 
+    /// Whether no answer came in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout(_))
+    }
+
     fn refusal(&self) -> Option<&AMQPError> {
         match self {
             Self::Lapin(error) => match error.kind() {

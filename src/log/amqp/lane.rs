@@ -6,17 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::connection::{BrokerError, timed, wait_before};
 use super::outcome::{History, Outcome, Verdict, judge, outcome};
 use super::publisher::{Append, Publishing};
 use super::topology::Names;
+use super::trouble::Trouble;
 use crate::log::{AppendError, wire};
 use crate::model::{Batch, CounterName, Partition};
 use crate::telemetry;
@@ -32,8 +34,8 @@ pub(super) struct Lane {
     partition: Partition,
     channel: Option<Channel>,
     targets: watch::Receiver<BTreeSet<CounterName>>,
-    /// The queues that get a copy.
-    queues: Vec<ShortString>,
+    /// The counters whose queues get a copy, with these.
+    queues: Vec<(CounterName, ShortString)>,
 }
 
 impl Lane {
@@ -55,7 +57,10 @@ impl Lane {
     fn adopt(&mut self) {
         let targets = self.targets.borrow_and_update().clone();
         let names = Names::new(&self.publishing.options);
-        let queue = |counter| names.queue(self.partition, counter).into();
+        let queue = |counter: &CounterName| {
+            let queue = names.queue(self.partition, counter);
+            (counter.clone(), queue.into())
+        };
         self.queues = targets.iter().map(queue).collect();
         self.publishing.note_reached(self.partition, &targets);
     }
@@ -95,16 +100,19 @@ async fn publish(lane: &mut Lane, batch: &Batch) -> Result<(), AppendError> {
     let bytes = wire::encode(batch);
     let mut history = History::default();
     let mut failures = 0;
+    let mut trouble = Trouble::default();
     loop {
         let channel = lane.channel().await;
         lane.adopt();
-        let outcome = lane.attempt(&channel, &bytes).await;
+        let copies = Copies::default();
+        let outcome = lane.attempt(&channel, &bytes, &copies).await;
         let verdict = judge(&outcome, lane.publishing.is_coordinator, history);
         if verdict == Verdict::Durable {
             return Ok(());
         }
         lane.channel = None;
-        tracing::warn!(?outcome, ?verdict, id = ?batch.id(), "a batch is not confirmed");
+        let lacking = copies.lacking(&lane.queues);
+        trouble.tell_unconfirmed(&outcome, &verdict, batch.id(), &lacking);
         note(&outcome, &mut history);
         match verdict {
             Verdict::Durable => return Ok(()),
@@ -135,6 +143,28 @@ fn note(outcome: &Outcome, history: &mut History) {
             telemetry::count(telemetry::PUBLISHES_RETURNED, 1);
         }
         _ => {}
+    }
+}
+
+/// Which copies of a batch are confirmed: a bit for each of the first 64 queues.
+#[derive(Default)]
+struct Copies(AtomicU64);
+
+impl Copies {
+    fn note(&self, at: usize, confirmation: &Confirmation) {
+        if matches!(confirmation, Confirmation::Ack(None)) && at < u64::BITS as usize {
+            self.0.fetch_or(1 << at, Ordering::Relaxed);
+        }
+    }
+
+    /// The counters whose queues have not confirmed.
+    fn lacking<'a>(&self, queues: &'a [(CounterName, ShortString)]) -> Vec<&'a CounterName> {
+        let confirmed = self.0.load(Ordering::Relaxed);
+        let first = queues.iter().take(u64::BITS as usize).enumerate();
+        first
+            .filter(|(at, _)| confirmed & (1 << at) == 0)
+            .map(|(_, (counter, _))| counter)
+            .collect()
     }
 }
 
@@ -186,16 +216,18 @@ impl Lane {
         opened.unwrap_or(Err(BrokerError::Timeout(wait)))
     }
 
-    async fn attempt(&self, channel: &Channel, bytes: &[u8]) -> Outcome {
+    async fn attempt(&self, channel: &Channel, bytes: &[u8], noted: &Copies) -> Outcome {
         if self.queues.is_empty() {
             return Outcome::Returned;
         }
         // All at once: each is written to the connection when it is polled first, and waits for its confirm after that. Any
         // may carry the return of another: only all of them together say that none came back.
-        let copies = self
-            .queues
-            .iter()
-            .map(async |queue| self.publish_to(queue, channel, bytes).await?.await);
+        let copies = self.queues.iter().enumerate();
+        let copies = copies.map(async |(at, (_, queue))| {
+            let confirmation = self.publish_to(queue, channel, bytes).await?.await?;
+            noted.note(at, &confirmation);
+            Ok(confirmation)
+        });
         let confirmed = futures_util::future::try_join_all(copies);
         let mut confirmed = std::pin::pin!(confirmed);
         loop {

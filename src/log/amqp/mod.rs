@@ -13,6 +13,7 @@
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
 //! | `generation`, `generation_queue`, `renewal` | what shows that broker and store go together; the first is pure |
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
+//! | `trouble` | what to say of what fails again and again |
 //! | `announcement`, `presence`, `strangers` | what nodes say, who is there, and who must not be |
 //! | `operator` | what only an operator may ask for |
 
@@ -37,6 +38,7 @@ mod renewal;
 mod session;
 mod strangers;
 mod topology;
+mod trouble;
 mod url;
 
 pub use announcement::{Announcement, Nodes, Role, Sighting, not_reached};

@@ -19,6 +19,7 @@ use super::merged::{self, Merged, Taken};
 use super::protocol::{Decision, decide};
 use super::renewal::{self, Renewals};
 use super::topology::{Broker, Marker};
+use super::trouble::Trouble;
 use super::{AmqpOptions, Nodes, founding, listening};
 use crate::log::{Delivered, DeliveryError, Standing, wire};
 use crate::model::CounterName;
@@ -69,6 +70,8 @@ pub(super) struct Session {
     cancelled: bool,
     vanished: bool,
     first: bool,
+    /// What the broker refuses again and again.
+    trouble: Trouble,
 }
 
 impl Session {
@@ -90,6 +93,7 @@ impl Session {
             cancelled: false,
             vanished: false,
             first: true,
+            trouble: Trouble::default(),
         }
     }
 }
@@ -166,7 +170,7 @@ impl Session {
                 // The queue is there, then: what ended its consumer was its process. Should it be deleted after all, a look
                 // finds that it is missing, or the word of whoever made another.
                 self.cancelled &= !error.is_out_of_reach();
-                tracing::warn!(%error, counter = %self.name, "the broker did not do as asked; once more");
+                self.trouble.tell(&error, &self.name);
             }
             Some(End::Lost) => {
                 tracing::warn!(counter = %self.name, "the connection for consuming is lost");
@@ -200,6 +204,7 @@ impl Session {
                 let merged = consuming.insert(merged);
                 self.first = false;
                 self.cancelled = false;
+                self.trouble.over();
                 self.status.send_modify(|status| status.consuming = true);
                 let end = tokio::select! {
                     end = self.hand_over(broker, merged) => end,
