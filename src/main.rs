@@ -40,6 +40,19 @@ fn main() -> ExitCode {
             data_dir,
             yes,
         } => operated(runtime.block_on(cli::skip_poison(&broker, &name, &data_dir, yes))),
+        Invocation::RemakeQueue {
+            broker,
+            classic_queues,
+            name,
+            force,
+            yes,
+        } => operated(runtime.block_on(cli::remake_queue(
+            &broker,
+            classic_queues,
+            &name,
+            force,
+            yes,
+        ))),
         Invocation::Count { url, request } => match runtime.block_on(cli::count(&url, &request)) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

@@ -67,6 +67,16 @@ start it again.
 First try a release that can read it: then nothing is lost. Skipping makes the counter not complete: it must
 catch up from a complete counter that has the batch. If no counter could read it, its items are lost.";
 
+const REMAKE_ABOUT: &str = "\
+Makes the queue of a counter again that is beyond repair: a quorum queue most of whose members are lost with their
+disks takes and gives nothing, for ever. First start every node of RabbitMQ whose disk is not lost: then the queue may work
+again, and nothing is lost.
+
+The queue is deleted with all that is in it. The counter is told, is not complete until it has caught up from a complete
+counter, and may run meanwhile. What was in this queue alone is lost, and no count is exact until it is accepted.
+
+It is refused while the queue can be consumed.";
+
 const LOAD_ABOUT: &str = "\
 Posts the items of files to a coordinator, in batches, and tries again what did not get through.
 
@@ -137,6 +147,7 @@ pub(super) fn command() -> Command {
         .subcommand(remove_counter_command())
         .subcommand(accept_loss_command())
         .subcommand(skip_poison_command())
+        .subcommand(remake_queue_command())
         .subcommand(
             Command::new("verify")
                 .about("Recount every tenant from the stored items and compare (server stopped)")
@@ -305,5 +316,21 @@ fn skip_poison_command() -> Command {
         .long_about(POISON_ABOUT)
         .args(config::args(Role::Counter).filter(of_counter))
         .args(broker_args())
+        .arg(yes_arg())
+}
+
+fn remake_queue_command() -> Command {
+    let of_counter = |arg: &Arg| matches!(arg.get_id().as_str(), "name" | "queue-type");
+    Command::new("remake-queue")
+        .about("Make the queue of a counter again that is beyond repair")
+        .long_about(REMAKE_ABOUT)
+        .args(config::args(Role::Counter).filter(of_counter))
+        .args(broker_args())
+        .arg(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Do it although nothing is wrong with the queue; what is in it is lost to the counter"),
+        )
         .arg(yes_arg())
 }

@@ -18,7 +18,7 @@ pub use confirm::confirm;
 pub use count::count;
 pub use health::health;
 pub use load::{LoadOptions, load};
-pub use operator::{OperatorError, accept_loss, remove_counter, skip_poison};
+pub use operator::{OperatorError, accept_loss, remake_queue, remove_counter, skip_poison};
 pub use print::{print, print_error};
 pub use verify::print_report;
 
@@ -74,6 +74,19 @@ pub enum Invocation {
         name: CounterName,
         /// The counter's folder.
         data_dir: PathBuf,
+        /// Whether not to ask.
+        yes: bool,
+    },
+    /// Make a counter's queue again.
+    RemakeQueue {
+        /// The broker.
+        broker: BrokerConfig,
+        /// Whether queues are classic ones.
+        classic_queues: bool,
+        /// The counter.
+        name: CounterName,
+        /// Whether to do it although nothing is wrong.
+        force: bool,
         /// Whether not to ask.
         yes: bool,
     },
@@ -153,6 +166,13 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             range: matches.get_one("range").cloned(),
             yes: matches.get_flag("yes"),
         })),
+        Some(("remake-queue", matches)) => Ok(Invocation::RemakeQueue {
+            broker: config::broker(matches)?,
+            classic_queues: config::classic_queues(matches)?,
+            name: config::counter_name(matches)?,
+            force: matches.get_flag("force"),
+            yes: matches.get_flag("yes"),
+        }),
         Some(("skip-poison", matches)) => Ok(Invocation::SkipPoison {
             broker: config::broker(matches)?,
             name: config::counter_name(matches)?,

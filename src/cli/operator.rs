@@ -1,4 +1,4 @@
-//! `remove-counter`, `accept-loss`, `skip-poison`: what an operator does when something is gone for good.
+//! `remove-counter`, `accept-loss`, `skip-poison`, `remake-queue`: what an operator does when something is gone for good.
 //!
 //! Invariant: each says what it is about to do, and does it only after a yes.
 
@@ -76,6 +76,40 @@ pub async fn skip_poison(
             Ok(false)
         }
     }
+}
+
+/// Makes a counter's queue again; says whether it did.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn remake_queue(
+    broker: &BrokerConfig,
+    classic_queues: bool,
+    name: &CounterName,
+    force: bool,
+    yes: bool,
+) -> Result<bool, OperatorError> {
+    let counter = name.clone();
+    let ask = move |faults: &[String]| {
+        let found = match faults {
+            [] => format!("Nothing is wrong with the queue of counter {counter}."),
+            faults => format!("Found:\n  {}", faults.join("\n  ")),
+        };
+        let what = format!(
+            "{found}\nThis deletes the queue of counter {counter} with all that is in it, and makes it again. The counter \
+             is then not complete until it has caught up from a complete one. A node of RabbitMQ that can be started again with \
+             its disk may still bring the queue back: start it first."
+        );
+        confirm(&what, yes)
+    };
+    let remade = node::remake_queue(broker, classic_queues, name, force, ask).await?;
+    if remade {
+        let _ = print(&format!(
+            "Made the queue of counter {name} again. The counter hears of it within ten seconds, and GET /counters shows when it is \
+             complete again: wait for that before you make another queue again.\n"
+        ));
+    }
+    Ok(remade)
 }
 
 /// Accepts what a coordinator says is lost; says whether it did.

@@ -14,7 +14,7 @@ mod system;
 
 pub use coordinator::coordinator;
 pub use counter::counter;
-pub use operator::{remove_counter, skip_poison};
+pub use operator::{remake_queue, remove_counter, skip_poison};
 pub use serve::serve;
 pub use stores::verify;
 

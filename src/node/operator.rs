@@ -8,7 +8,9 @@ use super::NodeError;
 use super::cluster::options_of;
 use super::stores::open_existing;
 use crate::config::BrokerConfig;
-use crate::log::amqp::{self, Poison, SkipOutcome};
+use crate::log::amqp::{
+    self, AmqpOptions, Poison, QueueFault, QueueType, RemakeOutcome, SkipOutcome,
+};
 use crate::model::CounterName;
 use crate::store::Store;
 
@@ -61,4 +63,32 @@ pub async fn skip_poison(
         SkipOutcome::Skipped(poison) => Some(told(&poison)),
         SkipOutcome::Left(_) | SkipOutcome::NothingToSkip => None,
     })
+}
+
+/// Makes the queues of a counter again when `confirm`, told what is wrong with them, says so; returns whether it did.
+///
+/// # Errors
+/// When nothing is wrong and not `force`, or the broker does not do it.
+pub async fn remake_queue(
+    broker: &BrokerConfig,
+    classic_queues: bool,
+    name: &CounterName,
+    force: bool,
+    confirm: impl FnOnce(&[String]) -> bool + Send + 'static,
+) -> Result<bool, NodeError> {
+    let queue_type = match classic_queues {
+        true => QueueType::Classic,
+        false => QueueType::Quorum,
+    };
+    let options = AmqpOptions {
+        queue_type,
+        ..options_of(broker)?
+    };
+    let told = |fault: &QueueFault| format!("{}: {}", fault.queue, fault.detail);
+    let agree = move |faults: &[QueueFault]| {
+        let faults: Vec<String> = faults.iter().map(told).collect();
+        confirm(&faults)
+    };
+    let outcome = amqp::remake_queue(options, name, force, agree).await?;
+    Ok(outcome == RemakeOutcome::Remade)
 }

@@ -13,6 +13,7 @@ mod cluster;
 mod copies;
 mod ending;
 mod faults;
+mod founded_alone;
 mod healing;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]
@@ -23,6 +24,7 @@ mod ledger;
 mod operator;
 mod panics;
 mod relay_tests;
+mod remaking;
 mod restore;
 mod risks;
 mod signing;

@@ -15,7 +15,7 @@
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
 //! | `trouble` | what to say of what fails again and again |
 //! | `announcement`, `presence`, `strangers` | what nodes say, who is there, and who must not be |
-//! | `operator` | what only an operator may ask for |
+//! | `operator`, `remake` | what only an operator may ask for |
 
 mod announcement;
 mod connection;
@@ -34,6 +34,7 @@ mod outcome;
 mod presence;
 mod protocol;
 mod publisher;
+mod remake;
 mod renewal;
 mod session;
 mod strangers;
@@ -46,6 +47,7 @@ pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
 pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
 pub use presence::Presence;
 pub use publisher::{AmqpLog, AmqpRole, LogStatus};
+pub use remake::{QueueFault, RemakeOutcome, remake_queue};
 pub use strangers::Strangers;
 pub use url::{AmqpUrl, AmqpUrlError};
 

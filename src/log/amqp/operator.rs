@@ -45,7 +45,7 @@ impl From<BrokerError> for OperatorError {
 }
 
 /// Connects once to each host at most.
-async fn connect(
+pub(super) async fn connect(
     options: &Arc<AmqpOptions>,
     purpose: &str,
 ) -> Result<(Link, Broker), OperatorError> {

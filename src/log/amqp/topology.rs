@@ -289,15 +289,18 @@ impl Broker {
         let mut messages = 0;
         for partition in self.options.partitioning.all() {
             let name = self.names.queue(partition, counter);
-            let channel = self.channel().await?;
-            let deleted = timed(channel.queue_delete(name.into(), QueueDeleteOptions::default()));
-            messages += found(deleted.await)?.map_or(0, u64::from);
+            messages += self.delete_queue(&name).await?;
         }
         let generation = self.names.generation(counter);
-        let channel = self.channel().await?;
-        let deleted = channel.queue_delete(generation.into(), QueueDeleteOptions::default());
-        found(timed(deleted).await)?;
+        self.delete_queue(&generation).await?;
         Ok(messages)
+    }
+
+    /// Deletes a queue, if it is there, with all that is in it; returns how many messages that was.
+    pub async fn delete_queue(&mut self, name: &str) -> Result<u64, BrokerError> {
+        let channel = self.channel().await?;
+        let deleted = timed(channel.queue_delete(name.into(), QueueDeleteOptions::default()));
+        Ok(found(deleted.await)?.map_or(0, u64::from))
     }
 
     /// Takes the lock of those who declare, which ends with the connection; false while another holds it.
