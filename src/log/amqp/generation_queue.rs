@@ -91,7 +91,8 @@ pub(super) async fn keep_only(
     broker.unlock_generation(counter).await
 }
 
-async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
+/// Waits for the lock of those who look into the counter's generation queue. It ends with its holder's connection.
+pub(super) async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
     let locked = async {
         while !broker.lock_generation(counter).await? {
             tokio::time::sleep(LOCK_INTERVAL).await;

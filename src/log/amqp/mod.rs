@@ -100,14 +100,15 @@ pub struct AmqpOptions {
 }
 
 impl AmqpOptions {
-    /// The names of a counter's queues, one for each partition.
+    /// The names of all queues of a counter: one for each partition, then that of its generation.
     #[must_use]
     pub fn queues(&self, counter: &CounterName) -> Vec<String> {
         let names = topology::Names::new(self);
         let all = self.partitioning.all();
-        all.map(|partition| names.queue(partition, counter))
-            .collect()
+        let items = all.map(|partition| names.queue(partition, counter));
+        items.chain([names.generation(counter)]).collect()
     }
+
     /// The usual settings for a broker at `urls`.
     #[must_use]
     pub fn new(urls: Vec<AmqpUrl>) -> Self {

@@ -118,13 +118,7 @@ async fn fault_of(
     loop {
         // One try can cost the connection.
         let (link, mut broker) = connect(options, "remake-queue").await?;
-        let tried = match queue == broker.names.generation(name) {
-            // What it holds is to be in nobody's hand without its lock.
-            true => generation_queue::look(&mut broker, name, None)
-                .await
-                .map(drop),
-            false => try_to_consume(&broker, queue).await,
-        };
+        let tried = try_to_consume(&mut broker, name, queue).await;
         link.close().await;
         match tried {
             Ok(()) => return Ok(None),
@@ -139,7 +133,15 @@ async fn fault_of(
 
 /// Becomes a consumer, which a majority of a quorum queue's members must agree to. What is delivered goes back to its place with
 /// the channel.
-async fn try_to_consume(broker: &Broker, queue: &str) -> Result<(), BrokerError> {
+async fn try_to_consume(
+    broker: &mut Broker,
+    name: &CounterName,
+    queue: &str,
+) -> Result<(), BrokerError> {
+    if queue == broker.names.generation(name) {
+        // What is in it is missed while somebody else holds it.
+        generation_queue::lock(broker, name).await?;
+    }
     let channel = broker.fresh_channel().await?;
     timed(channel.basic_qos(1, BasicQosOptions::default())).await?;
     let consuming = channel.basic_consume(
