@@ -170,7 +170,10 @@ pub(super) fn cluster(
         advertise_url: optional("advertise-url", "a URL such as http://host:3001", |text| {
             text.starts_with("http://") || text.starts_with("https://")
         })?,
-        cluster_id: values.parse("cluster-id", WORD, word)?,
+        cluster_id: values.parse("cluster-id", WORD, |text| match text {
+            "" => Some(String::new()),
+            text => word(text),
+        })?,
     })
 }
 

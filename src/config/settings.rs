@@ -147,9 +147,9 @@ pub const SETTINGS: [Setting; 33] = [
     setting(
         "cluster-id",
         "ID",
-        "headcount",
+        "",
         CLUSTER,
-        "The cluster's id, the same for all of its nodes: a node that meets another cluster under its prefix refuses to go on",
+        "The cluster's id, the same for all of its nodes: a node that meets one of another id under its prefix refuses to go on",
     ),
     setting(
         "cluster-secret-file",

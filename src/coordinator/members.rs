@@ -130,14 +130,17 @@ impl Roll {
         names.map(String::as_str).collect()
     }
 
-    /// Whether `counters` are more than half of all names, and more than half of those of configuration: whoever
-    /// acknowledged something has a copy with each counter that configuration names, which those that only came by presence
-    /// must not outvote.
-    pub fn has_majority(&self, counters: &BTreeSet<&str>) -> bool {
+    /// Whether `counters` are more than half of all names, of those of configuration, and of those that each other
+    /// coordinator names (`others`): whoever acknowledged something has a copy with each counter that its settings name,
+    /// which no majority may leave out.
+    pub fn has_majority(&self, counters: &BTreeSet<&str>, others: &[BTreeSet<String>]) -> bool {
         let is_majority =
             |voters: &BTreeSet<&str>| voters.intersection(counters).count() > voters.len() / 2;
-        let configured: BTreeSet<&str> = self.configured.iter().map(String::as_str).collect();
-        is_majority(&self.names()) && (configured.is_empty() || is_majority(&configured))
+        let of = |names: &'_ BTreeSet<String>| -> bool {
+            is_majority(&names.iter().map(String::as_str).collect())
+        };
+        let configured = self.configured.is_empty() || of(&self.configured);
+        is_majority(&self.names()) && configured && others.iter().all(of)
     }
 }
 

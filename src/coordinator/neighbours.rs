@@ -3,6 +3,7 @@
 //! Invariant: a coordinator is taken for gone only once this one has heard its own announcements for [`SILENCE_MAX`] without
 //! a break, and none of that one. Time is that of what was heard: none passes while nothing is heard.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Neighbour {
     pub heard_at: Instant,
     /// What it does with batches.
     pub role: NeighbourRole,
+    /// The counters that its settings name.
+    pub named: Vec<String>,
 }
 
 /// What a node does with batches.
@@ -111,6 +114,19 @@ impl Neighbours {
             self.hearing = Some((since.unwrap_or(heard_at), heard_at));
         }
         self.nodes = nodes;
+    }
+
+    /// The counters that each coordinator names which was heard in the last [`SILENCE_MAX`]: what it acknowledges has copies
+    /// with those.
+    pub fn named(&self) -> Vec<BTreeSet<String>> {
+        let now = Instant::now();
+        let coordinators = self.nodes.iter().filter(|node| {
+            matches!(node.role, NeighbourRole::Appends(_)) && node.heard_at + SILENCE_MAX > now
+        });
+        let named = coordinators.map(|node| node.named.iter().cloned().collect());
+        named
+            .filter(|named: &BTreeSet<String>| !named.is_empty())
+            .collect()
     }
 
     /// Why the last batch of another coordinator's `epoch` may still come; `None` when that one is gone.

@@ -14,6 +14,7 @@ fn node(name: &str, role: NeighbourRole, heard_at: Instant) -> Neighbour {
         url: format!("http://{name}"),
         heard_at,
         role,
+        named: Vec::new(),
     }
 }
 

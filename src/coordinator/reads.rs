@@ -230,9 +230,11 @@ impl Coordinator {
     ) -> Result<Requirement, ReadError> {
         let roll = self.inner.members.roll();
         let vouches = |heard: &&Heard| heard.barriers && heard.complete;
+        let others = self.inner.neighbours.lock().named();
         let behind_barrier = |heard: &[Heard]| {
             let vouching = heard.iter().filter(vouches);
-            roll.has_majority(&vouching.map(|heard| heard.name.as_str()).collect())
+            let vouching = vouching.map(|heard| heard.name.as_str()).collect();
+            roll.has_majority(&vouching, &others)
         };
         let heard = self.hear_all(&roll, deadline, behind_barrier).await?;
         if !behind_barrier(&heard) {

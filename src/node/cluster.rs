@@ -35,7 +35,7 @@ pub(super) fn amqp_options(
         confirm_timeout: cluster.confirm_timeout,
         heartbeat: cluster.heartbeat,
         supervisor: supervisor.clone(),
-        cluster_id: Some(cluster.cluster_id.clone()),
+        cluster_id: Some(cluster.cluster_id.clone()).filter(|id| !id.is_empty()),
         ..options_of(&cluster.broker)?
     })
 }

@@ -191,6 +191,7 @@ fn neighbour(sighting: &Sighting) -> Option<Neighbour> {
         url: node.url.clone(),
         heard_at: sighting.seen_at,
         role,
+        named: node.named.clone(),
     })
 }
 

@@ -110,3 +110,28 @@ async fn a_hole_that_all_counters_share_is_told_by_every_coordinator() {
     let counted = cluster.exact_count(1, "asd", "consistency=strong").await;
     assert_eq!(counted, 20);
 }
+
+/// A coordinator that starts while it is away does not hear of it, and has no copies for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joined_counter_that_was_away_does_not_take_itself_for_whole() {
+    let mut cluster = Cluster::start(Setup::new()).await;
+    cluster.post_surely(0, &items("asd", 0, 10)).await;
+    cluster.start_counter("c4", &[]);
+    cluster.wait_for_state("c4", "complete").await;
+    cluster.counter("c4").process.terminate();
+    cluster.coordinator(0).process.kill();
+    cluster.coordinator(0).process.restart();
+    cluster.post_surely(0, &items("asd", 10, 10)).await;
+    for name in COUNTERS {
+        cluster.counter_holds(name, 20).await;
+        cluster.counter(name).process.terminate();
+        cluster.destroy_disk(name);
+    }
+    cluster.counter("c4").process.restart();
+    cluster.wait_for_state("c4", "incomplete").await;
+    for name in COUNTERS {
+        cluster.counter(name).process.restart();
+        cluster.wait_for_state(name, "incomplete").await;
+    }
+    cluster.shows_nothing_exactly("asd", 500).await;
+}

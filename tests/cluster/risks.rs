@@ -99,6 +99,9 @@ async fn reads_go_on_while_the_broker_or_two_counters_are_away() {
     let mut cluster = Cluster::start(Setup::new()).await;
     post(&mut cluster, 0, 10).await;
     cluster.shows(0, "asd", 10, "").await;
+    for name in ["c1", "c2", "c3"] {
+        cluster.counter_holds(name, 10).await;
+    }
     cluster.coordinator(0).links.down();
     for name in ["c1", "c2", "c3"] {
         cluster.counter(name).links.down();

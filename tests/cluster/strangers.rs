@@ -28,7 +28,8 @@ async fn clusters_with_prefixes_of_their_own_share_a_virtual_host() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_cluster_under_the_same_prefix_is_refused() {
-    let mut one = Cluster::start(Setup::new()).await;
+    let flags = ["--cluster-id", "one"];
+    let mut one = Cluster::start(Setup::new().flags(&flags)).await;
     one.post_surely(0, &items("asd", 0, 10)).await;
     let flags = ["--cluster-id", "other"];
     let mut other = Cluster::prepare(Setup::beside(&one).flags(&flags));

@@ -26,6 +26,7 @@ impl World {
             url: format!("http://{name}"),
             heard_at: self.began + Duration::from_secs(second),
             role,
+            named: Vec::new(),
         }
     }
 

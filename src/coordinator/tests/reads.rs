@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::coordinator::{Consistency, ReadError};
+use crate::coordinator::{Consistency, NeighbourRole, ReadError};
 
 #[tokio::test]
 async fn reads_are_exact_only_after_the_start_read() {
@@ -350,4 +350,21 @@ async fn a_strong_read_takes_what_is_known_beyond_the_first_majority() {
     world.start().await;
     world.counters[2].apply(&foreign(1));
     assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
+}
+
+/// Another coordinator has copies with the counters that it names, and nobody else.
+#[tokio::test]
+async fn a_majority_is_one_of_what_each_other_coordinator_names_too() {
+    let world = World::new(3);
+    world.start().await;
+    let role = NeighbourRole::Appends(Some(Epoch(77)));
+    let mut other = world.announced("k1", role, 0);
+    other.named = vec!["c2".to_owned()];
+    other.heard_at = Instant::now();
+    world.coordinator.note_neighbours(vec![other]);
+    world.counters[2].set(Mode::Silent);
+    let strong = world.count(Consistency::Strong).await;
+    assert_eq!(strong, Err(ReadError::NoMajority));
+    world.counters[2].set(Mode::Answers);
+    assert_eq!(world.count(Consistency::Strong).await, Ok((0, true)));
 }

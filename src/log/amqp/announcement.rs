@@ -151,6 +151,19 @@ pub fn not_reached(
     Some(format!("{name} does not publish to its queue yet"))
 }
 
+/// Whether a coordinator that is alive `now` does not name `counter`: while that counter was away, it may have acknowledged
+/// batches without a copy for it. Releases that don't say whom they reach kept everything that was bound.
+pub(super) fn is_unnamed(nodes: &Nodes, counter: &CounterName, now: Instant) -> bool {
+    let mut alive = nodes
+        .values()
+        .filter(|sighting| now.duration_since(sighting.seen_at) < LIVES_FOR)
+        .map(|sighting| &sighting.announcement);
+    alive.any(|node| {
+        let names = node.named.iter().any(|name| name == counter.as_str());
+        node.role == Role::Coordinator && node.reaches.is_some() && !names
+    })
+}
+
 /// What travels: the announcement and who it is from.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Message {

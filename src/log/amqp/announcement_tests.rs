@@ -152,3 +152,32 @@ fn a_counter_is_reached_once_each_coordinator_that_lives_says_so() {
     let reaching = say("k2", Some(&["c1", "c4"]));
     assert_eq!(not_reached(&reaching, &counter, Some(start), now), None);
 }
+
+/// One that was away has no copies of what such a coordinator acknowledged.
+#[test]
+fn a_counter_is_unnamed_while_a_coordinator_lives_that_does_not_name_it() {
+    let start = Instant::now();
+    let counter = CounterName::new("c4").expect("valid");
+    let said = |named: &[&str], reaches: Option<Vec<String>>| {
+        let mut nodes = Nodes::default();
+        let mut said = message("k", Role::Coordinator, "k");
+        said.announcement.named = named.iter().map(ToString::to_string).collect();
+        said.announcement.reaches = reaches;
+        note(&mut nodes, said, start, start);
+        nodes
+    };
+    assert!(!is_unnamed(&Nodes::default(), &counter, start));
+    assert!(!is_unnamed(
+        &said(&["c1", "c4"], Some(Vec::new())),
+        &counter,
+        start
+    ));
+    let older = said(&["c1"], None);
+    assert!(
+        !is_unnamed(&older, &counter, start),
+        "it kept what was bound"
+    );
+    let passing_by = said(&["c1"], Some(vec!["c4".to_owned()]));
+    assert!(is_unnamed(&passing_by, &counter, start));
+    assert!(!is_unnamed(&passing_by, &counter, start + LIVES_FOR));
+}

@@ -151,6 +151,7 @@ enum Declaring {
 struct Queues {
     depths: Vec<(CounterName, u64)>,
     missing: Vec<CounterName>,
+    out_of_reach: Vec<CounterName>,
 }
 
 /// Asks how long the queues are, and declares what named counters lack: they may wait for it, as for the founding of a
@@ -202,11 +203,14 @@ async fn watch_queues(
         }
     }
     let targets = named.into_iter();
-    let others = queues.depths.iter().map(|(counter, _)| counter.clone());
+    let there = queues.depths.iter().map(|(counter, _)| counter);
+    let others = there.chain(&queues.out_of_reach).cloned();
     control
         .publishing
         .set_targets(targets.chain(others).collect());
-    let Queues { depths, missing } = queues;
+    let Queues {
+        depths, missing, ..
+    } = queues;
     control.publishing.status.send_if_modified(|status| {
         let changed = status.depths != depths || status.missing != missing;
         (status.depths, status.missing) = (depths, missing);
@@ -238,7 +242,16 @@ async fn look_at(
 ) -> Result<Queues, BrokerError> {
     let mut queues = Queues::default();
     for counter in counters {
-        match broker.depth(counter).await? {
+        let depth = match broker.depth(counter).await {
+            // It is there; what it holds is not known for now, and the others are looked at all the same.
+            Err(error) if error.is_out_of_reach() => {
+                tracing::debug!(%error, %counter, "a counter's queue can't be reached for now");
+                queues.out_of_reach.push(counter.clone());
+                continue;
+            }
+            depth => depth?,
+        };
+        match depth {
             Some(messages) => {
                 let gauge =
                     metrics::gauge!(telemetry::QUEUE_MESSAGES, "counter" => counter.to_string());

@@ -12,8 +12,9 @@ const CONFIRMS_LOST_MAX: u32 = 2;
 /// Attempts in a row that may come back though everything was declared: this connection's node of the broker may not know what
 /// another has.
 const RETURNS_MAX: u32 = 2;
-/// Refusals that no repetition cures: too large (311), and what breaks a limit of the broker (406).
-const PERMANENT: [u16; 2] = [311, 406];
+/// Refusals that no repetition cures: too large (311), what breaks a limit of the broker (406), and what its user may not
+/// (403): to publish takes the right to write to `amq.default`.
+const PERMANENT: [u16; 3] = [311, 403, 406];
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -153,7 +154,6 @@ mod tests {
             Outcome::TimedOut,
             failed(404),
             failed(320),
-            failed(403),
         ] {
             let verdict = verdict(&other);
             assert_ne!(verdict, Verdict::Durable, "{other:?}");
@@ -197,6 +197,7 @@ mod tests {
     fn a_permanent_refusal_ends_the_epoch() {
         assert!(matches!(verdict(&failed(406)), Verdict::Refused(_)));
         assert!(matches!(verdict(&failed(311)), Verdict::Refused(_)));
+        assert!(matches!(verdict(&failed(403)), Verdict::Refused(_)));
         let again = History {
             declared_again: true,
             ..History::default()

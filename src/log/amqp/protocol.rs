@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub vanished: bool,
     /// Whether it has not consumed yet in this life of the process.
     pub first: bool,
+    /// Whether a coordinator does not name it, and no commit of this life says what it may have missed while it was away.
+    pub unnamed: bool,
     /// What its generation queue holds.
     pub generation: Found,
 }
@@ -216,6 +218,11 @@ fn loss(name: &CounterName, facts: Facts) -> Option<String> {
     } else if facts.cancelled {
         Some(format!(
             "the broker cancelled the consumer of counter {name}: was its queue deleted?"
+        ))
+    } else if facts.unnamed {
+        Some(format!(
+            "a coordinator does not name counter {name}: what was posted while it was away may have no copy in its queue. \
+             Name it in the --counters of all coordinators to keep everything for it"
         ))
     } else {
         None

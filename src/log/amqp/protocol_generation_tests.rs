@@ -235,6 +235,7 @@ fn every_case() -> impl Iterator<Item = (Facts, Standing, Option<Peers>)> {
             cancelled: bit(number, 7),
             vanished: bit(number, 8),
             first: bit(number, 9),
+            unnamed: false,
             generation: FOUND[number as usize % FOUND.len()],
         };
         let standing = Standing {

@@ -35,6 +35,7 @@ const FOUNDED: Facts = Facts {
     removed: false,
     cancelled: false,
     vanished: false,
+    unnamed: false,
     generation: FOUNDING_LIES,
 };
 /// Its founding's message is there.
@@ -327,4 +328,21 @@ fn only_fresh_counters_other_than_oneself_are_peers() {
     };
     assert_eq!(judge_peers(&name(), &nodes, |_| true), expected);
     assert_eq!(judge_peers(&name(), &nodes, |_| false), Peers::default());
+}
+
+/// It was away while a coordinator published that does not know it.
+#[test]
+fn a_whole_store_that_a_coordinator_does_not_name_is_told_of_what_it_may_lack() {
+    let facts = Facts {
+        started: true,
+        unnamed: true,
+        generation: Found {
+            own: true,
+            ..FOUNDING_LIES
+        },
+        ..FOUNDED
+    };
+    let name = CounterName::new("c4").expect("valid");
+    let decision = decide(&name, facts, WHOLE, None);
+    assert!(matches!(decision, Decision::Lose { why, .. } if why.contains("--counters")));
 }

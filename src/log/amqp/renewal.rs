@@ -150,6 +150,8 @@ pub(super) struct Renewals {
     link: Option<Link>,
     /// Before the next one.
     pause: Duration,
+    /// Consumers of this life.
+    consumers_own: u32,
     /// Whether somebody was told that they fail.
     warned: bool,
 }
@@ -170,6 +172,7 @@ impl Renewals {
             handing,
             link: None,
             pause: Duration::ZERO,
+            consumers_own: 0,
             warned: false,
         }
     }
@@ -177,6 +180,7 @@ impl Renewals {
     /// The first renewal of a life, before anything is consumed in it, unless that takes long: a broker that takes
     /// no messages must not keep a counter from emptying its queue.
     pub async fn before_consuming(&mut self) {
+        self.consumers_own = 0;
         if !self.pause.is_zero() {
             return;
         }
@@ -187,6 +191,7 @@ impl Renewals {
 
     /// Renews again and again; returns when the queue is gone, or nobody takes what is handed over.
     pub async fn run(&mut self) {
+        self.consumers_own = 1;
         loop {
             tokio::time::sleep(self.pause).await;
             let renewed = self.renew().await;
@@ -226,6 +231,7 @@ impl Renewals {
     }
 
     async fn renew(&mut self) -> Result<(), RenewalError> {
+        self.check_alone().await?;
         let generation = match (self.standing)().generation {
             // What the store has said that it will place.
             Some(kept) if !kept.is_placed => kept.generation,
@@ -234,6 +240,20 @@ impl Renewals {
         self.place(generation).await?;
         self.tell(generation).await?;
         Ok(keep_only(&mut self.broker, &self.counter, generation).await?)
+    }
+
+    /// Another process of the counter's name has a generation of its own: to put one in its place would make that one's
+    /// store look older than it is. It ends, or its connection does, or the other consumer is of a life before this one.
+    async fn check_alone(&mut self) -> Result<(), RenewalError> {
+        for partition in self.broker.options.partitioning.all() {
+            let queue = self.broker.names.queue(partition, &self.counter);
+            if self.broker.consumers(&queue).await? > self.consumers_own {
+                let why =
+                    "another process, or a life before this one, still consumes from its queue";
+                return Err(BrokerError::Undone(why.to_owned()).into());
+            }
+        }
+        Ok(())
     }
 
     /// Has the broker hold it.

@@ -70,6 +70,8 @@ pub(super) struct Session {
     cancelled: bool,
     vanished: bool,
     first: bool,
+    /// Whether this life has told what it may have lost before, or that it begins.
+    told: bool,
     /// What the broker refuses again and again.
     trouble: Trouble,
 }
@@ -93,6 +95,7 @@ impl Session {
             cancelled: false,
             vanished: false,
             first: true,
+            told: false,
             trouble: Trouble::default(),
         }
     }
@@ -249,11 +252,14 @@ impl Session {
                 Decision::Refuse(why) => return Err(End::Failed(DeliveryError::Refused(why))),
                 Decision::Consume => {}
                 Decision::Adopt => self.leave_word(broker, true).await?,
-                Decision::Begin => self.tell(Delivered::FromTheBeginning).await?,
+                Decision::Begin => {
+                    self.tell(Delivered::FromTheBeginning).await?;
+                    self.told = true;
+                }
                 Decision::Lose { why, replaced } => {
                     self.leave_word(broker, replaced).await?;
                     self.tell(Delivered::MayHaveLost { why }).await?;
-                    (self.cancelled, self.vanished) = (false, false);
+                    (self.cancelled, self.vanished, self.told) = (false, false, true);
                 }
             }
             if announces {

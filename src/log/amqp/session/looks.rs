@@ -2,16 +2,18 @@
 //!
 //! Invariant: a look changes nothing.
 
+use tokio::time::Instant;
+
 use super::super::connection::BrokerError;
 use super::super::generation::Found;
 use super::super::protocol::Facts;
 use super::super::topology::{Broker, Marker};
-use super::super::{generation_queue, merged};
+use super::super::{announcement, generation_queue, merged};
 use super::Session;
 use crate::model::KeptGeneration;
 
 /// At every how many of these looks it looks for the marker of a loss too: RabbitMQ logs an error when that is not there.
-const TOLD_LOOKS: u32 = 2;
+const TOLD_LOOKS: u32 = 4;
 
 impl Session {
     /// Everything that decides what to do before consuming, for a store that remembers `kept`.
@@ -37,6 +39,7 @@ impl Session {
             cancelled: self.cancelled,
             vanished: self.vanished,
             first: self.first,
+            unnamed: self.is_unnamed(),
             generation,
         })
     }
@@ -51,7 +54,13 @@ impl Session {
         let is_consumed = merged::is_consumed(broker, &self.name).await?;
         let looks = looked.is_multiple_of(TOLD_LOOKS);
         let is_told = looks && broker.has(&Marker::Lost(self.name.clone())).await?;
-        Ok(is_consumed && !is_told)
+        Ok(is_consumed && !is_told && !self.is_unnamed())
+    }
+
+    /// Whether it may have missed, while it was away, what a coordinator that does not name it acknowledged. In this life
+    /// that was told at most once: coordinators reach a counter that they hear.
+    fn is_unnamed(&self) -> bool {
+        !self.told && announcement::is_unnamed(&self.nodes.borrow(), &self.name, Instant::now())
     }
 
     /// Whether there is a marker of a loss, or of the counter's removal.
