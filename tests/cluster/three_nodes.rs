@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_secs(14);
 /// How long the load goes on with what the pause has left.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
+/// How long the nodes may take to become one cluster again by themselves.
+const REUNION_LIMIT: Duration = Duration::from_secs(30);
+
 /// How late deliveries are that come late.
 const LATE: Duration = Duration::from_millis(250);
 
@@ -83,23 +86,32 @@ async fn joiners_meet_a_node_that_was_paused(partition_handling: PartitionHandli
     eprintln!("paused for {:.1} s", since.elapsed().as_secs_f64());
     runs_with_late_deliveries(&mut load, &mut cluster, "c1").await;
 
-    if partition_handling == PartitionHandling::Ignore {
-        // The nodes stay apart until an operator starts one side again.
-        let node = cluster.broker.node(0);
-        node.run("rabbitmqctl", &["stop_app"]);
-        node.run("rabbitmqctl", &["start_app"]);
-    }
-    cluster
-        .broker
-        .nodes()
-        .iter()
-        .for_each(|node| node.wait_until_of(3));
+    unite(&cluster);
     load.flows_within(RECOVERY_LIMIT).await;
     eprintln!(
         "{} exact strong reads of what was acknowledged just before",
         load.exact_probes()
     );
     finish(load, &mut cluster).await;
+}
+
+/// Waits until the nodes are one cluster again, and starts the first again, as an operator does, when they stay apart.
+fn unite(cluster: &Cluster) {
+    let node = cluster.broker.node(0);
+    let deadline = Instant::now() + REUNION_LIMIT;
+    while node.running_nodes() != Ok(3) {
+        if Instant::now() > deadline {
+            eprintln!("the nodes stay apart: the first is started again");
+            // It may have stopped by itself.
+            let _ = node.try_run("rabbitmqctl", &["stop_app"]);
+            node.run("rabbitmqctl", &["start_app"]);
+            break;
+        }
+        std::thread::sleep(LATE);
+    }
+    for node in cluster.broker.nodes() {
+        node.wait_until_of(3);
+    }
 }
 
 /// The load goes on, and what the broker sends to a counter comes late every now and then, as over a busy link.
