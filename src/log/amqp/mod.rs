@@ -62,8 +62,7 @@ pub enum QueueType {
     /// Replicated, and synced on a majority of the broker's nodes before it confirms.
     #[default]
     Quorum,
-    /// On one node of the broker: only for a broker of a single node, since a fanout skips it while that node is
-    /// down.
+    /// On one node of the broker: only for a broker of a single node, since nothing is acknowledged while that is down.
     Classic,
 }
 
