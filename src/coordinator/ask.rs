@@ -71,14 +71,31 @@ impl Coordinator {
             return Ok(answer);
         };
         let deadline = Instant::now() + demand.wait;
-        let mut answer = self.ask_known(member, floor, demand.clone(), ask).await?;
+        let answer = self.ask_known(member, floor, &demand, ask).await?;
+        match answer.cover().covered.has_holes() {
+            // Nearly always: nothing is looked at twice.
+            false => Ok(answer),
+            true => {
+                Box::pin(self.ask_about_holes(member, floor, (demand, deadline), answer, ask)).await
+            }
+        }
+    }
+
+    /// The same for an answer that may have holes. It waits for those as for what a read asks for by itself, since the counter
+    /// may be about to fill them; an answer that has them still covers nothing.
+    async fn ask_about_holes<A: Covered>(
+        &self,
+        member: &Member,
+        floor: &Requirement,
+        (mut demand, deadline): (Demand, Instant),
+        mut answer: A,
+        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+    ) -> Result<A, QueryError> {
         let holes = holes_beyond(floor, answer.cover());
         if !holes.is_empty() && answer.cover().is_full() {
-            // It may be about to fill them: it waits for those as for what a read asks for by itself.
-            let mut demand = demand;
             demand.requirement.unite(&holes);
             demand.wait = deadline.saturating_duration_since(Instant::now());
-            answer = Box::pin(self.ask_known(member, floor, demand, ask)).await?;
+            answer = self.ask_known(member, floor, &demand, ask).await?;
         }
         let holes = holes_beyond(floor, answer.cover());
         for (of, covers) in &mut answer.cover_mut().partitions {
@@ -92,11 +109,12 @@ impl Coordinator {
         &self,
         member: &Member,
         floor: &Requirement,
-        mut demand: Demand,
+        demand: &Demand,
         ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
     ) -> Result<A, QueryError> {
         let counter = member.queries.as_ref();
         let deadline = Instant::now() + demand.wait;
+        let mut wait = demand.wait;
         if let Some(known) = member.known() {
             let mut answer = ask(counter, demand.clone()).await?;
             self.look_for_clone(answer.cover());
@@ -105,8 +123,12 @@ impl Coordinator {
                 return Ok(answer);
             }
             member.forget(known.life);
-            demand.wait = deadline.saturating_duration_since(Instant::now());
+            wait = deadline.saturating_duration_since(Instant::now());
         }
+        let mut demand = Demand {
+            wait,
+            ..demand.clone()
+        };
         demand.requirement.unite(floor);
         // Later answers of this life leave out what does not change in it: it is learned here.
         demand.whole_position = true;
@@ -208,11 +230,7 @@ impl Coordinator {
 
 /// What an answer that covers the floor lacks below what it covers.
 fn holes_beyond(floor: &Requirement, cover: &Cover) -> Requirement {
-    let holes = cover.covered.holes();
-    match holes.is_empty() {
-        true => holes,
-        false => holes.minus(floor),
-    }
+    cover.covered.holes().minus(floor)
 }
 
 /// Asks only how far a counter is.

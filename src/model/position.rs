@@ -251,6 +251,13 @@ impl Requirement {
         self
     }
 
+    /// Whether sequences are missing below later ones.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        self.iter()
+            .any(|(_, _, sequences)| !sequences.beyond().is_empty())
+    }
+
     /// How many sequences are asked for; at most the greatest number.
     #[must_use]
     pub fn count(&self) -> u64 {
