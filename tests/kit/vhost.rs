@@ -134,7 +134,7 @@ impl Vhost {
              Qs = [{{element(4, amqqueue:get_name(Q)), amqqueue:get_arguments(Q)}} || Q <- rabbit_amqqueue:list(V), \
              amqqueue:is_durable(Q)], \
              Bs = [{{element(4, element(2, B)), element(4, element(4, B))}} || B <- rabbit_binding:list(V), \
-             element(4, element(2, B)) =/= <<>>], \
+             element(4, element(2, B)) =/= <<>>, lists:keymember(element(4, element(4, B)), 1, Qs)], \
              base64:encode(term_to_binary({{Xs, Qs, Bs}}))"
         ))
     }
