@@ -69,12 +69,11 @@ impl Lane {
 /// Publishes one batch after the other until nobody can append any more.
 pub(super) async fn run(mut lane: Lane, mut appends: mpsc::Receiver<Append>) {
     let mut status = lane.publishing.status.subscribe();
-    let mut targets = lane.targets.clone();
     loop {
         let append = tokio::select! {
             biased;
             // The sender lives as long as the lanes.
-            Ok(()) = targets.changed() => {
+            Ok(()) = lane.targets.changed() => {
                 lane.adopt();
                 continue;
             }
@@ -103,7 +102,9 @@ async fn publish(lane: &mut Lane, batch: &Batch) -> Result<(), AppendError> {
     let mut trouble = Trouble::default();
     loop {
         let channel = lane.channel().await;
-        lane.adopt();
+        if lane.targets.has_changed().unwrap_or(false) {
+            lane.adopt();
+        }
         let copies = Copies::default();
         let outcome = lane.attempt(&channel, &bytes, &copies).await;
         let verdict = judge(&outcome, lane.publishing.is_coordinator, history);
