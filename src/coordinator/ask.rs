@@ -62,7 +62,7 @@ impl Coordinator {
         &self,
         member: &Member,
         floor: Option<&Requirement>,
-        demand: Demand,
+        mut demand: Demand,
         ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
     ) -> Result<A, QueryError> {
         let Some(floor) = floor else {
@@ -71,49 +71,38 @@ impl Coordinator {
             return Ok(answer);
         };
         let deadline = Instant::now() + demand.wait;
-        let answer = self.ask_known(member, floor, &demand, ask).await?;
-        match answer.cover().covered.has_holes() {
+        let mut is_second = false;
+        loop {
+            let by = (&demand, deadline);
+            let mut answer = self.ask_known(member, floor, by, ask).await?;
             // Nearly always: nothing is looked at twice.
-            false => Ok(answer),
-            true => {
-                Box::pin(self.ask_about_holes(member, floor, (demand, deadline), answer, ask)).await
+            if !answer.cover().covered.has_holes() {
+                return Ok(answer);
             }
-        }
-    }
-
-    /// The same for an answer that may have holes. It waits for those as for what a read asks for by itself, since the counter
-    /// may be about to fill them; an answer that has them still covers nothing.
-    async fn ask_about_holes<A: Covered>(
-        &self,
-        member: &Member,
-        floor: &Requirement,
-        (mut demand, deadline): (Demand, Instant),
-        mut answer: A,
-        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
-    ) -> Result<A, QueryError> {
-        let holes = holes_beyond(floor, answer.cover());
-        if !holes.is_empty() && answer.cover().is_full() {
+            let holes = answer.cover().covered.holes().minus(floor);
+            if is_second || holes.is_empty() || !answer.cover().is_full() {
+                for (of, covers) in &mut answer.cover_mut().partitions {
+                    *covers &= !holes.iter().any(|(partition, ..)| partition == *of);
+                }
+                return Ok(answer);
+            }
+            // It may be about to fill them: it waits for those as for what a read asks for by itself.
             demand.requirement.unite(&holes);
             demand.wait = deadline.saturating_duration_since(Instant::now());
-            answer = self.ask_known(member, floor, &demand, ask).await?;
+            is_second = true;
         }
-        let holes = holes_beyond(floor, answer.cover());
-        for (of, covers) in &mut answer.cover_mut().partitions {
-            *covers &= !holes.iter().any(|(partition, ..)| partition == *of);
-        }
-        Ok(answer)
     }
 
-    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life.
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life; all that by the
+    /// deadline.
     async fn ask_known<A: Covered>(
         &self,
         member: &Member,
         floor: &Requirement,
-        demand: &Demand,
+        (demand, deadline): (&Demand, Instant),
         ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
     ) -> Result<A, QueryError> {
         let counter = member.queries.as_ref();
-        let deadline = Instant::now() + demand.wait;
         let mut wait = demand.wait;
         if let Some(known) = member.known() {
             let mut answer = ask(counter, demand.clone()).await?;
@@ -226,11 +215,6 @@ impl Coordinator {
             }
         }
     }
-}
-
-/// What an answer that covers the floor lacks below what it covers.
-fn holes_beyond(floor: &Requirement, cover: &Cover) -> Requirement {
-    cover.covered.holes().minus(floor)
 }
 
 /// Asks only how far a counter is.
