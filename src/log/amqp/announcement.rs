@@ -140,12 +140,9 @@ pub fn not_reached(
     if listening_since.is_none_or(|since| now.duration_since(since) < HEARD_ALL_AFTER) {
         return Some("the coordinators are being listened for".to_owned());
     }
-    let lives = |sighting: &&Sighting| now.duration_since(sighting.seen_at) < LIVES_FOR;
-    let coordinators = nodes.values().filter(lives);
-    let coordinators = coordinators.map(|sighting| &sighting.announcement);
-    let mut passing_by = coordinators.filter(|node| {
-        let reaches = |names: &Vec<String>| names.iter().any(|name| name == counter.as_str());
-        node.role == Role::Coordinator && !node.reaches.as_ref().is_none_or(reaches)
+    let mut passing_by = coordinators_alive(nodes, now).filter(|node| {
+        let reaches = |names: &Vec<String>| includes(names, counter);
+        !node.reaches.as_ref().is_none_or(reaches)
     });
     let name = &passing_by.next()?.name;
     Some(format!("{name} does not publish to its queue yet"))
@@ -154,14 +151,21 @@ pub fn not_reached(
 /// Whether a coordinator that is alive `now` does not name `counter`: while that counter was away, it may have acknowledged
 /// batches without a copy for it. Releases that don't say whom they reach kept everything that was bound.
 pub(super) fn is_unnamed(nodes: &Nodes, counter: &CounterName, now: Instant) -> bool {
-    let mut alive = nodes
+    coordinators_alive(nodes, now)
+        .any(|node| node.reaches.is_some() && !includes(&node.named, counter))
+}
+
+/// What those coordinators say that were heard not long before `now`.
+fn coordinators_alive(nodes: &Nodes, now: Instant) -> impl Iterator<Item = &Announcement> {
+    nodes
         .values()
-        .filter(|sighting| now.duration_since(sighting.seen_at) < LIVES_FOR)
-        .map(|sighting| &sighting.announcement);
-    alive.any(|node| {
-        let names = node.named.iter().any(|name| name == counter.as_str());
-        node.role == Role::Coordinator && node.reaches.is_some() && !names
-    })
+        .filter(move |sighting| now.duration_since(sighting.seen_at) < LIVES_FOR)
+        .map(|sighting| &sighting.announcement)
+        .filter(|node| node.role == Role::Coordinator)
+}
+
+fn includes(names: &[String], counter: &CounterName) -> bool {
+    names.iter().any(|name| name == counter.as_str())
 }
 
 /// What travels: the announcement and who it is from.
