@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::NodeError;
+use super::cluster::parse_all;
 use crate::client::{Look, ManagementClient, ManagementError, ManagementUrl};
 use crate::config::SecretTexts;
 use crate::coordinator::{Coordinator, Replicas};
@@ -38,16 +39,13 @@ impl BrokerWatch {
         if urls.0.is_empty() {
             return Ok(None);
         }
-        let fault = |detail: String| NodeError::Setting {
-            key: "management-url",
-            detail,
-        };
-        let urls = urls.0.iter().map(|url| url.parse::<ManagementUrl>());
-        let urls = urls
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| fault(error.to_string()))?;
-        let client = ManagementClient::new(urls, amqp.authorities.as_deref())
-            .map_err(|error| fault(error.to_string()))?;
+        const KEY: &str = "management-url";
+        let urls: Vec<ManagementUrl> = parse_all(KEY, urls)?;
+        let client = ManagementClient::new(urls, amqp.authorities.as_deref());
+        let client = client.map_err(|error| NodeError::Setting {
+            key: KEY,
+            detail: error.to_string(),
+        })?;
         Ok(Some(Self {
             client,
             amqp: amqp.clone(),
@@ -71,7 +69,7 @@ impl BrokerWatch {
         let counters = names.iter().filter_map(|name| CounterName::new(name));
         let counters: Vec<CounterName> = counters.take(COUNTERS_MAX).collect();
         let queues: Vec<Vec<String>> = counters.iter().map(|it| self.amqp.queues(it)).collect();
-        let vhost = self.amqp.urls.first().map_or("/", |url| url.vhost());
+        let vhost = self.amqp.vhost();
         let looked = self.client.look(vhost, &queues.concat()).await;
         let replicas = match looked {
             Ok(look) => {

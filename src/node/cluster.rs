@@ -3,8 +3,10 @@
 //! Invariant: a password or secret is in no error and no log line.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 
 use super::NodeError;
 use crate::client::{NodeClient, RemoteCounter};
-use crate::config::{BrokerConfig, ClusterConfig};
+use crate::config::{BrokerConfig, ClusterConfig, SecretTexts};
 use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role, Strangers};
 use crate::model::{ClusterSecret, CounterName};
 use crate::supervisor::{Ended, Supervisor, Task};
@@ -42,13 +44,7 @@ pub(super) fn amqp_options(
 
 /// The usual options for a broker.
 pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError> {
-    let urls = broker.urls.0.iter().map(|url| url.parse::<AmqpUrl>());
-    let urls = urls
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| NodeError::Setting {
-            key: "amqp-url",
-            detail: error.to_string(),
-        })?;
+    let urls: Vec<AmqpUrl> = parse_all("amqp-url", &broker.urls)?;
     let authorities = broker
         .ca_file
         .as_deref()
@@ -59,6 +55,20 @@ pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError
         prefix: broker.prefix.clone(),
         ..AmqpOptions::new(urls)
     })
+}
+
+/// All addresses of a setting, none of which its error shows.
+pub(super) fn parse_all<T: FromStr<Err: Display>>(
+    key: &'static str,
+    texts: &SecretTexts,
+) -> Result<Vec<T>, NodeError> {
+    let parsed = texts.0.iter().map(|text| text.parse());
+    parsed
+        .collect::<Result<_, _>>()
+        .map_err(|error: T::Err| NodeError::Setting {
+            key,
+            detail: error.to_string(),
+        })
 }
 
 /// Certificates in PEM; what is none would only be noticed as a broker that is never reached.

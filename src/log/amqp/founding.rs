@@ -11,9 +11,6 @@ use super::renewal;
 use super::topology::{Broker, Marker};
 use crate::model::CounterName;
 
-/// How often the lock of another coordinator is tried again.
-const LOCK_INTERVAL: Duration = Duration::from_millis(250);
-
 /// The pause before another look when a queue vanished behind the last one: RabbitMQ may still be deleting it.
 const VANISHED_PAUSE: Duration = Duration::from_secs(1);
 /// Looks in a row, each of which a queue vanishes behind, before the connection is given up.
@@ -76,53 +73,48 @@ pub(super) async fn declare(
     named: &[CounterName],
     known: &[CounterName],
 ) -> Result<Result<(), String>, BrokerError> {
-    lock(broker).await?;
+    broker.lock().await?;
     let declared = declare_locked(broker, named, known).await;
     // The lock ends with the connection at the latest.
     broker.unlock().await?;
     declared
 }
 
-/// Declares the queues of a counter that has said what it may have lost; false when its name is spent by now. Under the
-/// lock, since whoever removes a counter deletes what was created before.
+/// What a counter creates by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Creation {
+    /// Its queues, once it has said what it may have lost.
+    Items,
+    /// Its generation queue.
+    Generation,
+}
+
+/// Declares what a counter creates; false when its name is spent by now. Under the lock, since whoever removes a counter
+/// deletes what was created before.
 pub(super) async fn create(
     broker: &mut Broker,
     counter: &CounterName,
+    what: Creation,
 ) -> Result<bool, BrokerError> {
-    lock(broker).await?;
-    let created = create_locked(broker, counter).await;
+    broker.lock().await?;
+    let created = create_locked(broker, counter, what).await;
     broker.unlock().await?;
     created
 }
 
-async fn create_locked(broker: &mut Broker, counter: &CounterName) -> Result<bool, BrokerError> {
+async fn create_locked(
+    broker: &mut Broker,
+    counter: &CounterName,
+    what: Creation,
+) -> Result<bool, BrokerError> {
     if broker.has(&Marker::Removed(counter.clone())).await? {
         return Ok(false);
     }
-    broker.declare_queues(counter).await?;
+    match what {
+        Creation::Items => broker.declare_queues(counter).await?,
+        Creation::Generation => broker.declare_generation(counter).await?,
+    }
     Ok(true)
-}
-
-/// Declares the generation queue of a counter; false when its name is spent by now. Under the lock, as [`create`].
-pub(super) async fn create_generation(
-    broker: &mut Broker,
-    counter: &CounterName,
-) -> Result<bool, BrokerError> {
-    lock(broker).await?;
-    let is_spent = broker.has(&Marker::Removed(counter.clone())).await?;
-    if !is_spent {
-        broker.declare_generation(counter).await?;
-    }
-    broker.unlock().await?;
-    Ok(!is_spent)
-}
-
-/// Waits for the lock of those who declare or remove. It ends with its holder's connection.
-pub(super) async fn lock(broker: &mut Broker) -> Result<(), BrokerError> {
-    while !broker.lock().await? {
-        tokio::time::sleep(LOCK_INTERVAL).await;
-    }
-    Ok(())
 }
 
 async fn declare_locked(

@@ -23,8 +23,6 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Messages looked at; no more are ever there but by somebody's hand.
 const MESSAGES_MAX: usize = 1_000;
 
-/// How often the lock is tried again.
-const LOCK_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest wait for the lock: longer than the broker needs to give up on a connection that hangs.
 const LOCK_MAX: Duration = Duration::from_secs(60);
 
@@ -36,16 +34,6 @@ impl Broker {
         let options = QueueDeclareOptions::durable();
         let declared = timed(channel.queue_declare(queue.into(), options, arguments));
         declared.await.map(|_| ())
-    }
-
-    /// Takes the lock of those who look into the counter's generation queue, likewise.
-    async fn lock_generation(&mut self, counter: &CounterName) -> Result<bool, BrokerError> {
-        self.lock_by(self.names.generation_lock(counter)).await
-    }
-
-    /// Gives that of a generation queue back.
-    async fn unlock_generation(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
-        self.unlock_by(self.names.generation_lock(counter)).await
     }
 }
 
@@ -64,7 +52,7 @@ pub(super) async fn look(
         if let Some(taken) = taken {
             taken.give_back().await?;
         }
-        broker.unlock_generation(counter).await?;
+        unlock(broker, counter).await?;
         if found.mismatch(kept).is_none() || looks == LOOKS {
             return Ok(found);
         }
@@ -88,19 +76,19 @@ pub(super) async fn keep_only(
         }
         taken.give_back().await?;
     }
-    broker.unlock_generation(counter).await
+    unlock(broker, counter).await
 }
 
 /// Waits for the lock of those who look into the counter's generation queue. It ends with its holder's connection.
 pub(super) async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
-    let locked = async {
-        while !broker.lock_generation(counter).await? {
-            tokio::time::sleep(LOCK_INTERVAL).await;
-        }
-        Ok(())
-    };
-    let locked = tokio::time::timeout(LOCK_MAX, locked).await;
+    let lock = broker.names.generation_lock(counter);
+    let locked = tokio::time::timeout(LOCK_MAX, broker.lock_by(lock)).await;
     locked.unwrap_or(Err(BrokerError::Timeout(LOCK_MAX)))
+}
+
+async fn unlock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
+    let lock = broker.names.generation_lock(counter);
+    broker.unlock_by(lock).await
 }
 
 /// Messages that were taken from the queue, and are in nobody else's hand meanwhile.

@@ -99,6 +99,12 @@ pub struct AmqpOptions {
 }
 
 impl AmqpOptions {
+    /// The virtual host of the first address.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        self.urls.first().map_or("/", AmqpUrl::vhost)
+    }
+
     /// The names of all queues of a counter: one for each partition, then that of its generation.
     #[must_use]
     pub fn queues(&self, counter: &CounterName) -> Vec<String> {

@@ -13,7 +13,6 @@ use lapin::{Channel, Consumer};
 use thiserror::Error;
 
 use super::connection::{BrokerError, Dialer, Link, timed};
-use super::founding;
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, Nodes, Presence, Role};
 use crate::log::wire;
@@ -113,7 +112,7 @@ async fn remove(
         return Err(OperatorError::Refused(why));
     }
     // A coordinator that has looked already would declare the queue again.
-    founding::lock(broker).await?;
+    broker.lock().await?;
     // The name first: a coordinator that declares from here on passes it over.
     broker.mark(&Marker::Removed(name.clone())).await?;
     let messages = broker.delete_queues(name).await?;

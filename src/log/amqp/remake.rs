@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::connection::{BrokerError, timed};
 use super::operator::{OperatorError, connect};
 use super::topology::{Broker, Marker};
-use super::{AmqpOptions, founding, generation_queue};
+use super::{AmqpOptions, generation_queue};
 use crate::model::CounterName;
 
 /// How long a queue must not be had before it counts as beyond repair: its members may just be choosing a leader.
@@ -160,7 +160,7 @@ async fn remake(
     queues: &[String],
 ) -> Result<(), OperatorError> {
     let lost = Marker::Lost(name.clone());
-    founding::lock(broker).await?;
+    broker.lock().await?;
     broker.mark(&lost).await?;
     for queue in queues {
         if let Err(error) = broker.delete_queue(queue).await {
@@ -178,7 +178,7 @@ async fn remake(
 
 /// What deletes a queue that the broker did not delete by AMQP: the same without a limit of time.
 fn by_hand(options: &AmqpOptions, queue: &str) -> String {
-    let vhost = options.urls.first().map_or("/", |url| url.vhost());
+    let vhost = options.vhost();
     format!(
         "The counter is told that its queue is lost, but the broker did not delete it. On a node of RabbitMQ that runs: \
          rabbitmqctl delete_queue --vhost '{vhost}' {queue}. Then run this again"

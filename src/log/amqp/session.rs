@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
+use super::founding::Creation;
 use super::merged::{self, Merged, Taken};
 use super::protocol::{Decision, decide};
 use super::renewal::{self, Renewals};
@@ -266,7 +267,9 @@ impl Session {
                 let announced = renewal::announced()?;
                 self.tell(Delivered::Generation(announced)).await?;
             }
-            if !facts.generation.queue && !founding::create_generation(broker, &self.name).await? {
+            if !facts.generation.queue
+                && !founding::create(broker, &self.name, Creation::Generation).await?
+            {
                 continue;
             }
             broker.mark(&Marker::Started(self.name.clone())).await?;
@@ -299,7 +302,7 @@ impl Session {
         }
         if !may_create {
             broker.bind_queues(&self.name).await?;
-        } else if !founding::create(broker, &self.name).await? {
+        } else if !founding::create(broker, &self.name, Creation::Items).await? {
             return Ok(None);
         }
         let merged = merged::consume(broker, &self.name).await?;

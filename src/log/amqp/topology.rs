@@ -5,6 +5,7 @@
 //! A marker is a durable exchange that nothing is published to: a fact that the broker keeps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
@@ -24,6 +25,8 @@ const DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// milliseconds. RabbitMQ 4.3 waits for a minute, for which nobody has them, and later ones pass them by; earlier releases
 /// don't know this argument and never wait.
 const DISCONNECTED_TIMEOUT_MS: i64 = 0;
+/// How often the lock of another connection is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(250);
 /// The broker's reply when another connection holds an exclusive queue.
 const LOCKED: u16 = 405;
 
@@ -303,13 +306,21 @@ impl Broker {
         Ok(found(deleted.await)?.map_or(0, u64::from))
     }
 
-    /// Takes the lock of those who declare, which ends with the connection; false while another holds it.
-    pub async fn lock(&mut self) -> Result<bool, BrokerError> {
+    /// Waits for the lock of those who declare or remove. It ends with its holder's connection.
+    pub async fn lock(&mut self) -> Result<(), BrokerError> {
         self.lock_by(self.names.founding_lock()).await
     }
 
-    /// Takes the lock of this name, likewise.
-    pub async fn lock_by(&mut self, name: String) -> Result<bool, BrokerError> {
+    /// Waits for the lock of this name, likewise.
+    pub async fn lock_by(&mut self, name: String) -> Result<(), BrokerError> {
+        while !self.try_lock(&name).await? {
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of this name; false while another connection holds it.
+    async fn try_lock(&mut self, name: &str) -> Result<bool, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::exclusive();
         match timed(channel.queue_declare(name.into(), options, FieldTable::default())).await {
