@@ -252,15 +252,7 @@ impl Identity {
 
     fn read(file: &DiskFile) -> Result<Self, StoreError> {
         let bytes = file.read_all(IDENTITY_BYTES_MAX)?;
-        let mut cursor = Cursor::new(&bytes);
-        if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "it does not start as an identity does"));
-        }
-        match cursor.u32() {
-            Some(VERSION) => {}
-            Some(found) => return Err(file.unknown_version(found, VERSION)),
-            None => return Err(file.damaged(bytes.len() as u64, "it ends too early")),
-        }
+        file.check_head(&bytes, MAGIC, VERSION, "an identity")?;
         Self::decode(&bytes).ok_or_else(|| file.damaged(12, "its checksum or a field is wrong"))
     }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::bytes::Cursor;
 
 /// What the end of a name says of a file that is still being made.
 pub(crate) const TEMPORARY: &str = ".tmp";
@@ -270,6 +271,26 @@ impl DiskFile {
             path: self.path.clone(),
             found,
             known,
+        }
+    }
+
+    /// Checks how the bytes of the whole file start: with `magic`, and after that `version` (u32). `what` it is, such as "a
+    /// manifest", is for the error.
+    pub(crate) fn check_head<const N: usize>(
+        &self,
+        bytes: &[u8],
+        magic: [u8; N],
+        version: u32,
+        what: &str,
+    ) -> Result<(), StoreError> {
+        let mut cursor = Cursor::new(bytes);
+        if cursor.array() != Some(magic) {
+            return Err(self.damaged(0, format!("it does not start as {what} does")));
+        }
+        match cursor.u32() {
+            Some(found) if found == version => Ok(()),
+            Some(found) => Err(self.unknown_version(found, version)),
+            None => Err(self.damaged(bytes.len() as u64, "it ends too early")),
         }
     }
 

@@ -29,15 +29,7 @@ pub(super) fn read(files: &dyn Files) -> Result<Option<KeptGeneration>, StoreErr
     }
     let file = files.open_file(NAME)?;
     let bytes = file.read_all(BYTES_MAX)?;
-    let mut cursor = Cursor::new(&bytes);
-    if cursor.array() != Some(MAGIC) {
-        return Err(file.damaged(0, "it does not start as a generation does"));
-    }
-    match cursor.u32() {
-        Some(VERSION) => {}
-        Some(found) => return Err(file.unknown_version(found, VERSION)),
-        None => return Err(file.damaged(bytes.len() as u64, "it ends too early")),
-    }
+    file.check_head(&bytes, MAGIC, VERSION, "a generation")?;
     let kept = decode(&bytes);
     kept.map(Some)
         .ok_or_else(|| file.damaged(8, "its checksum or a field is wrong"))

@@ -10,7 +10,7 @@
 use super::super::StoreError;
 use crate::model::Partitioning;
 use crate::store::bytes::Cursor;
-use crate::store::files::{DiskFile, Files};
+use crate::store::files::Files;
 
 /// The manifest's name.
 pub(super) use crate::store::data_dir::MANIFEST as NAME;
@@ -66,20 +66,8 @@ impl Manifest {
     pub(super) fn read(files: &dyn Files) -> Result<Self, StoreError> {
         let file = files.open_file(NAME)?;
         let bytes = file.read_all(BYTES_MAX)?;
-        Self::check(&file, &bytes)?;
+        file.check_head(&bytes, MAGIC, VERSION, "a manifest")?;
         Self::decode(&bytes).ok_or_else(|| file.damaged(8, "its checksum or a field is wrong"))
-    }
-
-    fn check(file: &DiskFile, bytes: &[u8]) -> Result<(), StoreError> {
-        let mut cursor = Cursor::new(bytes);
-        if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "it does not start as a manifest does"));
-        }
-        match cursor.u32() {
-            Some(VERSION) => Ok(()),
-            Some(found) => Err(file.unknown_version(found, VERSION)),
-            None => Err(file.damaged(bytes.len() as u64, "it ends too early")),
-        }
     }
 
     fn encode(&self) -> Vec<u8> {
