@@ -265,7 +265,9 @@ fn exchange_counts(iterations: u32) {
         .build()
         .expect("a runtime");
     let (_log, deliveries) = headcount::log::local();
-    let store = kit::memory_store(ITEMS);
+    let mut store = kit::memory_store(ITEMS);
+    store.set_complete(true);
+    store.commit().expect("memory never fails");
     let (_task, counter) = CounterTask::new("c".to_owned(), 1, store, deliveries);
     let query = CountsQuery {
         tenants: (0..10).map(kit::tenant).collect(),
