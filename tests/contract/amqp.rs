@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::log::amqp::{
-    AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, ConsumerStatus, LogStatus, Nodes,
-    Presence, QueueType, Role,
+    AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, AmqpUrl, Announcement, ConsumerStatus,
+    LogStatus, Nodes, Presence, QueueType, Role,
 };
 use headcount::log::{Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
 use headcount::model::{Batch, CounterName};
@@ -61,10 +61,15 @@ impl Cluster {
         Relay::to_port(self.broker_port)
     }
 
-    fn options_by(&self, relay: &Relay) -> AmqpOptions {
+    /// The broker's address by way of `relay`.
+    pub fn url_by(&self, relay: &Relay) -> AmqpUrl {
         let url = self.vhost.url(relay.port());
+        url.parse().expect("a broker's URL")
+    }
+
+    fn options_by(&self, relay: &Relay) -> AmqpOptions {
         AmqpOptions {
-            urls: vec![url.parse().expect("a broker's URL")],
+            urls: vec![self.url_by(relay)],
             ..self.options.clone()
         }
     }

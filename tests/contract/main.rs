@@ -5,6 +5,7 @@
 mod amqp;
 mod amqp_tests;
 mod copies;
+mod elsewhere;
 mod generations;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]

@@ -205,7 +205,8 @@ impl Dialer {
     }
 }
 
-async fn connect(
+/// Connects to one host.
+pub(super) async fn connect(
     options: &AmqpOptions,
     url: &AmqpUrl,
     purpose: &str,

@@ -5,22 +5,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpRole;
 use super::announcement::known_counters;
 use super::connection::{BrokerError, Dialer};
+use super::elsewhere;
 use super::founding;
 use super::publisher::Publishing;
 use super::topology::{Broker, Marker};
+use super::trouble::{Saying, Trouble};
 use crate::model::CounterName;
 use crate::telemetry;
 
-/// How often a counter looks whether the cluster is founded.
-const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
 /// The broker's reply when a queue is there with other arguments.
 const OTHER_ARGUMENTS: u16 = 406;
 
@@ -29,6 +28,7 @@ pub(super) struct Control {
     publishing: Arc<Publishing>,
     role: AmqpRole,
     declarations: mpsc::Receiver<oneshot::Sender<()>>,
+    trouble: Trouble,
 }
 
 impl Control {
@@ -41,6 +41,7 @@ impl Control {
             publishing,
             role,
             declarations,
+            trouble: Trouble::default(),
         }
     }
 
@@ -51,6 +52,8 @@ impl Control {
     /// Leaves word of a broker that another has replaced: it was founded when this node declared, and is not any more.
     async fn leave_word(&self, broker: &mut Broker) -> Result<(), BrokerError> {
         if self.is_declared() && !broker.has(&Marker::Founded).await? {
+            // Else it may be about to join the others, which know the cluster.
+            elsewhere::check_not_founded(&broker.options).await?;
             broker.mark(&Marker::Replaced).await?;
         }
         Ok(())
@@ -78,7 +81,11 @@ pub(super) async fn run(mut control: Control) {
                     "what is on the broker does not match these settings (queue type? prefix?): {error}"
                 ));
             }
-            Err(error) => tracing::warn!(%error, "the broker did not do as asked; once more"),
+            Err(error) => {
+                if control.trouble.note(Instant::now()) != Saying::Nothing {
+                    tracing::warn!(%error, "the broker did not do as asked; once more");
+                }
+            }
         }
         link.close().await;
     }
@@ -111,6 +118,7 @@ async fn work(
                 watch_queues(control, broker, Declaring::WhenMissing).await?;
                 // Not before: a queue that can't be reached for now fails each look.
                 dialer.worked();
+                control.trouble.over();
             }
         }
     }
@@ -129,7 +137,7 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
         }
         AmqpRole::Counter { .. } => {
             while !broker.has(&Marker::Founded).await? {
-                tokio::time::sleep(FOUNDED_INTERVAL).await;
+                elsewhere::wait_or_move_on(&broker.options).await?;
             }
         }
     }

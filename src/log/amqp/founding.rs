@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::connection::BrokerError;
+use super::elsewhere;
 use super::renewal;
 use super::topology::{Broker, Marker};
 use crate::model::CounterName;
@@ -143,6 +144,9 @@ async fn look(
     known: &[CounterName],
 ) -> Result<Plan, BrokerError> {
     let founded = broker.has(&Marker::Founded).await?;
+    if !founded {
+        elsewhere::check_not_founded(&broker.options).await?;
+    }
     let mut facts = Vec::new();
     let others = known.iter().filter(|name| !named.contains(name));
     for (name, is_named) in named

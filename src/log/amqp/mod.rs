@@ -21,6 +21,7 @@ mod announcement;
 mod connection;
 mod consumer;
 mod control;
+mod elsewhere;
 mod founding;
 #[cfg(fuzzing)]
 pub mod fuzzing;

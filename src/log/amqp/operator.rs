@@ -43,23 +43,31 @@ impl From<BrokerError> for OperatorError {
     }
 }
 
-/// Connects once to each host at most.
+/// Connects once to each host at most, to one that knows the cluster if any does: a node of the broker that lost its disk, and
+/// has not joined the others again, would be told for nothing.
 pub(super) async fn connect(
     options: &Arc<AmqpOptions>,
     purpose: &str,
 ) -> Result<(Link, Broker), OperatorError> {
     let mut dialer = Dialer::new(Arc::clone(options), purpose);
+    let mut unfounded = None;
     let mut last = OperatorError::Broker("no host is configured".to_owned());
     for _ in 0..options.urls.len() {
-        match dialer.dial_once().await {
-            Ok(link) => {
-                let broker = Broker::new(Arc::clone(options), Arc::clone(&link.connection));
-                return Ok((link, broker));
+        let link = match dialer.dial_once().await {
+            Ok(link) => link,
+            Err((url, error)) => {
+                last = OperatorError::Broker(format!("{url}: {error}"));
+                continue;
             }
-            Err((url, error)) => last = OperatorError::Broker(format!("{url}: {error}")),
+        };
+        let mut broker = Broker::new(Arc::clone(options), Arc::clone(&link.connection));
+        match broker.has(&Marker::Founded).await {
+            Ok(true) => return Ok((link, broker)),
+            Ok(false) => unfounded = unfounded.or(Some((link, broker))),
+            Err(error) => last = error.into(),
         }
     }
-    Err(last)
+    unfounded.ok_or(last)
 }
 
 /// Messages in each counter's queues that the counter does not hold; none where a queue is missing.

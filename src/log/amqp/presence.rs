@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::AmqpOptions;
 use super::announcement::{Announcement, Message, Nodes, note, read};
 use super::connection::{BrokerError, Dialer, timed};
+use super::elsewhere;
 use super::strangers::belongs;
 use super::topology::Broker;
 use crate::supervisor::Task;
@@ -113,8 +114,14 @@ async fn announce_always(
     loop {
         let link = dialer.dial().await;
         let mut broker = Broker::new(Arc::clone(&options), Arc::clone(&link.connection));
-        if let Err(error) = announce_until_lost(&mut broker, &mut dialer, &node, &*announce).await {
-            tracing::warn!(%error, "this node can't announce itself; once more");
+        let elsewhere = elsewhere::founded(broker.again());
+        tokio::select! {
+            announced = announce_until_lost(&mut broker, &mut dialer, &node, &*announce) => {
+                if let Err(error) = announced {
+                    tracing::warn!(%error, "this node can't announce itself; once more");
+                }
+            }
+            () = elsewhere => {}
         }
         link.close().await;
     }
@@ -168,7 +175,10 @@ async fn listen(
             Ok(consumer) => {
                 dialer.worked();
                 ready.send_replace(Some(Instant::now()));
-                hear(consumer, &heard).await;
+                tokio::select! {
+                    () = hear(consumer, &heard) => {}
+                    () = elsewhere::founded(broker.again()) => {}
+                }
                 ready.send_replace(None);
             }
             Err(error) => tracing::warn!(%error, "the other nodes can't be heard; once more"),

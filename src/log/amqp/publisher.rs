@@ -15,7 +15,9 @@ use tokio::task::JoinHandle;
 
 use super::connection::{Dialer, Link, LinkEvent};
 use super::control::{self, Control};
+use super::elsewhere;
 use super::lane::{self, Lane};
+use super::topology::Broker;
 use super::{AmqpOptions, Nodes};
 use crate::log::{AppendError, Log};
 use crate::model::{Batch, CounterName, Partition};
@@ -186,7 +188,14 @@ async fn keep_connected(
         // What was asked for before this connection is granted by it.
         let _ = publishing.reconnect.notified().now_or_never();
         connected.send_replace(Some(Arc::clone(&link.connection)));
-        watch_link(&publishing, &mut link).await;
+        let (options, connection) = (
+            Arc::clone(&publishing.options),
+            Arc::clone(&link.connection),
+        );
+        tokio::select! {
+            () = watch_link(&publishing, &mut link) => {}
+            () = elsewhere::founded(Broker::new(options, connection)) => {}
+        }
         connected.send_replace(None);
         publishing.set_blocked(false);
         publishing.report_connected(false);

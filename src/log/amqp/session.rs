@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
+use super::elsewhere;
 use super::founding::Creation;
 use super::merged::{self, Merged, Taken};
 use super::protocol::{Decision, decide};
@@ -25,8 +26,6 @@ use super::{AmqpOptions, Nodes, founding, listening};
 use crate::log::{Delivered, DeliveryError, Standing, wire};
 use crate::model::CounterName;
 
-/// How often the broker is asked whether it is founded.
-const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
 /// The longest wait for the last acknowledgements at the end.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a cancelled consumer, or when something vanished behind a look. RabbitMQ cancels while it still deletes
@@ -240,8 +239,11 @@ impl Session {
             let may_create = decision.may_create();
             match decision {
                 Decision::Wait { replaced } => {
+                    if replaced {
+                        elsewhere::check_not_founded(&broker.options).await?;
+                    }
                     self.leave_word(broker, replaced).await?;
-                    tokio::time::sleep(FOUNDED_INTERVAL).await;
+                    elsewhere::wait_or_move_on(&broker.options).await?;
                     continue;
                 }
                 Decision::Listen => {
