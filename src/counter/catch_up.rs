@@ -2,7 +2,8 @@
 //!
 //! Invariant: a counter takes itself for complete only after a complete counter, which had applied a barrier of
 //! ours from its own queue after we began, gave it everything it held. A hole that nobody can fill holds up
-//! nothing else.
+//! nothing else. What a counter holds it holds, complete or not: counters none of which is complete still come to hold
+//! the same, so that an operator who signs for one of them gives up nothing that another has.
 //!
 //! It works in rounds. What is missing is noticed first; then a barrier goes through the log. What is still
 //! missing when it comes back through our own queue will not come any more: it is fetched from a counter that
@@ -43,12 +44,14 @@ pub fn notice(own: &Holding, peers: &[PeerView]) -> Option<Requirement> {
 /// What to do next in a round whose barrier has come back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Fetch a snapshot from this peer and unite it. What is fetched makes a counter complete.
+    /// Fetch a snapshot from this peer and unite it.
     Fetch {
         /// The peer.
         peer: String,
         /// What the snapshot must hold at least.
         holding: Requirement,
+        /// Whether it makes this counter complete.
+        completes: bool,
     },
     /// The round is over.
     Done {
@@ -59,23 +62,27 @@ pub enum Next {
     },
 }
 
-/// Decides from what is held now; `tried` are peers that gave or failed to give a snapshot in this round.
+/// Decides from what is held now; `tried` are peers that gave or failed to give a snapshot in this round, and `reached` is
+/// whether all that is appended from now on comes to the own queue.
 #[must_use]
-pub fn next(own: &Holding, noticed: &Requirement, peers: &[PeerView], tried: &[String]) -> Next {
+pub fn next(
+    own: &Holding,
+    noticed: &Requirement,
+    peers: &[PeerView],
+    tried: &[String],
+    reached: bool,
+) -> Next {
     let missing = noticed.minus(&own.position);
     let gain = |peer: &PeerView| missing.count() - missing.minus(&peer.holding.position).count();
-    let may = |peer: &&PeerView| {
-        let useful = if own.complete {
-            gain(peer) > 0
-        } else {
-            peer.barrier
-        };
-        peer.holding.complete && useful && !tried.contains(&peer.name)
-    };
-    match peers.iter().filter(may).max_by_key(|peer| gain(peer)) {
+    let completes =
+        |peer: &PeerView| !own.complete && reached && peer.barrier && peer.holding.complete;
+    let may = |peer: &&PeerView| (completes(peer) || gain(peer) > 0) && !tried.contains(&peer.name);
+    let best = peers.iter().filter(may);
+    match best.max_by_key(|peer| (completes(peer), gain(peer))) {
         Some(peer) => Next::Fetch {
             peer: peer.name.clone(),
             holding: peer.holding.position.clone(),
+            completes: completes(peer),
         },
         None => Next::Done {
             unfillable: missing,
@@ -133,32 +140,59 @@ mod tests {
             unfillable: Requirement::default(),
             complete: true,
         };
-        assert_eq!(next(&own, &position(&[(1, 7, 7)]), &[other], &[]), done);
+        assert_eq!(
+            next(&own, &position(&[(1, 7, 7)]), &[other], &[], true),
+            done
+        );
     }
 
     /// A peer that covers the barrier but lacks the batch would give full snapshots for ever.
     #[test]
-    fn only_a_complete_peer_that_has_some_of_it_is_asked() {
+    fn only_a_peer_that_has_some_of_it_is_asked() {
         let own = holding(true, &[(1, 2, 2)]);
         let noticed = position(&[(1, 1, 1)]);
         let lacking = peer("b", true, holding(true, &[(1, 2, 2)]));
-        let incomplete = peer("c", true, holding(false, &[(1, 1, 2)]));
         let done = Next::Done {
             unfillable: noticed.clone(),
             complete: true,
         };
-        let peers = [lacking, incomplete];
-        assert_eq!(next(&own, &noticed, &peers, &[]), done);
-        let having = peer("d", false, holding(true, &[(1, 1, 2)]));
+        let peers = [lacking];
+        assert_eq!(next(&own, &noticed, &peers, &[], true), done);
+        for complete in [true, false] {
+            let having = peer("d", false, holding(complete, &[(1, 1, 2)]));
+            let fetch = Next::Fetch {
+                peer: "d".into(),
+                holding: having.holding.position.clone(),
+                completes: false,
+            };
+            let peers = [having];
+            assert_eq!(next(&own, &noticed, &peers, &[], true), fetch);
+            let tried = ["d".to_owned()];
+            assert_eq!(next(&own, &noticed, &peers, &tried, true), done);
+        }
+    }
+
+    /// None is complete, and each has what the other lacks.
+    #[test]
+    fn counters_that_are_not_complete_give_each_other_what_they_have() {
+        let own = holding(false, &[(1, 1, 2)]);
+        let other = peer("b", false, holding(false, &[(1, 1, 1), (2, 1, 1)]));
+        let noticed = notice(&own, std::slice::from_ref(&other)).expect("missing");
         let fetch = Next::Fetch {
-            peer: "d".into(),
-            holding: having.holding.position.clone(),
+            peer: "b".into(),
+            holding: other.holding.position.clone(),
+            completes: false,
         };
-        assert_eq!(
-            next(&own, &noticed, std::slice::from_ref(&having), &[]),
-            fetch
-        );
-        assert_eq!(next(&own, &noticed, &[having], &["d".into()]), done);
+        let done = Next::Done {
+            unfillable: Requirement::default(),
+            complete: false,
+        };
+        let united = holding(false, &[(1, 1, 2), (2, 1, 1)]);
+        for reached in [true, false] {
+            let peers = [other.clone()];
+            assert_eq!(next(&own, &noticed, &peers, &[], reached), fetch);
+            assert_eq!(next(&united, &noticed, &peers, &[], reached), done);
+        }
     }
 
     /// A barrier that a peer has by snapshot proves nothing about its queue.
@@ -171,13 +205,17 @@ mod tests {
             unfillable: nothing.clone(),
             complete: false,
         };
-        assert_eq!(next(&own, &nothing, &[early], &[]), done);
+        assert_eq!(next(&own, &nothing, &[early], &[], true), done);
         let ready = peer("c", true, holding(true, &[]));
         let fetch = Next::Fetch {
             peer: "c".into(),
             holding: nothing.clone(),
+            completes: true,
         };
-        assert_eq!(next(&own, &nothing, &[ready], &[]), fetch);
+        let peers = [ready];
+        assert_eq!(next(&own, &nothing, &peers, &[], true), fetch);
+        let passed_by = next(&own, &nothing, &peers, &[], false);
+        assert_eq!(passed_by, done, "what comes next would not come to it");
     }
 
     /// One hole that nobody can fill does not hide the others.
@@ -187,7 +225,7 @@ mod tests {
         let noticed = position(&[(1, 1, 1), (2, 1, 1)]);
         let other = peer("b", false, holding(true, &[(1, 2, 2), (2, 1, 2)]));
         assert!(matches!(
-            next(&own, &noticed, &[other], &[]),
+            next(&own, &noticed, &[other], &[], true),
             Next::Fetch { .. }
         ));
         let own = holding(true, &[(1, 2, 2), (2, 1, 2)]);
@@ -195,6 +233,6 @@ mod tests {
             unfillable: position(&[(1, 1, 1)]),
             complete: true,
         };
-        assert_eq!(next(&own, &noticed, &[], &["b".into()]), done);
+        assert_eq!(next(&own, &noticed, &[], &["b".into()], true), done);
     }
 }

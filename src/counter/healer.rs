@@ -150,7 +150,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             self.report(true, &Requirement::default());
             return Ok(true);
         };
-        if !own.complete && self.waits_to_be_reached() {
+        let reached = own.complete || !self.waits_to_be_reached();
+        if !reached && noticed.is_empty() {
             return Ok(false);
         }
         // Before the barrier: a loss found after it asks for a round of its own.
@@ -164,7 +165,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
                 return Ok(true);
             }
             let views = self.ask_peers(&barriers).await;
-            match next(&own, &noticed, &views, &tried) {
+            match next(&own, &noticed, &views, &tried, reached) {
                 Next::Done {
                     unfillable,
                     complete,
@@ -172,9 +173,14 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
                     self.report(complete, &unfillable);
                     return Ok(complete && unfillable.is_empty());
                 }
-                Next::Fetch { peer, holding } => {
+                Next::Fetch {
+                    peer,
+                    holding,
+                    completes,
+                } => {
                     tried.push(peer.clone());
-                    if let Err(error) = self.fetch(&peer, &holding, losses).await {
+                    let completes = completes.then_some(losses);
+                    if let Err(error) = self.fetch(&peer, &holding, completes).await {
                         self.control.abandon().await?;
                         tracing::warn!(%error, "a snapshot was not united");
                     }
@@ -260,11 +266,13 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
+    /// Unites the snapshot of a peer that must hold at least `holding`, and is complete by it where it `completes`: unless the
+    /// log has told of another loss since, beyond so many.
     async fn fetch(
         &self,
         name: &str,
         holding: &Requirement,
-        losses: u64,
+        completes: Option<u64>,
     ) -> Result<(), RoundError> {
         let fault = |detail: String| RoundError::Peer {
             peer: name.to_owned(),
@@ -307,7 +315,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         if !holding.minus(&held.requirement()).is_empty() {
             return Err(fault("its snapshot lacks what it had".into()));
         }
-        self.control.finish(held, losses).await?;
+        self.control.finish(held, completes).await?;
         telemetry::count(telemetry::SNAPSHOTS_UNITED, 1);
         let took_ms = started.elapsed().as_millis() as u64;
         tracing::info!(

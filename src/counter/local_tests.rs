@@ -316,7 +316,7 @@ async fn what_comes_otherwise_than_by_its_batch_wakes_too() {
     let mut position = Position::default();
     position.record(batch(1).id(), 0);
     control.begin().await.expect("runs");
-    control.finish(position, 0).await.expect("runs");
+    control.finish(position, Some(0)).await.expect("runs");
     assert_eq!((one.wakes(), three.wakes()), (1, 1));
     assert!(one.poll().is_some() && three.poll().is_none());
     // The others are lost for good, as an operator signs.

@@ -46,7 +46,10 @@ pub enum CounterError {
 enum Wish {
     Begin,
     Keys(Vec<(TenantName, Vec<ItemHash>)>),
-    Finish { position: Position, losses: u64 },
+    Finish {
+        position: Position,
+        completes: Option<u64>,
+    },
     Abandon,
     Stop,
 }
@@ -117,10 +120,18 @@ impl CounterControl {
         self.send(Wish::Keys(keys)).await
     }
 
-    /// Takes all that was set aside in, at once. The store is complete then, unless the log has said since
-    /// that batches may be lost: `losses` is how often it had said so when the round began.
-    pub(super) async fn finish(&self, position: Position, losses: u64) -> Result<(), TaskEnded> {
-        self.send(Wish::Finish { position, losses }).await
+    /// Takes all that was set aside in, at once. The store is complete then where it `completes`, unless the log has said since
+    /// that batches may be lost: it is how often it had said so when the round began.
+    pub(super) async fn finish(
+        &self,
+        position: Position,
+        completes: Option<u64>,
+    ) -> Result<(), TaskEnded> {
+        let wish = Wish::Finish {
+            position,
+            completes,
+        };
+        self.send(wish).await
     }
 
     /// Forgets what was set aside.
@@ -371,9 +382,12 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                     self.store.unite(&tenant, &hashes)?;
                 }
             }
-            Wish::Finish { position, losses } => {
+            Wish::Finish {
+                position,
+                completes,
+            } => {
                 // A loss noticed since the round began is not made good by what was fetched in it.
-                let complete = self.progress.losses() == losses;
+                let complete = completes == Some(self.progress.losses());
                 self.store.finish_unite(&position, complete)?;
                 self.progress.note(&[], |tally| tally.snapshots += 1);
                 self.progress.changed();
