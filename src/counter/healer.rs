@@ -55,8 +55,8 @@ impl Default for HealerOptions {
 /// The other counters that can be reached now.
 pub type Peers = Arc<dyn Fn() -> Vec<Arc<dyn Peer>> + Send + Sync>;
 
-/// Why batches that are appended from now on may not reach the own queue; none when all do.
-pub type NotReached = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Why batches that are appended from now on may not reach the own queue, by what was said since this moment; none when all do.
+pub type NotReached = Arc<dyn Fn(Instant) -> Option<String> + Send + Sync>;
 
 /// What a healer sees of its cluster.
 #[derive(Clone)]
@@ -78,6 +78,8 @@ pub struct Healer<R, L> {
     options: HealerOptions,
     reported: Option<(bool, u64)>,
     waits_for: Option<String>,
+    /// How often the log had told of a loss, and when that was noticed.
+    lost: (u64, Instant),
 }
 
 /// Why a round ended early. The next one begins anew.
@@ -115,6 +117,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             options,
             reported: None,
             waits_for: None,
+            lost: (0, Instant::now()),
         }
     }
 
@@ -193,7 +196,11 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     /// would miss it. To be asked before the barrier: what was appended until now without this counter comes before that in
     /// the queues of the others.
     fn waits_to_be_reached(&mut self) -> bool {
-        let why = (self.cluster.not_reached)();
+        let losses = self.own.losses();
+        if self.lost.0 != losses {
+            self.lost = (losses, Instant::now());
+        }
+        let why = (self.cluster.not_reached)(self.lost.1);
         if let Some(why) = why.as_ref().filter(|_| self.waits_for != why) {
             tracing::info!(why, "this counter does not catch up yet");
         }

@@ -152,7 +152,7 @@ impl World {
         );
         let not_reached: NotReached = {
             let (passed_by, asked) = (Arc::clone(&passed_by), Arc::clone(&asked));
-            Arc::new(move || {
+            Arc::new(move |_| {
                 asked.fetch_add(1, Ordering::SeqCst);
                 passed_by
                     .load(Ordering::SeqCst)

@@ -198,8 +198,8 @@ fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) ->
         others.map(|remote| remote as Arc<dyn Peer>).collect()
     };
     let (nodes, since) = (presence.nodes(), presence.listening_since());
-    let not_reached: NotReached = Arc::new(move || {
-        let since = *since.borrow();
+    let not_reached: NotReached = Arc::new(move |lost_at| {
+        let since = (*since.borrow(), lost_at);
         amqp::not_reached(&nodes.borrow(), &own, since, Instant::now())
     });
     Cluster {

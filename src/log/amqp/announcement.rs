@@ -129,39 +129,52 @@ pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
 }
 
 /// Why a batch that somebody appends from now on may not reach `counter`'s queue, as far as one knows who has heard these
-/// `nodes`, and has been listening since `listening_since`: the counter may not take itself for complete meanwhile.
+/// `nodes`, and has been listening since `listening_since`: the counter may not take itself for complete meanwhile. What was
+/// said before `lost_at`, when it lost its queue or looked first, says nothing of the queue that it has now.
 #[must_use]
 pub fn not_reached(
     nodes: &Nodes,
     counter: &CounterName,
-    listening_since: Option<Instant>,
+    (listening_since, lost_at): (Option<Instant>, Instant),
     now: Instant,
 ) -> Option<String> {
-    if listening_since.is_none_or(|since| now.duration_since(since) < HEARD_ALL_AFTER) {
+    let since = listening_since.map(|since| since.max(lost_at));
+    let Some(since) = since.filter(|&since| now.duration_since(since) >= HEARD_ALL_AFTER) else {
         return Some("the coordinators are being listened for".to_owned());
-    }
-    let mut passing_by = coordinators_alive(nodes, now).filter(|node| {
+    };
+    for Sighting {
+        announcement: node,
+        seen_at,
+    } in coordinators_alive(nodes, now)
+    {
         let reaches = |names: &Vec<String>| includes(names, counter);
-        !node.reaches.as_ref().is_none_or(reaches)
-    });
-    let name = &passing_by.next()?.name;
-    Some(format!("{name} does not publish to its queue yet"))
+        let name = &node.name;
+        if !node.reaches.as_ref().is_none_or(reaches) {
+            return Some(format!("{name} does not publish to its queue yet"));
+        }
+        if *seen_at < since {
+            return Some(format!(
+                "{name} has not said since whether it publishes to its queue"
+            ));
+        }
+    }
+    None
 }
 
 /// Whether a coordinator that is alive `now` does not name `counter`: while that counter was away, it may have acknowledged
 /// batches without a copy for it. Releases that don't say whom they reach kept everything that was bound.
 pub(super) fn is_unnamed(nodes: &Nodes, counter: &CounterName, now: Instant) -> bool {
     coordinators_alive(nodes, now)
+        .map(|sighting| &sighting.announcement)
         .any(|node| node.reaches.is_some() && !includes(&node.named, counter))
 }
 
-/// What those coordinators say that were heard not long before `now`.
-fn coordinators_alive(nodes: &Nodes, now: Instant) -> impl Iterator<Item = &Announcement> {
-    nodes
-        .values()
-        .filter(move |sighting| now.duration_since(sighting.seen_at) < LIVES_FOR)
-        .map(|sighting| &sighting.announcement)
-        .filter(|node| node.role == Role::Coordinator)
+/// The coordinators that were heard not long before `now`.
+fn coordinators_alive(nodes: &Nodes, now: Instant) -> impl Iterator<Item = &Sighting> {
+    nodes.values().filter(move |sighting| {
+        now.duration_since(sighting.seen_at) < LIVES_FOR
+            && sighting.announcement.role == Role::Coordinator
+    })
 }
 
 fn includes(names: &[String], counter: &CounterName) -> bool {

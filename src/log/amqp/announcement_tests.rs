@@ -137,20 +137,33 @@ fn a_counter_is_reached_once_each_coordinator_that_lives_says_so() {
         nodes.clone()
     };
     let older = say("k1", None);
-    assert_eq!(not_reached(&older, &counter, Some(start), now), None);
+    assert_eq!(
+        not_reached(&older, &counter, (Some(start), start), now),
+        None
+    );
     for (since, what) in [(None, "nobody listens"), (Some(now), "not for long")] {
         assert!(
-            not_reached(&older, &counter, since, now).is_some(),
+            not_reached(&older, &counter, (since, start), now).is_some(),
             "{what}"
         );
     }
     let passing_by = say("k2", Some(&["c1", "c2"]));
-    let why = not_reached(&passing_by, &counter, Some(start), now);
+    let why = not_reached(&passing_by, &counter, (Some(start), start), now);
     assert!(why.is_some_and(|why| why.contains("k2")));
     let dead = now + LIVES_FOR;
-    assert_eq!(not_reached(&passing_by, &counter, Some(start), dead), None);
+    assert_eq!(
+        not_reached(&passing_by, &counter, (Some(start), start), dead),
+        None
+    );
     let reaching = say("k2", Some(&["c1", "c4"]));
-    assert_eq!(not_reached(&reaching, &counter, Some(start), now), None);
+    assert_eq!(
+        not_reached(&reaching, &counter, (Some(start), start), now),
+        None
+    );
+    // Its queue was lost since, and both were silent.
+    let (lost_at, later) = (now + Duration::from_secs(1), now + HEARD_ALL_AFTER * 2);
+    let why = not_reached(&reaching, &counter, (Some(start), lost_at), later);
+    assert!(why.is_some_and(|why| why.contains("has not said since")));
 }
 
 /// One that was away has no copies of what such a coordinator acknowledged.
