@@ -206,7 +206,7 @@ pub const SETTINGS: [Setting; 33] = [
         "MS",
         "10000",
         FACE,
-        "Time for a post to become durable, before its client gets 503",
+        "Time for a post to become durable, before its client gets 503; at most 30000",
     ),
     setting(
         "waiting-bytes-max",

@@ -152,7 +152,11 @@ impl<'a> Values<'a> {
     }
 
     pub fn milliseconds(&self, key: &str) -> Result<Duration, ConfigError> {
-        let milliseconds = self.number(key, 1, WAIT_MS_CEILING)?;
+        self.milliseconds_to(key, Duration::from_millis(WAIT_MS_CEILING))
+    }
+
+    pub fn milliseconds_to(&self, key: &str, max: Duration) -> Result<Duration, ConfigError> {
+        let milliseconds = self.number(key, 1, max.as_millis() as u64)?;
         Ok(Duration::from_millis(milliseconds as u64))
     }
 }

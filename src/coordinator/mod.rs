@@ -27,7 +27,7 @@ pub use ending::Fatal;
 use losses::Planned;
 pub use losses::{Aftermath, Incomplete, Loss, LossPlan, NotLost, StillIncomplete};
 pub use members::{CounterView, Hearsay};
-pub use neighbours::{Neighbour, NeighbourRole, SILENCE_MAX};
+pub use neighbours::{ACCEPT_TIMEOUT_MAX, Neighbour, NeighbourRole, SILENCE_MAX};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};
 pub use replicas::Replicas;
@@ -65,7 +65,7 @@ pub struct CoordinatorOptions {
     pub batch_bytes_max: usize,
     /// What may be admitted and not yet durable.
     pub admission: AdmissionLimits,
-    /// How long a post may wait to become durable, in all.
+    /// How long a post may wait to become durable, in all; at most [`ACCEPT_TIMEOUT_MAX`].
     pub accept_timeout: Duration,
     /// Strong reads at once; each has a barrier and asks for whole positions.
     pub strong_reads_max: usize,
