@@ -229,7 +229,16 @@ fn left_out(plan: &LossPlan) -> String {
             of.sequence, of.epoch, of.partition, of.why
         ));
     }
-    let unnamed = plan.incomplete.iter().filter(|of| of.loss.is_none());
+    for of in &plan.incomplete {
+        if let Some(why) = &of.not_yet {
+            text.push_str(&format!(
+                "Not taken for complete yet: {}: {why}.\n",
+                of.name
+            ));
+        }
+    }
+    let unnamed = plan.incomplete.iter();
+    let unnamed = unnamed.filter(|of| of.loss.is_none() && of.not_yet.is_none());
     let unnamed = names(unnamed.map(|of| of.name.as_str()));
     if !unnamed.is_empty() {
         text.push_str(&format!(

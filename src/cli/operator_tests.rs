@@ -10,6 +10,7 @@ fn counter(name: &str, loss: Option<u64>) -> IncompleteCounter {
     IncompleteCounter {
         name: name.into(),
         loss: loss.map(LossId),
+        not_yet: None,
     }
 }
 

@@ -33,6 +33,15 @@ pub struct Incomplete {
     pub name: String,
     /// What names its last loss; `None` where its release doesn't say, so that it can't be accepted.
     pub loss: Option<LossId>,
+    /// Why it can't be accepted yet, and what an operator does about that.
+    pub not_yet: Option<String>,
+}
+
+impl Incomplete {
+    /// Whether it may be taken for complete, with what it holds, after this loss.
+    fn may_complete(&self, name: &CounterName, loss: LossId) -> bool {
+        self.name == name.as_str() && self.loss == Some(loss) && self.not_yet.is_none()
+    }
 }
 
 /// A batch that nobody holds, and that may still come.
@@ -58,6 +67,12 @@ pub struct LossPlan {
 }
 
 impl LossPlan {
+    /// Whether the plan lets the counter `name` be taken for complete after this loss.
+    pub(super) fn completes(&self, name: &CounterName, loss: LossId) -> bool {
+        let mut incomplete = self.incomplete.iter();
+        incomplete.any(|of| of.may_complete(name, loss))
+    }
+
     /// Whether all of `loss` is part of the plan.
     #[must_use]
     pub fn includes(&self, loss: &Loss) -> bool {
@@ -123,14 +138,32 @@ pub(super) struct Planned {
     pub lasts: BTreeSet<BatchId>,
 }
 
-/// What is lost, as far as those heard know: all that is `required`, and all that must have come before what is
-/// known, but for what somebody holds; and but for an epoch's last one that `may_come`, for a reason that is given.
+/// What is known when a plan is made.
+pub(super) struct Known<'a> {
+    /// The named counters.
+    pub names: &'a BTreeSet<&'a str>,
+    /// What exact answers must cover.
+    pub required: &'a Requirement,
+    /// What any counter held before `heard` were asked, and before the barrier that they had to apply.
+    pub before: &'a Requirement,
+    /// What the counters said.
+    pub heard: &'a [Heard],
+}
+
+/// What is lost, as far as those heard know: all that is required, and all that must have come before what is
+/// known, but for what somebody holds; and but for an epoch's last one that `may_come`, for a reason that is given. A counter
+/// that a coordinator `passes_by`, which is named, or that lacks what another holds, can't be taken for complete yet.
 pub(super) fn plan(
-    names: &BTreeSet<&str>,
-    required: &Requirement,
-    heard: &[Heard],
+    known: &Known<'_>,
     may_come: impl Fn(BatchId) -> Option<String>,
+    passes_by: impl Fn(&str) -> Option<String>,
 ) -> Planned {
+    let &Known {
+        names,
+        required,
+        before,
+        heard,
+    } = known;
     let held = united(heard);
     let mut known = required.clone();
     known.unite(&held);
@@ -171,6 +204,7 @@ pub(super) fn plan(
         .map(|heard| Incomplete {
             name: heard.name.clone(),
             loss: heard.loss,
+            not_yet: not_yet(before.minus(&heard.holds).count(), passes_by(&heard.name)),
         })
         .collect();
     incomplete.sort_unstable();
@@ -185,6 +219,19 @@ pub(super) fn plan(
         not_lost,
     };
     Planned { plan, held, lasts }
+}
+
+/// Why a counter can't be taken for complete that lacks so many batches which another holds, and that a coordinator passes by.
+fn not_yet(lacks: u64, passed_by: Option<String>) -> Option<String> {
+    match (lacks, passed_by) {
+        (0, None) => None,
+        (0, Some(coordinator)) => Some(format!(
+            "{coordinator} does not publish to its queue yet; make a new plan in some seconds"
+        )),
+        (lacks, _) => Some(format!(
+            "it lacks batches ({lacks}) that another counter holds, and takes them over from that one: make a new plan in some              seconds, or see its log"
+        )),
+    }
 }
 
 /// How the counters stand after a signature that named some of them.

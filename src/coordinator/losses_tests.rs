@@ -128,7 +128,13 @@ fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     b.barriers = false;
     let required = of(&[(1, &[7]), (9, &[1, 2])]);
     let names = BTreeSet::from(["a", "b", "c"]);
-    let planned = plan(&names, &required, &[a, b], |_| None);
+    let known = Known {
+        names: &names,
+        required: &required,
+        before: &Requirement::default(),
+        heard: &[a, b],
+    };
+    let planned = plan(&known, |_| None, |_| None);
     assert_eq!(planned.lasts, BTreeSet::from([id(1, 7), id(9, 2)]));
     let plan = planned.plan;
     let expected = [lost(1, 3, 3), lost(1, 6, 7), lost(9, 1, 2)];
@@ -136,6 +142,7 @@ fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     let incomplete = Incomplete {
         name: "a".into(),
         loss: Some(LossId(4)),
+        not_yet: None,
     };
     assert_eq!(plan.incomplete, [incomplete]);
     assert!(plan.not_lost.is_empty());
@@ -163,7 +170,13 @@ fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     let heard = [heard("a", of(&[(1, &[1]), (3, &[2])]))];
     let names = BTreeSet::from(["a"]);
     let may_come = |id: BatchId| (id.epoch != Epoch(2)).then(|| format!("{}", id.sequence));
-    let planned = plan(&names, &required, &heard, may_come);
+    let known = Known {
+        names: &names,
+        required: &required,
+        before: &Requirement::default(),
+        heard: &heard,
+    };
+    let planned = plan(&known, may_come, |_| None);
     let expected = [lost(1, 2, 4), lost(2, 1, 3), lost(3, 1, 1)];
     assert_eq!(planned.plan.losses, expected);
     assert_eq!(planned.lasts, BTreeSet::from([id(2, 3)]));
@@ -173,6 +186,35 @@ fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     };
     assert_eq!(planned.plan.not_lost, [not_lost]);
     assert!(!planned.plan.includes(&lost(1, 2, 5)));
+}
+
+/// Else it would answer exactly without what another holds, or what is posted without a copy for it.
+#[test]
+fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
+    let heard = ["a", "b", "c"].map(|name| Heard {
+        complete: false,
+        loss: Some(LossId(4)),
+        ..heard(name, of(&[(1, &[1])]))
+    });
+    let [mut a, b, c] = heard;
+    a.holds = of(&[(1, &[1, 2, 3])]);
+    let nothing = Requirement::default();
+    let known = Known {
+        names: &BTreeSet::from(["a", "b", "c"]),
+        required: &nothing,
+        // `a` has taken 3 since, behind which the others may still be.
+        before: &of(&[(1, &[1, 2])]),
+        heard: &[a, b, c],
+    };
+    let passes_by = |name: &str| (name == "c" || name == "a").then(|| "k2".to_owned());
+    let plan = plan(&known, |_| None, passes_by).plan;
+    let why = |at: usize| plan.incomplete[at].not_yet.clone().expect("not yet");
+    assert!(why(0).contains("k2 does not publish to its queue"));
+    for at in [1, 2] {
+        assert!(why(at).contains("it lacks batches (1)"), "{}", why(at));
+    }
+    let b = CounterName::new("b").expect("a name");
+    assert!(!plan.completes(&b, LossId(4)));
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub struct Neighbour {
     pub role: NeighbourRole,
     /// The counters that its settings name.
     pub named: Vec<String>,
+    /// The counters whose queues get all that it appends, where it appends and its release says so.
+    pub reaches: Option<Vec<String>>,
 }
 
 /// What a node does with batches.
@@ -123,14 +125,28 @@ impl Neighbours {
     /// The counters that each coordinator names which was heard in the last [`SILENCE_MAX`]: what it acknowledges has copies
     /// with those.
     pub fn named(&self) -> Vec<BTreeSet<String>> {
-        let now = Instant::now();
-        let coordinators = self.nodes.iter().filter(|node| {
-            matches!(node.role, NeighbourRole::Appends(_)) && node.heard_at + SILENCE_MAX > now
-        });
-        let named = coordinators.map(|node| node.named.iter().cloned().collect());
+        let named = self.coordinators();
+        let named = named.map(|node| node.named.iter().cloned().collect());
         named
             .filter(|named: &BTreeSet<String>| !named.is_empty())
             .collect()
+    }
+
+    /// A coordinator heard in the last [`SILENCE_MAX`] that appends without a copy for `counter`: its name.
+    pub fn passes_by(&self, counter: &str) -> Option<&str> {
+        let misses = |reaches: &Vec<String>| !reaches.iter().any(|name| name == counter);
+        let mut passing = self
+            .coordinators()
+            .filter(|node| node.reaches.as_ref().is_some_and(misses));
+        passing.next().map(|node| node.name.as_str())
+    }
+
+    /// The coordinators heard in the last [`SILENCE_MAX`].
+    fn coordinators(&self) -> impl Iterator<Item = &Neighbour> {
+        let now = Instant::now();
+        self.nodes.iter().filter(move |node| {
+            matches!(node.role, NeighbourRole::Appends(_)) && node.heard_at + SILENCE_MAX > now
+        })
     }
 
     /// Why the last batch of another coordinator's `epoch` may still come; `None` when that one is gone.

@@ -15,6 +15,7 @@ fn node(name: &str, role: NeighbourRole, heard_at: Instant) -> Neighbour {
         heard_at,
         role,
         named: Vec::new(),
+        reaches: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::losses::{self, Aftermath, Loss, LossPlan};
+use super::losses::{self, Aftermath, Known, Loss, LossPlan};
 use super::neighbours::MayCome;
 use super::{AcceptError, Coordinator, ReadError};
 use crate::log::wire;
@@ -175,6 +175,7 @@ impl Coordinator {
         let required = inner.session.requirement_and_floor(&inner.batchers);
         // What is confirmed by now is before the barrier in every queue.
         let confirmed: Vec<Sequence> = inner.batchers.iter().map(|own| own.confirmed()).collect();
+        let before = self.held_now(&roll).await;
         let heard = self
             .hear_all(&roll, Instant::now() + timeout, |_| false)
             .await?;
@@ -186,7 +187,15 @@ impl Coordinator {
             self.may_come(id, own.unwrap_or_default())
         };
         let may_come = |id| may_come(id).map(|why| why.to_string());
-        let planned = losses::plan(&roll.names(), &required, &heard, may_come);
+        let neighbours = inner.neighbours.lock().clone();
+        let passes_by = |name: &str| neighbours.passes_by(name).map(str::to_owned);
+        let known = Known {
+            names: &roll.names(),
+            required: &required,
+            before: &before,
+            heard: &heard,
+        };
+        let planned = losses::plan(&known, may_come, passes_by);
         let plan = planned.plan.clone();
         *inner.planned.lock() = planned;
         Ok(plan)
@@ -256,11 +265,7 @@ impl Coordinator {
         counters: &[(CounterName, LossId)],
     ) -> Result<Requirement, AcceptLossError> {
         let planned = self.inner.planned.lock();
-        let incomplete = &planned.plan.incomplete;
-        let is_planned = |(name, loss): &(CounterName, LossId)| {
-            let mut those = incomplete.iter().filter(|of| of.name == name.as_str());
-            those.any(|of| of.loss == Some(*loss))
-        };
+        let is_planned = |(name, loss): &(CounterName, LossId)| planned.plan.completes(name, *loss);
         if !losses.iter().all(|loss| planned.plan.includes(loss))
             || !counters.iter().all(is_planned)
         {

@@ -37,6 +37,7 @@ impl LossDesk for OneLoss {
             incomplete: vec![IncompleteCounter {
                 name: "c2".into(),
                 loss: Some(LossId(5)),
+                not_yet: None,
             }],
             ..LossPlan::default()
         }))

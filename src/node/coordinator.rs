@@ -192,6 +192,7 @@ fn neighbour(sighting: &Sighting) -> Option<Neighbour> {
         heard_at: sighting.seen_at,
         role,
         named: node.named.clone(),
+        reaches: node.reaches.clone(),
     })
 }
 

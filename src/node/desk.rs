@@ -77,7 +77,8 @@ impl LossDesk for Desk {
             });
             let incomplete = plan.incomplete.into_iter().map(|of| IncompleteCounter {
                 name: of.name,
-                loss: of.loss,
+                loss: of.loss.filter(|_| of.not_yet.is_none()),
+                not_yet: of.not_yet,
             });
             let not_lost = plan.not_lost.into_iter().map(|of| NotLost {
                 partition: of.id.partition.0,

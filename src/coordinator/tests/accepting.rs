@@ -27,6 +27,7 @@ impl World {
             heard_at: self.began + Duration::from_secs(second),
             role,
             named: Vec::new(),
+            reaches: None,
         }
     }
 
@@ -43,9 +44,9 @@ impl World {
     }
 }
 
-/// The counters that a plan names, each with its loss.
+/// The counters that a plan lets be complete, each with its loss.
 fn named(plan: &LossPlan) -> Vec<(CounterName, LossId)> {
-    let named = plan.incomplete.iter();
+    let named = plan.incomplete.iter().filter(|of| of.not_yet.is_none());
     let named = named.map(|of| {
         let name = CounterName::new(&of.name).expect("a name");
         (name, of.loss.expect("it says so"))

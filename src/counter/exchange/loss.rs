@@ -31,8 +31,11 @@ pub struct Loss {
 pub struct IncompleteCounter {
     /// Its name.
     pub name: String,
-    /// What names its last loss; absent where its release doesn't say, so that it can't be accepted.
+    /// What names its last loss; absent where its release doesn't say, so that it can't be accepted, and where it can't be
+    /// accepted yet.
     pub loss: Option<LossId>,
+    /// Why it can't be accepted yet, and what an operator does about that.
+    pub not_yet: Option<String>,
 }
 
 /// A batch that nobody who can be reached holds, and that may still come.
@@ -49,10 +52,11 @@ pub struct NotLost {
     pub why: String,
 }
 
-/// What would be accepted now. As JSON, a release before knows all but `loss_ids` and `not_lost`:
+/// What would be accepted now. As JSON, a release before knows all but `loss_ids`, `not_lost` and `not_yet`. A counter
+/// that can't be accepted yet is in `not_yet` instead of `loss_ids`:
 ///
 /// ```json
-/// {"missing": [], "incomplete": ["c1"], "loss_ids": {"c1": "00f3…"}, "silent": [], "not_lost": []}
+/// {"missing": [], "incomplete": ["c1"], "loss_ids": {"c1": "00f3…"}, "silent": [], "not_lost": [], "not_yet": {}}
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "PlanJson", into = "PlanJson")]
@@ -77,12 +81,15 @@ struct PlanJson {
     silent: Vec<String>,
     #[serde(default)]
     not_lost: Vec<NotLost>,
+    #[serde(default)]
+    not_yet: BTreeMap<String, String>,
 }
 
 impl From<PlanJson> for LossPlan {
-    fn from(json: PlanJson) -> Self {
+    fn from(mut json: PlanJson) -> Self {
         let incomplete = json.incomplete.into_iter().map(|name| IncompleteCounter {
             loss: json.loss_ids.get(&name).map(|text| text.0),
+            not_yet: json.not_yet.remove(&name),
             name,
         });
         Self {
@@ -98,9 +105,12 @@ impl From<LossPlan> for PlanJson {
     fn from(plan: LossPlan) -> Self {
         let named = plan.incomplete.iter();
         let loss_ids = named.filter_map(|of| Some((of.name.clone(), LossText(of.loss?))));
+        let not_yet = plan.incomplete.iter();
+        let not_yet = not_yet.filter_map(|of| Some((of.name.clone(), of.not_yet.clone()?)));
         Self {
             missing: plan.missing,
             loss_ids: loss_ids.collect(),
+            not_yet: not_yet.collect(),
             incomplete: plan.incomplete.into_iter().map(|of| of.name).collect(),
             silent: plan.silent,
             not_lost: plan.not_lost,

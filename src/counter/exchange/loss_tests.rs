@@ -24,7 +24,7 @@ proptest! {
             partition: loss.partition, epoch: loss.epoch, sequence: loss.last, why: why.clone(),
         });
         let incomplete = named.iter().map(|(name, loss)| IncompleteCounter {
-            name: name.clone(), loss: loss.map(LossId),
+            name: name.clone(), loss: loss.map(LossId), not_yet: loss.is_none().then(|| why.clone()),
         });
         let plan = LossPlan {
             missing: missing.clone(), incomplete: incomplete.collect(), silent: vec!["c2".into()],
@@ -52,6 +52,7 @@ fn losses_of_the_release_before_are_read_and_it_reads_ours() {
     let unknown = IncompleteCounter {
         name: "c1".into(),
         loss: None,
+        not_yet: None,
     };
     assert_eq!(plan.incomplete, [unknown]);
     let request = r#"{"missing":[],"complete":true}"#;
@@ -75,6 +76,7 @@ fn losses_of_the_release_before_are_read_and_it_reads_ours() {
         incomplete: vec![IncompleteCounter {
             name: "c1".into(),
             loss: Some(LossId(0xab)),
+            not_yet: None,
         }],
         ..LossPlan::default()
     };
