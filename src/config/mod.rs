@@ -22,7 +22,7 @@ use clap::ArgMatches;
 use tracing_subscriber::EnvFilter;
 
 use self::values::Values;
-use crate::coordinator::{ACCEPT_TIMEOUT_MAX, AdmissionLimits, CoordinatorOptions};
+use crate::coordinator::{AdmissionLimits, CoordinatorOptions};
 use crate::http::{BodyLimits, HttpLimits, ServerLimits};
 use crate::model::CounterName;
 use crate::telemetry::LogFormat;
@@ -225,7 +225,8 @@ fn coordinator_options(values: &Values<'_>) -> Result<CoordinatorOptions, Config
             waiting_bytes_max: values.number("waiting-bytes-max", 1, 1 << 40)?,
             waiting_posts_max: values.number("waiting-posts-max", 1, 1_000_000)?,
         },
-        accept_timeout: values.milliseconds_to("accept-timeout-ms", ACCEPT_TIMEOUT_MAX)?,
+        accept_timeout: values
+            .milliseconds_to("accept-timeout-ms", CoordinatorOptions::ACCEPT_TIMEOUT_MAX)?,
         strong_reads_max: STRONG_READS_MAX,
     })
 }

@@ -27,7 +27,7 @@ pub use ending::Fatal;
 use losses::Planned;
 pub use losses::{Aftermath, Incomplete, Loss, LossPlan, NotLost, StillIncomplete};
 pub use members::{CounterView, Hearsay};
-pub use neighbours::{ACCEPT_TIMEOUT_MAX, Neighbour, NeighbourRole, SILENCE_MAX};
+pub use neighbours::{Neighbour, NeighbourRole, SILENCE_MAX};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
 pub use repair::{AcceptLossError, TendOptions};
 pub use replicas::Replicas;
@@ -65,10 +65,16 @@ pub struct CoordinatorOptions {
     pub batch_bytes_max: usize,
     /// What may be admitted and not yet durable.
     pub admission: AdmissionLimits,
-    /// How long a post may wait to become durable, in all; at most [`ACCEPT_TIMEOUT_MAX`].
+    /// How long a post may wait to become durable, in all; at most [`ACCEPT_TIMEOUT_MAX`](Self::ACCEPT_TIMEOUT_MAX).
     pub accept_timeout: Duration,
     /// Strong reads at once; each has a barrier and asks for whole positions.
     pub strong_reads_max: usize,
+}
+
+impl CoordinatorOptions {
+    /// The longest that a post may wait to become durable. What a coordinator that fell silent acknowledges late must not be
+    /// what was signed as lost in its absence: a signature takes it for gone after twice as long.
+    pub const ACCEPT_TIMEOUT_MAX: Duration = Duration::from_secs(SILENCE_MAX.as_secs() / 2);
 }
 
 /// Barriers that may wait beside those of strong reads: of the start read, of tending, of a plan.

@@ -16,10 +16,6 @@ use crate::model::Epoch;
 /// themselves every second; one whose connection is lost without a word takes two heartbeats, 20 s, to notice.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// The longest that a post may wait to become durable. What a coordinator that fell silent acknowledges late must not be what
-/// was signed as lost in its absence: a signature takes it for gone after twice as long.
-pub const ACCEPT_TIMEOUT_MAX: Duration = Duration::from_secs(SILENCE_MAX.as_secs() / 2);
-
 /// The longest break in this node's own announcements in which it is still taken to have heard the others.
 const BREAK_MAX: Duration = Duration::from_secs(10);
 

@@ -196,9 +196,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     /// would miss it. To be asked before the barrier: what was appended until now without this counter comes before that in
     /// the queues of the others.
     fn waits_to_be_reached(&mut self) -> bool {
-        let losses = self.own.losses();
-        if self.lost.0 != losses {
-            self.lost = (losses, Instant::now());
+        if self.lost.0 != self.own.losses() {
+            self.lost = (self.own.losses(), Instant::now());
         }
         let why = (self.cluster.not_reached)(self.lost.1);
         if let Some(why) = why.as_ref().filter(|_| self.waits_for != why) {
@@ -273,8 +272,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
-    /// Unites the snapshot of a peer that must hold at least `holding`, and is complete by it where it `completes`: unless the
-    /// log has told of another loss since, beyond so many.
+    /// Unites the snapshot of a peer that must hold at least `holding`, and is complete by it if no losses but these are told.
     async fn fetch(
         &self,
         name: &str,
@@ -285,9 +283,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             peer: name.to_owned(),
             detail,
         };
-        let peer = (self.cluster.peers)()
-            .into_iter()
-            .find(|peer| peer.name() == name);
+        let mut peers = (self.cluster.peers)().into_iter();
+        let peer = peers.find(|peer| peer.name() == name);
         let peer = peer.ok_or_else(|| fault("it is gone".into()))?;
         tracing::info!(peer = name, "fetching a snapshot");
         let started = Instant::now();

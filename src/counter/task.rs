@@ -46,10 +46,7 @@ pub enum CounterError {
 enum Wish {
     Begin,
     Keys(Vec<(TenantName, Vec<ItemHash>)>),
-    Finish {
-        position: Position,
-        completes: Option<u64>,
-    },
+    Finish(Position, Option<u64>),
     Abandon,
     Stop,
 }
@@ -127,11 +124,7 @@ impl CounterControl {
         position: Position,
         completes: Option<u64>,
     ) -> Result<(), TaskEnded> {
-        let wish = Wish::Finish {
-            position,
-            completes,
-        };
-        self.send(wish).await
+        self.send(Wish::Finish(position, completes)).await
     }
 
     /// Forgets what was set aside.
@@ -382,10 +375,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                     self.store.unite(&tenant, &hashes)?;
                 }
             }
-            Wish::Finish {
-                position,
-                completes,
-            } => {
+            Wish::Finish(position, completes) => {
                 // A loss noticed since the round began is not made good by what was fetched in it.
                 let complete = completes == Some(self.progress.losses());
                 self.store.finish_unite(&position, complete)?;
