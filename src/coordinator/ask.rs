@@ -25,9 +25,6 @@ pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
 /// asked for as well, whatever path it came by.
 const BEYOND_ENOUGH: Duration = Duration::from_millis(10);
 
-/// How long a counter may take to say what it holds, when nothing has to come first.
-const HELD_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// What a counter said when it was asked for its whole position behind a barrier.
 #[derive(Debug, Clone)]
 pub(super) struct Heard {
@@ -191,25 +188,6 @@ impl Coordinator {
             }
         }
         Ok(heard)
-    }
-
-    /// All that the counters which answer at once hold together.
-    pub(super) async fn held_now(&self, roll: &Roll) -> Requirement {
-        let ask = async |member: &Member| {
-            let demand = Demand {
-                whole_position: true,
-                ..Demand::default()
-            };
-            let counts = counts_of_nobody(member.queries.as_ref(), demand);
-            let counts = tokio::time::timeout(HELD_TIMEOUT, counts).await;
-            counts.ok()?.ok().map(|counts| counts.cover.covered)
-        };
-        let answers = futures_util::future::join_all(roll.members().map(ask)).await;
-        let mut held = Requirement::default();
-        for of in answers.iter().flatten() {
-            held.unite(of);
-        }
-        held
     }
 
     /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter whose answers

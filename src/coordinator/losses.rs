@@ -144,9 +144,9 @@ pub(super) struct Known<'a> {
     pub names: &'a BTreeSet<&'a str>,
     /// What exact answers must cover.
     pub required: &'a Requirement,
-    /// What any counter held before `heard` were asked, and before the barrier that they had to apply.
-    pub before: &'a Requirement,
-    /// What the counters said.
+    /// What the counters said behind a barrier.
+    pub first: &'a [Heard],
+    /// What they said behind another one, later.
     pub heard: &'a [Heard],
 }
 
@@ -161,7 +161,7 @@ pub(super) fn plan(
     let &Known {
         names,
         required,
-        before,
+        first,
         heard,
     } = known;
     let held = united(heard);
@@ -199,18 +199,9 @@ pub(super) fn plan(
         let mut those = heard.iter().filter(|heard| heard.barriers);
         !those.any(|heard| heard.name == **name)
     };
-    let incomplete = heard.iter().filter(|heard| !heard.complete);
-    let mut incomplete: Vec<_> = incomplete
-        .map(|heard| Incomplete {
-            name: heard.name.clone(),
-            loss: heard.loss,
-            not_yet: not_yet(before.minus(&heard.holds).count(), passes_by(&heard.name)),
-        })
-        .collect();
-    incomplete.sort_unstable();
     let plan = LossPlan {
         losses,
-        incomplete,
+        incomplete: incomplete(first, heard, passes_by),
         silent: names
             .iter()
             .filter(behind_barrier)
@@ -221,16 +212,46 @@ pub(super) fn plan(
     Planned { plan, held, lasts }
 }
 
+/// The counters that are not complete, by name.
+fn incomplete(
+    first: &[Heard],
+    heard: &[Heard],
+    passes_by: impl Fn(&str) -> Option<String>,
+) -> Vec<Incomplete> {
+    let before = before(first, heard);
+    let incomplete = heard.iter().filter(|heard| !heard.complete);
+    let mut incomplete: Vec<_> = incomplete
+        .map(|heard| Incomplete {
+            name: heard.name.clone(),
+            loss: heard.loss,
+            not_yet: not_yet(before.minus(&heard.holds).count(), passes_by(&heard.name)),
+        })
+        .collect();
+    incomplete.sort_unstable();
+    incomplete
+}
+
+/// What every counter that lacks nothing holds by now: what any of them held up to the first barrier, and all that one holds
+/// which had not come to that barrier then, since its queue may still have had it.
+fn before(first: &[Heard], heard: &[Heard]) -> Requirement {
+    let mut before = united(first);
+    let came = |of: &&Heard| first.iter().any(|one| one.name == of.name && one.barriers);
+    for late in heard.iter().filter(|of| !came(of)) {
+        before.unite(&late.holds);
+    }
+    before
+}
+
 /// Why a counter can't be taken for complete that lacks so many batches which another holds, and that a coordinator passes by.
 fn not_yet(lacks: u64, passed_by: Option<String>) -> Option<String> {
+    const LACKS: &str = "that another counter holds, and takes them over from that one: make a new plan in some seconds, or see \
+                         its log";
     match (lacks, passed_by) {
         (0, None) => None,
         (0, Some(coordinator)) => Some(format!(
-            "{coordinator} does not publish to its queue yet; make a new plan in some seconds"
+            "{coordinator} does not publish to its queue yet, or is gone for less than a minute; make a new plan then"
         )),
-        (lacks, _) => Some(format!(
-            "it lacks batches ({lacks}) that another counter holds, and takes them over from that one: make a new plan in some              seconds, or see its log"
-        )),
+        (lacks, _) => Some(format!("it lacks batches ({lacks}) {LACKS}")),
     }
 }
 

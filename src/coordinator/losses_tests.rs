@@ -131,7 +131,7 @@ fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     let known = Known {
         names: &names,
         required: &required,
-        before: &Requirement::default(),
+        first: &[],
         heard: &[a, b],
     };
     let planned = plan(&known, |_| None, |_| None);
@@ -139,12 +139,11 @@ fn a_plan_names_all_that_is_lost_and_who_might_know_better() {
     let plan = planned.plan;
     let expected = [lost(1, 3, 3), lost(1, 6, 7), lost(9, 1, 2)];
     assert_eq!(plan.losses, expected);
-    let incomplete = Incomplete {
-        name: "a".into(),
-        loss: Some(LossId(4)),
-        not_yet: None,
+    let [of] = &plan.incomplete[..] else {
+        panic!("{:?}", plan.incomplete);
     };
-    assert_eq!(plan.incomplete, [incomplete]);
+    assert_eq!((of.name.as_str(), of.loss), ("a", Some(LossId(4))));
+    assert!(of.not_yet.is_some(), "the other has 4");
     assert!(plan.not_lost.is_empty());
     assert_eq!(plan.silent, ["b", "c"]);
     assert!(plan.includes(&lost(1, 7, 7)));
@@ -173,7 +172,7 @@ fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     let known = Known {
         names: &names,
         required: &required,
-        before: &Requirement::default(),
+        first: &[],
         heard: &heard,
     };
     let planned = plan(&known, may_come, |_| None);
@@ -197,13 +196,15 @@ fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
         ..heard(name, of(&[(1, &[1])]))
     });
     let [mut a, b, c] = heard;
+    a.holds = of(&[(1, &[1, 2])]);
+    let first = [a.clone(), b.clone(), c.clone()];
+    // It has taken 3 since, behind which the others may still be.
     a.holds = of(&[(1, &[1, 2, 3])]);
     let nothing = Requirement::default();
     let known = Known {
         names: &BTreeSet::from(["a", "b", "c"]),
         required: &nothing,
-        // `a` has taken 3 since, behind which the others may still be.
-        before: &of(&[(1, &[1, 2])]),
+        first: &first,
         heard: &[a, b, c],
     };
     let passes_by = |name: &str| (name == "c" || name == "a").then(|| "k2".to_owned());
@@ -215,6 +216,33 @@ fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
     }
     let b = CounterName::new("b").expect("a name");
     assert!(!plan.completes(&b, LossId(4)));
+}
+
+/// It was just started, say, and what it holds may have waited in its queue all the time.
+#[test]
+fn what_one_holds_that_came_late_everybody_must_hold() {
+    let incomplete = |name: &str, holds| Heard {
+        complete: false,
+        loss: Some(LossId(4)),
+        ..heard(name, holds)
+    };
+    let late = incomplete("a", of(&[(1, &[1])]));
+    let other = incomplete("b", Requirement::default());
+    let not_there = Heard {
+        barriers: false,
+        ..incomplete("a", Requirement::default())
+    };
+    for first in [vec![other.clone()], vec![other.clone(), not_there]] {
+        let known = Known {
+            names: &BTreeSet::from(["a", "b"]),
+            required: &Requirement::default(),
+            first: &first,
+            heard: &[late.clone(), other.clone()],
+        };
+        let plan = plan(&known, |_| None, |_| None).plan;
+        assert_eq!(plan.incomplete[0].not_yet, None);
+        assert!(plan.incomplete[1].not_yet.is_some());
+    }
 }
 
 #[test]

@@ -175,9 +175,12 @@ impl Coordinator {
         let required = inner.session.requirement_and_floor(&inner.batchers);
         // What is confirmed by now is before the barrier in every queue.
         let confirmed: Vec<Sequence> = inner.batchers.iter().map(|own| own.confirmed()).collect();
-        let before = self.held_now(&roll).await;
+        // Twice: what a counter finds in its queue up to the first barrier, all others must hold at the second.
+        let first = self
+            .hear_all(&roll, Instant::now() + timeout / 2, |_| false)
+            .await?;
         let heard = self
-            .hear_all(&roll, Instant::now() + timeout, |_| false)
+            .hear_all(&roll, Instant::now() + timeout / 2, |_| false)
             .await?;
         if heard.is_empty() {
             return Err(ReadError::NoCounter);
@@ -192,7 +195,7 @@ impl Coordinator {
         let known = Known {
             names: &roll.names(),
             required: &required,
-            before: &before,
+            first: &first,
             heard: &heard,
         };
         let planned = losses::plan(&known, may_come, passes_by);

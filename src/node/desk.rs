@@ -15,7 +15,7 @@ use crate::http::{LossDesk, LossError};
 use crate::model::{CounterName, LossId, Partition};
 
 /// How long making a plan may take.
-const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
+const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the counters may take to say how they stand after a signature, which is durable by then.
 const AFTERMATH_TIMEOUT: Duration = Duration::from_secs(5);
