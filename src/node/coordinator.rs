@@ -130,7 +130,10 @@ fn broker_of(
     config: &CoordinatorConfig,
     supervisor: &Supervisor,
 ) -> Result<(AmqpOptions, Option<BrokerWatch>), NodeError> {
-    let amqp = amqp_options(&config.cluster, supervisor)?;
+    let amqp = AmqpOptions {
+        witnesses: config.counters.clone(),
+        ..amqp_options(&config.cluster, supervisor)?
+    };
     let watch = BrokerWatch::prepare(&config.management_urls, &amqp)?;
     Ok((amqp, watch))
 }

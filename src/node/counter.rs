@@ -60,6 +60,7 @@ pub async fn counter(
     let server = limit_connections(config.common.server)?;
     let mut amqp = amqp_options(&config.cluster, &supervisor)?;
     amqp.prefetch = config.prefetch;
+    amqp.witnesses = vec![config.name.clone()];
     let secret = cluster_secret(&config.cluster)?;
     let (listener, address) = listen(config.common.listen).await?;
     let belonging = Belonging {

@@ -48,12 +48,20 @@ impl Cluster {
         options.queue_type = QueueType::Quorum;
         options.presence_interval = Duration::from_millis(100);
         options.depth_interval = Duration::from_millis(100);
+        options.witnesses = vec![name("c1")];
         Self {
             vhost,
             broker_port,
             options,
             nobody: watch::channel(Arc::default()).0,
         }
+    }
+
+    /// Makes what an export of another's definitions has, as on a node where they are imported.
+    pub fn import(&self, other: &Self) {
+        let broker = Broker::shared();
+        let definitions = other.vhost.definitions(broker.node(0));
+        self.vhost.define(broker.node(0), &definitions);
     }
 
     /// A way to the broker that can be held up.

@@ -165,6 +165,18 @@ impl Dialer {
         }
     }
 
+    /// The same; it begins with the host at `address`, as one that another connection leads to.
+    pub fn beginning_at(
+        address: usize,
+        options: Arc<AmqpOptions>,
+        purpose: impl Into<String>,
+    ) -> Self {
+        Self {
+            attempts: address,
+            ..Self::new(options, purpose)
+        }
+    }
+
     /// The last connection was of use: the next attempt need not wait.
     pub fn worked(&mut self) {
         self.failures = 0;
@@ -189,7 +201,8 @@ impl Dialer {
     /// One attempt at the next host.
     pub async fn dial_once(&mut self) -> Result<Link, (String, BrokerError)> {
         let hosts = self.options.urls.len().max(1);
-        let Some(url) = self.options.urls.get(self.attempts % hosts) else {
+        let address = self.attempts % hosts;
+        let Some(url) = self.options.urls.get(address) else {
             let none = lapin::Error::from(std::io::Error::other("no host is configured"));
             return Err((String::new(), none.into()));
         };
@@ -201,7 +214,7 @@ impl Dialer {
             telemetry::count(telemetry::BROKER_RECONNECTS, 1);
         }
         tracing::info!(%url, purpose = self.purpose, "connected to the broker");
-        Ok(Link::new(connection))
+        Ok(Link::new(connection, address))
     }
 }
 
@@ -242,14 +255,17 @@ pub(super) enum LinkEvent {
 /// A connection and what it reports.
 pub(super) struct Link {
     pub connection: Arc<Connection>,
+    /// Which of the broker's addresses it leads to, counted from 0.
+    pub address: usize,
     events: std::pin::Pin<Box<dyn Stream<Item = Event> + Send>>,
 }
 
 impl Link {
-    fn new(connection: Connection) -> Self {
+    pub fn new(connection: Connection, address: usize) -> Self {
         let events = Box::pin(connection.events_listener());
         Self {
             connection: Arc::new(connection),
+            address,
             events,
         }
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::AmqpRole;
 use super::announcement::known_counters;
 use super::connection::{BrokerError, Dialer};
-use super::elsewhere;
+use super::elsewhere::{self, Knows, Silent};
 use super::founding;
 use super::publisher::Publishing;
 use super::topology::{Broker, Marker};
@@ -52,8 +52,8 @@ impl Control {
     /// Leaves word of a broker that another has replaced: it was founded when this node declared, and is not any more.
     async fn leave_word(&self, broker: &mut Broker) -> Result<(), BrokerError> {
         if self.is_declared() && !broker.has(&Marker::Founded).await? {
-            // Else it may be about to join the others, which know the cluster.
-            elsewhere::check_not_founded(&broker.options).await?;
+            // Else it may be about to join the others, which carry the cluster.
+            elsewhere::check_founding(broker).await?;
             broker.mark(&Marker::Replaced).await?;
         }
         Ok(())
@@ -73,7 +73,7 @@ pub(super) async fn run(mut control: Control) {
     let mut dialer = Dialer::new(Arc::clone(&options), "control");
     while control.publishing.status.borrow().fatal.is_none() {
         let link = dialer.dial().await;
-        let mut broker = Broker::new(Arc::clone(&options), Arc::clone(&link.connection));
+        let mut broker = Broker::new(Arc::clone(&options), &link);
         match work(&mut control, &mut broker, &mut dialer).await {
             Ok(()) => return,
             Err(error) if error.code() == Some(OTHER_ARGUMENTS) => {
@@ -96,8 +96,11 @@ async fn work(
     broker: &mut Broker,
     dialer: &mut Dialer,
 ) -> Result<(), BrokerError> {
-    if !control.is_declared() {
-        prepare(control, broker).await?;
+    match control.is_declared() {
+        false => prepare(control, broker).await?,
+        true => {
+            elsewhere::check(broker, Silent::MayKnow).await?;
+        }
     }
     let mut ticks = tokio::time::interval(broker.options.depth_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,7 +139,7 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
             }
         }
         AmqpRole::Counter { .. } => {
-            while !broker.has(&Marker::Founded).await? {
+            while elsewhere::check(broker, Silent::Passes).await? == Knows::Nothing {
                 elsewhere::wait_or_move_on(&broker.options).await?;
             }
         }

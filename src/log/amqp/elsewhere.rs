@@ -1,64 +1,94 @@
-//! What the other addresses of the broker say: one of its nodes that lost its disk, and has not joined the others again, knows
-//! nothing of a cluster that they carry.
+//! Where the cluster is, of a broker with several addresses: one of its nodes that lost its disk, and has not joined the others
+//! again, knows nothing of the cluster, or no more than the definitions that were imported there.
 //!
-//! Invariant: a cluster is founded only where no address knows it, and none is silent.
+//! Invariant: nothing is founded, published or waited for behind an address whose node does not carry the cluster while
+//! another does; and nothing is founded or published there while another is silent.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{BrokerError, close, connect};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::connection::{BrokerError, Link, connect};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, AmqpUrl};
 
 /// How long a counter waits before it looks again whether the cluster is founded.
 const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How often the other addresses are looked at meanwhile.
+/// How often the other addresses are looked at while the own one does not carry the cluster.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(2);
+/// Looks at generation queues before it counts that they are empty: a counter that looks into its own takes for a moment what
+/// is in it.
+const LOOKS: usize = 3;
+/// The pause between those looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
-/// What is known of the cluster behind an address.
+/// What a node of the broker knows of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Knows {
+    /// It carries the cluster, as far as can be told.
+    Cluster,
+    /// Its markers and queues, and none of the messages that lie in generation queues for as long as the cluster lives: they were
+    /// imported with definitions.
+    Markers,
+    /// Nothing was founded there.
+    Nothing,
+}
+
+/// What a silent address means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silent {
+    /// It may carry the cluster: nothing is done here until it answers.
+    MayKnow,
+    /// Nothing: what is done here does no harm.
+    Passes,
+}
+
+/// What an address answers.
+#[derive(Debug)]
 enum Seen {
-    Founded,
-    NotFounded,
+    Knows(Knows),
     Silent(BrokerError),
 }
 
-/// Checks that the cluster is founded behind no address of the broker; to be called before it is founded behind one of them.
+/// Looks what the node of `broker` knows, and, if it does not carry the cluster, what those behind the other addresses know.
 ///
 /// # Errors
-/// When another address knows it, or does not answer: what is published here may then be in no counter's queue.
-pub(super) async fn check_not_founded(options: &Arc<AmqpOptions>) -> Result<(), BrokerError> {
-    if options.urls.len() < 2 {
-        return Ok(());
+/// When another one carries it, or is silent and that matters: what is done here would be done for nobody.
+pub(super) async fn check(broker: &mut Broker, silent: Silent) -> Result<Knows, BrokerError> {
+    let here = knows(broker).await?;
+    if here == Knows::Cluster || broker.options.urls.len() < 2 {
+        return Ok(here);
     }
-    match refusal(&look_at_all(options).await) {
-        Some(why) => Err(BrokerError::Undone(why)),
-        None => Ok(()),
-    }
-}
-
-/// Waits until the cluster is founded behind another address than that of `broker`, and not behind its own: who announces
-/// itself here, or listens, is alone.
-pub(super) async fn founded(mut broker: Broker) {
     let options = Arc::clone(&broker.options);
-    while options.urls.len() >= 2 {
-        // An error here is one of the connection, which others notice.
-        if broker.has(&Marker::Founded).await.unwrap_or(true) {
-            break;
-        }
-        let seen = look_at_all(&options).await;
-        if seen.iter().any(|(_, seen)| matches!(seen, Seen::Founded)) {
-            return;
-        }
-        tokio::time::sleep(ELSEWHERE_INTERVAL).await;
+    let seen = look_around(&options, broker.address).await;
+    match refusal(&seen, silent) {
+        Some(why) => Err(BrokerError::Undone(why)),
+        None => Ok(here),
     }
-    std::future::pending().await
 }
 
-async fn look_at_all(options: &Arc<AmqpOptions>) -> Vec<(&AmqpUrl, Seen)> {
-    let seen = options.urls.iter().map(|url| look(options, url));
-    let seen = futures_util::future::join_all(seen).await;
-    options.urls.iter().zip(seen).collect()
+/// The same before the cluster is founded; whether it is founded already. Of several addresses it is founded behind the first in
+/// the order of their texts: two nodes that have not joined each other would else found it twice.
+///
+/// # Errors
+/// As [`check`], a silent address included; and behind any other address.
+pub(super) async fn check_founding(broker: &mut Broker) -> Result<bool, BrokerError> {
+    if check(broker, Silent::MayKnow).await? != Knows::Nothing {
+        return Ok(true);
+    }
+    let options = &broker.options;
+    let own = options.urls.get(broker.address);
+    match options.urls.iter().min_by_key(|url| url.place()) {
+        Some(first) if own.is_some_and(|own| own.place() != first.place()) => {
+            Err(BrokerError::Undone(format!(
+                "the cluster is not founded yet, and is to be founded at {first}: on to that"
+            )))
+        }
+        _ => Ok(false),
+    }
 }
 
 /// What a counter does where the cluster is not founded yet: it waits, and looks again.
@@ -76,35 +106,111 @@ pub(super) async fn wait_or_move_on(options: &AmqpOptions) -> Result<(), BrokerE
     }
 }
 
-async fn look(options: &Arc<AmqpOptions>, url: &AmqpUrl) -> Seen {
+/// Waits until another address turns out to carry the cluster while that of `broker` does not: who listens or publishes here
+/// is alone.
+pub(super) async fn turns_up(mut broker: Broker) {
+    let options = Arc::clone(&broker.options);
+    while options.urls.len() >= 2 {
+        match knows(&mut broker).await {
+            Ok(Knows::Cluster) => break,
+            Ok(_) => {
+                let seen = look_around(&options, broker.address).await;
+                if refusal(&seen, Silent::Passes).is_some() {
+                    return;
+                }
+            }
+            // Whoever uses the connection notices when it is lost.
+            Err(error) => {
+                tracing::debug!(%error, "the broker does not say whether it carries the cluster")
+            }
+        }
+        tokio::time::sleep(ELSEWHERE_INTERVAL).await;
+    }
+    std::future::pending().await
+}
+
+/// What the node of `broker` knows. Of a broker with one address only the markers are looked at.
+pub(super) async fn knows(broker: &mut Broker) -> Result<Knows, BrokerError> {
+    if !broker.has(&Marker::Founded).await? {
+        return Ok(Knows::Nothing);
+    }
+    let options = Arc::clone(&broker.options);
+    if options.urls.len() < 2 {
+        return Ok(Knows::Cluster);
+    }
+    for look in 1..=LOOKS {
+        let mut is_empty = false;
+        for counter in &options.witnesses {
+            let queue = broker.names.generation(counter);
+            match broker.messages(&queue).await {
+                Ok(Some(0)) => is_empty = true,
+                Ok(None) => {}
+                // One that can't be looked at for now was not just imported.
+                Ok(Some(_)) | Err(_) => return Ok(Knows::Cluster),
+            }
+        }
+        // No such queue at all: of a release before them.
+        if !is_empty {
+            return Ok(Knows::Cluster);
+        }
+        if look < LOOKS {
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+    Ok(Knows::Markers)
+}
+
+/// Looks behind all addresses but `own`, at once, and no longer once one of them carries the cluster.
+async fn look_around(options: &Arc<AmqpOptions>, own: usize) -> Vec<(&AmqpUrl, Seen)> {
+    let others = options.urls.iter().enumerate();
+    let others = others.filter(|(address, _)| *address != own);
+    let mut looks: FuturesUnordered<_> = others
+        .map(async |(address, url)| (url, look(options, address, url).await))
+        .collect();
+    let mut seen = Vec::with_capacity(options.urls.len());
+    while let Some((url, one)) = looks.next().await {
+        let carries = matches!(one, Seen::Knows(Knows::Cluster));
+        seen.push((url, one));
+        if carries {
+            break;
+        }
+    }
+    seen
+}
+
+async fn look(options: &Arc<AmqpOptions>, address: usize, url: &AmqpUrl) -> Seen {
     let looked = async {
-        let connection = Arc::new(connect(options, url, "looking for the cluster").await?);
-        let mut broker = Broker::new(Arc::clone(options), Arc::clone(&connection));
-        let founded = broker.has(&Marker::Founded).await;
-        close(&connection).await;
-        founded
+        let connection = connect(options, url, "looking for the cluster").await?;
+        let link = Link::new(connection, address);
+        let seen = knows(&mut Broker::new(Arc::clone(options), &link)).await;
+        link.close().await;
+        seen
     };
     match looked.await {
-        Ok(true) => Seen::Founded,
-        Ok(false) => Seen::NotFounded,
+        Ok(knows) => Seen::Knows(knows),
         Err(error) => Seen::Silent(error),
     }
 }
 
-/// Why nothing is founded.
-fn refusal(seen: &[(&AmqpUrl, Seen)]) -> Option<String> {
-    if let Some((url, _)) = seen.iter().find(|(_, seen)| matches!(seen, Seen::Founded)) {
-        return Some(format!(
-            "this node of the broker does not know the cluster, and the one at {url} does: has it lost its disk, or not joined \
-             the others yet? Nothing is declared here"
-        ));
+/// Why nothing is done here.
+fn refusal(seen: &[(impl Display, Seen)], silent: Silent) -> Option<String> {
+    for (url, seen) in seen {
+        if matches!(seen, Seen::Knows(Knows::Cluster)) {
+            return Some(format!(
+                "this node of the broker does not carry the cluster, and the one at {url} does: has it lost its disk, or not joined the \
+                 others yet? On to the next"
+            ));
+        }
+    }
+    if silent == Silent::Passes {
+        return None;
     }
     seen.iter().find_map(|(url, seen)| match seen {
         Seen::Silent(error) => Some(format!(
-            "this node of the broker does not know the cluster, and the one at {url} can't be asked ({error}). Nothing is \
-             declared here until that one answers, or is taken out of --amqp-url"
+            "this node of the broker does not carry the cluster, and the one at {url} can't be asked ({error}). Nothing is founded or \
+             published here until that one answers, or is taken out of --amqp-url"
         )),
-        Seen::Founded | Seen::NotFounded => None,
+        Seen::Knows(_) => None,
     })
 }
 
@@ -113,24 +219,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_is_founded_only_where_no_address_knows_it_and_none_is_silent() {
-        let url: AmqpUrl = "amqp://u:secret@one".parse().expect("an address");
-        let silent = || Seen::Silent(BrokerError::Undone("refused".to_owned()));
-        let why = |seen: Vec<Seen>| {
-            let seen: Vec<_> = seen.into_iter().map(|seen| (&url, seen)).collect();
-            refusal(&seen)
+    fn nothing_is_done_where_the_cluster_is_not_while_it_may_be_elsewhere() {
+        let silent = || {
+            (
+                "three",
+                Seen::Silent(BrokerError::Undone("refused".to_owned())),
+            )
         };
-        assert_eq!(why(vec![Seen::NotFounded, Seen::NotFounded]), None);
-        let elsewhere = why(vec![Seen::NotFounded, silent(), Seen::Founded]).expect("known");
-        assert!(
-            elsewhere.contains("one") && elsewhere.contains("does:"),
-            "{elsewhere}"
-        );
-        assert!(!elsewhere.contains("secret"));
-        let silent = why(vec![Seen::NotFounded, silent()]).expect("silent");
-        assert!(
-            silent.contains("refused") && silent.contains("--amqp-url"),
-            "{silent}"
-        );
+        let knows = |knows| ("two", Seen::Knows(knows));
+        for unfounded in [Knows::Nothing, Knows::Markers] {
+            assert_eq!(refusal(&[knows(unfounded)], Silent::MayKnow), None);
+            let why = refusal(&[knows(unfounded), silent()], Silent::MayKnow).expect("silent");
+            assert!(why.contains("refused") && why.contains("at three"), "{why}");
+            assert_eq!(refusal(&[knows(unfounded), silent()], Silent::Passes), None);
+        }
+        for matters in [Silent::MayKnow, Silent::Passes] {
+            let why = refusal(&[silent(), knows(Knows::Cluster)], matters).expect("elsewhere");
+            assert!(why.contains("at two does"), "{why}");
+        }
     }
 }

@@ -143,10 +143,7 @@ async fn look(
     named: &[CounterName],
     known: &[CounterName],
 ) -> Result<Plan, BrokerError> {
-    let founded = broker.has(&Marker::Founded).await?;
-    if !founded {
-        elsewhere::check_not_founded(&broker.options).await?;
-    }
+    let founded = elsewhere::check_founding(broker).await?;
     let mut facts = Vec::new();
     let others = known.iter().filter(|name| !named.contains(name));
     for (name, is_named) in named

@@ -23,9 +23,6 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Messages looked at; no more are ever there but by somebody's hand.
 const MESSAGES_MAX: usize = 1_000;
 
-/// The longest wait for the lock: longer than the broker needs to give up on a connection that hangs.
-const LOCK_MAX: Duration = Duration::from_secs(60);
-
 impl Broker {
     /// Declares the counter's generation queue; what is there already stays.
     pub async fn declare_generation(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
@@ -82,8 +79,7 @@ pub(super) async fn keep_only(
 /// Waits for the lock of those who look into the counter's generation queue. It ends with its holder's connection.
 pub(super) async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
     let lock = broker.names.generation_lock(counter);
-    let locked = tokio::time::timeout(LOCK_MAX, broker.lock_by(lock)).await;
-    locked.unwrap_or(Err(BrokerError::Timeout(LOCK_MAX)))
+    broker.lock_by(lock).await
 }
 
 async fn unlock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {

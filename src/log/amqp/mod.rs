@@ -93,6 +93,9 @@ pub struct AmqpOptions {
     pub prefetch: u16,
     /// How often a coordinator asks how long the queues are.
     pub depth_interval: Duration,
+    /// Counters whose generation queues tell the nodes of a broker with several addresses which carry the cluster from those that
+    /// don't: those that this node can name before it has heard of any.
+    pub witnesses: Vec<CounterName>,
     /// How often a node announces itself.
     pub presence_interval: Duration,
     /// Watches over the tasks that carry this out.
@@ -130,6 +133,7 @@ impl AmqpOptions {
             heartbeat: Duration::from_secs(10),
             prefetch: 64,
             depth_interval: Duration::from_secs(1),
+            witnesses: Vec::new(),
             presence_interval: Duration::from_secs(1),
             supervisor: Supervisor::default(),
         }

@@ -13,10 +13,15 @@ use lapin::{Channel, Consumer};
 use thiserror::Error;
 
 use super::connection::{BrokerError, Dialer, Link, timed};
+use super::elsewhere::{self, Knows};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, Nodes, Presence, Role};
 use crate::log::wire;
 use crate::model::{CounterName, Partition};
+
+/// Why nothing is done on a broker without the cluster.
+const NOT_FOUNDED: &str = "no cluster was founded on this virtual host: is it the right one? A coordinator makes the first \
+                           queues when it starts";
 
 /// How many intervals of presence to listen before it counts that nobody was heard.
 const LISTEN_INTERVALS: u32 = 3;
@@ -43,14 +48,14 @@ impl From<BrokerError> for OperatorError {
     }
 }
 
-/// Connects once to each host at most, to one that knows the cluster if any does: a node of the broker that lost its disk, and
-/// has not joined the others again, would be told for nothing.
+/// Connects once to each host at most, to one that carries the cluster: a node of the broker that lost its disk, and has not
+/// joined the others again, would be told for nothing.
 pub(super) async fn connect(
     options: &Arc<AmqpOptions>,
     purpose: &str,
 ) -> Result<(Link, Broker), OperatorError> {
     let mut dialer = Dialer::new(Arc::clone(options), purpose);
-    let mut unfounded = None;
+    let mut imported = None;
     let mut last = OperatorError::Broker("no host is configured".to_owned());
     for _ in 0..options.urls.len() {
         let link = match dialer.dial_once().await {
@@ -60,14 +65,15 @@ pub(super) async fn connect(
                 continue;
             }
         };
-        let mut broker = Broker::new(Arc::clone(options), Arc::clone(&link.connection));
-        match broker.has(&Marker::Founded).await {
-            Ok(true) => return Ok((link, broker)),
-            Ok(false) => unfounded = unfounded.or(Some((link, broker))),
+        let mut broker = Broker::new(Arc::clone(options), &link);
+        match elsewhere::knows(&mut broker).await {
+            Ok(Knows::Cluster) => return Ok((link, broker)),
+            Ok(Knows::Markers) => imported = imported.or(Some((link, broker))),
+            Ok(Knows::Nothing) => last = OperatorError::Refused(NOT_FOUNDED.to_owned()),
             Err(error) => last = error.into(),
         }
     }
-    unfounded.ok_or(last)
+    imported.ok_or(last)
 }
 
 /// Messages in each counter's queues that the counter does not hold; none where a queue is missing.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::AmqpOptions;
 use super::announcement::{Announcement, Message, Nodes, note, read};
 use super::connection::{BrokerError, Dialer, timed};
-use super::elsewhere;
+use super::elsewhere::{self, Silent};
 use super::strangers::belongs;
 use super::topology::Broker;
 use crate::supervisor::Task;
@@ -113,8 +113,8 @@ async fn announce_always(
     let mut dialer = Dialer::new(Arc::clone(&options), "announcing");
     loop {
         let link = dialer.dial().await;
-        let mut broker = Broker::new(Arc::clone(&options), Arc::clone(&link.connection));
-        let elsewhere = elsewhere::founded(broker.again());
+        let mut broker = Broker::new(Arc::clone(&options), &link);
+        let elsewhere = elsewhere::turns_up(broker.again());
         tokio::select! {
             announced = announce_until_lost(&mut broker, &mut dialer, &node, &*announce) => {
                 if let Err(error) = announced {
@@ -170,14 +170,18 @@ async fn listen(
     let mut dialer = Dialer::new(Arc::clone(&options), "listening");
     loop {
         let link = dialer.dial().await;
-        let mut broker = Broker::new(Arc::clone(&options), Arc::clone(&link.connection));
-        match subscribe(&mut broker).await {
+        let mut broker = Broker::new(Arc::clone(&options), &link);
+        let subscribed = async {
+            elsewhere::check(&mut broker, Silent::Passes).await?;
+            subscribe(&mut broker).await
+        };
+        match subscribed.await {
             Ok(consumer) => {
                 dialer.worked();
                 ready.send_replace(Some(Instant::now()));
                 tokio::select! {
                     () = hear(consumer, &heard) => {}
-                    () = elsewhere::founded(broker.again()) => {}
+                    () = elsewhere::turns_up(broker.again()) => {}
                 }
                 ready.send_replace(None);
             }

@@ -12,12 +12,14 @@ use lapin::Connection;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use super::connection::{Dialer, Link, LinkEvent};
+use super::connection::{BrokerError, Dialer, Link, LinkEvent};
 use super::control::{self, Control};
-use super::elsewhere;
+use super::elsewhere::{self, Knows, Silent};
 use super::lane::{self, Lane};
 use super::topology::Broker;
+use super::trouble::{Saying, Trouble};
 use super::{AmqpOptions, Nodes};
 use crate::log::{AppendError, Log};
 use crate::model::{Batch, CounterName, Partition};
@@ -183,18 +185,24 @@ async fn keep_connected(
     connected: watch::Sender<Option<Arc<Connection>>>,
 ) -> Infallible {
     let mut dialer = Dialer::new(Arc::clone(&publishing.options), "publishing");
+    let mut trouble = Trouble::default();
     loop {
         let mut link = dialer.dial().await;
+        let mut broker = Broker::new(Arc::clone(&publishing.options), &link);
+        if let Err(error) = may_publish(&mut broker).await {
+            if trouble.note(Instant::now()) != Saying::Nothing {
+                tracing::warn!(%error, "nothing is published behind this address");
+            }
+            link.close().await;
+            continue;
+        }
+        trouble.over();
         // What was asked for before this connection is granted by it.
         let _ = publishing.reconnect.notified().now_or_never();
         connected.send_replace(Some(Arc::clone(&link.connection)));
-        let (options, connection) = (
-            Arc::clone(&publishing.options),
-            Arc::clone(&link.connection),
-        );
         tokio::select! {
             () = watch_link(&publishing, &mut link) => {}
-            () = elsewhere::founded(Broker::new(options, connection)) => {}
+            () = elsewhere::turns_up(broker) => {}
         }
         connected.send_replace(None);
         publishing.set_blocked(false);
@@ -202,6 +210,17 @@ async fn keep_connected(
         // A connection that carried something may be followed by the next at once.
         dialer.worked();
         link.close().await;
+    }
+}
+
+/// Whether what is published over a connection comes to where the counters are. Of one address there is no other choice.
+async fn may_publish(broker: &mut Broker) -> Result<(), BrokerError> {
+    if broker.options.urls.len() < 2 {
+        return Ok(());
+    }
+    match elsewhere::check(broker, Silent::MayKnow).await? {
+        Knows::Nothing => elsewhere::wait_or_move_on(&broker.options).await,
+        Knows::Markers | Knows::Cluster => Ok(()),
     }
 }
 

@@ -91,13 +91,6 @@ pub async fn remake_queue(
 
 /// Why there is no queue of this counter to be made again, if so.
 async fn why_not(broker: &mut Broker, name: &CounterName) -> Result<Option<String>, BrokerError> {
-    if !broker.has(&Marker::Founded).await? {
-        return Ok(Some(
-            "no cluster was founded on this virtual host: is it the right one? A coordinator makes the first queues \
-             when it starts"
-                .to_owned(),
-        ));
-    }
     if broker.has(&Marker::Removed(name.clone())).await? {
         return Ok(Some(format!(
             "counter {name} was removed from this cluster and its name is spent"

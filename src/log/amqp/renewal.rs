@@ -64,7 +64,8 @@ pub(super) fn announced() -> Result<KeptGeneration, BrokerError> {
 
 /// Puts the founding's message into the queue of each counter.
 pub(super) async fn found(broker: &Broker, counters: &[CounterName]) -> Result<(), BrokerError> {
-    let mut dialer = Dialer::new(Arc::clone(&broker.options), "founding");
+    let options = Arc::clone(&broker.options);
+    let mut dialer = Dialer::beginning_at(broker.address, options, "founding");
     let dialed = dialer.dial_once().await;
     let mut link = dialed.map_err(|(url, error)| BrokerError::Undone(format!("{url}: {error}")))?;
     let mut published = Ok(());
@@ -165,7 +166,7 @@ impl Renewals {
     ) -> Self {
         let purpose = format!("generation of {counter}");
         Self {
-            dialer: Dialer::new(Arc::clone(&broker.options), purpose),
+            dialer: Dialer::beginning_at(broker.address, Arc::clone(&broker.options), purpose),
             broker: broker.again(),
             counter,
             standing,
@@ -276,6 +277,14 @@ impl Renewals {
         } else {
             publish(&mut link, &self.broker.options, &queue, message).await
         };
+        if matches!(published, Err(RenewalError::NoQueue))
+            && self.broker.messages(&queue).await?.is_some()
+        {
+            // It led to another node than that which consumes.
+            link.close().await;
+            let why = "a node of the broker does not know the generation queue that another has";
+            return Err(BrokerError::Undone(why.to_owned()).into());
+        }
         self.link = Some(link);
         published
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
-use super::elsewhere;
+use super::elsewhere::{self, Silent};
 use super::founding::Creation;
 use super::merged::{self, Merged, Taken};
 use super::protocol::{Decision, decide};
@@ -118,7 +118,7 @@ pub(super) async fn run(
             () = gone.closed() => return,
         };
         session.status.send_modify(|status| status.connected = true);
-        let mut broker = Broker::new(Arc::clone(&session.options), Arc::clone(&link.connection));
+        let mut broker = Broker::new(Arc::clone(&session.options), &link);
         // Kept until the connection is closed, so that its consumers stay while the last batches are acknowledged.
         let mut consuming = None;
         let end = tokio::select! {
@@ -205,6 +205,7 @@ impl Session {
             Ok(merged) => {
                 let since = Instant::now();
                 let merged = consuming.insert(merged);
+                let broker_again = broker.again();
                 self.first = false;
                 self.cancelled = false;
                 self.trouble.over();
@@ -212,6 +213,7 @@ impl Session {
                 let end = tokio::select! {
                     end = self.hand_over(broker, merged) => end,
                     () = renewals.run() => End::Lost,
+                    () = elsewhere::turns_up(broker_again) => End::Lost,
                 };
                 if since.elapsed() >= LASTED_MIN {
                     dialer.worked();
@@ -229,6 +231,7 @@ impl Session {
         renewals: &mut Renewals,
     ) -> Result<Merged, End> {
         let mut peers = None;
+        elsewhere::check(broker, Silent::Passes).await?;
         loop {
             let standing = (self.standing)();
             let facts = self.look(broker, standing.generation).await?;
@@ -240,7 +243,7 @@ impl Session {
             match decision {
                 Decision::Wait { replaced } => {
                     if replaced {
-                        elsewhere::check_not_founded(&broker.options).await?;
+                        elsewhere::check(broker, Silent::MayKnow).await?;
                     }
                     self.leave_word(broker, replaced).await?;
                     elsewhere::wait_or_move_on(&broker.options).await?;

@@ -14,7 +14,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::connection::{BrokerError, timed};
+use super::connection::{BrokerError, Link, timed};
 use super::{AmqpOptions, QueueType};
 use crate::model::{CounterName, Partition};
 
@@ -27,6 +27,8 @@ const DELIVERY_LIMIT: i64 = 1_000_000_000;
 const DISCONNECTED_TIMEOUT_MS: i64 = 0;
 /// How often the lock of another connection is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(250);
+/// The longest wait for a lock: longer than the broker needs to give up on a connection that hangs.
+const LOCK_MAX: Duration = Duration::from_secs(60);
 /// The broker's reply when another connection holds an exclusive queue.
 const LOCKED: u16 = 405;
 
@@ -133,23 +135,32 @@ pub(super) fn lasting_arguments(queue_type: QueueType) -> FieldTable {
 pub(super) struct Broker {
     pub names: Names,
     pub options: Arc<AmqpOptions>,
+    /// Which of the broker's addresses the connection leads to, counted from 0.
+    pub address: usize,
     connection: Arc<Connection>,
     channel: Option<Channel>,
 }
 
 impl Broker {
-    pub fn new(options: Arc<AmqpOptions>, connection: Arc<Connection>) -> Self {
+    pub fn new(options: Arc<AmqpOptions>, link: &Link) -> Self {
         Self {
             names: Names::new(&options),
             options,
-            connection,
+            address: link.address,
+            connection: Arc::clone(&link.connection),
             channel: None,
         }
     }
 
     /// The same connection for another user of it.
     pub fn again(&self) -> Self {
-        Self::new(Arc::clone(&self.options), Arc::clone(&self.connection))
+        Self {
+            names: self.names.clone(),
+            options: Arc::clone(&self.options),
+            address: self.address,
+            connection: Arc::clone(&self.connection),
+            channel: None,
+        }
     }
 
     /// A channel for one operation at a time.
@@ -217,16 +228,20 @@ impl Broker {
         let mut messages = 0;
         for partition in self.options.partitioning.all() {
             let name = self.names.queue(partition, counter);
-            let channel = self.channel().await?;
-            let options = QueueDeclareOptions::default().passive();
-            let declared =
-                timed(channel.queue_declare(name.into(), options, FieldTable::default()));
-            match found(declared.await)? {
-                Some(queue) => messages += u64::from(queue.message_count()),
+            match self.messages(&name).await? {
+                Some(of_queue) => messages += of_queue,
                 None => return Ok(None),
             }
         }
         Ok(Some(messages))
+    }
+
+    /// How many messages a queue has for whoever comes; none when it is not there.
+    pub async fn messages(&mut self, queue: &str) -> Result<Option<u64>, BrokerError> {
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions::default().passive();
+        let declared = timed(channel.queue_declare(queue.into(), options, FieldTable::default()));
+        Ok(found(declared.await)?.map(|queue| u64::from(queue.message_count())))
     }
 
     /// How many consumers a queue has; none when it is not there.
@@ -313,10 +328,14 @@ impl Broker {
 
     /// Waits for the lock of this name, likewise.
     pub async fn lock_by(&mut self, name: String) -> Result<(), BrokerError> {
-        while !self.try_lock(&name).await? {
-            tokio::time::sleep(LOCK_INTERVAL).await;
-        }
-        Ok(())
+        let locked = async {
+            while !self.try_lock(&name).await? {
+                tokio::time::sleep(LOCK_INTERVAL).await;
+            }
+            Ok(())
+        };
+        let locked = tokio::time::timeout(LOCK_MAX, locked).await;
+        locked.unwrap_or(Err(BrokerError::Timeout(LOCK_MAX)))
     }
 
     /// Takes the lock of this name; false while another connection holds it.

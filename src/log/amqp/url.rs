@@ -67,6 +67,14 @@ impl FromStr for AmqpUrl {
     }
 }
 
+impl AmqpUrl {
+    /// Where it leads, whoever comes: host, port and virtual host.
+    pub(super) fn place(&self) -> (&str, u16, &str) {
+        let authority = &self.0.authority;
+        (&authority.host, authority.port, &self.0.vhost)
+    }
+}
+
 impl fmt::Display for AmqpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.0.scheme {
