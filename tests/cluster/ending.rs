@@ -21,7 +21,6 @@ pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
         let who = format!("coordinator {coordinator}");
         holds(cluster, coordinator, "strong", ledger, &who).await;
     }
-    cluster.wait_until_complete().await;
     let total: u64 = ledger.tenants().map(|(_, attempted)| attempted).sum();
     let names = cluster.running();
     wait::until("counters that hold everything", async || {
@@ -32,6 +31,9 @@ pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
         }
     })
     .await;
+    // Not before: one with an old folder says what it may have lost only when it has looked, and what it misses it gets from others
+    // while it is not complete yet.
+    cluster.wait_until_complete().await;
     for name in &names {
         for other in names.iter().filter(|other| *other != name) {
             cluster.counter(other).process.pause();
