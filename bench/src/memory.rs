@@ -65,6 +65,7 @@ pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
         told_to_stop().await;
         coordinator.close();
     };
-    http::serve(listener, http::routes(app), config.common.server, stopped).await;
+    let endpoint = http::Endpoint::new(listener, config.common.server);
+    http::serve(endpoint, http::routes(app), stopped).await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::client::told::told;
 use crate::counter::snapshot::{Part, SnapshotDecoder};
 use crate::counter::{CounterTask, LocalCounter};
-use crate::http::{BodyLimits, CounterApp, ServerLimits, counter_routes, serve};
+use crate::http::{BodyLimits, CounterApp, Endpoint, ServerLimits, counter_routes, serve};
 use crate::log::{LocalLog, Log, local};
 use crate::model::{Batch, BatchId, Epoch, Partition, Partitioning, Requirement, TenantItems};
 use crate::store::memory::{MemoryReader, MemoryStore};
@@ -62,9 +62,8 @@ pub(super) async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     tokio::spawn(serve(
-        listener,
+        Endpoint::new(listener, limits),
         counter_routes(app),
-        limits,
         std::future::pending(),
     ));
     (log, counter, url)

@@ -23,12 +23,22 @@ use tracing_subscriber::EnvFilter;
 
 use self::values::Values;
 use crate::coordinator::{AdmissionLimits, CoordinatorOptions};
-use crate::http::{BodyLimits, HttpLimits, ServerLimits};
+use crate::http::{AccessLimits, BodyLimits, HttpLimits, ServerLimits};
 use crate::model::CounterName;
 use crate::telemetry::LogFormat;
 
 /// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a message.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
+
+/// What an address to listen at looks like.
+const ADDRESS: &str = "an address and port such as 127.0.0.1:3000 or [::1]:3000";
+
+/// What the other origins look like that may ask.
+const ORIGINS: &str = "origins with commas between, such as https://app.example,http://localhost:5173, without a path; or *";
+
+/// What names of hosts look like.
+const HOSTS: &str =
+    "names of hosts with commas between, such as counts.example, without a port; or *";
 
 /// Strong reads at once, at most: some hundred kilobytes of positions each where coordinators restarted often.
 const STRONG_READS_MAX: usize = 256;
@@ -38,6 +48,10 @@ const STRONG_READS_MAX: usize = 256;
 pub struct CommonConfig {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where probes alone are answered, beside that.
+    pub probe_listen: Option<SocketAddr>,
+    /// Who may ask.
+    pub access: AccessLimits,
     /// Limits of connections.
     pub server: ServerLimits,
     /// What is logged.
@@ -173,11 +187,15 @@ pub fn counter_config(
 
 fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
     Ok(CommonConfig {
-        listen: values.parse(
-            "listen",
-            "an address and port such as 127.0.0.1:3000 or [::1]:3000",
-            |text| text.parse().ok(),
-        )?,
+        listen: values.parse("listen", ADDRESS, |text| text.parse().ok())?,
+        probe_listen: values.parse("probe-listen", ADDRESS, |text| match text {
+            "" => Some(None),
+            text => text.parse().ok().map(Some),
+        })?,
+        access: AccessLimits {
+            cors_origins: values.parse("cors-origins", ORIGINS, |text| list(text, is_origin))?,
+            hosts: values.parse("hosts", HOSTS, |text| list(text, is_host))?,
+        },
         server: ServerLimits {
             connections_max: values.number("connections-max", 1, 1_000_000)?,
             idle_timeout: values.milliseconds("idle-timeout-ms")?,
@@ -195,6 +213,26 @@ fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
             _ => None,
         })?,
     })
+}
+
+/// The parts of a text with commas between, each of which must be as it `must_be`; none of an empty text.
+fn list(text: &str, must_be: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    let parts = text.split(',').map(str::trim).filter(|_| !text.is_empty());
+    parts
+        .map(|part| must_be(part).then(|| part.to_owned()))
+        .collect()
+}
+
+/// Whether a text is `*`, `null`, or scheme, host and port of a page.
+fn is_origin(text: &str) -> bool {
+    let place = text.split_once("://").map(|(_, place)| place);
+    matches!(text, "*" | "null") || place.is_some_and(is_host)
+}
+
+fn is_host(text: &str) -> bool {
+    let is_part =
+        |letter: char| !letter.is_whitespace() && !matches!(letter, '/' | '?' | '#' | '@');
+    !text.is_empty() && text.chars().all(is_part)
 }
 
 fn store(values: &Values<'_>) -> Result<StoreConfig, ConfigError> {

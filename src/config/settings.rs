@@ -66,7 +66,7 @@ const COORDINATOR: &[Role] = &[Role::Coordinator];
 const COUNTER: &[Role] = &[Role::Counter];
 
 /// Every setting.
-pub const SETTINGS: [Setting; 33] = [
+pub const SETTINGS: [Setting; 36] = [
     setting(
         "listen",
         "ADDRESS",
@@ -262,12 +262,33 @@ pub const SETTINGS: [Setting; 33] = [
         "N",
         "4096",
         ALL,
-        "Connections open at once; more wait",
+        "Connections open at once, beside 16 for /healthz, /readyz and /metrics",
+    ),
+    setting(
+        "probe-listen",
+        "ADDRESS",
+        "",
+        ALL,
+        "Where /healthz, /readyz and /metrics, and nothing else, are answered as well",
+    ),
+    setting(
+        "cors-origins",
+        "ORIGIN,…",
+        "",
+        FACE,
+        "Other origins whose pages may ask, such as https://app.example; * is any",
+    ),
+    setting(
+        "hosts",
+        "NAME,…",
+        "",
+        FACE,
+        "Names that may lead to a service that listens on loopback only; * is any",
     ),
     setting(
         "idle-timeout-ms",
         "MS",
-        "60000",
+        "75000",
         ALL,
         "Time a connection may be idle, take over a request's head, or leave an answer untaken",
     ),

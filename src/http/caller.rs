@@ -8,35 +8,76 @@
 //! a connection, and a place among the reads that wait.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Version};
 use futures_util::FutureExt;
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
+use super::access::{AccessLimits, Foreign};
 use super::error::Problem;
 use crate::coordinator::{Read, ReadError, ReadOptions};
 
 /// How long a read may wait after its client has ended its side: one that has closed its socket looks the same.
 pub(super) const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
+/// How long a client that is not done sending is listened to after its answer, so that it comes to read that (RFC 9112 §9.6).
+const LINGER_MAX: Duration = Duration::from_secs(30);
+
+/// How much is read at once of what nobody wants.
+const UNWANTED_BYTES: usize = 16 * 1024;
+
 /// A connection's client; cheap to clone. The default is one that never goes.
 #[derive(Clone, Default)]
-pub(super) struct Caller(Option<Arc<OwnedWriteHalf>>);
+pub(super) struct Caller(Option<Arc<Connection>>);
+
+/// What the two ends of a connection's use share.
+struct Connection {
+    write: OwnedWriteHalf,
+    terms: Arc<Terms>,
+    /// Whether it is one of those that are kept for probes.
+    only_probes: bool,
+    /// Whether it is closed while its client is still sending: what comes is read and dropped.
+    lingers: AtomicBool,
+    /// Whether a request is being answered.
+    answering: AtomicBool,
+    /// Whether bytes have come since the last request began.
+    has_begun: AtomicBool,
+    /// Whether bytes of an answer wait for the client to take them.
+    write_waits: AtomicBool,
+}
+
+/// On which terms the connections of a listener are served.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    /// Who may ask.
+    pub access: AccessLimits,
+    /// Whether only this machine can connect.
+    pub is_local: bool,
+    /// Whether it is there for probes alone.
+    pub only_probes: bool,
+}
 
 /// A connection's bytes, for the server.
 pub(super) struct Bytes {
     read: OwnedReadHalf,
-    write: Arc<OwnedWriteHalf>,
+    connection: Arc<Connection>,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
+
+/// That a request is being answered, for as long as this is kept.
+pub(super) struct Answering<'c>(&'c Caller);
 
 /// How a client has closed its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +89,86 @@ enum Closed {
 }
 
 /// The client of a connection, and its bytes.
-pub(super) fn split(stream: TcpStream) -> (Caller, Bytes) {
+pub(super) fn split(stream: TcpStream, terms: Arc<Terms>, only_probes: bool) -> (Caller, Bytes) {
     let (read, write) = stream.into_split();
-    let write = Arc::new(write);
-    (Caller(Some(Arc::clone(&write))), Bytes { read, write })
+    let connection = Arc::new(Connection {
+        write,
+        terms,
+        only_probes,
+        lingers: AtomicBool::new(false),
+        answering: AtomicBool::new(false),
+        has_begun: AtomicBool::new(false),
+        write_waits: AtomicBool::new(false),
+    });
+    let bytes = Bytes {
+        read,
+        connection: Arc::clone(&connection),
+        lingering: None,
+    };
+    (Caller(Some(connection)), bytes)
 }
 
 impl Caller {
+    /// Notes that a request is being answered.
+    pub fn answering(&self) -> Answering<'_> {
+        self.set_answering(true);
+        Answering(self)
+    }
+
+    /// Lets a request pass, or says why not.
+    pub fn check(&self, headers: &HeaderMap, version: Version) -> Result<Foreign, Problem> {
+        match &self.0 {
+            Some(connection) => {
+                let terms = &connection.terms;
+                terms.access.check(headers, version, terms.is_local)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Whether nothing but probes is answered on its connection.
+    pub fn only_probes(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|connection| connection.only_probes || connection.terms.only_probes)
+    }
+
+    /// Why there is nothing but probes.
+    pub fn why_only_probes(&self) -> Problem {
+        match &self.0 {
+            Some(connection) if connection.only_probes => Problem::only_probes(),
+            _ => Problem::not_found(),
+        }
+    }
+
+    fn set_answering(&self, answering: bool) {
+        if let Some(connection) = &self.0 {
+            connection.answering.store(answering, Ordering::Relaxed);
+            connection.has_begun.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Has the connection, which is closed after this answer, read and drop what its client is still sending: one that is cut off
+    /// in that does not come to read its answer.
+    pub fn linger(&self) {
+        if let Some(connection) = &self.0 {
+            connection.lingers.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nobody waits for anything on this connection: it has sent a part of a request's head, or only lingers.
+    pub fn is_idle(&self) -> bool {
+        self.0.as_deref().is_some_and(|connection| {
+            let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+            let is_between = !is(&connection.answering) && !is(&connection.write_waits);
+            is_between && (is(&connection.has_begun) || is(&connection.lingers))
+        })
+    }
+
     /// Resolves once the client has closed its connection in one way or the other.
     async fn closed(&self) -> Closed {
-        if let Some(socket) = &self.0 {
+        if let Some(connection) = &self.0 {
+            let socket = &connection.write;
             // That the client has ended its side comes with either of the interests to read; this one leaves out that
             // bytes have come, of which a client may send any number for later requests.
             match socket.ready(Interest::PRIORITY | Interest::ERROR).await {
@@ -73,7 +184,7 @@ impl Caller {
     async fn reset(&self) {
         match &self.0 {
             // An error says that it watches no longer.
-            Some(socket) => drop(socket.ready(Interest::ERROR).await),
+            Some(connection) => drop(connection.write.ready(Interest::ERROR).await),
             None => std::future::pending().await,
         }
     }
@@ -148,6 +259,12 @@ impl Caller {
     }
 }
 
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.set_answering(false);
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = std::convert::Infallible;
 
@@ -157,18 +274,42 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 impl Bytes {
+    /// Reads and drops what comes, until the client ends its side, resets the connection, or has had its time.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut unwanted = [MaybeUninit::uninit(); UNWANTED_BYTES];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut unwanted);
+            match Pin::new(&mut self.read).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        match &mut self.lingering {
+            Some(time) => time.as_mut().poll(context),
+            None => Poll::Ready(()),
+        }
+    }
+
     /// Writes by `write`, which tries to, once that is possible.
     fn poll_write_by(
         &self,
         context: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let socket: &TcpStream = (*self.write).as_ref();
+        let socket: &TcpStream = self.connection.write.as_ref();
+        let waits = |waits| self.connection.write_waits.store(waits, Ordering::Relaxed);
         loop {
-            ready!(socket.poll_write_ready(context))?;
+            if socket.poll_write_ready(context)?.is_pending() {
+                waits(true);
+                return Poll::Pending;
+            }
             match write(socket) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
+                written => {
+                    waits(false);
+                    return Poll::Ready(written);
+                }
             }
         }
     }
@@ -180,7 +321,12 @@ impl AsyncRead for Bytes {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.read).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.read).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.connection.has_begun.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -209,10 +355,16 @@ impl AsyncWrite for Bytes {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let socket: &TcpStream = (*self.write).as_ref();
-        let ended = rustix::net::shutdown(socket, Shutdown::Write);
-        Poll::Ready(ended.map_err(io::Error::from))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            let socket: &TcpStream = self.connection.write.as_ref();
+            rustix::net::shutdown(socket, Shutdown::Write)?;
+            if !self.connection.lingers.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            self.lingering = Some(Box::pin(sleep(LINGER_MAX)));
+        }
+        self.poll_linger(context).map(Ok)
     }
 }
 

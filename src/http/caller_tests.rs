@@ -18,7 +18,7 @@ async fn connection() -> (TcpStream, Caller, Bytes) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (caller, bytes) = split(accepted.expect("accepted").0);
+    let (caller, bytes) = split(accepted.expect("accepted").0, Arc::default(), false);
     (client.expect("connected"), caller, bytes)
 }
 

@@ -66,6 +66,11 @@ impl Problem {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     pub fn invalid_parameter(detail: impl Into<String>) -> Self {
         let title = "A parameter is not valid";
         Self::new(StatusCode::BAD_REQUEST, "invalid-parameter", title, detail)
@@ -105,6 +110,45 @@ impl Problem {
             format!(
                 "The whole body must arrive within {seconds} seconds. Send it faster or in parts."
             ),
+        )
+    }
+
+    pub fn invalid_host(detail: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-host",
+            "The header Host is not valid",
+            format!(
+                "{detail} A request by HTTP/1.1 has one header Host, with the name and port that it was sent to."
+            ),
+        )
+    }
+
+    pub fn foreign_host() -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "foreign-host",
+            "The host's name is not one of this service",
+            "It listens for its own machine only, and takes requests to localhost, to an address, or to a name without a dot. \
+             If this name leads to it on purpose, as by a proxy, add the name to the setting hosts.",
+        )
+    }
+
+    pub fn foreign_origin() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "foreign-origin",
+            "Pages of this origin may not ask",
+            "The header Origin names a page of another scheme, host or port. If it may read and post here, add that origin to the \
+             setting cors-origins.",
+        )
+    }
+
+    pub fn only_probes() -> Self {
+        Self::unavailable(
+            "overloaded",
+            "Too much is waiting",
+            "As many connections are open as may. Nothing was taken; ask again.",
         )
     }
 
@@ -321,10 +365,8 @@ impl IntoResponse for Problem {
         let extra: Option<(HeaderName, &'static str)> = match status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
-            // What is left of a body that came too slowly, or too large, is not worth waiting for.
-            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {
-                Some((header::CONNECTION, "close"))
-            }
+            // What is left of a body that came too slowly is not worth waiting for.
+            StatusCode::REQUEST_TIMEOUT => Some((header::CONNECTION, "close")),
             _ => None,
         };
         if let Some((name, value)) = extra {

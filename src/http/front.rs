@@ -12,18 +12,22 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, Method, Request, Response};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
+use super::access::Foreign;
 use super::caller::Caller;
 use super::error::Problem;
+use super::health::PROBES;
 use super::measure::{Measures, Series};
+use super::methods;
 use super::options::{Query, path_segment};
-use super::{App, Whole, counts, items};
+use super::{App, Whole, counts, items, unread};
 
 /// What a node serves; cheap to clone.
 #[derive(Clone)]
@@ -46,6 +50,9 @@ struct Straight {
 
 /// An answer's body: of one piece, or whatever the router makes.
 pub(super) type Answer = Either<Full<Bytes>, Body>;
+
+/// What serves, as an answer names it.
+const SERVER: &str = "headcount";
 
 /// A request that goes past the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,38 +98,133 @@ impl Routes {
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        let (mut parts, body) = request.into_parts();
+        let mut response = self.answer_of(request, caller).await;
+        let server = HeaderValue::from_static(SERVER);
+        response.headers_mut().insert(header::SERVER, server);
+        response
+    }
+
+    async fn answer_of<B>(&self, request: Request<B>, caller: &Caller) -> Response<Answer>
+    where
+        B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
+    {
+        let (mut parts, mut body) = request.into_parts();
+        let _answering = caller.answering();
+        let foreign = match caller.check(&parts.headers, parts.version) {
+            Ok(foreign) => foreign,
+            Err(problem) => return refuse(problem, &parts, body, caller).await,
+        };
         let known = Known::of(&parts.method, parts.uri.path());
-        let (Some(straight), Some(known)) = (&self.inner.straight, known) else {
-            parts.extensions.insert(caller.clone());
-            let request = Request::from_parts(parts, Body::new(body));
-            let answered = self.inner.router.call(request).await;
-            return answered
-                .unwrap_or_else(|never| match never {})
-                .map(Either::Right);
+        let (Some(straight), Some(known), false, None) =
+            (&self.inner.straight, known, caller.only_probes(), &foreign)
+        else {
+            return Box::pin(self.by_router(parts, body, foreign, caller)).await;
         };
         let started = Instant::now();
         let headers = std::mem::take(&mut parts.headers);
-        let (series, answer) = match known {
+        let has_body = !body.is_end_stream();
+        let waits_to_continue = has_body && unread::waits_to_continue(&headers);
+        let (series, answer, wants_body) = match known {
             Known::PostItems => {
                 // The path is a piece of the connection's buffer as well.
                 drop((parts.uri, parts.extensions));
-                let answer = items::post(&straight.app, headers, body).await;
-                (&straight.posts, answer)
+                let answer = items::post(&straight.app, headers, &mut body).await;
+                (&straight.posts, answer, true)
             }
             Known::GetCount(tenant) => {
                 let query = parts.uri.query().unwrap_or_default();
                 let answer = straight.count(caller, headers, tenant, query).await;
-                (&straight.counts, answer)
+                (&straight.counts, answer, false)
             }
         };
-        let response = match answer {
+        let is_read = wants_body && answer.is_ok();
+        let mut response = match answer {
             Ok(whole) => whole.map(Either::Left),
             Err(problem) => problem.into_response().map(Either::Right),
         };
         series.note(response.status(), started.elapsed());
+        if has_body && !is_read {
+            // Boxed, since it is rare: otherwise every request would have to have room for it.
+            Box::pin(unread::settle(
+                body,
+                waits_to_continue,
+                &mut response,
+                caller,
+            ))
+            .await;
+        }
         response
     }
+
+    /// Answers what is rare.
+    async fn by_router<B>(
+        &self,
+        mut parts: Parts,
+        body: B,
+        foreign: Foreign,
+        caller: &Caller,
+    ) -> Response<Answer>
+    where
+        B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
+    {
+        if caller.only_probes() && !PROBES.contains(&parts.uri.path()) {
+            let mut response = refuse(caller.why_only_probes(), &parts, body, caller).await;
+            close_after(&mut response);
+            return response;
+        }
+        if let Some(answer) = methods::preflight(&parts, &foreign) {
+            return answer.map(Either::Left);
+        }
+        parts.extensions.insert(caller.clone());
+        let waits_to_continue = unread::waits_to_continue(&parts.headers);
+        let asks_methods = parts.method == Method::OPTIONS;
+        let (body, back) = match body.is_end_stream() {
+            true => (Body::empty(), None),
+            false => {
+                let (lent, back) = unread::lend(body);
+                (Body::new(lent), Some(back))
+            }
+        };
+        let answered = self.inner.router.call(Request::from_parts(parts, body));
+        let mut response = answered.await.unwrap_or_else(|never| match never {});
+        if asks_methods {
+            response = methods::allowed(response);
+        }
+        let mut response = response.map(Either::Right);
+        methods::share(&mut response, foreign);
+        let left = back.and_then(|back| back.lock().take());
+        if let Some(left) = left {
+            unread::settle(left, waits_to_continue, &mut response, caller).await;
+        }
+        if caller.only_probes() {
+            close_after(&mut response);
+        }
+        response
+    }
+}
+
+/// A problem instead of an answer, once the body is dealt with.
+async fn refuse<B>(problem: Problem, parts: &Parts, body: B, caller: &Caller) -> Response<Answer>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let mut response = problem.into_response().map(Either::Right);
+    if !body.is_end_stream() {
+        let waits_to_continue = unread::waits_to_continue(&parts.headers);
+        Box::pin(unread::settle(
+            body,
+            waits_to_continue,
+            &mut response,
+            caller,
+        ))
+        .await;
+    }
+    response
+}
+
+fn close_after(response: &mut Response<Answer>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
 }
 
 impl Straight {

@@ -15,6 +15,9 @@ use super::{App, Whole, gauges, json};
 use crate::counter::Status;
 use crate::supervisor::UnaskedEnd;
 
+/// The paths that are answered when as many connections are open as may.
+pub(super) const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// That a node is well.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"status": "ok"}))]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only this folder knows about HTTP servers and status codes; it decides nothing about counting.
 
+mod access;
 mod auth;
 mod body;
 mod caller;
@@ -16,16 +17,19 @@ mod internal;
 mod items;
 mod loss;
 mod measure;
+mod methods;
 mod options;
 pub mod parse;
 mod server;
 mod timer;
+mod unread;
 
+pub use access::AccessLimits;
 pub use body::BodyLimits;
 pub use front::Routes;
 pub use internal::{CounterApp, counter_routes};
 pub use loss::{LossDesk, LossError};
-pub use server::{ServerLimits, serve};
+pub use server::{Endpoint, PROBE_CONNECTIONS, ServerLimits, serve};
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
 //! Accepting connections: how many, how slow, and how they end.
 //!
-//! Invariant: no more connections are open than allowed, and none stays for ever: one that is idle, or does not
-//! take its answers, is closed. After `stop`, running requests are answered within the time to drain; what is
+//! Invariant: no more connections are open than allowed, and some of those are kept for probes. None stays for ever: one that is
+//! idle, or does not take its answers, is closed. After `stop`, running requests are answered within the time to drain; what is
 //! still open then is cut.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -16,8 +17,11 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 
+use super::access::AccessLimits;
+use super::caller::{Caller, Terms};
 use super::timer::ConnectionTimer;
 use super::{Routes, caller};
 use crate::telemetry;
@@ -25,7 +29,7 @@ use crate::telemetry;
 /// Limits of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections open at once; further ones wait in the system's backlog.
+    /// Connections open at once, beside [`PROBE_CONNECTIONS`].
     pub connections_max: usize,
     /// How long a connection may be idle, take over a request's head, or leave an answer untaken.
     pub idle_timeout: Duration,
@@ -33,41 +37,74 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
+/// Connections that are kept for probes when all others are open: each answers one, and whoever else comes by one is refused.
+/// Further ones wait in the system's backlog.
+pub const PROBE_CONNECTIONS: usize = 16;
+
+/// How long a connection that is kept for probes may take over a request's head: others may need it.
+const PROBE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long to wait after the system refused a connection for want of files or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 
-/// Serves `routes` on `listener` until `stop` resolves, then drains. Returns how many connections were cut
-/// because their requests took longer than the time to drain.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Routes,
-    limits: ServerLimits,
-    stop: impl Future<Output = ()>,
-) -> usize {
-    let room = Arc::new(Semaphore::new(limits.connections_max));
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
+/// How long the rest of a request's head may take after `stop`, and how often that is looked at.
+const HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// Where connections come in, and on which terms.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// What accepts them.
+    pub listener: TcpListener,
+    /// Who may ask.
+    pub access: AccessLimits,
+    /// Limits of connections.
+    pub limits: ServerLimits,
+    /// Whether nothing but `/healthz`, `/readyz` and `/metrics` is answered.
+    pub only_probes: bool,
+}
+
+impl Endpoint {
+    /// For all requests, and for the service's own pages.
+    #[must_use]
+    pub fn new(listener: TcpListener, limits: ServerLimits) -> Self {
+        Self {
+            listener,
+            access: AccessLimits::default(),
+            limits,
+            only_probes: false,
+        }
+    }
+}
+
+/// Serves `routes` at `endpoint` until `stop` resolves, then drains. Returns how many connections were cut because their requests
+/// took longer than the time to drain.
+pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output = ()>) -> usize {
+    let Endpoint {
+        listener,
+        access,
+        limits,
+        only_probes,
+    } = endpoint;
+    let address = listener.local_addr();
+    let terms = Terms {
+        access,
+        is_local: address.is_ok_and(|address| address.ip().is_loopback()),
+        only_probes,
+    };
+    let mut open = Open::new(routes, terms, limits);
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &room, limits) => accepted,
+            accepted = open.room.accept(&listener, limits) => accepted,
             // Ended connections are forgotten as they end.
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a request panicked; its connection is closed");
-                }
+            Some(ended) = open.connections.join_next_with_id() => {
+                open.forget(ended);
                 continue;
             }
             () = &mut stop => break,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let watched = watch(&graceful, stream, routes.clone(), limits);
-                connections.spawn(async move {
-                    let _open = Open::new(permit);
-                    watched.await;
-                });
-            }
+            Ok((stream, place)) => open.add(stream, place),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -75,74 +112,162 @@ pub async fn serve(
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(limits.drain_timeout, graceful.shutdown()).await;
-    let mut cut = 0;
-    if drained.is_err() {
-        connections.abort_all();
-        while let Some(ended) = connections.join_next().await {
-            cut += usize::from(ended.is_err());
-        }
-    }
-    cut
+    open.drain().await
+}
+
+/// The places that connections take.
+struct Room {
+    any: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
 }
 
 /// A connection's place, and its share in the gauge, however it ends.
-struct Open {
+struct Place {
     _permit: OwnedSemaphorePermit,
+    only_probes: bool,
 }
 
-impl Open {
-    fn new(permit: OwnedSemaphorePermit) -> Self {
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, only_probes: bool) -> Self {
         metrics::gauge!(telemetry::CONNECTIONS).increment(1.0);
-        Self { _permit: permit }
+        Self {
+            _permit: permit,
+            only_probes,
+        }
     }
 }
 
-impl Drop for Open {
+impl Drop for Place {
     fn drop(&mut self) {
         metrics::gauge!(telemetry::CONNECTIONS).decrement(1.0);
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-    limits: ServerLimits,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    // Answers are small and whole: waiting to fill a packet only delays them.
-    stream.set_nodelay(true)?;
-    // Linux closes a connection whose peer takes no bytes for so long (TCP_USER_TIMEOUT, tcp(7)).
-    let untaken_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, untaken_ms)?;
-    Ok((stream, permit))
+impl Room {
+    /// Accepts a connection once there is a place for it.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        limits: ServerLimits,
+    ) -> io::Result<(TcpStream, Place)> {
+        let (permit, only_probes) = tokio::select! {
+            biased;
+            permit = Arc::clone(&self.any).acquire_owned() => (permit, false),
+            permit = Arc::clone(&self.probes).acquire_owned() => (permit, true),
+        };
+        let permit = permit.map_err(io::Error::other)?;
+        let (stream, _) = listener.accept().await?;
+        // Answers are small and whole: waiting to fill a packet only delays them.
+        stream.set_nodelay(true)?;
+        // Linux closes a connection whose peer takes no bytes for so long (TCP_USER_TIMEOUT, tcp(7)).
+        let untaken_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, untaken_ms)?;
+        Ok((stream, Place::new(permit, only_probes)))
+    }
 }
 
-fn watch(
-    graceful: &GracefulShutdown,
-    stream: TcpStream,
+/// The connections that are open.
+struct Open {
     routes: Routes,
+    terms: Arc<Terms>,
     limits: ServerLimits,
-) -> impl Future<Output = ()> + use<> {
-    let (caller, bytes) = caller::split(stream);
-    let answer = move |request| {
-        let (routes, caller) = (routes.clone(), caller.clone());
-        async move { Ok::<_, Infallible>(routes.answer(request, &caller).await) }
-    };
-    let connection = http1::Builder::new()
-        .timer(ConnectionTimer::default())
-        .header_read_timeout(limits.idle_timeout)
-        // A client may end its side after its request and still wait for the answer; `caller` tells one that has gone.
-        .half_close(true)
-        .serve_connection(TokioIo::new(bytes), service_fn(answer));
-    let watched = graceful.watch(connection);
-    async move {
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, "a connection ended early");
+    room: Room,
+    graceful: GracefulShutdown,
+    connections: JoinSet<()>,
+    callers: HashMap<Id, (Caller, AbortHandle)>,
+}
+
+impl Open {
+    fn new(routes: Routes, terms: Terms, limits: ServerLimits) -> Self {
+        Self {
+            routes,
+            terms: Arc::new(terms),
+            limits,
+            room: Room {
+                any: Arc::new(Semaphore::new(limits.connections_max)),
+                probes: Arc::new(Semaphore::new(PROBE_CONNECTIONS)),
+            },
+            graceful: GracefulShutdown::new(),
+            connections: JoinSet::new(),
+            callers: HashMap::new(),
         }
+    }
+
+    fn add(&mut self, stream: TcpStream, place: Place) {
+        let (caller, bytes) = caller::split(stream, Arc::clone(&self.terms), place.only_probes);
+        let (routes, of_answers) = (self.routes.clone(), caller.clone());
+        let answer = move |request| {
+            let (routes, caller) = (routes.clone(), of_answers.clone());
+            async move { Ok::<_, Infallible>(routes.answer(request, &caller).await) }
+        };
+        let idle_timeout = match place.only_probes {
+            true => self.limits.idle_timeout.min(PROBE_HEAD_TIMEOUT),
+            false => self.limits.idle_timeout,
+        };
+        let connection = http1::Builder::new()
+            .timer(ConnectionTimer::default())
+            .header_read_timeout(idle_timeout)
+            // A client may end its side after its request and still wait for the answer; `caller` tells one that has gone.
+            .half_close(true)
+            .serve_connection(TokioIo::new(bytes), service_fn(answer));
+        let watched = self.graceful.watch(connection);
+        let task = self.connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+        self.callers.insert(task.id(), (caller, task));
+    }
+
+    fn forget(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(%error, "a request panicked; its connection is closed");
+                }
+                error.id()
+            }
+        };
+        self.callers.remove(&id);
+    }
+
+    /// Waits until all requests are answered, and cuts what takes longer; returns how many connections that was.
+    async fn drain(mut self) -> usize {
+        let deadline = Instant::now() + self.limits.drain_timeout;
+        let graceful = std::mem::take(&mut self.graceful);
+        let mut answered = std::pin::pin!(graceful.shutdown());
+        loop {
+            let look = deadline.min(Instant::now() + HEAD_GRACE);
+            if tokio::time::timeout_at(look, &mut answered).await.is_ok() {
+                return 0;
+            }
+            while let Some(ended) = self.connections.try_join_next_with_id() {
+                self.forget(ended);
+            }
+            // Nobody waits for an answer there, and the rest of the head may never come.
+            for (caller, task) in self.callers.values() {
+                if caller.is_idle() {
+                    task.abort();
+                }
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        self.connections.abort_all();
+        let mut cut = 0;
+        while let Some(ended) = self.connections.join_next_with_id().await {
+            let id = ended
+                .as_ref()
+                .map_or_else(|error| error.id(), |(id, ())| *id);
+            let waited = self
+                .callers
+                .get(&id)
+                .is_some_and(|(caller, _)| !caller.is_idle());
+            cut += usize::from(ended.is_err() && waited);
+        }
+        cut
     }
 }

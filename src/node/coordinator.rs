@@ -11,7 +11,7 @@ use super::broker_watch::BrokerWatch;
 use super::cluster::{Remotes, amqp_options, cluster_secret, follow, meet_strangers, own_url};
 use super::desk::Desk;
 use super::system::{
-    barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
+    barrier_epochs, new_epoch, new_life, open_endpoints, start_metrics, stop_signal,
 };
 use super::{Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
@@ -40,10 +40,10 @@ pub async fn coordinator(
     let supervisor = Supervisor::default();
     let stop = stop_signal(&supervisor)?;
     let metrics = start_metrics(&supervisor)?;
-    let server = limit_connections(config.common.server)?;
     let (amqp, watch) = broker_of(&config, &supervisor)?;
     let secret = cluster_secret(&config.cluster)?;
-    let (listener, address) = listen(config.common.listen).await?;
+    let endpoints = open_endpoints(&config.common).await?;
+    let address = endpoints.address;
     let life = new_life()?;
     let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
@@ -102,7 +102,7 @@ pub async fn coordinator(
         supervisor.going_down();
         coordinator.close();
     };
-    super::run_server(listener, http::routes(app), server, stopped).await;
+    super::run_server(endpoints, http::routes(app), stopped).await;
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
     fatal.map_or(Ok(()), Err)

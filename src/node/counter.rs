@@ -10,9 +10,7 @@ use tokio::time::Instant;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, meet_strangers, own_url};
 use super::stores::{RunningCounter, open_store, run_counter};
-use super::system::{
-    barrier_epochs, limit_connections, listen, new_life, start_metrics, stop_signal,
-};
+use super::system::{barrier_epochs, new_life, open_endpoints, start_metrics, stop_signal};
 use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
@@ -57,12 +55,12 @@ pub async fn counter(
     let supervisor = Supervisor::default();
     let stop = stop_signal(&supervisor)?;
     let metrics = start_metrics(&supervisor)?;
-    let server = limit_connections(config.common.server)?;
     let mut amqp = amqp_options(&config.cluster, &supervisor)?;
     amqp.prefetch = config.prefetch;
     amqp.witnesses = vec![config.name.clone()];
     let secret = cluster_secret(&config.cluster)?;
-    let (listener, address) = listen(config.common.listen).await?;
+    let endpoints = open_endpoints(&config.common).await?;
+    let address = endpoints.address;
     let belonging = Belonging {
         cluster: None,
         counter: config.name.to_string(),
@@ -98,7 +96,7 @@ pub async fn counter(
         }
         supervisor.going_down();
     };
-    super::run_server(listener, http::counter_routes(app), server, stopped).await;
+    super::run_server(endpoints, http::counter_routes(app), stopped).await;
     // What is not yet acknowledged comes again at the next start.
     let stopped = async {
         // A counter that has ended by itself does not hear it.

@@ -22,14 +22,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use metrics_exporter_prometheus::BuildError;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
+use self::system::Endpoints;
 use crate::client::ClientError;
 use crate::coordinator::{Fatal, ReadError};
 use crate::counter::CounterError;
-use crate::http::{self, ServerLimits};
+use crate::http;
 use crate::log::amqp::OperatorError;
 use crate::store::StoreError;
 pub use crate::store::data_dir::LOCAL_COUNTER;
@@ -131,14 +133,21 @@ fn check_tasks(supervisor: &Supervisor) -> Result<(), NodeError> {
     }
 }
 
-/// Serves until told to stop, and says whom that cut off.
-async fn run_server(
-    listener: TcpListener,
-    routes: http::Routes,
-    server: ServerLimits,
-    stopped: impl Future<Output = ()>,
-) {
-    let cut = http::serve(listener, routes, server, stopped).await;
+/// Serves until told to stop, and says whom that cut off. Probes are answered until the last request is.
+async fn run_server(endpoints: Endpoints, routes: http::Routes, stopped: impl Future<Output = ()>) {
+    let (answered, all_answered) = oneshot::channel::<()>();
+    let probes = async {
+        if let Some(endpoint) = endpoints.probes {
+            let stop = all_answered.map(drop);
+            http::serve(endpoint, routes.clone(), stop).await;
+        }
+    };
+    let all = async {
+        let cut = http::serve(endpoints.all, routes.clone(), stopped).await;
+        drop(answered);
+        cut
+    };
+    let (cut, ()) = tokio::join!(all, probes);
     if cut > 0 {
         tracing::warn!(
             connections = cut,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::stores::{open_store, run_counter};
 use super::system::{
-    barrier_epochs, limit_connections, listen, new_epoch, new_life, start_metrics, stop_signal,
+    barrier_epochs, new_epoch, new_life, open_endpoints, start_metrics, stop_signal,
 };
 use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
@@ -38,9 +38,9 @@ pub async fn serve(
     let supervisor = Supervisor::default();
     let stop = stop_signal(&supervisor)?;
     let metrics = start_metrics(&supervisor)?;
-    let server = limit_connections(config.common.server)?;
     // Before the folder is touched: a second start by mistake leaves nothing behind.
-    let (listener, address) = listen(config.common.listen).await?;
+    let endpoints = open_endpoints(&config.common).await?;
+    let address = endpoints.address;
     let belonging = Belonging {
         cluster: None,
         counter: LOCAL_COUNTER.into(),
@@ -96,7 +96,7 @@ pub async fn serve(
         supervisor.going_down();
         coordinator.close();
     };
-    super::run_server(listener, http::routes(app), server, stopped).await;
+    super::run_server(endpoints, http::routes(app), stopped).await;
     drop(coordinator);
     // The log ends once the last batch is through, and with it the counter.
     tokio::time::timeout(CLOSE_TIMEOUT, running.end())

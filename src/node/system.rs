@@ -14,14 +14,15 @@ use tokio::sync::oneshot;
 
 use super::NodeError;
 use crate::clock::now_ns;
-use crate::http::ServerLimits;
+use crate::config::CommonConfig;
+use crate::http::{Endpoint, PROBE_CONNECTIONS, ServerLimits};
 use crate::model::{BarrierEpochs, Entropy, Epoch};
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry;
 
 /// Files kept for the store: its runs (64 at most, those set aside, and those being merged), journal, manifest
-/// and the like.
-const FILES_RESERVED: usize = 160;
+/// and the like; and for probes: their connections, those of their own endpoint too, and that.
+const FILES_RESERVED: usize = 160 + 2 * PROBE_CONNECTIONS;
 
 /// How often metrics that gather are tidied.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -49,7 +50,7 @@ async fn keep_up(metrics: PrometheusHandle) -> Infallible {
 
 /// Lets the process have as many files as the system allows it, and no more connections than leave enough of
 /// them to the store: without a file, the store could not go on.
-pub(super) fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
+fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
     let mut files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
         files.current = files.maximum;
@@ -80,7 +81,41 @@ pub(super) fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, No
     })
 }
 
-pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
+/// Where a node's connections come in.
+pub(super) struct Endpoints {
+    /// The address of the first.
+    pub address: SocketAddr,
+    pub all: Endpoint,
+    /// For probes alone.
+    pub probes: Option<Endpoint>,
+}
+
+/// Opens what the settings name, before anything else is touched.
+pub(super) async fn open_endpoints(config: &CommonConfig) -> Result<Endpoints, NodeError> {
+    let limits = limit_connections(config.server)?;
+    let open = async |address, only_probes| {
+        let (listener, address) = listen(address).await?;
+        let endpoint = Endpoint {
+            listener,
+            access: config.access.clone(),
+            limits,
+            only_probes,
+        };
+        Ok::<_, NodeError>((endpoint, address))
+    };
+    let (all, address) = open(config.listen, false).await?;
+    let probes = match config.probe_listen {
+        Some(address) => Some(open(address, true).await?.0),
+        None => None,
+    };
+    Ok(Endpoints {
+        address,
+        all,
+        probes,
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
     let fault = |source| NodeError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(fault)?;
     let address = listener.local_addr().map_err(fault)?;

@@ -75,26 +75,80 @@ async fn a_connection_that_says_nothing_is_closed() {
     assert_eq!(text, "");
 }
 
+/// An orchestrator must not kill a node for being in demand.
 #[tokio::test]
-async fn more_connections_than_allowed_wait_for_their_turn() {
+async fn probes_are_answered_when_as_many_connections_are_open_as_may() {
     let node = Node::start(&["--connections-max", "2"]);
-    let ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    let (first, _) = raw(&node, ask, "ok");
-    let (_second, _) = raw(&node, ask, "ok");
-    let address = node.url().trim_start_matches("http://").to_owned();
-    let mut third = TcpStream::connect(address).expect("in the backlog");
-    third.write_all(ask).expect("sent");
-    third
-        .set_read_timeout(Some(Duration::from_millis(200)))
-        .expect("set");
-    let mut buffer = [0; 1024];
-    assert!(third.read(&mut buffer).is_err(), "the third waits");
-    drop(first);
-    third
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("set");
-    let read = third.read(&mut buffer).expect("an answer");
-    assert!(String::from_utf8_lossy(&buffer[..read]).starts_with("HTTP/1.1 200"));
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let held: Vec<_> = (0..2)
+        .map(|_| raw(&node, ask("/healthz").as_bytes(), "ok").0)
+        .collect();
+    for _ in 0..3 {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let (_, text) = raw(&node, ask(path).as_bytes(), "never");
+            assert!(text.starts_with("HTTP/1.1 200 "), "{path}: {text}");
+            assert!(text.contains("connection: close"), "{text}");
+        }
+        let (_, text) = raw(&node, ask("/items/a/count").as_bytes(), "never");
+        assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+        assert!(text.contains("urn:headcount:problem:overloaded"), "{text}");
+    }
+    drop(held);
+    let deadline = Instant::now() + PATIENCE;
+    while !raw(&node, ask("/items/a/count").as_bytes(), "}")
+        .1
+        .starts_with("HTTP/1.1 200 ")
+    {
+        assert!(Instant::now() < deadline, "places come back");
+    }
+}
+
+/// The probes' own address answers nothing else, and as long as anything is answered.
+#[tokio::test]
+async fn probes_have_an_address_of_their_own() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    drop(listener);
+    let node = Node::start(&["--probe-listen", &address]);
+    let url = format!("http://{address}");
+    let get =
+        async |path: &str| Answer::of(reqwest::Client::new().get(format!("{url}{path}"))).await;
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(get(path).await.status, 200, "{path}");
+    }
+    get("/items/a/count").await.assert_problem(404, "not-found");
+    assert_eq!(node.get("/healthz").await.status, 200, "there too");
+}
+
+/// Somebody's first bytes do not keep a process that is to stop.
+#[tokio::test]
+async fn a_half_sent_head_does_not_hold_up_the_end() {
+    let mut node = Node::start(&["--drain-timeout-ms", "60000"]);
+    let (_half, _) = raw(&node, b"GET /healthz HT", "");
+    let (mut begun, _) = raw(
+        &node,
+        b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Length: 25\r\n\r\n{\"id\"",
+        "",
+    );
+    assert_eq!(node.get("/healthz").await.status, 200, "both have come");
+    let started = Instant::now();
+    node.signal("-TERM");
+    std::thread::sleep(Duration::from_millis(1_500));
+    begun
+        .write_all(b":\"5\",\"tenant\":\"asd\"}")
+        .expect("sent");
+    let mut answer = String::new();
+    begun.read_to_string(&mut answer).expect("an answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 503 "),
+        "{answer}"
+    );
+    assert!(node.wait().success());
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -137,7 +191,7 @@ async fn connections_leave_files_to_the_store() {
     let data_dir = folder.path().join("data");
     let node = Node::start_limited(
         &data_dir,
-        "-n 200",
+        "-n 232",
         // Idle ones make room after a while, so that a new connection of this client has its turn too.
         &["--memory-mb", "2", "--idle-timeout-ms", "500"],
     );
@@ -153,8 +207,9 @@ async fn connections_leave_files_to_the_store() {
         loop {
             let request = node.request(reqwest::Method::POST, "/items").json(&items);
             match Answer::try_of(request).await {
+                // Its own kept connection may have been idle for too long, and another finds no place: like any client, it tries again.
+                Ok(answer) if answer.status == 503 => assert!(Instant::now() < deadline),
                 Ok(answer) => break assert_eq!(answer.status, 200, "{}", answer.text),
-                // Its own kept connection may have been idle for too long: like any client, it tries again.
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
         }

@@ -11,6 +11,7 @@ mod checker;
 mod cli;
 mod crash;
 mod deploy;
+mod edge;
 mod folder;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]

@@ -110,6 +110,7 @@ impl Stage {
             Self::Deploy => &[Tool::Hadolint],
             Self::Deny => &[Tool::CargoDeny],
             Self::Contract | Self::Cluster => &[Tool::Cc, Tool::RabbitMq],
+            Self::Integration => &[Tool::Cc, Tool::HttpClients],
             Self::Schemathesis => &[Tool::Cc, Tool::Schemathesis],
             Self::Instructions => &[Tool::Cc, Tool::Valgrind],
             Self::Fuzz => &[Tool::Cc, Tool::Cxx, Tool::CargoFuzz],

@@ -16,6 +16,8 @@ pub enum Tool {
     Python,
     /// The broker, and Erlang's port mapper and caller beside it.
     RabbitMq,
+    /// Clients of the HTTP API and a proxy, as their users have them.
+    HttpClients,
     /// Counts instructions.
     Valgrind,
     /// Licences and sources of the dependencies.
@@ -58,11 +60,12 @@ fn system(packages: &'static [&'static str], probe: &'static str) -> Source {
 
 impl Tool {
     /// All of them, in an order in which they can be installed.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Cc,
         Self::Cxx,
         Self::Python,
         Self::RabbitMq,
+        Self::HttpClients,
         Self::Valgrind,
         Self::CargoDeny,
         Self::CargoFuzz,
@@ -78,6 +81,7 @@ impl Tool {
             Self::Cxx => "c++",
             Self::Python => "python3 with venv",
             Self::RabbitMq => "RabbitMQ",
+            Self::HttpClients => "Python with requests, Node, curl, wget and nginx",
             Self::Valgrind => "valgrind",
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
@@ -99,6 +103,17 @@ impl Tool {
             Self::RabbitMq => system(
                 &["rabbitmq-server", "erlang-base"],
                 "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
+            ),
+            Self::HttpClients => system(
+                &[
+                    "python3",
+                    "python3-requests",
+                    "nodejs",
+                    "curl",
+                    "wget",
+                    "nginx-light",
+                ],
+                "python3 -c 'import requests' && node --version && curl --version && wget --version && test -x /usr/sbin/nginx",
             ),
             Self::Valgrind => system(&["valgrind"], "valgrind --version"),
             Self::CargoDeny => Source::Cargo { version: "0.20.2" },
