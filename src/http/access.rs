@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderValue, Version, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use super::error::Problem;
 
@@ -116,6 +116,39 @@ fn split_port(host: &str) -> (&str, &str) {
         // Of an IPv6 address without a port the last colon is a part.
         Some((name, port)) if !port.ends_with(']') => (name, port),
         _ => (host, ""),
+    }
+}
+
+impl Problem {
+    fn invalid_host(detail: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-host",
+            "The header Host is not valid",
+            format!(
+                "{detail} A request by HTTP/1.1 has one header Host, with the name and port that it was sent to."
+            ),
+        )
+    }
+
+    fn foreign_host() -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "foreign-host",
+            "The host's name is not one of this service",
+            "It listens for its own machine only, and takes requests to localhost, to an address, or to a name without a dot. \
+             If this name leads to it on purpose, as by a proxy, add the name to the setting hosts.",
+        )
+    }
+
+    fn foreign_origin() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "foreign-origin",
+            "Pages of this origin may not ask",
+            "The header Origin names a page of another scheme, host or port. If it may read and post here, add that origin to the \
+             setting cors-origins.",
+        )
     }
 }
 

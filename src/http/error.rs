@@ -56,7 +56,12 @@ pub struct Fault {
 }
 
 impl Problem {
-    fn new(status: StatusCode, kind: &str, title: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        kind: &str,
+        title: &str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self {
             kind: format!("{TYPE_PREFIX}{kind}"),
             title: title.into(),
@@ -110,37 +115,6 @@ impl Problem {
             format!(
                 "The whole body must arrive within {seconds} seconds. Send it faster or in parts."
             ),
-        )
-    }
-
-    pub fn invalid_host(detail: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid-host",
-            "The header Host is not valid",
-            format!(
-                "{detail} A request by HTTP/1.1 has one header Host, with the name and port that it was sent to."
-            ),
-        )
-    }
-
-    pub fn foreign_host() -> Self {
-        Self::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "foreign-host",
-            "The host's name is not one of this service",
-            "It listens for its own machine only, and takes requests to localhost, to an address, or to a name without a dot. \
-             If this name leads to it on purpose, as by a proxy, add the name to the setting hosts.",
-        )
-    }
-
-    pub fn foreign_origin() -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "foreign-origin",
-            "Pages of this origin may not ask",
-            "The header Origin names a page of another scheme, host or port. If it may read and post here, add that origin to the \
-             setting cors-origins.",
         )
     }
 

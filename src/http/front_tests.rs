@@ -146,9 +146,10 @@ async fn an_answer_does_not_tell_which_way_its_request_took() {
     }
     let (status, headers, _) = seen(&past, "POST", "/items", &[("x-of-request", "1")], item).await;
     let json = ("content-type".to_owned(), "\"application/json\"".to_owned());
+    let server = ("server".to_owned(), "\"headcount\"".to_owned());
     assert_eq!(
         (status, headers),
-        (200, vec![json]),
+        (200, vec![json, server]),
         "nothing of the request's"
     );
     for (method, path) in [
