@@ -53,18 +53,20 @@ fn main() -> ExitCode {
             force,
             yes,
         ))),
-        Invocation::Count { url, request } => match runtime.block_on(cli::count(&url, &request)) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => failed(error, 1),
-        },
-        Invocation::Health { url, ready } => match runtime.block_on(cli::health(&url, ready)) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => failed(error, 1),
-        },
-        Invocation::Load(options) => done(runtime.block_on(cli::load(&options))),
-        Invocation::Bench(options) => done(runtime.block_on(cli::bench(&options))),
+        Invocation::Count { url, request, json } => {
+            asked(runtime.block_on(cli::count(&url, &request, json)), json)
+        }
+        Invocation::Health { url, ready, json } => {
+            asked(runtime.block_on(cli::health(&url, ready, json)), json)
+        }
+        Invocation::Load(options) => {
+            let loaded = runtime.block_on(cli::load(&options));
+            asked(loaded.map(|()| true), options.json)
+        }
+        Invocation::Bench(options) => {
+            let measured = runtime.block_on(cli::bench(&options));
+            asked(measured.map(|()| true), options.json)
+        }
         Invocation::Verify { data_dir } => match node::verify(&data_dir) {
             Ok(report) if cli::print_report(&report) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
@@ -135,6 +137,19 @@ fn operated(result: Result<bool, impl Display>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(error, 1),
+    }
+}
+
+/// A client's command: false is that its result could not be written.
+fn asked(result: Result<bool, impl Display>, json: bool) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if json => {
+            cli::print_error_as_json(&error.to_string());
+            ExitCode::FAILURE
+        }
         Err(error) => failed(error, 1),
     }
 }

@@ -2,15 +2,20 @@
 //!
 //! Invariant: results go to standard output, everything else to standard error; an error is one line.
 
+mod batch;
 mod bench;
+mod client_args;
 mod command;
 mod confirm;
 mod count;
+mod csv;
 mod health;
 mod load;
 mod operator;
+mod poster;
 mod print;
 mod source;
+mod step;
 mod verify;
 
 pub use bench::{BenchOptions, Work, bench};
@@ -19,7 +24,7 @@ pub use count::count;
 pub use health::health;
 pub use load::{LoadOptions, load};
 pub use operator::{OperatorError, accept_loss, remake_queue, remove_counter, skip_poison};
-pub use print::{print, print_error};
+pub use print::{print, print_error, print_error_as_json};
 pub use verify::print_report;
 
 use std::path::{Path, PathBuf};
@@ -96,6 +101,8 @@ pub enum Invocation {
         url: String,
         /// What to ask.
         request: CountsRequest,
+        /// Whether to print JSON.
+        json: bool,
     },
     /// Ask a node how it is.
     Health {
@@ -103,6 +110,8 @@ pub enum Invocation {
         url: String,
         /// Whether it must be able to do its work, or only live.
         ready: bool,
+        /// Whether to print JSON.
+        json: bool,
     },
     /// Post the items of files.
     Load(LoadOptions),
@@ -129,10 +138,12 @@ pub fn parse() -> Result<Invocation, ConfigError> {
                 consistency: matches.get_one("consistency").cloned(),
                 after: matches.get_one("after").cloned(),
             },
+            json: matches.get_flag("json"),
         }),
         Some(("health", matches)) => Ok(Invocation::Health {
             url: text(matches, "url"),
             ready: matches.get_flag("ready"),
+            json: matches.get_flag("json"),
         }),
         Some(("load", matches)) => Ok(Invocation::Load(LoadOptions {
             url: text(matches, "url"),
@@ -141,6 +152,8 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             batch_items: number(matches, "batch-items"),
             connections: number(matches, "connections"),
             retry_for_s: number(matches, "retry-for-s") as u64,
+            skip_invalid: matches.get_flag("skip-invalid"),
+            json: matches.get_flag("json"),
         })),
         Some(("bench", matches)) => Ok(Invocation::Bench(bench::options(matches))),
         Some(("verify", matches)) => Ok(Invocation::Verify {
@@ -209,12 +222,4 @@ fn number(matches: &ArgMatches, name: &str) -> usize {
     matches
         .get_one::<u64>(name)
         .map_or(0, |&number| number as usize)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_command_line_is_well_formed() {
-        super::command::command().debug_assert();
-    }
 }

@@ -4,6 +4,8 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use serde::Serialize;
+
 /// Writes a result to standard output; says whether it was written. Why not is said on standard error, unless
 /// the reader has simply gone, as `head` does.
 #[must_use]
@@ -26,6 +28,18 @@ pub fn print(text: &str) -> bool {
 /// Writes an error to standard error; if that is gone too, nobody can be told.
 pub fn print_error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "headcount: {text}");
+}
+
+/// Writes an error of a command that prints JSON.
+pub fn print_error_as_json(text: &str) {
+    print_json_error(&serde_json::json!({ "error": text }));
+}
+
+/// Writes what happened on the way, as JSON, to standard error.
+pub(super) fn print_json_error(value: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(value) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
 }
 
 /// A number with commas between its thousands.

@@ -18,6 +18,7 @@ mod folder;
 mod kit;
 mod lifecycle;
 mod limits;
+mod load;
 mod readme;
 mod risks;
 mod waiting;
