@@ -33,7 +33,7 @@ use clap::ArgMatches;
 
 use crate::client::CountsRequest;
 use crate::config::{
-    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, ServeConfig,
+    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, NamedFile, ServeConfig,
 };
 use crate::model::CounterName;
 
@@ -43,7 +43,7 @@ pub struct AcceptLossOptions {
     /// The coordinator.
     pub url: String,
     /// The file with the nodes' secret.
-    pub cluster_secret_file: Option<PathBuf>,
+    pub cluster_secret_file: Option<NamedFile>,
     /// The epoch of one range, in hex.
     pub epoch: Option<String>,
     /// Its first and last sequence.

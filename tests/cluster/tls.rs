@@ -61,6 +61,8 @@ fn a_file_without_a_certificate_is_refused_by_name() {
         "127.0.0.1:0",
     ]);
     assert!(!refused.status.success());
-    let line = format!("headcount: amqp-ca-file: {path}: holds no certificate in PEM\n");
+    let line = format!(
+        "headcount: amqp-ca-file: {path} (from --amqp-ca-file): holds no certificate in PEM\n"
+    );
     assert_eq!(refused.stderr, line);
 }

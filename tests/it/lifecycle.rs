@@ -155,7 +155,7 @@ fn a_bad_setting_ends_at_once_with_one_line() {
         ),
         (
             ["serve", "--config", "/none.toml"],
-            "headcount: the settings file /none.toml: No such file or directory (os error 2)\n",
+            "headcount: the settings file /none.toml (from --config): No such file or directory (os error 2)\n",
         ),
     ] {
         let refused = run(&args);
@@ -305,4 +305,49 @@ async fn a_failed_write_stops_the_process_and_loses_nothing_acknowledged() {
         (acknowledged..=acknowledged + 500).contains(&count),
         "{acknowledged} <= {count}"
     );
+}
+
+#[test]
+fn a_log_filter_that_would_silence_everything_is_refused() {
+    let refused = run(&["serve", "--log", "warning", "--log-format", "text"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        refused.stderr.starts_with(
+            "headcount: log is \"warning\" (from --log): it must be a level (off, error, warn, info, debug or trace)"
+        ),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn no_part_of_a_password_that_is_not_encoded_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("url").display().to_string();
+    for url in [
+        "amqp://me:12/s3cret@broker",
+        "amqp://me:12@s3cret@broker",
+        "amqp://me:12#s3cret@broker",
+    ] {
+        std::fs::write(&file, format!("\u{feff}{url}\r\n")).expect("written");
+        let mut command = crate::node::headcount();
+        command
+            .args([
+                "counter",
+                "--name",
+                "c1",
+                "--log-format",
+                "text",
+                "--data-dir",
+            ])
+            .arg(folder.path().join("data"))
+            .env("HEADCOUNT_AMQP_URL_FILE", &file);
+        let output = command.output().expect("ran");
+        let told = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(!output.status.success());
+        assert!(!told.contains("s3cret"), "{told}");
+        assert!(!told.replace(&file, "").contains("12"), "{told}");
+        let source = format!("(from the file {file}, by HEADCOUNT_AMQP_URL_FILE)\n");
+        assert!(told.ends_with(&source), "{told}");
+    }
 }
