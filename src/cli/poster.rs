@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::batch::SourceBatch;
 use super::load::LoadError;
 use super::print::{grouped, print_error, print_json_error};
-use super::step::{BACKOFF_MIN, Faults, Step, indexes, longer, step, wait};
+use super::step::{BACKOFF_MIN, Faults, Step, TOO_LARGE, indexes, longer, step, wait};
 use crate::client::{ClientError, PublicClient};
 
 /// How often it is said, where no bar shows it, that batches are posted again.
@@ -104,7 +104,10 @@ impl Poster {
             let skip_invalid = self.posting.skip_invalid;
             let posted = self.client.post_ndjson(part.body.clone(), skip_invalid);
             let posted = posted.await;
-            if let Err(ClientError::Refused { status: 413, .. }) = &posted {
+            if let Err(ClientError::Refused {
+                status: TOO_LARGE, ..
+            }) = &posted
+            {
                 // So that the next batches need not be refused first.
                 self.fitting
                     .fetch_min((items / 2).max(1), Ordering::Relaxed);

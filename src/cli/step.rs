@@ -14,7 +14,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The statuses of an answer that a smaller body may change: too slow, and too large.
 const REQUEST_TIMEOUT: u16 = 408;
-const TOO_LARGE: u16 = 413;
+pub(super) const TOO_LARGE: u16 = 413;
 /// The statuses of an answer that names items: no JSON, and not valid.
 const NAMING: [u16; 2] = [400, 422];
 

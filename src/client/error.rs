@@ -4,12 +4,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::cause;
+
+/// The statuses below 500 with which the same may succeed later: too slow, and too often.
+const TRY_AGAIN: [u16; 2] = [408, 429];
 
 /// Why a request did not succeed.
 #[derive(Debug, Error)]
@@ -86,16 +88,16 @@ pub(super) fn no_answer(error: &reqwest::Error) -> ClientError {
 }
 
 /// What an answer that is no success says.
-pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ClientError {
-    if status.is_redirection() {
+pub(super) fn refusal(status: u16, reason: &str, headers: &HeaderMap, body: &[u8]) -> ClientError {
+    if (300..400).contains(&status) {
         let location = headers.get(LOCATION).map(|value| value.as_bytes());
         return ClientError::Redirected {
-            status: status.as_u16(),
+            status,
             location: String::from_utf8_lossy(location.unwrap_or(b"nowhere")).into_owned(),
         };
     }
     let problem: Problem = serde_json::from_slice(body).unwrap_or_else(|_| Problem {
-        detail: status.canonical_reason().unwrap_or("no reason").to_owned(),
+        detail: reason.to_owned(),
         errors: Vec::new(),
         request_id: None,
     });
@@ -103,16 +105,15 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> C
         Some(id) => format!("{} (request {id})", problem.detail),
         None => problem.detail,
     };
-    let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-    if status.is_server_error() || again.contains(&status) {
+    if status >= 500 || TRY_AGAIN.contains(&status) {
         return ClientError::Unavailable {
-            status: status.as_u16(),
+            status,
             detail,
             retry_after: retry_after(headers, SystemTime::now()),
         };
     }
     ClientError::Refused {
-        status: status.as_u16(),
+        status,
         detail,
         faults: by_index(problem.errors),
     }
@@ -159,17 +160,16 @@ mod tests {
             (422, false),
             (301, false),
         ] {
-            let status = StatusCode::from_u16(status).expect("a status");
-            let error = refusal(status, &HeaderMap::new(), b"<html>");
+            let error = refusal(status, "Why", &HeaderMap::new(), b"<html>");
             assert_eq!(error.is_retryable(), again, "{error}");
-            assert!(error.to_string().contains(status.as_str()), "{error}");
+            assert!(error.to_string().contains(&status.to_string()), "{error}");
         }
     }
 
     #[test]
     fn a_redirect_is_named() {
         let headers = headers(LOCATION, "https://b/items");
-        let error = refusal(StatusCode::MOVED_PERMANENTLY, &headers, b"");
+        let error = refusal(301, "Moved Permanently", &headers, b"");
         let text = "redirected with 301 to https://b/items: give the address that answers itself";
         assert_eq!(error.to_string(), text);
     }

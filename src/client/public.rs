@@ -253,7 +253,8 @@ async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, C
         return serde_json::from_slice(&body)
             .map_err(|error| ClientError::Unexpected(error.to_string()));
     }
-    Err(refusal(status, &headers, &body))
+    let reason = status.canonical_reason().unwrap_or("no reason");
+    Err(refusal(status.as_u16(), reason, &headers, &body))
 }
 
 #[cfg(test)]
