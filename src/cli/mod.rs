@@ -16,6 +16,7 @@ mod poster;
 mod print;
 mod source;
 mod step;
+mod told;
 mod verify;
 
 pub use bench::{BenchOptions, Work, bench};
@@ -24,12 +25,14 @@ pub use count::count;
 pub use health::health;
 pub use load::{LoadOptions, load};
 pub use operator::{OperatorError, accept_loss, remake_queue, remove_counter, skip_poison};
-pub use print::{print, print_error, print_error_as_json};
+pub use print::print;
+pub use told::Told;
 pub use verify::print_report;
 
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
+use thiserror::Error;
 
 use crate::client::CountsRequest;
 use crate::config::{
@@ -124,12 +127,37 @@ pub enum Invocation {
     },
 }
 
-/// Reads the command line; help, version and misuse end the process here.
+/// Why the command line can't be used.
+#[derive(Debug, Error)]
+pub enum UsageError {
+    /// It is not one of this program; the first line of what is wrong.
+    #[error("{0}")]
+    Arguments(String),
+    /// A setting is not allowed.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
+}
+
+/// Reads the command line. Help and version end the process here, and so does misuse that is told as text: with colours,
+/// and what would be right.
 ///
 /// # Errors
-/// A setting that is not allowed.
-pub fn parse() -> Result<Invocation, ConfigError> {
-    let matches = command::command().get_matches();
+/// Misuse that is told otherwise, and a setting that is not allowed.
+pub fn parse(told: Told) -> Result<Invocation, UsageError> {
+    let matches = match command::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) if told == Told::Text || !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            let first = first.trim_start_matches("error: ");
+            return Err(UsageError::Arguments(first.to_owned()));
+        }
+    };
+    Ok(invocation(&matches)?)
+}
+
+fn invocation(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
     match matches.subcommand() {
         Some(("count", matches)) => Ok(Invocation::Count {
             url: text(matches, "url"),
@@ -193,7 +221,7 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             yes: matches.get_flag("yes"),
         }),
         Some(("serve", matches)) => serve(matches),
-        _ => serve(&matches),
+        _ => serve(matches),
     }
 }
 

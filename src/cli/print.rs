@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, Write};
 
 use serde::Serialize;
 
+use crate::telemetry::LogLine;
+
 /// Writes a result to standard output; says whether it was written. Why not is said on standard error, unless
 /// the reader has simply gone, as `head` does.
 #[must_use]
@@ -31,8 +33,13 @@ pub fn print_error(text: &str) {
 }
 
 /// Writes an error of a command that prints JSON.
-pub fn print_error_as_json(text: &str) {
+pub(super) fn print_error_as_json(text: &str) {
     print_json_error(&serde_json::json!({ "error": text }));
+}
+
+/// Writes an error as a line of a log in JSON.
+pub(super) fn print_error_line(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", LogLine::error(text));
 }
 
 /// Writes what happened on the way, as JSON, to standard error.

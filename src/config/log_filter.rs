@@ -13,9 +13,9 @@ pub(super) fn parse(text: &str, default: &str) -> Option<EnvFilter> {
         .map(str::trim)
         .filter(|directive| !directive.is_empty())
         .collect();
-    let is_word = |directive: &&&str| !directive.contains(['=', '[']);
+    let is_word = |directive: &&str| !directive.contains(['=', '[']);
     let (words, others): (Vec<&str>, Vec<&str>) =
-        directives.iter().partition(|directive| is_word(&directive));
+        directives.iter().partition(|directive| is_word(directive));
     let are_right = !directives.is_empty()
         && words.iter().all(|word| word.parse::<LevelFilter>().is_ok())
         && others

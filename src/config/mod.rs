@@ -15,7 +15,7 @@ pub use cluster::{
 };
 pub use secrets::{NamedFile, SecretText, SecretTexts, read_secret};
 pub use settings::{Role, SETTINGS, Setting, args, environment_name};
-pub use values::ConfigError;
+pub use values::{ConfigError, log_format_of};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

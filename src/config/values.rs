@@ -118,6 +118,12 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
     Ok(values)
 }
 
+/// The `log-format` of a settings file, if it can be read and has one.
+#[must_use]
+pub fn log_format_of(path: &Path) -> Option<String> {
+    read_file(path).ok()?.remove("log-format")
+}
+
 /// A value of the file as a flag would give it; an array as several, with commas between.
 fn text_of(value: &toml::Value) -> Option<String> {
     match value {

@@ -23,6 +23,7 @@ use super::caller::Caller;
 use super::error::Problem;
 use super::measure::{Measures, Series};
 use super::options::{Query, path_segment};
+use super::refusals::{Asked, Refusals, given_id};
 use super::{App, Whole, counts, items};
 
 /// What a node serves; cheap to clone.
@@ -35,6 +36,7 @@ pub struct Routes {
 struct Inner {
     straight: Option<Straight>,
     router: TowerToHyperService<Router>,
+    refusals: Arc<Refusals>,
 }
 
 /// What goes past the router.
@@ -82,7 +84,11 @@ impl Routes {
     fn over(straight: Option<Straight>, router: Router) -> Self {
         let router = TowerToHyperService::new(router);
         Self {
-            inner: Arc::new(Inner { straight, router }),
+            inner: Arc::new(Inner {
+                straight,
+                router,
+                refusals: Arc::default(),
+            }),
         }
     }
 
@@ -92,14 +98,20 @@ impl Routes {
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
         let (mut parts, body) = request.into_parts();
+        let mut asked = Asked {
+            id: given_id(&parts.headers),
+            method: parts.method.clone(),
+            route: None,
+        };
         let known = Known::of(&parts.method, parts.uri.path());
         let (Some(straight), Some(known)) = (&self.inner.straight, known) else {
             parts.extensions.insert(caller.clone());
             let request = Request::from_parts(parts, Body::new(body));
             let answered = self.inner.router.call(request).await;
-            return answered
+            let answer = answered
                 .unwrap_or_else(|never| match never {})
                 .map(Either::Right);
+            return self.inner.refusals.finish(answer, asked);
         };
         let started = Instant::now();
         let headers = std::mem::take(&mut parts.headers);
@@ -121,7 +133,8 @@ impl Routes {
             Err(problem) => problem.into_response().map(Either::Right),
         };
         series.note(response.status(), started.elapsed());
-        response
+        asked.route = Some(series.route());
+        self.inner.refusals.finish(response, asked)
     }
 }
 

@@ -18,6 +18,7 @@ mod loss;
 mod measure;
 mod options;
 pub mod parse;
+mod refusals;
 mod server;
 mod timer;
 
