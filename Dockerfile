@@ -37,8 +37,9 @@ WORKDIR /data
 EXPOSE 3000
 
 # It lives: whether it is ready is a question for who sends it work, and no reason to start it again.
+# It is asked where HEADCOUNT_LISTEN says; where a flag says something else, set HEADCOUNT_URL.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
-    CMD ["headcount", "health", "--url", "http://127.0.0.1:3000"]
+    CMD ["headcount", "health"]
 
 # It ends by itself on SIGTERM; give it the time that draining and closing the store may take.
 STOPSIGNAL SIGTERM

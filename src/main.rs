@@ -1,152 +1,152 @@
 //! The program: reads the command line, starts logging, runs what was asked for.
 //!
-//! Invariant: it ends with 0 only if everything asked for was done; an error is one line on standard error.
+//! Invariant: it ends with 0 only if everything asked for was done; an error is one line on standard error, in JSON where the log
+//! is.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use headcount::cli::{self, Invocation};
-use headcount::config::{CoordinatorConfig, CounterConfig, ServeConfig};
+use headcount::cli::{self, Invocation, Told};
+use headcount::config::{CommonConfig, CoordinatorConfig, CounterConfig, ServeConfig};
 use headcount::node::{self, Listening};
-use headcount::telemetry;
+use headcount::telemetry::{self, LogLine};
 
 /// The status of a command line or setting that can't be used.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let invocation = match cli::parse() {
+    let told = Told::here();
+    let invocation = match cli::parse(told) {
         Ok(invocation) => invocation,
-        Err(error) => return failed(error, EXIT_USAGE),
+        Err(error) => return failed(error, told, EXIT_USAGE),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return failed(error, 1),
+        Err(error) => return failed(error, told, 1),
     };
     match invocation {
-        Invocation::Serve(config) => done(runtime.block_on(serve(*config))),
-        Invocation::Coordinator(config) => done(runtime.block_on(coordinator(*config))),
-        Invocation::Counter(config) => done(runtime.block_on(counter(*config))),
+        Invocation::Serve(config) => done(runtime.block_on(serve(*config)), told),
+        Invocation::Coordinator(config) => done(runtime.block_on(coordinator(*config)), told),
+        Invocation::Counter(config) => done(runtime.block_on(counter(*config)), told),
         Invocation::RemoveCounter { broker, name, yes } => {
-            operated(runtime.block_on(cli::remove_counter(&broker, &name, yes)))
+            let removed = runtime.block_on(cli::remove_counter(&broker, &name, yes));
+            asked(removed, told)
         }
-        Invocation::AcceptLoss(options) => operated(runtime.block_on(cli::accept_loss(&options))),
+        Invocation::AcceptLoss(options) => {
+            asked(runtime.block_on(cli::accept_loss(&options)), told)
+        }
         Invocation::SkipPoison {
             broker,
             name,
             data_dir,
             yes,
-        } => operated(runtime.block_on(cli::skip_poison(&broker, &name, &data_dir, yes))),
+        } => {
+            let skipped = runtime.block_on(cli::skip_poison(&broker, &name, &data_dir, yes));
+            asked(skipped, told)
+        }
         Invocation::RemakeQueue {
             broker,
             classic_queues,
             name,
             force,
             yes,
-        } => operated(runtime.block_on(cli::remake_queue(
-            &broker,
-            classic_queues,
-            &name,
-            force,
-            yes,
-        ))),
-        Invocation::Count { url, request } => match runtime.block_on(cli::count(&url, &request)) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => failed(error, 1),
-        },
-        Invocation::Health { url, ready } => match runtime.block_on(cli::health(&url, ready)) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => failed(error, 1),
-        },
-        Invocation::Load(options) => done(runtime.block_on(cli::load(&options))),
-        Invocation::Bench(options) => done(runtime.block_on(cli::bench(&options))),
+        } => {
+            let remade = cli::remake_queue(&broker, classic_queues, &name, force, yes);
+            asked(runtime.block_on(remade), told)
+        }
+        Invocation::Count { url, request, json } => {
+            asked(runtime.block_on(cli::count(&url, &request, json)), told)
+        }
+        Invocation::Health { url, ready, json } => {
+            asked(runtime.block_on(cli::health(&url, ready, json)), told)
+        }
+        Invocation::Load(options) => done(runtime.block_on(cli::load(&options)), told),
+        Invocation::Bench(options) => done(runtime.block_on(cli::bench(&options)), told),
         Invocation::Verify { data_dir } => match node::verify(&data_dir) {
             Ok(report) if cli::print_report(&report) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
-            Err(error) => failed(error, 1),
+            Err(error) => failed(error, told, 1),
         },
     }
 }
 
 async fn serve(mut config: ServeConfig) -> Result<(), node::NodeError> {
-    telemetry::start_logs(
-        std::mem::take(&mut config.common.log),
-        config.common.log_format,
-    );
+    let greet = start_logs(&mut config.common);
     node::serve(config, greet).await
 }
 
 async fn coordinator(mut config: CoordinatorConfig) -> Result<(), node::NodeError> {
-    telemetry::start_logs(
-        std::mem::take(&mut config.common.log),
-        config.common.log_format,
-    );
+    let greet = start_logs(&mut config.common);
     node::coordinator(config, greet).await
 }
 
 async fn counter(mut config: CounterConfig) -> Result<(), node::NodeError> {
-    telemetry::start_logs(
-        std::mem::take(&mut config.common.log),
-        config.common.log_format,
-    );
+    let greet = start_logs(&mut config.common);
     node::counter(config, greet).await
 }
 
-fn greet(node: Listening) {
+/// Starts the log; returns what greets in the same form.
+fn start_logs(common: &mut CommonConfig) -> impl FnOnce(Listening) + use<> {
+    let format = common.log_format;
+    telemetry::start_logs(std::mem::take(&mut common.log), format);
+    move |node| greet(&node, format.is_json(std::io::stdout().is_terminal()))
+}
+
+fn greet(node: &Listening, json: bool) {
     let version = env!("CARGO_PKG_VERSION");
-    let curls = |address: SocketAddr| {
-        let url = format!("http://{address}");
-        format!(
-            "Try:\n\n  \
-             curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
-             curl {url}/items/asd/count\n\nAPI: {url}/docs\n"
-        )
-    };
-    let greeting = match node {
-        Listening::Serve { address, data_dir } => format!(
-            "Headcount {version} is listening on http://{address} (data in {}). {}",
-            data_dir.display(),
-            curls(address)
-        ),
-        Listening::Coordinator { address } => format!(
-            "Headcount {version}, a coordinator, is listening on http://{address} . {}",
-            curls(address)
-        ),
+    let (role, address, data_dir) = match node {
+        Listening::Serve { address, data_dir } => (String::new(), address, Some(data_dir)),
+        Listening::Coordinator { address } => (", a coordinator,".to_owned(), address, None),
         Listening::Counter {
             name,
             address,
             data_dir,
-        } => format!(
-            "Headcount {version}, counter {name}, is listening on http://{address} (data in {}).\n",
-            data_dir.display()
+        } => (format!(", counter {name},"), address, Some(data_dir)),
+    };
+    let url = format!("http://{address}");
+    let data_dir = data_dir.map(|folder| folder.display().to_string());
+    let data = match &data_dir {
+        Some(folder) => format!("(data in {folder})."),
+        None => ".".to_owned(),
+    };
+    let greeting = format!("Headcount {version}{role} is listening on {url} {data}");
+    let greeting = match (json, node) {
+        (true, _) => {
+            let mut line = LogLine::info(&greeting).with("url", url);
+            if let Some(folder) = data_dir {
+                line = line.with("data_dir", folder);
+            }
+            line.to_string()
+        }
+        (false, Listening::Counter { .. }) => greeting,
+        (false, _) => format!(
+            "{greeting} Try:\n\n  \
+             curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
+             curl {url}/items/asd/count\n\nAPI: {url}/docs"
         ),
     };
     // Who does not read the greeting is served all the same.
-    let _ = cli::print(&greeting);
+    let _ = cli::print(&format!("{greeting}\n"));
 }
 
-/// An operator's command: false is that it was not confirmed, or that there was nothing to do.
-fn operated(result: Result<bool, impl Display>) -> ExitCode {
+/// A command's end: false is that it was not confirmed, that there was nothing to do, or that its result could not be written.
+fn asked(result: Result<bool, impl Display>, told: Told) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => failed(error, 1),
+        Err(error) => failed(error, told, 1),
     }
 }
 
-fn done(result: Result<(), impl Display>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(error, 1),
-    }
+fn done(result: Result<(), impl Display>, told: Told) -> ExitCode {
+    asked(result.map(|()| true), told)
 }
 
-fn failed(error: impl Display, status: u8) -> ExitCode {
-    cli::print_error(&error.to_string());
+fn failed(error: impl Display, told: Told, status: u8) -> ExitCode {
+    told.error(&error.to_string());
     ExitCode::from(status)
 }

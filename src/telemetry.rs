@@ -2,11 +2,12 @@
 //!
 //! Invariant: no label grows with tenants or items; a secret never reaches a line or a label.
 
-use std::io::IsTerminal;
+mod logs;
+
+pub use logs::{LogFormat, LogLine, start_logs};
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
 
 /// Requests answered, by route, method and status.
 pub const REQUESTS: &str = "headcount_http_requests_total";
@@ -117,49 +118,6 @@ const SECONDS_BUCKETS: [f64; 14] = [
 const ITEMS_BUCKETS: [f64; 9] = [
     1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0,
 ];
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The broker's client reports every refusal as an error, also those that we ask for: whether something is
-/// there is answered by refusing. What matters of them we tell ourselves.
-fn without_client_noise(filter: EnvFilter) -> EnvFilter {
-    if filter.to_string().contains("lapin") {
-        return filter;
-    }
-    match "lapin=off".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    }
-}
-
-/// Starts logging to standard error. `filter` is in the syntax of `tracing_subscriber::EnvFilter`; one that
-/// does not parse was refused with the settings before.
-pub fn start_logs(filter: EnvFilter, format: LogFormat) {
-    let terminal = std::io::stderr().is_terminal();
-    let filter = without_client_noise(filter);
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A line that can't be written is lost; to report that on the same standard error would panic.
-        .log_internal_errors(false)
-        .with_target(false);
-    let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
-    // A second start in one process (tests) keeps the first.
-    let _ = if json {
-        builder.json().flatten_event(true).try_init()
-    } else {
-        builder.with_ansi(terminal).try_init()
-    };
-}
 
 /// Installs the process's metrics and returns the handle that renders them.
 ///

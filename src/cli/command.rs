@@ -2,11 +2,13 @@
 //!
 //! Invariant: every command says what it does and what it needs; an operator's command says what it risks.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::bench;
+use super::client_args::{json_arg, number_arg, url_arg};
 use crate::config::{self, Role};
 
 const ABOUT: &str =
@@ -81,10 +83,21 @@ const LOAD_ABOUT: &str = "\
 Posts the items of files to a coordinator, in batches, and tries again what did not get through.
 
 NDJSON has an item a line: {\"id\":\"5\",\"tenant\":\"asd\"}. CSV has a header that names the columns id and
-tenant; other columns are ignored. Loading the same file again is safe: no item counts twice.";
+tenant; other columns are ignored. Loading the same file again is safe: no item counts twice.
+
+CSV is read strictly, by RFC 4180: a quote that is never closed, or text behind a closing one, ends the load with the
+line. Spaces around fields and column names are left out, unless they stand between quotes; the summary says on how many
+lines.
+
+What gets no answer, or 5xx, 429 or 408, is posted again, after the wait that the answer asks for. What is too large (413)
+or too slow (408) is posted in halves. A redirect is not followed. The exit status is 0 only if each item was acknowledged.";
 
 /// The whole command line.
 pub(super) fn command() -> Command {
+    without_empty_variables(all_commands())
+}
+
+fn all_commands() -> Command {
     let bare = Command::new("headcount")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
@@ -120,6 +133,7 @@ pub(super) fn command() -> Command {
             Command::new("count")
                 .about("Print the counts of tenants")
                 .arg(url_arg())
+                .arg(json_arg("Print one JSON object, as the API answers"))
                 .arg(
                     Arg::new("tenant")
                         .value_name("TENANT")
@@ -168,6 +182,7 @@ fn health_command() -> Command {
     Command::new("health")
         .about("Ask a node whether it lives; fails when it doesn't")
         .arg(url_arg().help("The coordinator or counter to ask"))
+        .arg(json_arg("Print a JSON object"))
         .arg(
             Arg::new("ready")
                 .long("ready")
@@ -219,6 +234,15 @@ fn load_command() -> Command {
             86_400,
             "How long to try again while nothing gets through",
         ))
+        .arg(
+            Arg::new("skip-invalid")
+                .long("skip-invalid")
+                .action(ArgAction::SetTrue)
+                .help("Go on without the items that are refused; each is named, and the exit status is 1"),
+        )
+        .arg(json_arg(
+            "Print the summary as a JSON object, and what happens on the way as one a line",
+        ))
 }
 
 fn node_args(command: Command, role: Role, hide: bool) -> Command {
@@ -234,29 +258,15 @@ fn node_args(command: Command, role: Role, hide: bool) -> Command {
     })
 }
 
-pub(super) fn url_arg() -> Arg {
-    Arg::new("url")
-        .long("url")
-        .env("HEADCOUNT_URL")
-        .value_name("URL")
-        .default_value("http://localhost:3000")
-        .help("The coordinator to ask")
-}
-
-pub(super) fn number_arg(
-    name: &'static str,
-    value: &'static str,
-    default: &'static str,
-    min: u64,
-    max: u64,
-    help: &'static str,
-) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .value_name(value)
-        .default_value(default)
-        .value_parser(value_parser!(u64).range(min..=max))
-        .help(help)
+/// The same command, to which an empty environment variable is an absent one.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(None::<&str>),
+            false => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 fn yes_arg() -> Arg {
@@ -333,4 +343,14 @@ fn remake_queue_command() -> Command {
                 .help("Do it although nothing is wrong with the queue; what is in it is lost to the counter"),
         )
         .arg(yes_arg())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
 }

@@ -9,7 +9,10 @@ use crate::client::{ClientError, PublicClient};
 ///
 /// # Errors
 /// When it is not well, or doesn't answer.
-pub async fn health(url: &str, ready: bool) -> Result<bool, ClientError> {
+pub async fn health(url: &str, ready: bool, json: bool) -> Result<bool, ClientError> {
     let status = PublicClient::new(url)?.health(ready).await?;
-    Ok(print(&format!("{status}\n")))
+    Ok(print(&match json {
+        true => format!("{}\n", serde_json::json!({ "status": status })),
+        false => format!("{status}\n"),
+    }))
 }

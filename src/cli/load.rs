@@ -4,26 +4,25 @@
 //! running it again is safe.
 
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::print;
-use super::print::grouped;
-use super::source::{Cutting, SourceBatch, SourceError, read_files, total_bytes};
+use super::batch::SourceBatch;
+use super::poster::{Poster, Posting};
+use super::print::{grouped, print};
+use super::source::{Cutting, ReadSoFar, SourceError, read_files, total_bytes};
 use crate::client::{ClientError, PublicClient};
 
 /// Batches read ahead of those being posted.
 const READ_AHEAD: usize = 4;
-/// The first wait before a batch is posted again; it doubles each time.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest wait before a batch is posted again.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What to load, and how.
 #[derive(Debug, Clone)]
@@ -40,6 +39,10 @@ pub struct LoadOptions {
     pub connections: usize,
     /// How long to try a batch again, in seconds.
     pub retry_for_s: u64,
+    /// Whether to go on without items that are refused.
+    pub skip_invalid: bool,
+    /// Whether to print JSON.
+    pub json: bool,
 }
 
 /// Why not everything was loaded.
@@ -55,17 +58,22 @@ pub enum LoadError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// A batch was refused; other batches may be loaded.
-    #[error("{file}, from line {first_line}: {error}{faults}")]
+    #[error("{file}, lines {first_line} to {last_line}: {error}{faults}")]
     Batch {
         /// The file.
         file: String,
-        /// The first line of the batch that was refused, from 1.
+        /// The line of the first item that was refused, from 1.
         first_line: u64,
+        /// The line of the last one.
+        last_line: u64,
         /// What the coordinator said.
         error: ClientError,
         /// The faults by line.
         faults: String,
     },
+    /// Everything was read, and all but some items were loaded, each of which was told.
+    #[error("{0} items were refused")]
+    Skipped(u64),
 }
 
 /// Loads files; prints progress on a terminal, and a summary at the end.
@@ -74,56 +82,69 @@ pub enum LoadError {
 /// When not every item was acknowledged; load the same again once the cause is gone.
 pub async fn load(options: &LoadOptions) -> Result<(), LoadError> {
     let client = PublicClient::new(&options.url)?;
-    let (receiver, reading) = start_reading(options)?;
-    let loader = Loader {
-        client,
+    let posting = Posting {
         retry_for: Duration::from_secs(options.retry_for_s),
-        progress: progress_bar(&options.files),
-        accepted: AtomicU64::new(0),
-        retries: AtomicU64::new(0),
+        skip_invalid: options.skip_invalid,
+        json: options.json,
     };
+    let read_so_far = Arc::new(ReadSoFar::default());
+    let (receiver, reading) = start_reading(options, &read_so_far)?;
+    let poster = Poster::new(client, posting, progress_bar(&options.files));
     let started = Instant::now();
-    let batches = stream::unfold(receiver, async |mut receiver| {
-        receiver.recv().await.map(|batch| (batch, receiver))
-    });
-    let posted = batches
-        .map(|batch| loader.post(batch))
-        .buffer_unordered(options.connections);
-    let mut posted = std::pin::pin!(posted);
-    let mut failed = None;
-    while let Some(outcome) = posted.next().await {
-        if let Err(error) = outcome {
-            failed = Some(error);
-            break;
-        }
-    }
-    let outcome = match failed {
+    let posted = post_all(&poster, receiver, options.connections).await;
+    let outcome = match posted {
         // The reader may wait for input that never comes; it ends with the process.
-        Some(error) => Err(error),
-        None => match reading.await {
+        Err(error) => Err(error),
+        Ok(()) => match reading.await {
             Ok(read) => read.map_err(LoadError::from),
             Err(_) => Err(LoadError::Thread(std::io::Error::other("it ended early"))),
         },
     };
-    loader.progress.finish_and_clear();
-    loader.print_summary(started.elapsed(), outcome.is_ok());
+    let outcome = match poster.tally.refused.load(Ordering::Relaxed) {
+        0 => outcome,
+        refused => outcome.and(Err(LoadError::Skipped(refused))),
+    };
+    poster.progress.finish_and_clear();
+    let summary = Summary::new(&poster, &read_so_far, started.elapsed(), &outcome);
+    // What is loaded is loaded, whoever reads the summary.
+    let _ = print(&match options.json {
+        true => summary.json(),
+        false => summary.text(),
+    });
     outcome
 }
 
+async fn post_all(poster: &Poster, receiver: Batches, connections: usize) -> Result<(), LoadError> {
+    let batches = stream::unfold(receiver, async |mut receiver| {
+        receiver.recv().await.map(|batch| (batch, receiver))
+    });
+    let posted = batches
+        .map(|batch| poster.post(batch))
+        .buffer_unordered(connections);
+    let mut posted = std::pin::pin!(posted);
+    while let Some(outcome) = posted.next().await {
+        outcome?;
+    }
+    Ok(())
+}
+
 /// Reads the files on a thread of their own, which, unlike the runtime's, the process's end does not wait for.
-fn start_reading(options: &LoadOptions) -> Result<(Batches, Reading), LoadError> {
+fn start_reading(
+    options: &LoadOptions,
+    read_so_far: &Arc<ReadSoFar>,
+) -> Result<(Batches, Reading), LoadError> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let (ended, reading) = oneshot::channel();
     let cutting = Cutting {
         batch_items: options.batch_items,
         format: options.format.clone(),
     };
-    let files = options.files.clone();
+    let (files, read_so_far) = (options.files.clone(), Arc::clone(read_so_far));
     std::thread::Builder::new()
         .name("reader".to_owned())
         .spawn(move || {
             // Once the load has failed, nobody asks.
-            let _ = ended.send(read_files(&files, &cutting, &sender));
+            let _ = ended.send(read_files(&files, &cutting, &read_so_far, &sender));
         })
         .map_err(LoadError::Thread)?;
     Ok((receiver, reading))
@@ -132,97 +153,76 @@ fn start_reading(options: &LoadOptions) -> Result<(Batches, Reading), LoadError>
 type Batches = mpsc::Receiver<SourceBatch>;
 type Reading = oneshot::Receiver<Result<(), SourceError>>;
 
-struct Loader {
-    client: PublicClient,
-    retry_for: Duration,
-    progress: ProgressBar,
-    accepted: AtomicU64,
-    retries: AtomicU64,
+/// What came of a load.
+#[derive(Serialize)]
+struct Summary {
+    /// Whether every item of the files is durable.
+    loaded: bool,
+    /// Whether all of the files was read and posted.
+    #[serde(skip)]
+    to_the_end: bool,
+    /// Lines read, with headers and blank ones.
+    lines: u64,
+    /// Items acknowledged.
+    items: u64,
+    /// Items refused, each of which was told.
+    refused: u64,
+    /// Lines of CSV with spaces around a field, which were left out.
+    trimmed: u64,
+    /// Requests sent again.
+    retries: u64,
+    seconds: f64,
 }
 
-impl Loader {
-    /// Posts a batch until it is acknowledged or refused, or the time to try again is up.
-    async fn post(&self, batch: SourceBatch) -> Result<(), LoadError> {
-        let started = Instant::now();
-        let mut backoff = BACKOFF_MIN;
-        loop {
-            let error = match self.client.post_ndjson(batch.body.clone()).await {
-                Ok(accepted) => {
-                    let total = self.accepted.fetch_add(accepted, Ordering::Relaxed) + accepted;
-                    self.progress
-                        .set_message(format!("{} items", grouped(total)));
-                    self.progress.inc(batch.source_bytes);
-                    return Ok(());
-                }
-                Err(error) => error,
-            };
-            if !error.is_retryable() || started.elapsed() >= self.retry_for {
-                return Err(refused(&batch, error));
-            }
-            self.retries.fetch_add(1, Ordering::Relaxed);
-            self.progress.set_message(format!("trying again: {error}"));
-            tokio::time::sleep(backoff.mul_f64(jitter())).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+impl Summary {
+    fn new(
+        poster: &Poster,
+        read_so_far: &ReadSoFar,
+        elapsed: Duration,
+        outcome: &Result<(), LoadError>,
+    ) -> Self {
+        Self {
+            loaded: outcome.is_ok(),
+            to_the_end: matches!(outcome, Ok(()) | Err(LoadError::Skipped(_))),
+            lines: read_so_far.lines.load(Ordering::Relaxed),
+            items: poster.tally.accepted.load(Ordering::Relaxed),
+            refused: poster.tally.refused.load(Ordering::Relaxed),
+            trimmed: read_so_far.trimmed.load(Ordering::Relaxed),
+            retries: poster.tally.retries.load(Ordering::Relaxed),
+            seconds: (elapsed.as_secs_f64() * 1e3).round() / 1e3,
         }
     }
 
-    fn print_summary(&self, elapsed: Duration, whole: bool) {
-        let accepted = self.accepted.load(Ordering::Relaxed);
-        let rate = accepted as f64 / elapsed.as_secs_f64().max(0.001);
-        let summary = format!(
-            "{} {} items in {:.1} s ({} items/s), {} retries\n",
-            if whole { "Loaded" } else { "Stopped after" },
-            grouped(accepted),
-            elapsed.as_secs_f64(),
+    fn text(&self) -> String {
+        let rate = self.items as f64 / self.seconds.max(0.001);
+        let mut text = format!(
+            "{} {} items in {:.1} s ({} items/s) from {} lines read, {} retries\n",
+            if self.to_the_end {
+                "Loaded"
+            } else {
+                "Stopped after"
+            },
+            grouped(self.items),
+            self.seconds,
             grouped(rate as u64),
-            self.retries.load(Ordering::Relaxed),
+            grouped(self.lines),
+            grouped(self.retries),
         );
-        // What is loaded is loaded, whoever reads the summary.
-        let _ = print(&summary);
-    }
-}
-
-/// Between a half and one and a half, so that many clients don't come back together.
-fn jitter() -> f64 {
-    let mut byte = [0_u8];
-    // Without randomness the wait is simply the shortest.
-    let _ = getrandom::fill(&mut byte);
-    0.5 + f64::from(byte[0]) / 256.0
-}
-
-fn refused(batch: &SourceBatch, mut error: ClientError) -> LoadError {
-    let mut faults = String::new();
-    if let ClientError::Refused {
-        detail,
-        faults: named,
-        ..
-    } = &mut error
-    {
-        *detail = without_index(detail).to_owned();
-        for (index, detail) in named {
-            let detail = without_index(detail);
-            faults.push_str(&format!(
-                "\n  line {}: {detail}",
-                batch.first_line + *index as u64
+        if self.refused > 0 {
+            text.push_str(&format!("{} items were refused\n", grouped(self.refused)));
+        }
+        if self.trimmed > 0 {
+            text.push_str(&format!(
+                "Spaces around fields were left out on {} lines of CSV\n",
+                grouped(self.trimmed)
             ));
         }
+        text
     }
-    LoadError::Batch {
-        file: batch.file.clone(),
-        first_line: batch.first_line,
-        error,
-        faults,
-    }
-}
 
-/// A detail without the index of its line in the request, which would mislead beside the line in the file.
-fn without_index(detail: &str) -> &str {
-    let rest = detail
-        .strip_prefix("line index ")
-        .and_then(|rest| rest.split_once(": "));
-    match rest {
-        Some((index, rest)) if index.bytes().all(|byte| byte.is_ascii_digit()) => rest,
-        _ => detail,
+    fn json(&self) -> String {
+        // Numbers and a truth value can always be written.
+        serde_json::to_string(self).map_or_else(|_| String::new(), |text| text + "\n")
     }
 }
 
@@ -242,18 +242,4 @@ fn progress_bar(files: &[String]) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template);
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn waits_spread() {
-        let waits: HashSet<u64> = (0..64).map(|_| (jitter() * 1e6) as u64).collect();
-        assert!(waits.len() > 8);
-        assert!(waits.iter().all(|wait| (500_000..1_500_000).contains(wait)));
-    }
 }

@@ -2,15 +2,21 @@
 //!
 //! Invariant: results go to standard output, everything else to standard error; an error is one line.
 
+mod batch;
 mod bench;
+mod client_args;
 mod command;
 mod confirm;
 mod count;
+mod csv;
 mod health;
 mod load;
 mod operator;
+mod poster;
 mod print;
 mod source;
+mod step;
+mod told;
 mod verify;
 
 pub use bench::{BenchOptions, Work, bench};
@@ -19,16 +25,18 @@ pub use count::count;
 pub use health::health;
 pub use load::{LoadOptions, load};
 pub use operator::{OperatorError, accept_loss, remake_queue, remove_counter, skip_poison};
-pub use print::{print, print_error};
+pub use print::print;
+pub use told::Told;
 pub use verify::print_report;
 
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
+use thiserror::Error;
 
 use crate::client::CountsRequest;
 use crate::config::{
-    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, ServeConfig,
+    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, NamedFile, ServeConfig,
 };
 use crate::model::CounterName;
 
@@ -38,7 +46,7 @@ pub struct AcceptLossOptions {
     /// The coordinator.
     pub url: String,
     /// The file with the nodes' secret.
-    pub cluster_secret_file: Option<PathBuf>,
+    pub cluster_secret_file: Option<NamedFile>,
     /// The epoch of one range, in hex.
     pub epoch: Option<String>,
     /// Its first and last sequence.
@@ -96,6 +104,8 @@ pub enum Invocation {
         url: String,
         /// What to ask.
         request: CountsRequest,
+        /// Whether to print JSON.
+        json: bool,
     },
     /// Ask a node how it is.
     Health {
@@ -103,6 +113,8 @@ pub enum Invocation {
         url: String,
         /// Whether it must be able to do its work, or only live.
         ready: bool,
+        /// Whether to print JSON.
+        json: bool,
     },
     /// Post the items of files.
     Load(LoadOptions),
@@ -115,12 +127,37 @@ pub enum Invocation {
     },
 }
 
-/// Reads the command line; help, version and misuse end the process here.
+/// Why the command line can't be used.
+#[derive(Debug, Error)]
+pub enum UsageError {
+    /// It is not one of this program; the first line of what is wrong.
+    #[error("{0}")]
+    Arguments(String),
+    /// A setting is not allowed.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
+}
+
+/// Reads the command line. Help and version end the process here, and so does misuse that is told as text: with colours,
+/// and what would be right.
 ///
 /// # Errors
-/// A setting that is not allowed.
-pub fn parse() -> Result<Invocation, ConfigError> {
-    let matches = command::command().get_matches();
+/// Misuse that is told otherwise, and a setting that is not allowed.
+pub fn parse(told: Told) -> Result<Invocation, UsageError> {
+    let matches = match command::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) if told == Told::Text || !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            let first = first.trim_start_matches("error: ");
+            return Err(UsageError::Arguments(first.to_owned()));
+        }
+    };
+    Ok(invocation(&matches)?)
+}
+
+fn invocation(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
     match matches.subcommand() {
         Some(("count", matches)) => Ok(Invocation::Count {
             url: text(matches, "url"),
@@ -129,10 +166,12 @@ pub fn parse() -> Result<Invocation, ConfigError> {
                 consistency: matches.get_one("consistency").cloned(),
                 after: matches.get_one("after").cloned(),
             },
+            json: matches.get_flag("json"),
         }),
         Some(("health", matches)) => Ok(Invocation::Health {
             url: text(matches, "url"),
             ready: matches.get_flag("ready"),
+            json: matches.get_flag("json"),
         }),
         Some(("load", matches)) => Ok(Invocation::Load(LoadOptions {
             url: text(matches, "url"),
@@ -141,6 +180,8 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             batch_items: number(matches, "batch-items"),
             connections: number(matches, "connections"),
             retry_for_s: number(matches, "retry-for-s") as u64,
+            skip_invalid: matches.get_flag("skip-invalid"),
+            json: matches.get_flag("json"),
         })),
         Some(("bench", matches)) => Ok(Invocation::Bench(bench::options(matches))),
         Some(("verify", matches)) => Ok(Invocation::Verify {
@@ -180,7 +221,7 @@ pub fn parse() -> Result<Invocation, ConfigError> {
             yes: matches.get_flag("yes"),
         }),
         Some(("serve", matches)) => serve(matches),
-        _ => serve(&matches),
+        _ => serve(matches),
     }
 }
 
@@ -209,12 +250,4 @@ fn number(matches: &ArgMatches, name: &str) -> usize {
     matches
         .get_one::<u64>(name)
         .map_or(0, |&number| number as usize)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_command_line_is_well_formed() {
-        super::command::command().debug_assert();
-    }
 }

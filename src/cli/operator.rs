@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{AcceptLossOptions, confirm, print};
 use crate::client::{ClientError, Loss, LossClient, LossPlan, LossReceipt, LossRequest, NotLost};
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, read_secret};
 use crate::model::{ClusterSecret, CounterName, Epoch};
 use crate::node::{self, NodeError};
 
@@ -120,11 +120,10 @@ pub async fn accept_loss(options: &AcceptLossOptions) -> Result<bool, OperatorEr
     let argument = OperatorError::Argument;
     let secret = match &options.cluster_secret_file {
         None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| argument(format!("{}: {error}", path.display())))?;
-            let secret = ClusterSecret::new(&text)
-                .map_err(|error| argument(format!("{}: {error}", path.display())))?;
+        Some(file) => {
+            let fault = |detail: String| argument(format!("cluster-secret-file: {file}: {detail}"));
+            let text = read_secret(&file.path).map_err(fault)?;
+            let secret = ClusterSecret::new(&text).map_err(|error| fault(error.to_string()))?;
             Some(secret)
         }
     };

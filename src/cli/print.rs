@@ -4,6 +4,10 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use serde::Serialize;
+
+use crate::telemetry::LogLine;
+
 /// Writes a result to standard output; says whether it was written. Why not is said on standard error, unless
 /// the reader has simply gone, as `head` does.
 #[must_use]
@@ -26,6 +30,23 @@ pub fn print(text: &str) -> bool {
 /// Writes an error to standard error; if that is gone too, nobody can be told.
 pub fn print_error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "headcount: {text}");
+}
+
+/// Writes an error of a command that prints JSON.
+pub(super) fn print_error_as_json(text: &str) {
+    print_json_error(&serde_json::json!({ "error": text }));
+}
+
+/// Writes an error as a line of a log in JSON.
+pub(super) fn print_error_line(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", LogLine::error(text));
+}
+
+/// Writes what happened on the way, as JSON, to standard error.
+pub(super) fn print_json_error(value: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(value) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
 }
 
 /// A number with commas between its thousands.

@@ -1,35 +1,34 @@
 //! Files of items, cut into batches of NDJSON.
 //!
-//! Invariant: every line of every file is in exactly one batch, in order; what is read ahead is bounded.
+//! Invariant: every item of every file is in exactly one batch, in order, and its line is known; what is read ahead is
+//! bounded.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-use std::rc::Rc;
+use std::str::Utf8Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::mpsc;
+
+use super::batch::SourceBatch;
+use super::csv::{CsvError, CsvReader, Record};
 
 /// Bytes of a batch; far below the service's limit on bodies.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one line, or of one CSV record: far more than an item takes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes read from the system at once.
+const READ_BYTES: usize = 256 * 1024;
 /// What some programs put at the start of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// A part of a file, ready to be posted.
-pub struct SourceBatch {
-    /// The file's name.
-    pub file: String,
-    /// The line in it, from 1, that is the body's first.
-    pub first_line: u64,
-    /// NDJSON.
-    pub body: Bytes,
-    /// Bytes of the file that it stands for.
-    pub source_bytes: u64,
-}
+/// What UTF-16 starts with, in either order.
+const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+/// Bytes of a header that a message shows.
+const SHOWN_BYTES_MAX: usize = 200;
 
 /// Why a file can't be read to its end.
 #[derive(Debug, Error)]
@@ -47,14 +46,16 @@ pub enum SourceError {
     Line {
         /// The file.
         file: String,
-        /// The line, from 1; of CSV the record.
+        /// The line, from 1; of a CSV record that with which it begins.
         line: u64,
     },
-    /// It is not CSV, or lacks a column.
-    #[error("{file}: {detail}")]
-    Csv {
+    /// A line is not what the format asks for.
+    #[error("{file}, line {line}: {detail}")]
+    Format {
         /// The file.
         file: String,
+        /// The line, from 1.
+        line: u64,
         /// What is wrong.
         detail: String,
     },
@@ -67,6 +68,15 @@ pub struct Cutting {
     pub batch_items: usize,
     /// `ndjson` or `csv` for all files; by their names if not given.
     pub format: Option<String>,
+}
+
+/// What was read so far, of all files together.
+#[derive(Debug, Default)]
+pub struct ReadSoFar {
+    /// Lines, with headers and blank ones.
+    pub lines: AtomicU64,
+    /// CSV records with spaces around a field, which were left out.
+    pub trimmed: AtomicU64,
 }
 
 /// The bytes of all files together, when they are known.
@@ -82,6 +92,7 @@ pub fn total_bytes(files: &[String]) -> Option<u64> {
 pub fn read_files(
     files: &[String],
     cutting: &Cutting,
+    read_so_far: &ReadSoFar,
     batches: &mpsc::Sender<SourceBatch>,
 ) -> Result<(), SourceError> {
     for file in files {
@@ -93,27 +104,21 @@ pub fn read_files(
             "-" => Box::new(io::stdin().lock()),
             path => Box::new(File::open(path).map_err(fault)?),
         };
+        let mut input = BufReader::with_capacity(READ_BYTES, input);
+        let mark_bytes = skip_mark(file, &mut input)?;
         let mut cutter = Cutter {
-            file,
+            file: file.as_str().into(),
             cutting,
+            read_so_far,
             batches,
             body: Vec::new(),
-            items: 0,
-            first_line: 1,
-            next_line: 1,
-            source_bytes: 0,
+            lines: Vec::new(),
+            source_bytes: mark_bytes,
         };
-        let csv_name = Path::new(file)
-            .extension()
-            .is_some_and(|ending| ending == "csv");
-        let csv = cutting
-            .format
-            .as_deref()
-            .map_or(csv_name, |format| format == "csv");
-        let cut = if csv {
+        let cut = if is_csv(file, cutting) {
             cut_csv(input, &mut cutter)
         } else {
-            cut_ndjson(BufReader::with_capacity(1 << 18, input), &mut cutter)
+            cut_ndjson(input, &mut cutter)
         };
         // What comes before a fault is loaded too.
         let open = cutter.send();
@@ -124,242 +129,246 @@ pub fn read_files(
     Ok(())
 }
 
-/// Gathers lines of one file into batches.
+/// Whether a file is CSV: by what was asked for, else by its name.
+fn is_csv(file: &str, cutting: &Cutting) -> bool {
+    let by_name = || {
+        Path::new(file)
+            .extension()
+            .is_some_and(|ending| ending.eq_ignore_ascii_case("csv"))
+    };
+    cutting
+        .format
+        .as_deref()
+        .map_or_else(by_name, |format| format == "csv")
+}
+
+/// Skips the mark of UTF-8 at the start of a file; returns its bytes.
+fn skip_mark(file: &str, input: &mut impl BufRead) -> Result<u64, SourceError> {
+    // A mark that comes in pieces, as it might through a pipe, is not worth waiting for.
+    let start = input.fill_buf().map_err(|error| SourceError::Io {
+        file: file.to_owned(),
+        error,
+    })?;
+    if UTF_16_MARKS.iter().any(|mark| start.starts_with(mark)) {
+        return Err(SourceError::Format {
+            file: file.to_owned(),
+            line: 1,
+            detail: "the file is UTF-16; save it as UTF-8".to_owned(),
+        });
+    }
+    let has_mark = start.starts_with(BYTE_ORDER_MARK);
+    let mark_bytes = if has_mark { BYTE_ORDER_MARK.len() } else { 0 };
+    input.consume(mark_bytes);
+    Ok(mark_bytes as u64)
+}
+
+/// Gathers items of one file into batches.
 struct Cutter<'a> {
-    file: &'a str,
+    file: Arc<str>,
     cutting: &'a Cutting,
+    read_so_far: &'a ReadSoFar,
     batches: &'a mpsc::Sender<SourceBatch>,
     body: Vec<u8>,
-    items: usize,
-    first_line: u64,
-    next_line: u64,
+    lines: Vec<u64>,
     source_bytes: u64,
 }
 
 impl Cutter<'_> {
-    /// Adds the next line, which took `source_bytes` of the file. False: nobody receives.
-    fn add(&mut self, text: &[u8], source_bytes: usize) -> bool {
+    /// Adds the item of `line`, which took `source_bytes` of the file. False: nobody receives.
+    fn add(&mut self, line: u64, item: &[u8], source_bytes: u64) -> bool {
         // With its end, which the last line of a file may lack.
-        if self.body.len() + text.len() + 1 > BATCH_BYTES_MAX && !self.send() {
+        if self.body.len() + item.len() + 1 > BATCH_BYTES_MAX && !self.send() {
             return false;
         }
-        self.source_bytes += source_bytes as u64;
-        self.next_line += 1;
-        if text.iter().all(u8::is_ascii_whitespace) {
-            if self.items == 0 {
-                self.first_line = self.next_line;
-                return true;
-            }
-            // Between items it is kept, so that indexes in answers stay lines of the file.
-        } else {
-            self.items += 1;
-        }
-        self.body.extend_from_slice(text);
+        self.source_bytes += source_bytes;
+        self.lines.push(line);
+        self.body.extend_from_slice(item);
         self.body.push(b'\n');
-        self.items < self.cutting.batch_items || self.send()
+        self.lines.len() < self.cutting.batch_items || self.send()
     }
 
     /// Sends what was gathered, if that is anything. False: nobody receives.
     fn send(&mut self) -> bool {
-        let first_line = std::mem::replace(&mut self.first_line, self.next_line);
-        if self.items == 0 {
+        if self.lines.is_empty() {
             return true;
         }
-        self.items = 0;
         let batch = SourceBatch {
-            file: self.file.to_owned(),
-            first_line,
+            file: Arc::clone(&self.file),
+            lines: std::mem::take(&mut self.lines),
             body: std::mem::take(&mut self.body).into(),
             source_bytes: std::mem::take(&mut self.source_bytes),
         };
         self.batches.blocking_send(batch).is_ok()
     }
 
-    fn line_too_long(&self) -> SourceError {
+    fn note_lines(&self, lines: u64) {
+        self.read_so_far.lines.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    fn io(&self, error: io::Error) -> SourceError {
+        SourceError::Io {
+            file: self.file.to_string(),
+            error,
+        }
+    }
+
+    fn too_long(&self, line: u64) -> SourceError {
         SourceError::Line {
-            file: self.file.to_owned(),
-            line: self.next_line,
+            file: self.file.to_string(),
+            line,
+        }
+    }
+
+    fn format(&self, line: u64, detail: String) -> SourceError {
+        SourceError::Format {
+            file: self.file.to_string(),
+            line,
+            detail,
+        }
+    }
+
+    fn csv(&self, error: CsvError) -> SourceError {
+        match error {
+            CsvError::Io(error) => self.io(error),
+            CsvError::TooLong(line) => self.too_long(line),
+            CsvError::Fault { line, fault } => self.format(line, fault.to_string()),
         }
     }
 }
 
 fn cut_ndjson(mut input: impl BufRead, cutter: &mut Cutter<'_>) -> Result<bool, SourceError> {
-    let mut line = Vec::new();
+    let mut text = Vec::new();
+    let mut line = 0;
     loop {
-        line.clear();
+        text.clear();
         let mut bounded = input.by_ref().take(LINE_BYTES_MAX as u64 + 1);
         let read = bounded
-            .read_until(b'\n', &mut line)
-            .map_err(|error| SourceError::Io {
-                file: cutter.file.to_owned(),
-                error,
-            })?;
+            .read_until(b'\n', &mut text)
+            .map_err(|error| cutter.io(error))?;
         if read == 0 {
             return Ok(true);
         }
-        if line.ends_with(b"\n") {
-            line.pop();
+        line += 1;
+        cutter.note_lines(1);
+        if text.ends_with(b"\n") {
+            text.pop();
         } else if read > LINE_BYTES_MAX {
-            return Err(cutter.line_too_long());
+            return Err(cutter.too_long(line));
         }
-        let text = match line.strip_prefix(BYTE_ORDER_MARK) {
-            Some(rest) if cutter.next_line == 1 => rest,
-            _ => &line,
-        };
-        if !cutter.add(text, read) {
+        if text.iter().all(u8::is_ascii_whitespace) {
+            cutter.source_bytes += read as u64;
+        } else if !cutter.add(line, &text, read as u64) {
             return Ok(false);
         }
     }
 }
 
-/// A reader that gives at most `left` bytes until it is set again: a quote that never ends can't fill memory.
-struct Bounded<R> {
-    input: R,
-    left: Rc<Cell<usize>>,
+/// An item as a batch has it.
+#[derive(Serialize)]
+struct Item<'a> {
+    id: &'a str,
+    tenant: &'a str,
 }
 
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.get();
-        if left == 0 {
-            return Err(io::Error::other("the record is too long"));
-        }
-        let wanted = buffer.len().min(left);
-        let read = self.input.read(&mut buffer[..wanted])?;
-        self.left.set(left - read);
-        Ok(read)
+fn cut_csv(input: impl BufRead, cutter: &mut Cutter<'_>) -> Result<bool, SourceError> {
+    let mut reader = CsvReader::new(input, LINE_BYTES_MAX);
+    let mut record = Record::default();
+    let has_header = reader
+        .read(&mut record)
+        .map_err(|error| cutter.csv(error))?;
+    if !has_header {
+        return Err(cutter.format(1, "there is no header".to_owned()));
     }
-}
-
-fn cut_csv(input: Box<dyn Read>, cutter: &mut Cutter<'_>) -> Result<bool, SourceError> {
-    let file = cutter.file.to_owned();
-    let left = Rc::new(Cell::new(LINE_BYTES_MAX));
-    let fault = |detail: String| SourceError::Csv {
-        file: file.clone(),
-        detail,
-    };
-    let mut reader = csv::Reader::from_reader(Bounded {
-        input,
-        left: Rc::clone(&left),
-    });
-    let header = match reader.headers() {
-        Ok(header) => header,
-        Err(_) if left.get() == 0 => return Err(cutter.line_too_long()),
-        Err(error) => return Err(fault(error.to_string())),
-    };
-    let column = |name: &str| {
-        header
-            .iter()
-            .position(|column| column.trim() == name)
-            .ok_or_else(|| fault(format!("its first line does not name a column {name}")))
-    };
-    let (id, tenant) = (column("id")?, column("tenant")?);
-    let mut record = csv::StringRecord::new();
-    let mut position = reader.position().byte();
-    cutter.first_line = 2;
-    cutter.next_line = 2;
+    let (columns, fields) = (Columns::find(&record), record.len());
+    let columns = columns.map_err(|detail| cutter.format(record.line, detail))?;
+    let (mut lines, mut bytes) = (reader.lines(), 0);
+    cutter.note_lines(lines);
+    let mut item = Vec::new();
     loop {
-        left.set(LINE_BYTES_MAX);
-        match reader.read_record(&mut record) {
-            Ok(true) => {}
-            Ok(false) => return Ok(true),
-            Err(_) if left.get() == 0 => return Err(cutter.line_too_long()),
-            Err(error) => return Err(fault(error.to_string())),
+        let more = reader.read(&mut record);
+        cutter.note_lines(reader.lines() - std::mem::replace(&mut lines, reader.lines()));
+        if !more.map_err(|error| cutter.csv(error))? {
+            return Ok(true);
         }
-        let item = serde_json::json!({
-            "id": record.get(id).unwrap_or_default(),
-            "tenant": record.get(tenant).unwrap_or_default(),
-        });
-        let read_to = reader.position().byte();
-        if !cutter.add(item.to_string().as_bytes(), (read_to - position) as usize) {
+        if record.len() != fields {
+            let detail = format!(
+                "it does not have as many fields as the header: {} instead of {fields}",
+                record.len()
+            );
+            return Err(cutter.format(record.line, detail));
+        }
+        columns
+            .write(&record, &mut item)
+            .map_err(|detail| cutter.format(record.line, detail))?;
+        let trimmed = u64::from(record.trimmed);
+        cutter
+            .read_so_far
+            .trimmed
+            .fetch_add(trimmed, Ordering::Relaxed);
+        let source_bytes = reader.bytes() - std::mem::replace(&mut bytes, reader.bytes());
+        if !cutter.add(record.line, &item, source_bytes) {
             return Ok(false);
         }
-        position = read_to;
     }
+}
+
+/// Which columns hold what is loaded.
+struct Columns {
+    id: usize,
+    tenant: usize,
+}
+
+impl Columns {
+    /// Finds them in a header, each once.
+    fn find(header: &Record) -> Result<Self, String> {
+        let column = |name: &str| {
+            let named = |index: &usize| header.get(*index) == Some(name.as_bytes());
+            let mut found = (0..header.len()).filter(named);
+            match (found.next(), found.next()) {
+                (Some(index), None) => Ok(index),
+                (Some(_), Some(_)) => Err(format!("the header names the column {name} twice")),
+                (None, _) => Err(format!(
+                    "the header does not name a column {name}; it has {}, and a comma separates columns",
+                    shown(header)
+                )),
+            }
+        };
+        Ok(Self {
+            id: column("id")?,
+            tenant: column("tenant")?,
+        })
+    }
+
+    /// Writes a record's item in JSON to `item`.
+    fn write(&self, record: &Record, item: &mut Vec<u8>) -> Result<(), String> {
+        let field = |index| {
+            let bytes = record.get(index).unwrap_or_default();
+            std::str::from_utf8(bytes)
+        };
+        let no_text = |_: Utf8Error| "it is not UTF-8".to_owned();
+        item.clear();
+        let written = Item {
+            id: field(self.id).map_err(no_text)?,
+            tenant: field(self.tenant).map_err(no_text)?,
+        };
+        serde_json::to_writer(item, &written).map_err(|error| error.to_string())
+    }
+}
+
+/// The columns of a header, for a message.
+fn shown(header: &Record) -> String {
+    let names = (0..header.len()).filter_map(|index| header.get(index));
+    let names: Vec<_> = names
+        .map(|name| format!("{:?}", String::from_utf8_lossy(name)))
+        .collect();
+    let mut text = names.join(" ");
+    if text.len() > SHOWN_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(SHOWN_BYTES_MAX));
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cut(name: &str, content: &str, batch_items: usize) -> Result<Vec<(u64, String)>, String> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).expect("written");
-        let files = vec![path.display().to_string()];
-        let cutting = Cutting {
-            batch_items,
-            format: None,
-        };
-        let (sender, mut receiver) = mpsc::channel(100);
-        read_files(&files, &cutting, &sender).map_err(|error| error.to_string())?;
-        drop(sender);
-        let mut batches = Vec::new();
-        let mut bytes = 0;
-        while let Some(batch) = receiver.blocking_recv() {
-            bytes += batch.source_bytes;
-            let body = String::from_utf8(batch.body.to_vec()).expect("UTF-8");
-            batches.push((batch.first_line, body));
-        }
-        assert!(bytes <= total_bytes(&files).expect("known"));
-        Ok(batches)
-    }
-
-    #[test]
-    fn ndjson_is_cut_by_items_and_keeps_its_lines() {
-        let batches = cut("a.ndjson", "1\n\n2\n3", 2).expect("read");
-        assert_eq!(batches, [(1, "1\n\n2\n".to_owned()), (4, "3\n".to_owned())]);
-    }
-
-    #[test]
-    fn a_byte_order_mark_and_blank_lines_leave_line_numbers_right() {
-        let content = "\u{feff}1\n\n\n2\n";
-        let batches = cut("a.ndjson", content, 1).expect("read");
-        assert_eq!(batches, [(1, "1\n".to_owned()), (4, "2\n".to_owned())]);
-        assert_eq!(cut("a.ndjson", "\n \r\n\n", 1), Ok(vec![]));
-    }
-
-    #[test]
-    fn no_batch_is_longer_than_its_limit() {
-        let long = "x".repeat(LINE_BYTES_MAX - 1);
-        let content = format!("{}1\n{}{long}\n2", "\n".repeat(10), "\n".repeat(9_000_000));
-        let batches = cut("a.ndjson", &content, 100).expect("read");
-        let first: Vec<u64> = batches.iter().map(|(first, _)| *first).collect();
-        assert_eq!(first, [11, 9_000_012]);
-        assert_eq!(batches[1].1, format!("{long}\n2\n"));
-        let batches = cut("a.ndjson", &format!("{long}\n").repeat(9), 100).expect("read");
-        let first: Vec<u64> = batches.iter().map(|(first, _)| *first).collect();
-        assert_eq!(first, [1, 5, 9]);
-        assert!(
-            batches
-                .iter()
-                .all(|(_, body)| body.len() <= BATCH_BYTES_MAX)
-        );
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_named() {
-        let long = "x".repeat(2 * LINE_BYTES_MAX);
-        for (name, head) in [("a.ndjson", "\n\n"), ("a.csv", "id,tenant\n1,a\n")] {
-            let error = cut(name, &format!("{head}\"{long}\n1,a\n"), 100).expect_err("refused");
-            assert!(
-                error.contains(", line 3: longer than 1048576 bytes"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn csv_columns_are_found_by_name_and_values_escaped() {
-        let content = "tenant,note,id\na,x,1\n\"b \"\"q\"\"\",,\"2,2\"\n";
-        let batches = cut("a.csv", content, 1).expect("read");
-        let first = "{\"id\":\"1\",\"tenant\":\"a\"}\n".to_owned();
-        let second = "{\"id\":\"2,2\",\"tenant\":\"b \\\"q\\\"\"}\n".to_owned();
-        assert_eq!(batches, [(2, first), (3, second)]);
-        let error = cut("a.csv", "id,name\n1,2\n", 1).expect_err("refused");
-        assert!(
-            error.ends_with("its first line does not name a column tenant"),
-            "{error}"
-        );
-    }
-}
+#[path = "source_tests.rs"]
+mod tests;

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::cause;
+use crate::model::is_unambiguous;
 
 /// How long connecting to one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,7 +42,9 @@ pub struct ManagementUrl {
 
 /// A text is no address of the management API. It is never repeated: it may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("not of the form http://user:password@host:15672 (or https://…)")]
+#[error(
+    "not of the form http://user:password@host:15672 (or https://…), with what is neither letter nor digit of user and password percent-encoded"
+)]
 pub struct ManagementUrlError;
 
 impl FromStr for ManagementUrl {
@@ -49,7 +52,8 @@ impl FromStr for ManagementUrl {
 
     fn from_str(text: &str) -> Result<Self, ManagementUrlError> {
         let mut base = Url::parse(text.trim()).map_err(|_| ManagementUrlError)?;
-        let is_plain = matches!(base.scheme(), "http" | "https")
+        let is_plain = is_unambiguous(text)
+            && matches!(base.scheme(), "http" | "https")
             && base.query().is_none()
             && base.fragment().is_none();
         if !is_plain || base.username().is_empty() {

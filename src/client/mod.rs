@@ -3,6 +3,7 @@
 //! Invariant: an outcome that is not known is never reported as success, and whatever may be repeated says so.
 
 mod counter;
+mod error;
 mod known;
 mod lane;
 mod loss;
@@ -10,6 +11,7 @@ mod management;
 mod node;
 mod places;
 mod public;
+mod reach;
 #[cfg(test)]
 mod told;
 
@@ -17,13 +19,14 @@ pub use crate::counter::exchange::{
     IncompleteCounter, Loss, LossPlan, LossReceipt, LossRequest, NotLost,
 };
 pub use counter::RemoteCounter;
+pub use error::ClientError;
 pub use loss::LossClient;
 pub use management::{
     Look, ManagementClient, ManagementError, ManagementUrl, ManagementUrlError, NodeState,
     QueueState,
 };
 pub use node::NodeClient;
-pub use public::{ClientError, CounterItems, CountsRequest, PublicClient, TenantCount};
+pub use public::{CounterItems, CountsRequest, Posted, PublicClient, TenantCount};
 
 /// The error's cause, which says more than that a request failed.
 fn cause(error: &reqwest::Error) -> String {

@@ -7,60 +7,18 @@ use std::time::Duration;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, Url};
 use serde::Deserialize;
-use thiserror::Error;
 
-use super::cause;
+use super::error::{ClientError, Fault, by_index, no_answer, refusal};
+use super::reach::Reach;
 
 /// How long a request may take in all: longer than a coordinator's own limits, so that it answers first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// The statuses with which a coordinator asks to try again: too slow, or unavailable.
-const TRY_AGAIN: [u16; 2] = [408, 503];
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take to tell how it is; whoever checks has little patience.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tenants asked for in one request, as the API allows.
 const TENANTS_PER_REQUEST: usize = 1_000;
 /// Bytes of tenants asked for in one request: a request line may have 64 KiB.
 const QUERY_BYTES_MAX: usize = 32 * 1024;
-
-/// Why a request did not succeed.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// The URL is not one of a coordinator.
-    #[error("{0:?} is not the URL of a coordinator, such as http://localhost:3000")]
-    Url(String),
-    /// No answer: not connected, cut off, or too late. What was posted may count or not.
-    #[error("no answer: {0}")]
-    NoAnswer(String),
-    /// 503 or 408: the coordinator asks to try again.
-    #[error("the coordinator asks to try again later: {0}")]
-    Unavailable(String),
-    /// Any other status: the same request would fail again.
-    #[error("refused with {status}: {detail}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// What the coordinator said.
-        detail: String,
-        /// The faults that it named, by the index of their line.
-        faults: Vec<(usize, String)>,
-    },
-    /// What a coordinator said instead of doing what an operator asked for.
-    #[error("the coordinator: {0}")]
-    Coordinator(String),
-    /// The answer is not what a coordinator answers.
-    #[error("the answer is not a coordinator's: {0}")]
-    Unexpected(String),
-}
-
-impl ClientError {
-    /// Whether the same request may succeed later.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NoAnswer(_) | Self::Unavailable(_))
-    }
-}
 
 /// Which counts to ask for.
 #[derive(Debug, Clone, Default)]
@@ -103,9 +61,20 @@ pub struct PublicClient {
     base: Url,
 }
 
+/// What came of a post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    /// How many items were accepted, all of them durable.
+    pub accepted: u64,
+    /// The faults of those that were not, by the index of their line.
+    pub faults: Vec<(usize, String)>,
+}
+
 #[derive(Deserialize)]
 struct Accepted {
     accepted: u64,
+    #[serde(default)]
+    errors: Vec<Fault>,
 }
 
 #[derive(Deserialize)]
@@ -130,59 +99,65 @@ struct Row {
     count: u64,
 }
 
-#[derive(Deserialize)]
-struct Problem {
-    detail: String,
-    #[serde(default)]
-    errors: Vec<Fault>,
-}
-
-#[derive(Deserialize)]
-struct Fault {
-    index: usize,
-    detail: String,
-}
-
 impl PublicClient {
     /// A client of the coordinator at `url`.
     ///
     /// # Errors
     /// When `url` is no HTTP URL.
     pub fn new(url: &str) -> Result<Self, ClientError> {
-        let wrong = || ClientError::Url(url.to_owned());
-        // Without the slash at its end, the last part of a base URL's path would be replaced.
-        let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
-        if !matches!(base.scheme(), "http" | "https") {
-            return Err(wrong());
-        }
+        let reach = Reach::parse(url)?;
+        Self::over(&reach, reach.client())
+    }
+
+    /// A client that goes to the coordinator itself, whatever proxies the environment names.
+    ///
+    /// # Errors
+    /// When `url` is no HTTP URL.
+    pub fn past_proxies(url: &str) -> Result<Self, ClientError> {
+        let reach = Reach::parse(url)?;
+        Self::over(&reach, reach.client().no_proxy())
+    }
+
+    fn over(reach: &Reach, client: reqwest::ClientBuilder) -> Result<Self, ClientError> {
+        let wrong = |_| ClientError::Url(reach.base.to_string());
         // A provider that is installed already, by whoever uses this crate as a library, is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let http = client
             .timeout(REQUEST_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(|error| ClientError::NoAnswer(error.to_string()))?;
         Ok(Self {
             http,
-            items: base.join("items").map_err(|_| wrong())?,
-            counts: base.join("counts").map_err(|_| wrong())?,
-            base,
+            items: reach.base.join("items").map_err(wrong)?,
+            counts: reach.base.join("counts").map_err(wrong)?,
+            base: reach.base.clone(),
         })
     }
 
-    /// Posts items in NDJSON; returns how many were accepted, all of them durable.
+    /// Posts items in NDJSON; all that are accepted are durable. With `partial` good items are accepted beside bad ones,
+    /// where the coordinator's release can do that.
     ///
     /// # Errors
     /// [`ClientError`]; after a retryable one, post the same again.
-    pub async fn post_ndjson(&self, body: bytes::Bytes) -> Result<u64, ClientError> {
-        let request = self
+    pub async fn post_ndjson(
+        &self,
+        body: bytes::Bytes,
+        partial: bool,
+    ) -> Result<Posted, ClientError> {
+        let mut request = self
             .http
             .post(self.items.clone())
             .header(CONTENT_TYPE, "application/x-ndjson")
             .body(body);
+        if partial {
+            request = request.query(&[("partial", "true")]);
+        }
         let response = request.send().await.map_err(|error| no_answer(&error))?;
         let accepted: Accepted = read(response).await?;
-        Ok(accepted.accepted)
+        Ok(Posted {
+            accepted: accepted.accepted,
+            faults: by_index(accepted.errors),
+        })
     }
 
     /// Asks whether the node lives or, with `ready`, whether it can do its work; returns its word.
@@ -270,33 +245,16 @@ fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
     })
 }
 
-fn no_answer(error: &reqwest::Error) -> ClientError {
-    ClientError::NoAnswer(cause(error))
-}
-
 async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
     let status = response.status();
+    let headers = response.headers().clone();
     let body = response.bytes().await.map_err(|error| no_answer(&error))?;
     if status.is_success() {
         return serde_json::from_slice(&body)
             .map_err(|error| ClientError::Unexpected(error.to_string()));
     }
-    let problem: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
-        detail: status.canonical_reason().unwrap_or("no reason").to_owned(),
-        errors: Vec::new(),
-    });
-    if TRY_AGAIN.contains(&status.as_u16()) {
-        return Err(ClientError::Unavailable(problem.detail));
-    }
-    let faults = problem
-        .errors
-        .into_iter()
-        .map(|fault| (fault.index, fault.detail));
-    Err(ClientError::Refused {
-        status: status.as_u16(),
-        detail: problem.detail,
-        faults: faults.collect(),
-    })
+    let reason = status.canonical_reason().unwrap_or("no reason");
+    Err(refusal(status.as_u16(), reason, &headers, &body))
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! Settings that only nodes and operators of a cluster have.
 //!
-//! Invariant: no text of a broker's address is ever shown: it may hold a password.
+//! Invariant: what is checked here names no more of the broker than its settings' names.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
 use super::CommonConfig;
-use super::values::{self, ConfigError, Values};
+use super::secrets::{NamedFile, SecretTexts, amqp_urls};
+use super::values::{ConfigError, Values};
 use crate::model::CounterName;
 
 /// What a node of a cluster needs.
@@ -24,7 +24,7 @@ pub struct ClusterConfig {
     /// How often a connection proves that it lives.
     pub heartbeat: Duration,
     /// The file with the nodes' secret.
-    pub cluster_secret_file: Option<PathBuf>,
+    pub cluster_secret_file: Option<NamedFile>,
     /// Where other nodes reach this one.
     pub advertise_url: Option<String>,
     /// Which cluster this node belongs to.
@@ -37,19 +37,9 @@ pub struct BrokerConfig {
     /// Its addresses; at least one.
     pub urls: SecretTexts,
     /// A file with certificates, in PEM, that are trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<NamedFile>,
     /// How the names of the cluster's exchanges and queues begin.
     pub prefix: String,
-}
-
-/// Texts that are never shown.
-#[derive(Clone)]
-pub struct SecretTexts(pub Vec<String>);
-
-impl fmt::Debug for SecretTexts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} hidden", self.0.len())
-    }
 }
 
 pub(super) fn counter_names(text: &str) -> Option<Vec<CounterName>> {
@@ -79,9 +69,7 @@ pub fn broker(matches: &ArgMatches) -> Result<BrokerConfig, ConfigError> {
 fn broker_of(values: &Values<'_>) -> Result<BrokerConfig, ConfigError> {
     Ok(BrokerConfig {
         urls: amqp_urls(values)?,
-        ca_file: values.parse("amqp-ca-file", "the path of a file", |text| {
-            Some((!text.is_empty()).then(|| PathBuf::from(text)))
-        })?,
+        ca_file: NamedFile::of(values, "amqp-ca-file"),
         prefix: values.parse("prefix", WORD, word)?,
     })
 }
@@ -137,10 +125,9 @@ pub fn data_dir(matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
 ///
 /// # Errors
 /// None at present.
-pub fn secret_file(matches: &ArgMatches) -> Result<Option<PathBuf>, ConfigError> {
-    Values::new(matches, None)?.parse("cluster-secret-file", "the path of a file", |text| {
-        Some((!text.is_empty()).then(|| PathBuf::from(text)))
-    })
+pub fn secret_file(matches: &ArgMatches) -> Result<Option<NamedFile>, ConfigError> {
+    let values = Values::new(matches, None)?;
+    Ok(NamedFile::of(&values, "cluster-secret-file"))
 }
 
 pub(super) fn cluster(
@@ -153,7 +140,7 @@ pub(super) fn cluster(
             text => plausible(text).then(|| Some(text.to_owned())),
         })
     };
-    let secret_file = optional("cluster-secret-file", "the path of a file", |_| true)?;
+    let secret_file = NamedFile::of(values, "cluster-secret-file");
     if secret_file.is_none() && !common.listen.ip().is_loopback() {
         values.parse(
             "listen",
@@ -166,7 +153,7 @@ pub(super) fn cluster(
         classic_queues: are_classic(values)?,
         confirm_timeout: values.milliseconds("confirm-timeout-ms")?,
         heartbeat: Duration::from_secs(values.number("heartbeat-s", 1, 600)? as u64),
-        cluster_secret_file: secret_file.map(PathBuf::from),
+        cluster_secret_file: secret_file,
         advertise_url: optional("advertise-url", "a URL such as http://host:3001", |text| {
             text.starts_with("http://") || text.starts_with("https://")
         })?,
@@ -175,49 +162,4 @@ pub(super) fn cluster(
             text => word(text),
         })?,
     })
-}
-
-/// The broker's addresses.
-fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
-    let urls = secret_urls(values, values::AMQP_URL, "amqp-url-file")?;
-    let plausible = |url: &String| url.starts_with("amqp://") || url.starts_with("amqps://");
-    values.parse(
-        values::AMQP_URL,
-        "amqp://user:password@host:port/vhost or amqps://…, given here or in amqp-url-file",
-        |_| (!urls.is_empty() && urls.iter().all(plausible)).then_some(()),
-    )?;
-    Ok(SecretTexts(urls))
-}
-
-/// The addresses of the broker's management API; none where it is not to be asked.
-pub(super) fn management_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
-    let urls = secret_urls(values, values::MANAGEMENT_URL, "management-url-file")?;
-    let plausible = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-    values.parse(
-        values::MANAGEMENT_URL,
-        "http://user:password@host:15672 or https://…, given here or in management-url-file",
-        |_| urls.iter().all(plausible).then_some(()),
-    )?;
-    Ok(SecretTexts(urls))
-}
-
-/// The addresses that a setting gives, and those in the file that another one names.
-fn secret_urls(values: &Values<'_>, key: &str, file_key: &str) -> Result<Vec<String>, ConfigError> {
-    let split = |text: &str| -> Vec<String> {
-        let parts = text.split([',', '\n']).map(str::trim);
-        parts
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let mut urls: Vec<String> = values.parse(key, "", |text| Some(split(text)))?;
-    let file = values.parse(file_key, "", |text| Some(PathBuf::from(text)))?;
-    if !file.as_os_str().is_empty() {
-        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::File {
-            path: file,
-            detail: error.to_string(),
-        })?;
-        urls.extend(split(&text));
-    }
-    Ok(urls)
 }

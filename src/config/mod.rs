@@ -5,15 +5,17 @@
 //! allowed.
 
 mod cluster;
+mod log_filter;
+mod secrets;
 mod settings;
 mod values;
 
 pub use cluster::{
-    BrokerConfig, ClusterConfig, SecretTexts, broker, classic_queues, counter_name, data_dir,
-    secret_file,
+    BrokerConfig, ClusterConfig, broker, classic_queues, counter_name, data_dir, secret_file,
 };
+pub use secrets::{NamedFile, SecretText, SecretTexts, read_secret};
 pub use settings::{Role, SETTINGS, Setting, args, environment_name};
-pub use values::ConfigError;
+pub use values::{ConfigError, log_format_of};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -151,7 +153,7 @@ pub fn coordinator_config(
             cluster::counter_names,
         )?,
         queue_messages_max: values.number("queue-messages-max", 1, 1 << 40)? as u64,
-        management_urls: cluster::management_urls(&values)?,
+        management_urls: secrets::management_urls(&values)?,
         http: http_limits(&values)?,
         coordinator: coordinator_options(&values)?,
     })
@@ -203,8 +205,8 @@ fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
         },
         log: values.parse(
             "log",
-            "a level such as info, or a filter such as headcount=debug",
-            |text| EnvFilter::try_new(text).ok().filter(|_| !text.is_empty()),
+            "a level (off, error, warn, info, debug or trace), and levels of modules beside it, such as info,headcount::http=debug",
+            |text| log_filter::parse(text, values::default("log")),
         )?,
         log_format: values.parse("log-format", "auto, text or json", |text| match text {
             "auto" => Some(LogFormat::Auto),
@@ -302,6 +304,23 @@ mod tests {
     }
 
     #[test]
+    fn the_file_takes_what_toml_has_for_a_value() {
+        let of_counter = |file: &str| {
+            let path = tempfile::NamedTempFile::new().expect("a file");
+            std::fs::write(path.path(), file).expect("written");
+            let command = args(Role::Counter).fold(Command::new("test"), |command, arg| {
+                command.arg(arg.env(None::<&str>))
+            });
+            let matches = command.try_get_matches_from(["test"]).expect("flags");
+            counter_config(&matches, Some(path.path()))
+        };
+        let file = "\u{feff}adopt = true\nname = \"c1\"\namqp_url = [\"amqp://a\", \"amqp://b\"]\n";
+        let config = of_counter(file).expect("valid");
+        assert!(config.adopt);
+        assert_eq!(config.cluster.broker.urls.0.len(), 2);
+    }
+
+    #[test]
     fn the_readme_shows_every_setting() {
         let readme = include_str!("../../README.md");
         for setting in SETTINGS {
@@ -340,7 +359,11 @@ mod tests {
         );
         assert_eq!(
             error(&[], "itemsmax = 1"),
-            "the settings file FILE: itemsmax is not a setting; see headcount serve --help"
+            "the settings file FILE (from --config): itemsmax is not a setting; see headcount serve --help"
+        );
+        assert_eq!(
+            error(&[], "items_max = 1.5"),
+            "the settings file FILE (from --config): items_max must be a string, a whole number, true or false, or an array of strings"
         );
         assert!(!error(&[], "listen = [").contains('\n'));
         assert!(!error(&["--log-format", "xml"], "").contains('\n'));

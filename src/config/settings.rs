@@ -114,7 +114,7 @@ pub const SETTINGS: [Setting; 36] = [
         "FILE",
         "",
         CLUSTER,
-        "A file with that address, for passwords",
+        "A file with that address, for passwords; of the two, the one from the higher source counts",
     ),
     setting(
         "amqp-ca-file",
@@ -135,7 +135,7 @@ pub const SETTINGS: [Setting; 36] = [
         "FILE",
         "",
         COORDINATOR,
-        "A file with that address, for passwords",
+        "A file with that address, for passwords; of the two, the one from the higher source counts",
     ),
     setting(
         "prefix",
@@ -304,7 +304,7 @@ pub const SETTINGS: [Setting; 36] = [
         "FILTER",
         "info",
         ALL,
-        "What is logged: error, warn, info, debug or trace, also by module",
+        "What is logged: off, error, warn, info, debug or trace; of modules beside that, as info,headcount::http=debug",
     ),
     setting(
         "log-format",

@@ -15,11 +15,10 @@ use super::settings::{SETTINGS, environment_name};
 /// The longest wait that a setting may ask for: an hour.
 const WAIT_MS_CEILING: u64 = 3_600_000;
 
-const DEFAULT: &str = "the default";
 /// The settings whose values are secrets.
 pub(super) const AMQP_URL: &str = "amqp-url";
 pub(super) const MANAGEMENT_URL: &str = "management-url";
-const HIDDEN: &str = "(hidden)";
+pub(super) const HIDDEN: &str = "(hidden)";
 
 /// Why the settings can't be used. Its text is one line.
 #[derive(Debug, Error)]
@@ -36,11 +35,33 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: String,
     },
-    /// The file can't be read or is not TOML.
-    #[error("the settings file {}: {detail}", path.display())]
+    /// A setting must have a value and has none.
+    #[error("{key} is not set: it must be {allowed}")]
+    Missing {
+        /// The setting.
+        key: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A file that a setting names can't be used.
+    #[error("{key} (from {source_name}): {}: {detail}", path.display())]
+    NamedFile {
+        /// The setting.
+        key: String,
+        /// Where the file's name is from.
+        source_name: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The settings file can't be read or is not TOML.
+    #[error("the settings file {} (from {source_name}): {detail}", path.display())]
     File {
         /// The file.
         path: PathBuf,
+        /// Where its name is from.
+        source_name: String,
         /// What is wrong.
         detail: String,
     },
@@ -51,16 +72,31 @@ pub(super) fn is_secret(key: &str) -> bool {
     matches!(key, AMQP_URL | MANAGEMENT_URL)
 }
 
-/// Reads the file's keys; one that is no setting is refused.
-fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
-    let fault = |detail: String| ConfigError::File {
-        path: path.to_owned(),
-        detail,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+/// What a value's source stands above: a higher one replaces a lower one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    Default,
+    File,
+    Environment,
+    Flag,
+}
+
+/// Where a value is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    pub rank: Rank,
+    /// For messages.
+    pub name: String,
+}
+
+/// Reads the file's keys; one that is no setting is refused. The error tells what is wrong.
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    // Some programs put a byte order mark at the start of UTF-8.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let table: toml::Table = text
         .parse()
-        .map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
+        .map_err(|error: toml::de::Error| error.message().to_owned())?;
     let mut values = BTreeMap::new();
     for (name, value) in table {
         let key = name.replace('_', "-");
@@ -68,18 +104,38 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
             .iter()
             .any(|setting| setting.key == key && !name.contains('-'))
         {
-            return Err(fault(format!(
+            return Err(format!(
                 "{name} is not a setting; see headcount serve --help"
-            )));
+            ));
         }
-        let value = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(number) => number.to_string(),
-            _ => return Err(fault(format!("{name} must be a string or a whole number"))),
-        };
+        let value = text_of(&value).ok_or_else(|| {
+            format!(
+                "{name} must be a string, a whole number, true or false, or an array of strings"
+            )
+        })?;
         values.insert(key, value);
     }
     Ok(values)
+}
+
+/// The `log-format` of a settings file, if it can be read and has one.
+#[must_use]
+pub fn log_format_of(path: &Path) -> Option<String> {
+    read_file(path).ok()?.remove("log-format")
+}
+
+/// A value of the file as a flag would give it; an array as several, with commas between.
+fn text_of(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Array(values) => {
+            let texts: Option<Vec<&str>> = values.iter().map(toml::Value::as_str).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        _ => None,
+    }
 }
 
 pub(super) struct Values<'a> {
@@ -90,33 +146,40 @@ pub(super) struct Values<'a> {
 
 impl<'a> Values<'a> {
     pub fn new(matches: &'a ArgMatches, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let read = file.map(read_file).transpose();
+        let path = file.unwrap_or(Path::new("")).to_owned();
         Ok(Self {
             matches,
-            file: match file {
-                Some(path) => read_file(path)?,
-                None => BTreeMap::new(),
-            },
-            path: file.unwrap_or(Path::new("")).to_owned(),
+            file: read
+                .map_err(|detail| ConfigError::File {
+                    path: path.clone(),
+                    source_name: given_by(matches, "config").name,
+                    detail,
+                })?
+                .unwrap_or_default(),
+            path,
         })
     }
 
     /// A setting's text and where it is from.
-    fn get(&self, key: &str) -> (String, String) {
+    pub fn get(&self, key: &str) -> (String, Source) {
         // A setting that this command does not know has only its default.
         if let Ok(Some(texts)) = self.matches.try_get_many::<String>(key) {
-            let source = match self.matches.value_source(key) {
-                Some(ValueSource::EnvVariable) => environment_name(key),
-                _ => format!("--{key}"),
-            };
             let texts: Vec<&str> = texts.map(String::as_str).collect();
-            return (texts.join(","), source);
+            return (texts.join(","), given_by(self.matches, key));
         }
         if let Some(text) = self.file.get(key) {
-            return (text.clone(), format!("the file {}", self.path.display()));
+            let source = Source {
+                rank: Rank::File,
+                name: format!("the file {}", self.path.display()),
+            };
+            return (text.clone(), source);
         }
-        let default = SETTINGS.iter().find(|setting| setting.key == key);
-        let default = default.map_or("", |setting| setting.default);
-        (default.to_owned(), DEFAULT.to_owned())
+        let source = Source {
+            rank: Rank::Default,
+            name: "the default".to_owned(),
+        };
+        (default(key).to_owned(), source)
     }
 
     pub fn parse<T>(
@@ -125,19 +188,19 @@ impl<'a> Values<'a> {
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<T, ConfigError> {
-        let (value, source_name) = self.get(key);
+        let (value, source) = self.get(key);
         parse(&value).ok_or_else(|| ConfigError::Value {
             key: key.to_owned(),
             // It may have a password.
             value: if is_secret(key) { HIDDEN.into() } else { value },
-            source_name,
+            source_name: source.name,
             allowed: allowed.to_owned(),
         })
     }
 
     /// Whether nobody gave the setting a value.
     pub fn is_default(&self, key: &str) -> bool {
-        self.get(key).1 == DEFAULT
+        self.get(key).1.rank == Rank::Default
     }
 
     pub fn number(&self, key: &str, min: u64, max: u64) -> Result<usize, ConfigError> {
@@ -158,6 +221,27 @@ impl<'a> Values<'a> {
     pub fn milliseconds_to(&self, key: &str, max: Duration) -> Result<Duration, ConfigError> {
         let milliseconds = self.number(key, 1, max.as_millis() as u64)?;
         Ok(Duration::from_millis(milliseconds as u64))
+    }
+}
+
+/// A setting's default; empty for none.
+pub(super) fn default(key: &str) -> &'static str {
+    let setting = SETTINGS.iter().find(|setting| setting.key == key);
+    setting.map_or("", |setting| setting.default)
+}
+
+/// Which of flag and environment gave the argument `key` its value.
+fn given_by(matches: &ArgMatches, key: &str) -> Source {
+    let source = matches.try_contains_id(key).ok();
+    match source.and_then(|_| matches.value_source(key)) {
+        Some(ValueSource::EnvVariable) => Source {
+            rank: Rank::Environment,
+            name: environment_name(key),
+        },
+        _ => Source {
+            rank: Rank::Flag,
+            name: format!("--{key}"),
+        },
     }
 }
 

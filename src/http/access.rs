@@ -120,6 +120,14 @@ fn split_port(host: &str) -> (&str, &str) {
 }
 
 impl Problem {
+    pub(super) fn only_probes() -> Self {
+        Self::unavailable(
+            "overloaded",
+            "Too much is waiting",
+            "As many connections are open as may. Nothing was taken; ask again.",
+        )
+    }
+
     fn invalid_host(detail: &str) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,

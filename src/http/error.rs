@@ -42,6 +42,10 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
+    /// With 5xx, the request's id in the log: what its header `X-Request-Id` says, or one made for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, value_type = String)]
+    request_id: Option<Box<str>>,
 }
 
 /// One fault in a batch of items.
@@ -68,12 +72,23 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            request_id: None,
         }
     }
 
     #[cfg(test)]
     pub(super) fn status(&self) -> u16 {
         self.status
+    }
+
+    pub fn set_request_id(&mut self, id: &str) {
+        self.request_id = Some(id.into());
+    }
+
+    /// Its type without what all begin with, and its detail.
+    pub fn told(&self) -> (String, String) {
+        let kind = self.kind.strip_prefix(TYPE_PREFIX).unwrap_or(&self.kind);
+        (kind.to_owned(), self.detail.clone())
     }
 
     pub fn invalid_parameter(detail: impl Into<String>) -> Self {
@@ -115,14 +130,6 @@ impl Problem {
             format!(
                 "The whole body must arrive within {seconds} seconds. Send it faster or in parts."
             ),
-        )
-    }
-
-    pub fn only_probes() -> Self {
-        Self::unavailable(
-            "overloaded",
-            "Too much is waiting",
-            "As many connections are open as may. Nothing was taken; ask again.",
         )
     }
 
@@ -221,7 +228,7 @@ impl Problem {
         Self::unavailable("outcome-unknown", "The outcome is unknown", detail)
     }
 
-    fn unavailable(kind: &str, title: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn unavailable(kind: &str, title: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
     }
 }
@@ -347,6 +354,10 @@ impl IntoResponse for Problem {
             response
                 .headers_mut()
                 .insert(name, HeaderValue::from_static(value));
+        }
+        if status.is_server_error() {
+            // For whoever adds the request's id.
+            response.extensions_mut().insert(self);
         }
         response
     }

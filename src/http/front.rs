@@ -27,6 +27,7 @@ use super::health::PROBES;
 use super::measure::{Measures, Series};
 use super::methods;
 use super::options::{Query, path_segment};
+use super::refusals::{Asked, Refusals, given_id};
 use super::{App, Whole, counts, items, unread};
 
 /// What a node serves; cheap to clone.
@@ -39,6 +40,7 @@ pub struct Routes {
 struct Inner {
     straight: Option<Straight>,
     router: TowerToHyperService<Router>,
+    refusals: Arc<Refusals>,
 }
 
 /// What goes past the router.
@@ -89,7 +91,11 @@ impl Routes {
     fn over(straight: Option<Straight>, router: Router) -> Self {
         let router = TowerToHyperService::new(router);
         Self {
-            inner: Arc::new(Inner { straight, router }),
+            inner: Arc::new(Inner {
+                straight,
+                router,
+                refusals: Arc::default(),
+            }),
         }
     }
 
@@ -98,13 +104,24 @@ impl Routes {
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        let mut response = self.answer_of(request, caller).await;
+        let mut asked = Asked {
+            id: given_id(request.headers()),
+            method: request.method().clone(),
+            route: None,
+        };
+        let response = self.answer_of(request, caller, &mut asked).await;
+        let mut response = self.inner.refusals.finish(response, asked);
         let server = HeaderValue::from_static(SERVER);
         response.headers_mut().insert(header::SERVER, server);
         response
     }
 
-    async fn answer_of<B>(&self, request: Request<B>, caller: &Caller) -> Response<Answer>
+    async fn answer_of<B>(
+        &self,
+        request: Request<B>,
+        caller: &Caller,
+        asked: &mut Asked,
+    ) -> Response<Answer>
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
@@ -143,6 +160,7 @@ impl Routes {
             Err(problem) => problem.into_response().map(Either::Right),
         };
         series.note(response.status(), started.elapsed());
+        asked.route = Some(series.route());
         if has_body && !is_read {
             // Boxed, since it is rare: otherwise every request would have to have room for it.
             Box::pin(unread::settle(

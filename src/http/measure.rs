@@ -51,6 +51,10 @@ impl Series {
         }
     }
 
+    pub(super) fn route(&self) -> &'static str {
+        self.route
+    }
+
     /// Counts a request and how long it took.
     pub(super) fn note(&self, status: StatusCode, took: Duration) {
         let find = || self.measures.of(self.route, self.method, status.as_u16());
@@ -107,11 +111,17 @@ pub(super) async fn measure(
     let started = Instant::now();
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     measures
         .of(route, method, response.status().as_u16())
         .note(started.elapsed());
+    if response.status().is_server_error()
+        && let Some(matched) = matched
+    {
+        // For the log's line.
+        response.extensions_mut().insert(matched);
+    }
     response
 }
 

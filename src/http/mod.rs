@@ -20,6 +20,7 @@ mod measure;
 mod methods;
 mod options;
 pub mod parse;
+mod refusals;
 mod server;
 mod timer;
 mod unread;

@@ -3,6 +3,7 @@
 //! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is valid.
 
 mod acceptance;
+mod address;
 mod barrier_epochs;
 mod batch;
 mod counter_name;
@@ -20,6 +21,7 @@ pub use acceptance::{
     Acceptance, COMPLETED_PER_RECORD_MAX, Completes, LOSSES_PER_RECORD_MAX, LossId, NamedLosses,
     Signed,
 };
+pub use address::is_unambiguous;
 pub use barrier_epochs::{BarrierEpochs, Entropy};
 pub use batch::{
     Batch, BatchId, Epoch, ItemHashes, SEQUENCE_MAX, Sequence, TenantItems, is_sequence,

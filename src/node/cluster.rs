@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 
 use super::NodeError;
 use crate::client::{NodeClient, RemoteCounter};
-use crate::config::{BrokerConfig, ClusterConfig, SecretTexts};
+use crate::config::{BrokerConfig, ClusterConfig, NamedFile, SecretText, SecretTexts, read_secret};
 use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role, Strangers};
 use crate::model::{ClusterSecret, CounterName};
 use crate::supervisor::{Ended, Supervisor, Task};
@@ -45,11 +44,7 @@ pub(super) fn amqp_options(
 /// The usual options for a broker.
 pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError> {
     let urls: Vec<AmqpUrl> = parse_all("amqp-url", &broker.urls)?;
-    let authorities = broker
-        .ca_file
-        .as_deref()
-        .map(read_authorities)
-        .transpose()?;
+    let authorities = broker.ca_file.as_ref().map(read_authorities).transpose()?;
     Ok(AmqpOptions {
         authorities,
         prefix: broker.prefix.clone(),
@@ -62,22 +57,22 @@ pub(super) fn parse_all<T: FromStr<Err: Display>>(
     key: &'static str,
     texts: &SecretTexts,
 ) -> Result<Vec<T>, NodeError> {
-    let parsed = texts.0.iter().map(|text| text.parse());
-    parsed
-        .collect::<Result<_, _>>()
-        .map_err(|error: T::Err| NodeError::Setting {
+    let parse = |of: &SecretText| {
+        of.text.parse().map_err(|error: T::Err| NodeError::Setting {
             key,
-            detail: error.to_string(),
+            detail: format!("{error} (from {})", of.source),
         })
+    };
+    texts.0.iter().map(parse).collect()
 }
 
 /// Certificates in PEM; what is none would only be noticed as a broker that is never reached.
-fn read_authorities(path: &Path) -> Result<String, NodeError> {
+fn read_authorities(file: &NamedFile) -> Result<String, NodeError> {
     let fault = |detail: String| NodeError::Setting {
         key: "amqp-ca-file",
-        detail: format!("{}: {detail}", path.display()),
+        detail: format!("{file}: {detail}"),
     };
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let text = std::fs::read_to_string(&file.path).map_err(|error| fault(error.to_string()))?;
     let count = CertificateDer::pem_slice_iter(text.as_bytes())
         .try_fold(0, |count: usize, certificate| {
             certificate.map(|_| count + 1)
@@ -91,14 +86,14 @@ fn read_authorities(path: &Path) -> Result<String, NodeError> {
 
 /// The nodes' secret, if there is one.
 pub(super) fn cluster_secret(cluster: &ClusterConfig) -> Result<Option<ClusterSecret>, NodeError> {
-    let Some(path) = &cluster.cluster_secret_file else {
+    let Some(file) = &cluster.cluster_secret_file else {
         return Ok(None);
     };
     let fault = |detail: String| NodeError::Setting {
         key: "cluster-secret-file",
-        detail: format!("{}: {detail}", path.display()),
+        detail: format!("{file}: {detail}"),
     };
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let text = read_secret(&file.path).map_err(fault)?;
     let secret = ClusterSecret::new(&text).map_err(|error| fault(error.to_string()))?;
     Ok(Some(secret))
 }

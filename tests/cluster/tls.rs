@@ -59,8 +59,12 @@ fn a_file_without_a_certificate_is_refused_by_name() {
         &folder.path().join("c1").display().to_string(),
         "--listen",
         "127.0.0.1:0",
+        "--log-format",
+        "text",
     ]);
     assert!(!refused.status.success());
-    let line = format!("headcount: amqp-ca-file: {path}: holds no certificate in PEM\n");
+    let line = format!(
+        "headcount: amqp-ca-file: {path} (from --amqp-ca-file): holds no certificate in PEM\n"
+    );
     assert_eq!(refused.stderr, line);
 }

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::node::{Node, PATIENCE, items, run};
+use crate::node::{Node, PATIENCE, items, run, wait};
 
 #[tokio::test]
 async fn sigterm_and_ctrl_c_drain_and_end_with_zero() {
@@ -142,24 +142,38 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     assert_eq!(node.count("a").await, 1, "the first goes on");
 }
 
+/// What the last line of an output tells, as text or in JSON.
+fn told(output: &str) -> String {
+    let last = output.lines().last().unwrap_or_default();
+    match serde_json::from_str::<Value>(last) {
+        Ok(line) => line["message"].as_str().unwrap_or_default().to_owned(),
+        Err(_) => last.trim_start_matches("headcount: ").to_owned(),
+    }
+}
+
 #[test]
 fn a_bad_setting_ends_at_once_with_one_line() {
     for (args, line) in [
         (
             ["serve", "--listen", "nowhere"],
-            "headcount: listen is \"nowhere\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000\n",
+            "listen is \"nowhere\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000",
         ),
         (
             ["serve", "--items-max", "-5"],
-            "headcount: items-max is \"-5\" (from --items-max): it must be a whole number from 1 to 1000000\n",
+            "items-max is \"-5\" (from --items-max): it must be a whole number from 1 to 1000000",
         ),
         (
             ["serve", "--config", "/none.toml"],
-            "headcount: the settings file /none.toml: No such file or directory (os error 2)\n",
+            "the settings file /none.toml (from --config): No such file or directory (os error 2)",
         ),
     ] {
         let refused = run(&args);
-        assert_eq!(refused.stderr, line);
+        // It is no terminal, so the line is JSON; a person gets the same as text.
+        assert!(refused.stderr.starts_with('{'), "{}", refused.stderr);
+        assert_eq!(told(&refused.stderr), line);
+        assert_eq!(refused.stderr.lines().count(), 1);
+        let as_text = run(&[&args[..], &["--log-format", "text"]].concat());
+        assert_eq!(as_text.stderr, format!("headcount: {line}\n"));
         assert_eq!(refused.status.code(), Some(2));
         assert_eq!(refused.stdout, "");
     }
@@ -184,9 +198,9 @@ fn an_address_in_use_and_a_folder_of_something_else_are_refused() {
     let data = folder.path().join("data").display().to_string();
     let refused = run(&["serve", "--listen", &address, "--data-dir", &data]);
     assert_eq!(refused.status.code(), Some(1));
-    let last = refused.stderr.lines().last().unwrap_or_default();
+    let last = told(&refused.stderr);
     assert!(
-        last.starts_with(&format!("headcount: can't listen on {address}: ")),
+        last.starts_with(&format!("can't listen on {address}: ")),
         "{last}"
     );
 
@@ -241,8 +255,8 @@ async fn a_damaged_file_is_refused_by_name_and_offset_and_left_as_it_is() {
     ] {
         let refused = run(&args);
         assert_eq!(refused.status.code(), Some(1));
-        let last = refused.stderr.lines().last().unwrap_or_default();
-        let start = format!("headcount: {} is damaged at byte ", journal.display());
+        let last = told(&refused.stderr);
+        let start = format!("{} is damaged at byte ", journal.display());
         assert!(last.starts_with(&start), "{last}");
         assert_eq!(
             std::fs::read(&journal).expect("read"),
@@ -304,5 +318,215 @@ async fn a_failed_write_stops_the_process_and_loses_nothing_acknowledged() {
     assert!(
         (acknowledged..=acknowledged + 500).contains(&count),
         "{acknowledged} <= {count}"
+    );
+}
+
+#[test]
+fn a_log_filter_that_would_silence_everything_is_refused() {
+    let refused = run(&["serve", "--log", "warning", "--log-format", "text"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        refused.stderr.starts_with(
+            "headcount: log is \"warning\" (from --log): it must be a level (off, error, warn, info, debug or trace)"
+        ),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn no_part_of_a_password_that_is_not_encoded_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("url").display().to_string();
+    for url in [
+        "amqp://me:12/s3cret@broker",
+        "amqp://me:12@s3cret@broker",
+        "amqp://me:12#s3cret@broker",
+    ] {
+        std::fs::write(&file, format!("\u{feff}{url}\r\n")).expect("written");
+        let mut command = crate::node::headcount();
+        command
+            .args([
+                "counter",
+                "--name",
+                "c1",
+                "--log-format",
+                "text",
+                "--data-dir",
+            ])
+            .arg(folder.path().join("data"))
+            .env("HEADCOUNT_AMQP_URL_FILE", &file);
+        let output = command.output().expect("ran");
+        let told = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(!output.status.success());
+        assert!(!told.contains("s3cret"), "{told}");
+        assert!(!told.replace(&file, "").contains("12"), "{told}");
+        let source = format!("(from the file {file}, by HEADCOUNT_AMQP_URL_FILE)\n");
+        assert!(told.ends_with(&source), "{told}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_an_absent_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = crate::node::headcount();
+    for name in [
+        "CONFIG",
+        "MEMORY_MB",
+        "LOG",
+        "LOG_FORMAT",
+        "DATA_DIR",
+        "LISTEN",
+    ] {
+        command.env(format!("HEADCOUNT_{name}"), "");
+    }
+    let mut node = Node::start_by(command, &folder.path().join("data"));
+    for args in [&["count", "a"][..], &["health"]] {
+        let mut command = crate::node::headcount();
+        let output = command
+            .args(args)
+            .env("HEADCOUNT_URL", "")
+            .env("HEADCOUNT_LISTEN", node.url().trim_start_matches("http://"))
+            .output();
+        assert!(output.expect("ran").status.success(), "{args:?}");
+    }
+    assert_eq!(node.terminate().code(), Some(0));
+}
+
+#[tokio::test]
+async fn every_line_of_a_json_log_is_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    let file = std::fs::File::create(&log).expect("a file");
+    let start = |data: &std::path::Path, args: &[&str]| {
+        let mut command = crate::node::headcount();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data)
+            .args(args)
+            .stdout(file.try_clone().expect("a file"))
+            .stderr(file.try_clone().expect("a file"));
+        command.spawn().expect("the program starts")
+    };
+    let json = ["--log-format", "json"];
+    let mut node = start(&data, &json);
+    let deadline = Instant::now() + PATIENCE;
+    let greeting = loop {
+        let text = std::fs::read_to_string(&log).expect("a log");
+        if let Some(line) = text.lines().find(|line| line.contains("is listening on")) {
+            break serde_json::from_str::<Value>(line).expect("JSON");
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let url = greeting["url"].as_str().expect("an address");
+    assert!(url.starts_with("http://127.0.0.1:"), "{greeting}");
+    // Ends that are errors: before the log starts, by misuse, and after.
+    for (args, status) in [
+        (&["--items-max", "0"][..], 2),
+        (&["--nonsense"], 2),
+        (&[], 1),
+    ] {
+        let mut twin = start(&data, &[&json, args].concat());
+        assert_eq!(wait(&mut twin).code(), Some(status));
+    }
+    // A panic, of a task that debug builds let a test choose.
+    let mut command = crate::node::headcount();
+    command
+        .env("HEADCOUNT_TEST_PANIC", "metrics-upkeep")
+        .env("RUST_BACKTRACE", "1")
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.path().join("panics"))
+        .args(json)
+        .stdout(file.try_clone().expect("a file"))
+        .stderr(file.try_clone().expect("a file"));
+    let mut panics = command.spawn().expect("the program starts");
+    assert_eq!(wait(&mut panics).code(), Some(1));
+    node.kill().expect("killed");
+    node.wait().expect("waited");
+    let text = std::fs::read_to_string(&log).expect("a log");
+    let lines = text.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        line["message"].as_str().expect("a message").to_owned()
+    });
+    let lines: Vec<String> = lines.collect();
+    for told in [
+        "items-max is \"0\"",
+        "unexpected argument '--nonsense' found",
+        "is in use by another process",
+        "a thread panicked",
+        "the task metrics-upkeep panicked",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.contains(told)),
+            "{told} in {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn trouble_on_this_side_is_told_with_the_id_of_its_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("made");
+    let node = Node::start_logged(&data);
+    let ask = async |id: Option<&str>| {
+        // Without time, a strong read has no answer, unless it is quicker than that.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let path = "/items/a/count?consistency=strong&timeout_ms=0";
+            let mut request = node.request(reqwest::Method::GET, path);
+            if let Some(id) = id {
+                request = request.header("X-Request-Id", id);
+            }
+            let answer = crate::node::Answer::of(request).await;
+            if answer.status == 503 {
+                answer.assert_problem(503, "no-majority");
+                assert_eq!(
+                    answer.json["request_id"],
+                    json!(answer.header("x-request-id"))
+                );
+                return answer.header("x-request-id").to_owned();
+            }
+            assert!(Instant::now() < deadline, "{}", answer.text);
+        }
+    };
+    assert_eq!(ask(Some("night-1")).await, "night-1");
+    let made = ask(None).await;
+    assert!(made.len() > 8, "{made}");
+    let mut last = String::new();
+    for _ in 0..20 {
+        last = ask(None).await;
+    }
+    assert_ne!(made, last);
+    let deadline = Instant::now() + PATIENCE;
+    let lines: Vec<Value> = loop {
+        let log = node.log();
+        let lines = log
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
+        let refused = lines.filter(|line: &Value| line["message"] == "refused");
+        let refused: Vec<Value> = refused.collect();
+        let times = refused.iter().filter_map(|line| line["times"].as_u64());
+        if times.sum::<u64>() == 22 {
+            break refused;
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(lines[0]["request_id"], "night-1");
+    assert_eq!(lines[0]["times"], 1);
+    assert_eq!(lines[0]["status"], 503);
+    assert_eq!(lines[0]["route"], "/items/{tenant}/count");
+    assert_eq!(
+        lines.last().map(|line| &line["request_id"]),
+        Some(&json!(last))
+    );
+    assert!(lines.len() < 22, "they are counted: {lines:?}");
+    // Success has none.
+    let answer = node.get("/items/a/count").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("x-request-id")),
+        (200, "")
     );
 }

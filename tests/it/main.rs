@@ -19,6 +19,7 @@ mod folder;
 mod kit;
 mod lifecycle;
 mod limits;
+mod load;
 mod readme;
 mod risks;
 mod waiting;

@@ -66,6 +66,11 @@ impl Node {
         Self::spawn(headcount(), data_dir, flags)
     }
 
+    /// Starts a node by a command with an environment of its own.
+    pub fn start_by(command: Command, data_dir: &Path) -> Self {
+        Self::spawn(command, data_dir, &[])
+    }
+
     /// Starts a node whose log is kept for [`Self::log`].
     pub fn start_logged(data_dir: &Path) -> Self {
         let mut command = headcount();

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::BenchOptions;
 use super::plan::Work;
-use crate::cli::command::number_arg;
+use crate::cli::client_args::{number_arg, url_arg};
 
 /// Letters of a prefix: with the rest of a name it stays far below what a tenant or an id may have.
 const PREFIX_CHARS_MAX: usize = 64;
@@ -49,12 +49,7 @@ pub(in crate::cli) fn command() -> Command {
 
 /// What is sent.
 fn what_args() -> [Arg; 9] {
-    let url = Arg::new("url")
-        .long("url")
-        .env("HEADCOUNT_URL")
-        .value_name("URL")
-        .default_value("http://127.0.0.1:3000")
-        .help("The coordinator, by plain http://");
+    let url = url_arg().help("The coordinator, by plain http:// and past any proxy");
     let work = Arg::new("work")
         .long("work")
         .value_name("WORK")

@@ -148,7 +148,7 @@ pub async fn bench(options: &BenchOptions) -> Result<(), BenchError> {
         return Err(BenchError::Consistency);
     }
     let target = Target::parse(&options.url)?;
-    let client = PublicClient::new(&options.url)?;
+    let client = PublicClient::past_proxies(&options.url)?;
     let run_name = run_name()?;
     let prefix = options.prefix.as_deref().unwrap_or(&run_name);
     let checks = options.check && options.work == Work::Items;

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use thiserror::Error;
 
+use crate::model::is_unambiguous;
+
 /// Where a broker is and how to log in: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AmqpUrl(AMQPUri);
@@ -18,6 +20,12 @@ pub enum AmqpUrlError {
     /// It does not look like one.
     #[error("not of the form amqp://user:password@host:port/vhost (or amqps://…)")]
     Malformed,
+    /// It can be read in more than one way.
+    #[error(
+        "a character of the user, the password or the virtual host must be percent-encoded: @ as %40, / as %2F, # as %23, \
+         ? as %3F, % as %25"
+    )]
+    Unencoded,
     /// Its host is an address in brackets.
     #[error(
         "the host is an IPv6 address in brackets; name it in /etc/hosts or DNS and use the name"
@@ -44,6 +52,9 @@ impl FromStr for AmqpUrl {
     type Err = AmqpUrlError;
 
     fn from_str(text: &str) -> Result<Self, AmqpUrlError> {
+        if !is_unambiguous(text) {
+            return Err(AmqpUrlError::Unencoded);
+        }
         // The parser's own messages quote the text.
         let mut uri: AMQPUri = text.trim().parse().map_err(|_| AmqpUrlError::Malformed)?;
         let after_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
@@ -123,6 +134,21 @@ mod tests {
             let error = bad.parse::<AmqpUrl>().expect_err(bad);
             assert!(!error.to_string().contains("s3cret"), "{error}");
             assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_might_end_the_authority_is_refused() {
+        for bad in [
+            "amqp://me:12@s3cret@broker",
+            "amqp://me:12/s3cret@broker",
+            "amqp://me:12#s3cret@broker",
+            "amqp://me:12?s3cret@broker",
+            "amqp://me:12%s3cret@broker",
+        ] {
+            let error = bad.parse::<AmqpUrl>().expect_err(bad);
+            assert_eq!(error, AmqpUrlError::Unencoded);
+            assert!(!error.to_string().contains("s3cret"), "{error}");
         }
     }
 

@@ -1,0 +1,98 @@
+//! A part of a file on its way: items in NDJSON, and the lines that they are from.
+//!
+//! Invariant: the body has a line for each item and no other, so that an item's index in it is its index in an answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+/// A part of a file, ready to be posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceBatch {
+    /// The file's name.
+    pub file: Arc<str>,
+    /// The line of each item in the file, from 1; of a CSV record that with which it begins.
+    pub lines: Vec<u64>,
+    /// NDJSON: a line for each item, each with its end.
+    pub body: Bytes,
+    /// Bytes of the file that it stands for.
+    pub source_bytes: u64,
+}
+
+impl SourceBatch {
+    /// Cuts it in two; the second half is empty if there is but one item.
+    pub fn halves(mut self) -> (Self, Self) {
+        let first_items = self.lines.len().div_ceil(2);
+        let first_bytes = self.items().take(first_items).map(|item| item.len()).sum();
+        let second = Self {
+            file: Arc::clone(&self.file),
+            lines: self.lines.split_off(first_items),
+            body: self.body.split_off(first_bytes),
+            source_bytes: self.source_bytes / 2,
+        };
+        self.source_bytes -= second.source_bytes;
+        (self, second)
+    }
+
+    /// What is left of it without the items of these indexes.
+    pub fn without(&self, indexes: &BTreeSet<usize>) -> Self {
+        let (mut lines, mut body) = (Vec::new(), BytesMut::new());
+        for (index, (item, line)) in self.items().zip(&self.lines).enumerate() {
+            if !indexes.contains(&index) {
+                lines.push(*line);
+                body.extend_from_slice(&item);
+            }
+        }
+        Self {
+            file: Arc::clone(&self.file),
+            lines,
+            body: body.freeze(),
+            source_bytes: self.source_bytes,
+        }
+    }
+
+    /// The items' lines in the body, each with its end.
+    fn items(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let mut rest = self.body.clone();
+        std::iter::from_fn(move || {
+            let end = rest.iter().position(|&byte| byte == b'\n')?;
+            Some(rest.split_to(end + 1))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(lines: &[u64]) -> SourceBatch {
+        let body: String = lines.iter().map(|line| format!("item {line}\n")).collect();
+        SourceBatch {
+            file: "a".into(),
+            lines: lines.to_vec(),
+            body: body.into(),
+            source_bytes: 101,
+        }
+    }
+
+    #[test]
+    fn halves_are_all_of_it() {
+        let (first, second) = batch(&[1, 20, 300]).halves();
+        assert_eq!(first.body, batch(&[1, 20]).body);
+        assert_eq!(second.body, batch(&[300]).body);
+        assert_eq!((first.lines, second.lines), (vec![1, 20], vec![300]));
+        assert_eq!(first.source_bytes + second.source_bytes, 101);
+        let (first, second) = batch(&[7]).halves();
+        assert_eq!(first.lines, [7]);
+        assert_eq!((second.lines.len(), second.body.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_left_out_is_gone_with_its_line() {
+        let whole = batch(&[1, 20, 300, 4]);
+        assert_eq!(whole.without(&[0, 2].into()), batch(&[20, 4]));
+        assert_eq!(whole.without(&[].into()), whole);
+        assert_eq!(whole.without(&[0, 1, 2, 3].into()), batch(&[]));
+    }
+}

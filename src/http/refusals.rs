@@ -1,0 +1,276 @@
+//! Answers that tell of trouble on this side (5xx): each has a request's id, and is in the log, alone or counted.
+//!
+//! Invariant: of one route and problem there is at most one line a second, and none is missing from the lines' numbers but
+//! those of the last second before the process ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::extract::MatchedPath;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use http_body_util::{Either, Full};
+use parking_lot::Mutex;
+
+use super::error::{Problem, to_json};
+use super::front::Answer;
+
+/// The header that names a request, in requests and in answers.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The most bytes of an id that a request brings.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// How often the same is logged.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// The route of requests for nothing that there is.
+const NO_ROUTE: &str = "none";
+
+/// The id that a request brings, if it can be shown as it is.
+pub(super) fn given_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&id.len());
+    (fits && id.as_bytes().iter().all(u8::is_ascii_graphic)).then(|| id.clone())
+}
+
+/// Makes ids for requests that bring none, and logs what they were answered.
+pub(super) struct Refusals {
+    /// Tells this process's ids from those of others.
+    life: u32,
+    made: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let mut life = [0; 4];
+        // Without randomness ids are of this process alone.
+        let _ = getrandom::fill(&mut life);
+        Self {
+            life: u32::from_le_bytes(life),
+            made: AtomicU64::new(0),
+            seen: Mutex::default(),
+        }
+    }
+}
+
+/// A request, as far as the log tells it.
+pub(super) struct Asked {
+    pub id: Option<HeaderValue>,
+    pub method: Method,
+    /// None where the router knows it.
+    pub route: Option<&'static str>,
+}
+
+impl Refusals {
+    /// Gives an answer of 5xx its request's id, and logs it.
+    pub(super) fn finish(
+        self: &Arc<Self>,
+        answer: Response<Answer>,
+        asked: Asked,
+    ) -> Response<Answer> {
+        if answer.status().is_server_error() {
+            return self.tell(answer, asked);
+        }
+        answer
+    }
+
+    #[cold]
+    fn tell(self: &Arc<Self>, mut answer: Response<Answer>, asked: Asked) -> Response<Answer> {
+        let id = asked.id.unwrap_or_else(|| self.make_id());
+        let extensions = answer.extensions_mut();
+        let matched = extensions.remove::<MatchedPath>();
+        let problem = extensions.remove::<Problem>();
+        let request_id = String::from_utf8_lossy(id.as_bytes()).into_owned();
+        let status = answer.status().as_u16();
+        answer.headers_mut().insert(REQUEST_ID, id);
+        let (mut kind, mut detail) = (String::new(), String::new());
+        if let Some(mut problem) = problem {
+            problem.set_request_id(&request_id);
+            (kind, detail) = problem.told();
+            // The length of the body that is replaced.
+            answer.headers_mut().remove(header::CONTENT_LENGTH);
+            *answer.body_mut() = Either::Left(Full::new(to_json(&problem)));
+        }
+        let route = matched.as_ref().map(MatchedPath::as_str);
+        let route = asked.route.or(route).unwrap_or(NO_ROUTE).to_owned();
+        let refusal = Refusal {
+            request_id,
+            method: asked.method,
+            status,
+            detail,
+        };
+        self.note((route, kind), refusal);
+        answer
+    }
+
+    fn note(self: &Arc<Self>, what: What, refusal: Refusal) {
+        let now = Instant::now();
+        let next = self.seen.lock().note(&what, refusal, now);
+        match next {
+            Next::Log(refusal) => refusal.log(&what, 1),
+            Next::Count => {}
+            Next::CountUntil(then) => {
+                let refusals = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(then.into()).await;
+                    let counted = refusals.seen.lock().take(&what, Instant::now());
+                    if let Some((refusal, times)) = counted {
+                        refusal.log(&what, times);
+                    }
+                });
+            }
+        }
+    }
+
+    fn make_id(&self) -> HeaderValue {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let text = format!("{:08x}-{number:x}", self.life);
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("none"))
+    }
+}
+
+/// A route and a problem.
+type What = (String, String);
+
+/// One request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refusal {
+    request_id: String,
+    method: Method,
+    status: u16,
+    detail: String,
+}
+
+impl Refusal {
+    /// Logs it, and how many there were since the line before.
+    fn log(&self, (route, problem): &What, times: u64) {
+        tracing::warn!(
+            request_id = self.request_id,
+            method = %self.method,
+            route,
+            status = self.status,
+            problem,
+            detail = self.detail,
+            times,
+            "refused"
+        );
+    }
+}
+
+/// What was refused lately, by route and problem: there are few of both.
+#[derive(Default)]
+struct Seen(HashMap<What, Window>);
+
+/// The time since the last line of one thing.
+struct Window {
+    opened: Instant,
+    times: u64,
+    last: Option<Refusal>,
+}
+
+/// What to do about a refusal.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Log(Refusal),
+    /// It is counted, and will be logged at this time with those that come until then.
+    CountUntil(Instant),
+    Count,
+}
+
+impl Seen {
+    fn note(&mut self, what: &What, refusal: Refusal, now: Instant) -> Next {
+        let open = self.0.get_mut(what).filter(|window| {
+            window.times > 0 || now.saturating_duration_since(window.opened) < LINE_EVERY
+        });
+        let Some(window) = open else {
+            let window = Window {
+                opened: now,
+                times: 0,
+                last: None,
+            };
+            self.0.insert(what.clone(), window);
+            return Next::Log(refusal);
+        };
+        window.times += 1;
+        window.last = Some(refusal);
+        match window.times {
+            1 => Next::CountUntil(window.opened + LINE_EVERY),
+            _ => Next::Count,
+        }
+    }
+
+    /// What was counted until now: the last of them, and their number.
+    fn take(&mut self, what: &What, now: Instant) -> Option<(Refusal, u64)> {
+        let window = self.0.get_mut(what)?;
+        window.opened = now;
+        let times = std::mem::take(&mut window.times);
+        Some((window.last.take()?, times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(request_id: u32) -> Refusal {
+        Refusal {
+            request_id: request_id.to_string(),
+            method: Method::POST,
+            status: 503,
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_same_is_told_once_a_second_with_its_number() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let what = ("/items".to_owned(), "overloaded".to_owned());
+        let other = ("/items".to_owned(), "not-ready".to_owned());
+        assert_eq!(seen.note(&what, refusal(1), at(0)), Next::Log(refusal(1)));
+        assert_eq!(seen.note(&other, refusal(2), at(1)), Next::Log(refusal(2)));
+        assert_eq!(
+            seen.note(&what, refusal(3), at(1)),
+            Next::CountUntil(at(1_000))
+        );
+        assert_eq!(seen.note(&what, refusal(4), at(999)), Next::Count);
+        // The line may come late; nothing is told beside it.
+        assert_eq!(seen.note(&what, refusal(5), at(1_001)), Next::Count);
+        assert_eq!(seen.take(&what, at(1_002)), Some((refusal(5), 3)));
+        assert_eq!(
+            seen.note(&what, refusal(6), at(2_001)),
+            Next::CountUntil(at(2_002))
+        );
+        assert_eq!(seen.take(&what, at(2_002)), Some((refusal(6), 1)));
+        assert_eq!(seen.take(&what, at(2_003)), None);
+        assert_eq!(
+            seen.note(&what, refusal(7), at(3_003)),
+            Next::Log(refusal(7))
+        );
+    }
+
+    #[test]
+    fn ids_that_can_be_shown_are_kept() {
+        let id = |text: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(text).expect("a value"));
+            given_id(&headers)
+        };
+        assert_eq!(id(b"a-1").expect("kept"), "a-1");
+        assert!(id(&[b'x'; REQUEST_ID_BYTES_MAX]).is_some());
+        for bad in [
+            &b""[..],
+            b"a b",
+            b"a\xff",
+            &[b'x'; REQUEST_ID_BYTES_MAX + 1],
+        ] {
+            assert_eq!(id(bad), None);
+        }
+        assert_eq!(given_id(&HeaderMap::new()), None);
+        let refusals = Refusals::default();
+        assert_ne!(refusals.make_id(), refusals.make_id());
+    }
+}

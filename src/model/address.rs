@@ -1,0 +1,54 @@
+//! Addresses that hold a user and a password.
+//!
+//! Invariant: an address that can be read in two ways is not taken: one of them would take a part of the password for
+//! the host, and show it.
+
+/// Whether `address`, `scheme://user:password@host:port/path`, can be read in one way only: what would end the user or the
+/// password is percent-encoded in them, and every `%` begins such an encoding.
+#[must_use]
+pub fn is_unambiguous(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let authority_bytes = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(authority_bytes);
+    let at_once = authority.matches('@').count() <= 1;
+    at_once && !behind.contains(['@', '#']) && encodes_rightly(rest)
+}
+
+fn encodes_rightly(text: &str) -> bool {
+    let mut parts = text.split('%');
+    // What comes before the first one is as it is.
+    parts.next();
+    parts.all(|part| {
+        let digits = part.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_user_or_a_password_must_be_encoded() {
+        for right in [
+            "amqp://broker",
+            "amqp://me:a%40b%2Fc%23d%3fe%25f%2cg@broker:5672/%2f",
+            "amqp://me:a:b!c$d&e@[::1]:5672/v?x=1",
+            "http://me@host:15672/path/",
+        ] {
+            assert!(is_unambiguous(right), "{right}");
+        }
+        for wrong in [
+            "amqp://me:12@3@broker",
+            "amqp://me:12/3@broker",
+            "amqp://me:12#3@broker",
+            "amqp://me:12#3",
+            "amqp://me:12?3@broker",
+            "amqp://me:100%@broker",
+            "amqp://me:50%off@broker",
+            "amqp://me:a%4",
+        ] {
+            assert!(!is_unambiguous(wrong), "{wrong}");
+        }
+    }
+}
