@@ -245,6 +245,26 @@ impl Cluster {
         self.add_counter(name, links, &[]);
     }
 
+    /// Starts a counter, or the first coordinator, anew with these nodes of the broker.
+    pub fn reach_through(&mut self, who: &str, nodes: &[usize]) {
+        let links = Links::through(&self.broker, nodes);
+        let (_, scheme) = self.broker.node(0).way();
+        let urls = links.0.iter();
+        let urls: Vec<String> = urls
+            .map(|relay| self.vhost.url_of(scheme, relay.port()))
+            .collect();
+        let member = match who {
+            "coordinator" => self.coordinator(0),
+            name => self.counter(name),
+        };
+        member.process.terminate();
+        let args = member.process.args_mut();
+        let at = args.iter().position(|arg| arg == "--amqp-url");
+        args[at.expect("an address") + 1] = urls.join(",");
+        member.links = links;
+        member.process.restart();
+    }
+
     fn add_counter(&mut self, name: &str, links: Links, flags: &[&str]) -> &mut Member {
         let data_dir = self.data_dir(name);
         let port = guardian::free_port();

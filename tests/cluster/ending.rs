@@ -52,11 +52,16 @@ pub async fn check_survivors(cluster: &mut Cluster, ledger: &Ledger) {
         let others: Vec<&String> = names.iter().filter(|other| *other != name).collect();
         for other in &others {
             cluster.counter(other).process.kill();
+            cluster.consumers(other, 0);
         }
         let who = format!("{name}, the only one that is left");
         holds(cluster, 0, "session", ledger, &who).await;
         for other in &others {
             cluster.counter(other).process.restart();
+        }
+        for other in &others {
+            // Before it consumes it says what it may have lost: until then it calls itself what it was.
+            cluster.consumers(other, 1);
         }
         cluster.wait_until_complete().await;
     }
@@ -111,6 +116,19 @@ async fn holds(
 }
 
 impl Cluster {
+    /// Waits until the queue of a counter has so many consumers.
+    fn consumers(&self, name: &str, count: u64) {
+        let node = self.broker.nodes().last().expect("a node");
+        let queue = format!("headcount.items.0.{name}");
+        let what = format!("{count} consumers of {queue}");
+        wait::until_blocking(&what, wait::PATIENCE, || {
+            match self.vhost.consumers(node, &queue) {
+                Ok(seen) if seen == count => Ok(()),
+                seen => Err(seen),
+            }
+        });
+    }
+
     /// Asserts that a coordinator's exact answers show the items `0` to `count - 1` of a tenant, and no others: by its count,
     /// one by one, and in the listing.
     pub async fn shows(&mut self, coordinator: usize, tenant: &str, count: u64, options: &str) {

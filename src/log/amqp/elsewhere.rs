@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use lapin::options::BasicGetOptions;
 
-use super::connection::{BrokerError, Link, connect};
+use super::connection::{BrokerError, Link, close, connect, timed};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, AmqpUrl};
 
@@ -138,26 +139,49 @@ pub(super) async fn knows(broker: &mut Broker) -> Result<Knows, BrokerError> {
     if options.urls.len() < 2 {
         return Ok(Knows::Cluster);
     }
+    let mut empty = Vec::new();
     for look in 1..=LOOKS {
-        let mut is_empty = false;
+        empty.clear();
         for counter in &options.witnesses {
             let queue = broker.names.generation(counter);
             match broker.messages(&queue).await {
-                Ok(Some(0)) => is_empty = true,
+                Ok(Some(0)) => empty.push(queue),
                 Ok(None) => {}
                 // One that can't be looked at for now was not just imported.
                 Ok(Some(_)) | Err(_) => return Ok(Knows::Cluster),
             }
         }
         // No such queue at all: of a release before them.
-        if !is_empty {
+        if empty.is_empty() {
             return Ok(Knows::Cluster);
         }
         if look < LOOKS {
             tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
+    for queue in &empty {
+        if !is_surely_empty(&options, broker.address, queue).await {
+            return Ok(Knows::Cluster);
+        }
+    }
     Ok(Knows::Markers)
+}
+
+/// Whether a queue that shows no messages gives none either. Of one that has lost the majority of its members RabbitMQ says that
+/// it has none; asked for one, it does not answer. On a connection of its own, which that can end.
+async fn is_surely_empty(options: &Arc<AmqpOptions>, address: usize, queue: &str) -> bool {
+    let Some(url) = options.urls.get(address) else {
+        return false;
+    };
+    let taken = async {
+        let connection = connect(options, url, "looking into a queue").await?;
+        let channel = timed(connection.create_channel()).await?;
+        let taken = timed(channel.basic_get(queue.into(), BasicGetOptions::default())).await;
+        // What was taken goes back with the connection.
+        close(&connection).await;
+        taken
+    };
+    matches!(taken.await, Ok(None))
 }
 
 /// Looks behind all addresses but `own`, at once, and no longer once one of them carries the cluster.
