@@ -286,6 +286,14 @@ impl From<AcceptError> for Problem {
                     "{error}. None of these items was taken; post them again, or see GET /counters."
                 ),
             ),
+            AcceptError::DiskFull => Self::unavailable(
+                "disk-full",
+                "The disk is full",
+                format!(
+                    "{error}. None of these items was taken; post them again: they are taken once there is room, and reads go \
+                     on meanwhile."
+                ),
+            ),
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",
                 "The outcome is unknown",
@@ -358,6 +366,7 @@ mod tests {
         for (error, kind, named) in [
             (AcceptError::LogBlocked, "log-blocked", "broker"),
             (lag, "counters-lag", "c2"),
+            (AcceptError::DiskFull, "disk-full", "once there is room"),
         ] {
             let problem = Problem::from(error);
             assert_eq!(problem.kind, format!("{TYPE_PREFIX}{kind}"));

@@ -12,6 +12,7 @@ mod cli;
 mod crash;
 mod deploy;
 mod folder;
+mod full_disk;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]
 #[path = "../kit/mod.rs"]

@@ -28,9 +28,8 @@ impl DiskStore {
     /// Makes everything staged durable and visible. Without room for it, it is forgotten.
     pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
         if let Err(error) = self.append_staged() {
+            self.note_if_full(&error);
             if error.is_full() {
-                self.shared.note_full(&error);
-                self.shared.wake();
                 self.roll_back();
             }
             return Err(error);
@@ -49,6 +48,14 @@ impl DiskStore {
         }
         self.forget_staged();
         Ok(())
+    }
+
+    /// The store is full, if that is what `error` says.
+    pub(super) fn note_if_full(&self, error: &StoreError) {
+        if error.is_full() {
+            self.shared.note_full(error);
+            self.shared.wake();
+        }
     }
 
     fn append_staged(&mut self) -> Result<(), StoreError> {

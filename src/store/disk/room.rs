@@ -14,6 +14,7 @@
 //!
 //! A merge takes much room for a while and makes none, so it waits (see [`super::merge`]).
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -51,6 +52,8 @@ pub(super) struct Room {
     cause: Mutex<Option<StoreError>>,
     /// Bytes of the reserve; 0 while there is none.
     pub(super) reserve_bytes: AtomicU64,
+    /// Whether the system allows no file of its size.
+    has_no_reserve: AtomicBool,
 }
 
 impl Shared {
@@ -100,13 +103,31 @@ impl Shared {
 
     /// Takes the reserve, unless it is there.
     pub(super) fn take_reserve(&self) -> Result<(), StoreError> {
-        let bytes = self.options.reserve_bytes();
-        if bytes == 0 || self.room.reserve_bytes.load(Ordering::Acquire) > 0 {
+        let bytes = self.reserve_missing();
+        if bytes == 0 {
             return Ok(());
         }
-        self.allocate(&reserve_name(), bytes)?;
-        self.room.reserve_bytes.store(bytes, Ordering::Release);
-        Ok(())
+        match self.allocate(&reserve_name(), bytes) {
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::FileTooLarge => {
+                // Larger files can't be had at all: the limit is met elsewhere, as an error like any other.
+                self.room.has_no_reserve.store(true, Ordering::Release);
+                self.discard(&reserve_name())
+            }
+            done => {
+                done?;
+                self.room.reserve_bytes.store(bytes, Ordering::Release);
+                Ok(())
+            }
+        }
+    }
+
+    /// Bytes that the reserve is to have and has not.
+    fn reserve_missing(&self) -> u64 {
+        let held = self.room.reserve_bytes.load(Ordering::Acquire);
+        match held > 0 || self.room.has_no_reserve.load(Ordering::Acquire) {
+            true => 0,
+            false => self.options.reserve_bytes(),
+        }
     }
 
     /// Gives the reserve away; says whether there was one.
@@ -120,11 +141,8 @@ impl Shared {
 
     /// Looks whether there is room again, and ends being full then.
     pub(super) fn find_room(&self) -> Result<(), StoreError> {
-        let options = &self.options;
-        let held = self.room.reserve_bytes.load(Ordering::Acquire);
-        let beside = AHEADS_TRIED.saturating_mul(options.journal_ahead_bytes);
-        let missing = options.reserve_bytes().saturating_sub(held);
-        if !self.has_room(missing.saturating_add(beside))? {
+        let beside = AHEADS_TRIED.saturating_mul(self.options.journal_ahead_bytes);
+        if !self.has_room(self.reserve_missing().saturating_add(beside))? {
             return Ok(());
         }
         let tried = self.take_reserve().and_then(|()| {

@@ -34,6 +34,7 @@ impl DiskStore {
     }
 
     fn sort_out(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+        self.shared.check_room()?;
         let aside = self.aside.as_mut().ok_or(StoreError::NoUnite)?;
         if hashes.is_empty() {
             return Ok(());

@@ -287,7 +287,8 @@ impl Store for DiskStore {
     fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError> {
         self.guarded(|store| {
             store.shared.look()?;
-            generation::write(&*store.shared.files, kept)?;
+            let written = generation::write(&*store.shared.files, kept);
+            written.inspect_err(|error| store.note_if_full(error))?;
             store.look()?;
             *store.shared.generation.lock() = Some(kept);
             Ok(())
