@@ -67,6 +67,8 @@ pub const ITEMS: &str = "headcount_items";
 pub const STORE_DISK_BYTES: &str = "headcount_store_disk_bytes";
 /// Bytes of the store's tables, filters and indexes.
 pub const STORE_MEMORY_BYTES: &str = "headcount_store_memory_bytes";
+/// Whether nothing is taken for want of room on the store's disk.
+pub const STORE_FULL: &str = "headcount_store_full";
 /// Sorted runs in the store.
 pub const STORE_RUNS: &str = "headcount_store_runs";
 /// Whether a counter can be asked, by counter.
@@ -208,6 +210,11 @@ fn describe_gauges() {
             STORE_MEMORY_BYTES,
             Unit::Bytes,
             "Bytes of the store's tables, filters and indexes",
+        ),
+        (
+            STORE_FULL,
+            Unit::Count,
+            "Whether nothing is taken for want of room on its disk",
         ),
         (STORE_RUNS, Unit::Count, "Sorted runs in the store"),
         (

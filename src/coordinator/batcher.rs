@@ -1,7 +1,8 @@
 //! Group commit for one partition: while one batch is being made durable, the next gathers. Whoever was just answered may
 //! be about to post again, and gets a turn to do so before the next batch closes (docs/adr/0014-a-turn-before-a-batch.md).
 //!
-//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in one batch.
+//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in one batch. A batch that there is
+//! no room for never was, and its sequence is the next one's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::admission::Ticket;
 use super::ending::Ending;
 use crate::clock::now_ms;
-use crate::log::{Log, encoded_bytes};
+use crate::log::{AppendError, Log, encoded_bytes};
 use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
 use crate::supervisor::{Ended, Supervisor, Task};
 use crate::telemetry;
@@ -33,7 +34,7 @@ struct Submission {
     load: Load,
     /// Released once the batch is durable.
     ticket: Option<Arc<Ticket>>,
-    done: oneshot::Sender<Sequence>,
+    done: oneshot::Sender<Result<Sequence, NotAppended>>,
 }
 
 /// Where posts are handed to one partition's batcher; cheap to clone.
@@ -55,6 +56,15 @@ struct Reached {
 /// The log ended: whether what was handed over becomes durable is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogEnded;
+
+/// Why what was handed over is not durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotAppended {
+    /// There is no room for it: nothing of it is there, nor ever will be.
+    Full,
+    /// The log ended: whether it becomes durable is unknown.
+    LogEnded,
+}
 
 /// What a batcher needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -97,12 +107,12 @@ impl Batcher {
         &self,
         items: Vec<TenantItems>,
         ticket: Option<Arc<Ticket>>,
-    ) -> Result<Sequence, LogEnded> {
+    ) -> Result<Sequence, NotAppended> {
         self.hand_over(Load::Items(items), ticket).await
     }
 
     /// Hands an operator's signature over and waits until its batch is durable; returns its sequence.
-    pub async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, LogEnded> {
+    pub async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, NotAppended> {
         self.hand_over(Load::Acceptance(acceptance), None).await
     }
 
@@ -110,14 +120,14 @@ impl Batcher {
         &self,
         load: Load,
         ticket: Option<Arc<Ticket>>,
-    ) -> Result<Sequence, LogEnded> {
+    ) -> Result<Sequence, NotAppended> {
         let (done, durable) = oneshot::channel();
         let submission = Submission { load, ticket, done };
         self.submissions
             .send(submission)
             .await
-            .map_err(|_| LogEnded)?;
-        durable.await.map_err(|_| LogEnded)
+            .map_err(|_| NotAppended::LogEnded)?;
+        durable.await.unwrap_or(Err(NotAppended::LogEnded))
     }
 
     /// The sequence of the last durable batch; 0 before the first.
@@ -205,8 +215,11 @@ async fn run(
             epoch: options.epoch,
             sequence,
         };
-        if appender.append(id, &mut posts).await.is_err() {
-            return appender.ending.without_log();
+        match appender.append(id, &mut posts).await {
+            Ok(()) => {}
+            Err(NotAppended::LogEnded) => return appender.ending.without_log(),
+            // The next batch takes the number, so that there is no gap.
+            Err(NotAppended::Full) => sequence -= 1,
         }
         if together {
             tokio::task::yield_now().await;
@@ -225,7 +238,7 @@ struct Appender<L> {
 
 impl<L: Log> Appender<L> {
     /// Makes one batch of `posts` durable and tells whoever waits for them; none is left.
-    async fn append(&self, id: BatchId, posts: &mut Vec<Submission>) -> Result<(), LogEnded> {
+    async fn append(&self, id: BatchId, posts: &mut Vec<Submission>) -> Result<(), NotAppended> {
         let mut items = Vec::with_capacity(posts.len());
         let mut acceptance = None;
         for post in posts.iter_mut() {
@@ -239,27 +252,33 @@ impl<L: Log> Appender<L> {
             None => Batch::new(id, now_ms(), items),
         });
         if self.ending.is_fatal() {
-            return Err(LogEnded);
+            return Err(NotAppended::LogEnded);
         }
         // Before anyone can have it, so that a counter that holds more was given it by another.
         self.reached.handed.store(id.sequence, Ordering::Release);
         self.batch_items.record(batch.item_count() as f64);
         let started = Instant::now();
         if let Err(error) = self.log.append(batch).await {
+            if let AppendError::Full(_) = error {
+                for post in posts.drain(..) {
+                    let _ = post.done.send(Err(NotAppended::Full));
+                }
+                return Err(NotAppended::Full);
+            }
             tracing::error!(%error, sequence = id.sequence, "the log ended");
             self.ending.note_append_error(error);
-            return Err(LogEnded);
+            return Err(NotAppended::LogEnded);
         }
         self.append_seconds.record(started.elapsed());
         if self.ending.is_fatal() {
             // With a clone about, counters may have taken another's batch for this one.
-            return Err(LogEnded);
+            return Err(NotAppended::LogEnded);
         }
         // Before any client hears of it, so that a read that begins afterwards asks for it.
         self.reached.confirmed.store(id.sequence, Ordering::Release);
         for post in posts.drain(..) {
             drop(post.ticket);
-            let _ = post.done.send(id.sequence);
+            let _ = post.done.send(Ok(id.sequence));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Invariant: they look only at what the log is given and what posts are told.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Semaphore;
 
@@ -16,6 +17,7 @@ use crate::model::{ItemHash, TenantName};
 struct Scripted {
     appended: Arc<Mutex<Vec<Arc<Batch>>>>,
     confirms: Arc<Semaphore>,
+    is_full: Arc<AtomicBool>,
 }
 
 impl Log for Scripted {
@@ -23,7 +25,10 @@ impl Log for Scripted {
         self.appended.lock().expect("not poisoned").push(batch);
         let permit = self.confirms.acquire().await;
         permit.map_err(|_| AppendError::OutcomeUnknown)?.forget();
-        Ok(())
+        match self.is_full.load(Ordering::Acquire) {
+            true => Err(AppendError::Full("the disk".into())),
+            false => Ok(()),
+        }
     }
 }
 
@@ -31,6 +36,7 @@ fn scripted() -> Scripted {
     Scripted {
         appended: Arc::default(),
         confirms: Arc::new(Semaphore::new(0)),
+        is_full: Arc::default(),
     }
 }
 
@@ -191,7 +197,7 @@ async fn after_a_fatal_end_nothing_is_acknowledged_though_it_is_durable() {
     until(|| batcher.handed() == 1).await;
     ending.fail(Fatal::Cloned { seen: 2, handed: 1 });
     log.confirms.add_permits(1);
-    assert_eq!(post.await.expect("joins"), Err(LogEnded));
+    assert_eq!(post.await.expect("joins"), Err(NotAppended::LogEnded));
     assert_eq!(batcher.confirmed(), 0);
 }
 
@@ -201,8 +207,14 @@ async fn when_the_log_ends_nothing_is_acknowledged_any_more_and_the_process_hear
     let supervisor = Supervisor::default();
     let batcher = start_watched(&log, usize::MAX, &supervisor);
     log.confirms.close();
-    assert_eq!(batcher.submit(items(1), None).await, Err(LogEnded));
-    assert_eq!(batcher.submit(items(2), None).await, Err(LogEnded));
+    assert_eq!(
+        batcher.submit(items(1), None).await,
+        Err(NotAppended::LogEnded)
+    );
+    assert_eq!(
+        batcher.submit(items(2), None).await,
+        Err(NotAppended::LogEnded)
+    );
     assert_eq!(batcher.confirmed(), 0);
     assert_eq!(supervisor.ended().await.task, Task::Batcher);
 }
@@ -218,5 +230,26 @@ async fn a_batcher_that_nobody_needs_any_more_ends_unnoticed() {
     // Its end of the log goes with it.
     until(|| Arc::strong_count(&log.confirms) == 1).await;
     tokio::task::yield_now().await;
+    assert_eq!(supervisor.unasked(), None);
+}
+
+#[tokio::test]
+async fn a_batch_without_room_is_refused_and_its_sequence_is_the_next_ones() {
+    let log = scripted();
+    let supervisor = Supervisor::default();
+    let batcher = start_watched(&log, usize::MAX, &supervisor);
+    log.confirms.add_permits(100);
+    assert_eq!(batcher.submit(items(1), None).await, Ok(1));
+    log.is_full.store(true, Ordering::Release);
+    for id in 2..5 {
+        let refused = batcher.submit(items(id), None).await;
+        assert_eq!(refused, Err(NotAppended::Full));
+    }
+    assert_eq!(batcher.confirmed(), 1);
+    log.is_full.store(false, Ordering::Release);
+    assert_eq!(batcher.submit(items(5), None).await, Ok(2));
+    let appended = log.appended.lock().expect("not poisoned");
+    let sequences: Vec<_> = appended.iter().map(|batch| batch.id().sequence).collect();
+    assert_eq!(sequences, [1, 2, 2, 2, 2]);
     assert_eq!(supervisor.unasked(), None);
 }

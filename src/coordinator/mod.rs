@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 use self::admission::{Gate, Ticket};
 use self::barriers::Barriers;
-use self::batcher::{Batcher, BatcherOptions, LogEnded};
+use self::batcher::{Batcher, BatcherOptions, LogEnded, NotAppended};
 use self::ending::Ending;
 use self::members::Members;
 use self::meters::Meters;
@@ -95,12 +95,24 @@ pub enum AcceptError {
     /// Rejected: the named counter is too far behind.
     #[error("the counter {0} is too far behind")]
     CountersLag(String),
+    /// Rejected: there is no room on the disk.
+    #[error("there is no room on the disk")]
+    DiskFull,
     /// Unknown: it did not become durable in time, but still may.
     #[error("the items did not become durable in time")]
     TimedOut,
     /// Unknown: the log ended under it.
     #[error("the log ended before it said whether the items are durable")]
     LogEnded,
+}
+
+impl From<NotAppended> for AcceptError {
+    fn from(why: NotAppended) -> Self {
+        match why {
+            NotAppended::Full => Self::DiskFull,
+            NotAppended::LogEnded => Self::LogEnded,
+        }
+    }
 }
 
 /// The handle of a coordinator; cheap to clone. Its batchers end when the last handle is dropped.
@@ -278,7 +290,10 @@ impl Coordinator {
         let limit = self.inner.options.accept_timeout;
         let sequences = match tokio::time::timeout(limit, submitted).await {
             Ok(Ok(sequences)) => sequences,
-            Ok(Err(LogEnded)) => return Err(not_accepted("log_ended", AcceptError::LogEnded)),
+            Ok(Err(why @ NotAppended::LogEnded)) => {
+                return Err(not_accepted("log_ended", why.into()));
+            }
+            Ok(Err(why @ NotAppended::Full)) => return Err(not_accepted("disk_full", why.into())),
             Err(_) => return Err(not_accepted("timed_out", AcceptError::TimedOut)),
         };
         self.inner.meters.accepted.increment(count as u64);
@@ -290,7 +305,7 @@ impl Coordinator {
         &self,
         items: Vec<TenantItems>,
         ticket: Arc<Ticket>,
-    ) -> Result<TokenEntries, LogEnded> {
+    ) -> Result<TokenEntries, NotAppended> {
         let submit = async |partition: Partition, items, ticket| {
             let batcher = &self.inner.batchers[usize::from(partition.0)];
             let sequence = batcher.submit(items, Some(ticket)).await?;

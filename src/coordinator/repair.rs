@@ -251,7 +251,7 @@ impl Coordinator {
                 let appended = batcher.accept(record);
                 let appended = tokio::time::timeout(self.inner.options.accept_timeout, appended);
                 let appended = appended.await.map_err(|_| AcceptError::TimedOut)?;
-                last = Some(appended.map_err(|_| AcceptError::LogEnded)?);
+                last = Some(appended.map_err(AcceptError::from)?);
             }
             sequences.extend(last.map(|last| (partition, last)));
         }

@@ -69,6 +69,10 @@ impl Deliveries for Script {
         Duration::from_secs(3_600)
     }
 
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
+    }
+
     async fn acknowledge(&mut self, _: DeliveryTag) {
         self.note(Asked::Acknowledge);
     }

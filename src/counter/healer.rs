@@ -11,19 +11,18 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::catch_up::{Holding, Next, PeerView, next, notice};
-use super::snapshot::{Part, SnapshotDecoder, SnapshotError};
-use super::task::{CounterControl, TaskEnded};
+use super::control::{ControlError, CounterControl};
+use super::gathered::Gathered;
+use super::snapshot::{SnapshotDecoder, SnapshotError};
 use super::{Demand, LocalCounter, Peer, Queries, QueryError};
 use crate::log::Log;
-use crate::model::{
-    BarrierEpochs, Batch, BatchId, ItemHash, Partitioning, Position, Requirement, TenantName,
-};
+use crate::model::{BarrierEpochs, Batch, BatchId, Partitioning, Requirement, TenantName};
 use crate::store::StoreReader;
 use crate::supervisor::Ended;
 use crate::{clock, telemetry};
 
-/// Items handed to the counter's task at once while uniting.
-const UNITE_ITEMS_MAX: usize = 16_384;
+/// How long to wait after a snapshot found no room on the disk: it is sent anew from its beginning.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Times of a [`Healer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +91,7 @@ enum RoundError {
     #[error("{peer} gave no snapshot: {detail}")]
     Peer { peer: String, detail: String },
     #[error(transparent)]
-    Ended(#[from] TaskEnded),
+    Control(#[from] ControlError),
 }
 
 impl<R: StoreReader, L: Log> Healer<R, L> {
@@ -126,7 +125,12 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         loop {
             let complete = match self.round().await {
                 Ok(complete) => complete,
-                Err(RoundError::Ended(_)) => return Ended::Done,
+                Err(RoundError::Control(ControlError::Ended)) => return Ended::Done,
+                Err(RoundError::Control(error)) => {
+                    tracing::error!(%error, "make room: catching up takes about as much as the peer's folder, beside what is there");
+                    tokio::time::sleep(FULL_PAUSE).await;
+                    false
+                }
                 Err(error) => {
                     tracing::warn!(%error, "catching up did not succeed; it is tried again");
                     false
@@ -185,6 +189,9 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
                     let completes = completes.then_some(losses);
                     if let Err(error) = self.fetch(&peer, &holding, completes).await {
                         self.control.abandon().await?;
+                        if matches!(error, RoundError::Control(_)) {
+                            return Err(error);
+                        }
                         tracing::warn!(%error, "a snapshot was not united");
                     }
                 }
@@ -351,35 +358,6 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
                 "not complete, and no complete counter answers: no count is exact until one comes back; if none ever will, see headcount accept-loss --help"
             ),
         }
-    }
-}
-
-/// Keys gathered for the counter's task.
-#[derive(Default)]
-struct Gathered {
-    position: Option<Position>,
-    keys: Vec<(TenantName, Vec<ItemHash>)>,
-    waiting: usize,
-    items: u64,
-}
-
-impl Gathered {
-    /// Takes a part in; returns what is to be handed on, once it is enough.
-    fn take(&mut self, part: Part) -> Option<Vec<(TenantName, Vec<ItemHash>)>> {
-        match part {
-            Part::Head { position, .. } => self.position = Some(position),
-            Part::Keys { tenant, hashes } => {
-                self.waiting += hashes.len();
-                self.items += hashes.len() as u64;
-                self.keys.push((tenant, hashes));
-                if self.waiting >= UNITE_ITEMS_MAX {
-                    self.waiting = 0;
-                    return Some(std::mem::take(&mut self.keys));
-                }
-            }
-            Part::End => {}
-        }
-        None
     }
 }
 

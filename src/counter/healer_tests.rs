@@ -15,7 +15,7 @@ use super::*;
 use crate::counter::snapshot::SnapshotEncoder;
 use crate::counter::{CounterTask, Counts, ListQuery, Listing, Membership, SnapshotStream, Status};
 use crate::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
-use crate::model::{BarrierEpochs, Entropy, Epoch, Partition, Sequence, TenantItems};
+use crate::model::{BarrierEpochs, Entropy, Epoch, ItemHash, Partition, Sequence, TenantItems};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
 
@@ -61,6 +61,10 @@ impl Deliveries for Queue {
 
     fn patience(&self) -> Duration {
         Duration::ZERO
+    }
+
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
     }
 
     async fn acknowledge(&mut self, _: DeliveryTag) {}

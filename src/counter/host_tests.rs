@@ -38,6 +38,10 @@ impl Deliveries for Watched {
         self.patience
     }
 
+    fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool {
+        self.inside.refuse(up_to, why)
+    }
+
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
         let thread = std::thread::current();
         self.threads

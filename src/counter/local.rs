@@ -68,7 +68,7 @@ impl<R: StoreReader> LocalCounter<R> {
         true
     }
 
-    /// Whether it takes nothing more from its log in this life.
+    /// Whether it takes nothing from its log, in this life or as long as its disk is full.
     pub(super) fn is_halted(&self) -> bool {
         self.progress.problem().is_some()
     }
@@ -287,7 +287,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             memory_bytes: stats.memory_bytes,
             runs: stats.runs,
             doubt: self.progress.doubt().filter(|_| !cut.complete()),
-            problem: self.progress.problem().map(str::to_owned),
+            problem: self.progress.problem(),
         };
         let answer = if running {
             Ok(status)

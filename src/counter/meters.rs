@@ -4,10 +4,9 @@
 
 use std::time::Instant;
 
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 
-use super::Applied;
-use crate::model::Epoch;
+use super::pending::Pending;
 use crate::telemetry;
 
 /// See the module.
@@ -17,6 +16,8 @@ pub(super) struct Meters {
     duplicates: Counter,
     skipped: Counter,
     forks: Counter,
+    /// 1 while nothing is taken for want of room on the disk.
+    pub full: Gauge,
 }
 
 impl Meters {
@@ -27,6 +28,7 @@ impl Meters {
             duplicates: metrics::counter!(telemetry::ITEMS_DUPLICATE),
             skipped: metrics::counter!(telemetry::BATCHES_SKIPPED),
             forks: metrics::counter!(telemetry::FORKS),
+            full: metrics::gauge!(telemetry::STORE_FULL),
         }
     }
 
@@ -38,26 +40,15 @@ impl Meters {
         committed
     }
 
-    /// Counts what became of a batch of `epoch`.
-    pub fn applied(&self, epoch: Epoch, applied: Applied) {
-        match applied {
-            Applied::Barrier => {}
-            Applied::Skipped => self.skipped.increment(1),
-            Applied::Counted {
-                new,
-                duplicates,
-                fork,
-            } => {
-                self.counted.increment(new);
-                self.duplicates.increment(duplicates);
-                if fork {
-                    self.forks.increment(1);
-                    tracing::error!(
-                        %epoch,
-                        "two coordinators share an epoch: was a running machine cloned? Restart both coordinators; no count is wrong"
-                    );
-                }
-            }
+    /// Counts what became of batches that are committed.
+    pub fn committed(&self, pending: &Pending) {
+        self.counted.increment(pending.counted);
+        self.duplicates.increment(pending.duplicates);
+        if pending.redeliveries > 0 {
+            self.skipped.increment(pending.redeliveries);
+        }
+        if pending.forks > 0 {
+            self.forks.increment(pending.forks);
         }
     }
 }

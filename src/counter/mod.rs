@@ -10,7 +10,12 @@
 //! waits no longer.
 
 pub mod catch_up;
+mod control;
 pub mod exchange;
+mod full;
+#[cfg(test)]
+mod full_tests;
+mod gathered;
 #[cfg(test)]
 mod halt_tests;
 mod healer;
@@ -30,11 +35,12 @@ mod step;
 mod task;
 mod waiting;
 
+pub use control::{ControlError, CounterControl};
 pub use healer::{Cluster, Healer, HealerOptions, NotReached, Peers};
 pub use host::host;
 pub use local::LocalCounter;
 pub use step::{Applied, apply};
-pub use task::{CounterControl, CounterError, CounterTask, TaskEnded};
+pub use task::{CounterError, CounterTask};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +164,8 @@ pub struct Status {
     pub runs: u64,
     /// Why it may not have everything, as its log told it in this life; none once it is complete.
     pub doubt: Option<String>,
-    /// Why it takes nothing more from its queue in this life, and what its operator does about that; it goes on answering.
+    /// Why it takes nothing from its queue, in this life or as long as its disk is full, and what its operator does about that;
+    /// it goes on answering.
     pub problem: Option<String>,
 }
 

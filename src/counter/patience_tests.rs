@@ -31,6 +31,10 @@ impl Deliveries for Patient {
         self.1
     }
 
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
+    }
+
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
         self.0.acknowledge(up_to).await;
     }
@@ -200,6 +204,10 @@ impl Deliveries for Scripted {
 
     fn patience(&self) -> Duration {
         FOR_EVER
+    }
+
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
     }
 
     async fn acknowledge(&mut self, up_to: DeliveryTag) {

@@ -24,6 +24,9 @@ pub(super) struct Pending {
     pub barriers: Vec<BatchId>,
     /// When the youngest batch was sealed.
     pub accepted_at_ms: Option<u64>,
+    /// Items that are new, and those that were counted before.
+    pub counted: u64,
+    pub duplicates: u64,
     pub redeliveries: u64,
     pub forks: u64,
     /// What the store is to remember with it.
@@ -44,6 +47,8 @@ impl Pending {
             doubt: None,
             barriers: Vec::new(),
             accepted_at_ms: None,
+            counted: 0,
+            duplicates: 0,
             redeliveries: 0,
             forks: 0,
             generation: None,

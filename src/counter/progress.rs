@@ -69,6 +69,7 @@ struct Shared {
     wanted: Notify,
     doubt: Mutex<Option<String>>,
     problem: OnceLock<String>,
+    full: Mutex<Option<String>>,
 }
 
 /// The end that the task holds; dropping it tells everybody that the task has ended.
@@ -87,6 +88,7 @@ impl Progress {
             wanted: Notify::new(),
             doubt: Mutex::default(),
             problem: OnceLock::new(),
+            full: Mutex::default(),
         });
         let watching = Watching(Arc::clone(&shared));
         (Self(shared), watching)
@@ -141,6 +143,16 @@ impl Progress {
         self.0.problem.get().is_some()
     }
 
+    /// Says why there is no room on the disk, or that there is some again.
+    pub fn set_full(&self, why: Option<String>) {
+        *self.0.full.lock() = why;
+    }
+
+    /// Whether there was no room on the disk when it was looked for last.
+    pub fn is_full(&self) -> bool {
+        self.0.full.lock().is_some()
+    }
+
     /// How often the log has said that batches may have been lost.
     pub fn losses(&self) -> u64 {
         self.0.tally.lock().losses
@@ -174,9 +186,10 @@ impl Watching {
         self.0.doubt.lock().clone()
     }
 
-    /// Why nothing more is taken from the log in this life, if that is so.
-    pub fn problem(&self) -> Option<&str> {
-        self.0.problem.get().map(String::as_str)
+    /// Why nothing is taken from the log, in this life or as long as the disk is full, if that is so.
+    pub fn problem(&self) -> Option<String> {
+        let halted = self.0.problem.get().cloned();
+        halted.or_else(|| self.0.full.lock().clone())
     }
 
     /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in this life.

@@ -34,6 +34,10 @@ impl Deliveries for Sent {
         Duration::from_secs(3_600)
     }
 
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
+    }
+
     async fn acknowledge(&mut self, _: DeliveryTag) {}
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
 //! ends, and with it the process. One commit holds all that one acknowledgement covers, batches and events alike.
 //!
+//! What there is no room for on the disk is refused, and the task goes on: see [`super::full`].
+//!
 //! A batch that can't be read is the end of consuming, not of the task: it goes on to answer until it is stopped.
 //!
 //! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit with those that come
@@ -12,9 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::control::{Command, CounterControl};
 use super::meters::Meters;
 use super::pending::Pending;
 use super::progress::Progress;
@@ -22,7 +25,7 @@ use super::signing::Own;
 use super::{Applied, LocalCounter, apply};
 use crate::clock::now_ms;
 use crate::log::{Delivered, Deliveries, Delivery, DeliveryError};
-use crate::model::{Batch, BatchId, ItemHash, Position, TenantName};
+use crate::model::{Batch, BatchId, Epoch};
 use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether it still works while nothing is delivered.
@@ -40,20 +43,6 @@ pub enum CounterError {
     /// Its thread could not be started, or panicked.
     #[error("the counter's thread failed: {0}")]
     Thread(String),
-}
-
-/// What is asked of the task.
-enum Wish {
-    Begin,
-    Keys(Vec<(TenantName, Vec<ItemHash>)>),
-    Finish(Position, Option<u64>),
-    Abandon,
-    Stop,
-}
-
-pub(super) struct Command {
-    what: Wish,
-    done: oneshot::Sender<()>,
 }
 
 /// What a turn of the task is about.
@@ -83,78 +72,21 @@ impl Event {
     }
 }
 
-/// The counter's task has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the counter has stopped")]
-pub struct TaskEnded;
-
-/// Steers a running counter: takes another's keys into its store, or stops it. Cheap to clone; one at a time
-/// may unite.
-#[derive(Clone)]
-pub struct CounterControl {
-    commands: mpsc::Sender<Command>,
-}
-
-impl CounterControl {
-    /// Ends the task as the log's end would: the store is closed, what is not acknowledged comes again.
-    ///
-    /// # Errors
-    /// When it has ended already.
-    pub async fn stop(&self) -> Result<(), TaskEnded> {
-        self.send(Wish::Stop).await
-    }
-
-    /// Begins anew.
-    pub(super) async fn begin(&self) -> Result<(), TaskEnded> {
-        self.send(Wish::Begin).await
-    }
-
-    /// Sets keys aside.
-    pub(super) async fn keys(
-        &self,
-        keys: Vec<(TenantName, Vec<ItemHash>)>,
-    ) -> Result<(), TaskEnded> {
-        self.send(Wish::Keys(keys)).await
-    }
-
-    /// Takes all that was set aside in, at once. The store is complete then where it `completes`, unless the log has said since
-    /// that batches may be lost: it is how often it had said so when the round began.
-    pub(super) async fn finish(
-        &self,
-        position: Position,
-        completes: Option<u64>,
-    ) -> Result<(), TaskEnded> {
-        self.send(Wish::Finish(position, completes)).await
-    }
-
-    /// Forgets what was set aside.
-    pub(super) async fn abandon(&self) -> Result<(), TaskEnded> {
-        self.send(Wish::Abandon).await
-    }
-
-    async fn send(&self, what: Wish) -> Result<(), TaskEnded> {
-        let (done, carried_out) = oneshot::channel();
-        let command = Command { what, done };
-        self.commands.send(command).await.map_err(|_| TaskEnded)?;
-        carried_out.await.map_err(|_| TaskEnded)
-    }
-}
-
 /// A counter over its store and its end of the log, not running yet.
 pub struct CounterTask<S: Store, D: Deliveries> {
     own: Own,
-    store: S,
-    deliveries: D,
-    progress: Progress,
+    pub(super) store: S,
+    pub(super) deliveries: D,
+    pub(super) progress: Progress,
     /// What is applied and not yet committed.
     pending: Option<Pending>,
     /// The batches of that; the list's memory stays for the next ones.
-    recorded: Vec<BatchId>,
+    pub(super) recorded: Vec<BatchId>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::Sender<Command>,
     /// One timer for all turns: setting one anew at each would wake the thread that keeps them.
     checks: Option<Interval>,
-    meters: Meters,
+    pub(super) meters: Meters,
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
@@ -187,9 +119,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// The handle that steers it while it runs.
     #[must_use]
     pub fn control(&self) -> CounterControl {
-        CounterControl {
-            commands: self.control.clone(),
-        }
+        CounterControl::new(self.control.clone())
     }
 
     /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk wherever it is
@@ -254,7 +184,11 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 Ok(true)
             }
             // A store that failed in the background must not look well.
-            Event::CheckDue => Ok(self.store.check().map(|()| true)?),
+            Event::CheckDue => {
+                self.store.check()?;
+                self.look_at_room().await?;
+                Ok(true)
+            }
             Event::Steered(command) => {
                 self.commit_pending().await?;
                 Ok(!self.carry_out(command)?)
@@ -317,9 +251,18 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             match applied {
                 Applied::Barrier => pending.barriers.push(batch.id()),
                 Applied::Skipped => pending.redeliveries += 1,
-                Applied::Counted { fork, .. } => {
+                Applied::Counted {
+                    new,
+                    duplicates,
+                    fork,
+                } => {
+                    pending.counted += new;
+                    pending.duplicates += duplicates;
                     pending.forks += u64::from(fork);
                     self.recorded.push(batch.id());
+                    if fork {
+                        tell_fork(batch.id().epoch);
+                    }
                 }
             }
             if let Some(acceptance) = batch.acceptance() {
@@ -330,22 +273,29 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                     self.own.heed(&mut self.store, acceptance, losses);
                 }
             }
-            self.meters.applied(batch.id().epoch, applied);
             pending.items += batch.item_count();
             pending.accepted_at_ms = pending.accepted_at_ms.max(Some(batch.accepted_at_ms()));
         }
         Ok(())
     }
 
-    /// Commits what is pending, shows it, and acknowledges it.
-    async fn commit_pending(&mut self) -> Result<(), CounterError> {
+    /// Commits what is pending, shows it, and acknowledges it; or refuses it, where there is no room.
+    pub(super) async fn commit_pending(&mut self) -> Result<(), CounterError> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        self.meters.commit(|| self.store.commit())?;
-        if let Some(kept) = pending.generation {
-            self.store.set_generation(kept)?;
+        let mut kept = self.meters.commit(|| self.store.commit());
+        if let (Ok(()), Some(generation)) = (&kept, pending.generation) {
+            kept = self.store.set_generation(generation);
         }
+        match kept {
+            Err(error) if error.is_full() => {
+                self.refuse(&pending, &error.to_string());
+                return Ok(());
+            }
+            kept => kept?,
+        }
+        self.meters.committed(&pending);
         if let Some(why) = pending.doubt {
             self.progress.doubt(why);
         }
@@ -364,29 +314,12 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         self.deliveries.acknowledge(pending.up_to).await;
         Ok(())
     }
+}
 
-    /// Says whether the task is to end.
-    fn carry_out(&mut self, command: Command) -> Result<bool, CounterError> {
-        let stop = matches!(command.what, Wish::Stop);
-        match command.what {
-            Wish::Begin => self.store.begin_unite()?,
-            Wish::Keys(keys) => {
-                for (tenant, hashes) in keys {
-                    self.store.unite(&tenant, &hashes)?;
-                }
-            }
-            Wish::Finish(position, completes) => {
-                // A loss noticed since the round began is not made good by what was fetched in it.
-                let complete = completes == Some(self.progress.losses());
-                self.store.finish_unite(&position, complete)?;
-                self.progress.note(&[], |tally| tally.snapshots += 1);
-                self.progress.changed();
-            }
-            Wish::Abandon => self.store.abandon_unite(),
-            Wish::Stop => {}
-        }
-        // A healer that no longer waits has nothing to learn.
-        let _ = command.done.send(());
-        Ok(stop)
-    }
+#[cold]
+fn tell_fork(epoch: Epoch) {
+    tracing::error!(
+        %epoch,
+        "two coordinators share an epoch: was a running machine cloned? Restart both coordinators; no count is wrong"
+    );
 }

@@ -60,7 +60,7 @@ pub struct CounterAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     reason: Option<String>,
-    /// Why it takes nothing more from its queue, and what its operator does about that; absent while it does. It answers
+    /// Why it takes nothing, and what its operator does about that; absent while it does take what comes. It answers
     /// with what it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]

@@ -311,6 +311,14 @@ impl From<AcceptError> for Problem {
                     "{error}. None of these items was taken; post them again, or see GET /counters."
                 ),
             ),
+            AcceptError::DiskFull => Self::unavailable(
+                "disk-full",
+                "The disk is full",
+                format!(
+                    "{error}. None of these items was taken; post them again: they are taken once there is room, and reads go \
+                     on meanwhile."
+                ),
+            ),
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",
                 "The outcome is unknown",
@@ -376,22 +384,5 @@ pub fn to_json(value: &impl Serialize) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn posts_that_the_log_can_not_take_now_may_be_repeated() {
-        let lag = AcceptError::CountersLag("c2".into());
-        for (error, kind, named) in [
-            (AcceptError::LogBlocked, "log-blocked", "broker"),
-            (lag, "counters-lag", "c2"),
-        ] {
-            let problem = Problem::from(error);
-            assert_eq!(problem.kind, format!("{TYPE_PREFIX}{kind}"));
-            assert!(problem.detail.contains(named), "{}", problem.detail);
-            let response = problem.into_response();
-            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert!(response.headers().contains_key(header::RETRY_AFTER));
-        }
-    }
-}
+#[path = "error_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::{App, Whole, gauges, json};
+use crate::coordinator::CounterView;
 use crate::counter::Status;
 use crate::supervisor::UnaskedEnd;
 
@@ -68,17 +69,28 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
             "The broker takes nothing now: it is short of memory or disk.",
         ));
     }
-    let counters = app.coordinator.counters().await;
-    let is_well = |status: &Status| status.complete && status.problem.is_none();
-    if !counters
-        .iter()
-        .any(|counter| counter.status.as_ref().is_ok_and(is_well))
-    {
-        return Err(Problem::not_ready(
-            "No complete counter answers that takes what is posted; see GET /counters.",
-        ));
+    match counters_lack(&app.coordinator.counters().await) {
+        Some(why) => Err(Problem::not_ready(why)),
+        None => Ok(json(&Health { status: "ok" })),
     }
-    Ok(json(&Health { status: "ok" }))
+}
+
+/// Why none of the counters is enough to be ready; none if one is.
+fn counters_lack(counters: &[CounterView]) -> Option<String> {
+    let answers = counters.iter().filter_map(|view| view.status.as_ref().ok());
+    let complete: Vec<&Status> = answers.filter(|status| status.complete).collect();
+    if complete.iter().any(|status| status.problem.is_none()) {
+        return None;
+    }
+    let problem = complete.iter().find_map(|status| {
+        let (name, problem) = (&status.name, status.problem.as_ref()?);
+        Some(format!(
+            "Nothing is counted now, and reads go on. The counter {name}: {problem}."
+        ))
+    });
+    let nobody =
+        || "No complete counter answers that takes what is posted; see GET /counters.".to_owned();
+    Some(problem.unwrap_or_else(nobody))
 }
 
 /// Why a node is not ready that goes down because one of its tasks has ended.

@@ -176,7 +176,7 @@ async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
             problem: Some(problem),
             ..
         }) => Err(Problem::not_ready(format!(
-            "The counter {name} takes nothing more from its queue, and answers with what it has: {problem}."
+            "The counter {name} takes nothing from its queue, and answers with what it has: {problem}."
         ))),
         Ok(status) if status.complete => Ok(health::healthz().await),
         Ok(Status { name, doubt, .. }) => {

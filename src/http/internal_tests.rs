@@ -98,6 +98,10 @@ impl Deliveries for Unreadable {
         Duration::ZERO
     }
 
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
+    }
+
     async fn acknowledge(&mut self, _: DeliveryTag) {}
 }
 

@@ -135,7 +135,7 @@ enum Format {
         ),
         (
             status = 503,
-            description = "Refused, or the outcome is unknown: post the same items again.",
+            description = "Refused (too much waits, the disk is full, …), or the outcome is unknown: `type` tells. Post the same items again.",
             body = Problem,
             content_type = "application/problem+json",
             headers(("Retry-After" = String, description = "Seconds to wait.")),

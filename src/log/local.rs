@@ -1,7 +1,8 @@
 //! The log of a process that runs alone: a bounded channel to the one counter in the same process.
 //!
 //! Invariant: nothing is stored here. An append completes when the counter acknowledges, that is when its
-//! commit is on disk: the store's journal is the durability, a second log would only repeat it.
+//! commit is on disk: the store's journal is the durability, a second log would only repeat it. What the counter has no
+//! room for is refused, and is nowhere.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +19,15 @@ const APPENDS_WAITING_MAX: usize = 64;
 
 struct Append {
     batch: Arc<Batch>,
-    done: oneshot::Sender<()>,
+    done: oneshot::Sender<Result<(), AppendError>>,
+}
+
+/// An append that waits.
+struct Waiting {
+    /// The delivery that it came by.
+    tag: DeliveryTag,
+    is_barrier: bool,
+    done: oneshot::Sender<Result<(), AppendError>>,
 }
 
 /// Makes a log that ends in this process.
@@ -45,8 +54,21 @@ pub struct LocalDeliveries {
     receiver: mpsc::Receiver<Append>,
     received: Vec<Append>,
     last: DeliveryTag,
-    /// Appends that wait, each with the delivery that it came by.
-    unacknowledged: VecDeque<(DeliveryTag, oneshot::Sender<()>)>,
+    unacknowledged: VecDeque<Waiting>,
+}
+
+impl LocalDeliveries {
+    /// Tells all that came up to `up_to` what became of them.
+    fn tell(&mut self, up_to: DeliveryTag, outcome: impl Fn(&Waiting) -> Result<(), AppendError>) {
+        let covered = self
+            .unacknowledged
+            .partition_point(|waiting| waiting.tag <= up_to);
+        for waiting in self.unacknowledged.drain(..covered) {
+            let outcome = outcome(&waiting);
+            // An appender that no longer waits has nothing to learn.
+            let _ = waiting.done.send(outcome);
+        }
+    }
 }
 
 impl Log for LocalLog {
@@ -56,7 +78,9 @@ impl Log for LocalLog {
             .send(Append { batch, done })
             .await
             .map_err(|_| AppendError::OutcomeUnknown)?;
-        acknowledged.await.map_err(|_| AppendError::OutcomeUnknown)
+        acknowledged
+            .await
+            .unwrap_or(Err(AppendError::OutcomeUnknown))
     }
 }
 
@@ -72,8 +96,12 @@ impl Deliveries for LocalDeliveries {
         let tag = self.last;
         let mut batches = Vec::with_capacity(self.received.len());
         for append in self.received.drain(..) {
+            self.unacknowledged.push_back(Waiting {
+                tag,
+                is_barrier: append.batch.is_barrier(),
+                done: append.done,
+            });
             batches.push(append.batch);
-            self.unacknowledged.push_back((tag, append.done));
         }
         let delivered = Delivered::Batches(batches);
         Ok(Some(Delivery { tag, delivered }))
@@ -84,12 +112,14 @@ impl Deliveries for LocalDeliveries {
     }
 
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
-        let covered = self
-            .unacknowledged
-            .partition_point(|(tag, _)| *tag <= up_to);
-        for (_, done) in self.unacknowledged.drain(..covered) {
-            // An appender that no longer waits has nothing to learn.
-            let _ = done.send(());
-        }
+        self.tell(up_to, |_| Ok(()));
+    }
+
+    fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool {
+        self.tell(up_to, |waiting| match waiting.is_barrier {
+            true => Ok(()),
+            false => Err(AppendError::Full(why.to_owned())),
+        });
+        true
     }
 }

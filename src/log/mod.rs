@@ -28,6 +28,10 @@ pub enum AppendError {
     /// The log refuses the batch for good: the epoch must end, since its sequence can't be given again.
     #[error("the log refuses the batch for good: {0}")]
     Refused(String),
+    /// There is no room to keep the batch: nothing of it is kept, nor ever will be, so its sequence is still to be given. The
+    /// same items may be appended once there is room.
+    #[error("there is no room to keep the batch: {0}")]
+    Full(String),
     /// The log ended while the batch was on its way: it may or may not become durable.
     #[error("the log ended; the batch may or may not be durable")]
     OutcomeUnknown,
@@ -141,6 +145,16 @@ pub trait Deliveries: Send + 'static {
     /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned before it, none that
     /// it returned after it.
     fn acknowledge(&mut self, up_to: DeliveryTag) -> impl Future<Output = ()> + Send;
+
+    /// Says that there is no room, `why`, to keep what was returned up to `up_to` and is not acknowledged: none of it is committed.
+    /// Where appends wait for that, they get [`AppendError::Full`]; those of barriers `Ok`, since nothing of a barrier is
+    /// kept, and nothing that came before one waits any more. Returns true then: nothing of it comes again. A log whose
+    /// deliveries are kept elsewhere gives back *all* that is not acknowledged, and has nothing more until
+    /// [`resume`](Self::resume). Then everything comes again, in its order.
+    fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool;
+
+    /// Says that there is room again.
+    fn resume(&mut self) {}
 
     /// Gives up consuming for good: what is not acknowledged goes back to where it came from, and
     /// [`next`](Self::next) has nothing more. Acknowledgements given before are still carried out. For a log whose

@@ -49,8 +49,8 @@ pub async fn serve(
         now_ms: now_ms(),
     };
     let (mut store, opened) = open_store(&config.store, &belonging)?;
-    if !opened.holds_position {
-        // A new store has everything from the beginning.
+    if !opened.holds_position && !opened.complete {
+        // A new store has everything from the beginning. One that knows it starts on a full disk, too.
         store.set_complete(true);
         store.commit()?;
     } else if !opened.complete {

@@ -9,13 +9,24 @@ use thiserror::Error;
 
 /// Why a store can't open, or can't go on.
 ///
-/// After any error of a running store it is poisoned: every later change or commit fails too, and the process
-/// must exit and recover by opening again.
+/// After any error of a running store but [`Full`](Self::Full) it is poisoned: every later change or commit fails too, and
+/// the process must exit and recover by opening again.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The operating system refused.
     #[error("{action} {}: {source}", path.display())]
     Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// The disk, or a quota on it, has no room for what was to be made or written. It is never said of a sync. What was staged is
+    /// forgotten, as if it had never come; what was committed stays and can be read. The store goes on once there is room.
+    #[error("no room to {action} {}: {source}", path.display())]
+    Full {
         /// What was being done.
         action: &'static str,
         /// To which file.
@@ -96,6 +107,46 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The error of making, growing or writing a file: [`Full`](Self::Full) where it is want of room.
+    pub(super) fn of_writing(action: &'static str, path: PathBuf, source: io::Error) -> Self {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match source.kind() {
+            StorageFull | QuotaExceeded => Self::Full {
+                action,
+                path,
+                source,
+            },
+            _ => Self::Io {
+                action,
+                path,
+                source,
+            },
+        }
+    }
+
+    /// Whether it is want of room: see [`Full`](Self::Full).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
+    /// The same error where what has no room can't be left as it is.
+    #[must_use]
+    pub(super) fn final_now(self) -> Self {
+        match self {
+            Self::Full {
+                action,
+                path,
+                source,
+            } => Self::Io {
+                action,
+                path,
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// The same error again: for one that must be told in two places.
     #[must_use]
     pub fn duplicate(&self) -> Self {
@@ -105,6 +156,15 @@ impl StoreError {
                 path,
                 source,
             } => Self::Io {
+                action,
+                path: path.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Self::Full {
+                action,
+                path,
+                source,
+            } => Self::Full {
                 action,
                 path: path.clone(),
                 source: io::Error::new(source.kind(), source.to_string()),

@@ -18,6 +18,8 @@ pub(crate) trait RawFile: Send + Sync {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `bytes` at `offset`; a gap before it reads as zeros.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Takes room for `bytes` from the start, and makes it so long; what it holds does not matter.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes all writes so far (content and length) survive a crash of the machine.
     fn sync(&self) -> io::Result<()>;
     /// The length, in bytes.
@@ -55,6 +57,8 @@ pub(crate) trait Files: Send + Sync + 'static {
     fn id_of(&self, name: &str) -> io::Result<FileId>;
     /// Makes all changes of names so far survive a crash of the machine.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Bytes that files in it may take beyond what they have; none where that is not known. A quota may be less.
+    fn room(&self) -> io::Result<Option<u64>>;
 }
 
 /// A folder that can be in another one, and have others in it.
@@ -119,14 +123,18 @@ impl dyn Files {
 
     /// [`Files::create`], its error named.
     pub(crate) fn create_file(&self, name: &str) -> Result<DiskFile, StoreError> {
-        let raw = self.create(name);
-        self.disk_file("create", name, raw)
+        match self.create(name) {
+            Ok(raw) => Ok(self.disk_file(name, raw)),
+            Err(source) => Err(self.failed_writing("create", name, source)),
+        }
     }
 
     /// [`Files::open`], its error named.
     pub(crate) fn open_file(&self, name: &str) -> Result<DiskFile, StoreError> {
-        let raw = self.open(name);
-        self.disk_file("open", name, raw)
+        match self.open(name) {
+            Ok(raw) => Ok(self.disk_file(name, raw)),
+            Err(source) => Err(self.failed("open", name, source)),
+        }
     }
 
     /// [`Files::rename`], then [`Files::sync_dir`]: the file has its name for good.
@@ -138,7 +146,7 @@ impl dyn Files {
     /// [`Files::rename`], its error named.
     pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<(), StoreError> {
         self.rename(from, to)
-            .map_err(|source| self.failed("rename", from, source))
+            .map_err(|source| self.failed_writing("rename", from, source))
     }
 
     /// [`Files::sync_dir`], its error named.
@@ -157,6 +165,20 @@ impl dyn Files {
     pub(crate) fn remove_file(&self, name: &str) -> Result<(), StoreError> {
         self.remove(name)
             .map_err(|source| self.failed("remove", name, source))
+    }
+
+    /// [`Files::remove`] of a file that may not be there, its error named.
+    pub(crate) fn remove_if_there(&self, name: &str) -> Result<(), StoreError> {
+        match self.remove(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|source| self.failed("remove", name, source)),
+        }
+    }
+
+    /// [`Files::room`], its error named.
+    pub(crate) fn room_left(&self) -> Result<Option<u64>, StoreError> {
+        self.room()
+            .map_err(|source| self.failed("look for room in", "", source))
     }
 
     /// Refuses a name that does not stand for `file`, which was `known` when it was opened: what is written to the file
@@ -190,28 +212,27 @@ impl dyn Files {
         })
     }
 
-    /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content or the new.
+    /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content or the new. Without room
+    /// for it ([`StoreError::Full`]) it has the old content.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let temporary = format!("{name}{TEMPORARY}");
-        let file = self.create_file(&temporary)?;
-        file.write_at(bytes, 0)?;
-        file.sync()?;
-        self.settle_name(&temporary, name)
+        let make = || {
+            let file = self.create_file(&temporary)?;
+            file.write_at(bytes, 0)?;
+            file.sync()?;
+            self.settle_name(&temporary, name)
+        };
+        make().inspect_err(|error| {
+            if error.is_full() {
+                // The little that it took is not for it. Should it stay, the next one takes its place.
+                let _ = self.remove(&temporary);
+            }
+        })
     }
 
-    fn disk_file(
-        &self,
-        action: &'static str,
-        name: &str,
-        raw: io::Result<Box<dyn RawFile>>,
-    ) -> Result<DiskFile, StoreError> {
-        match raw {
-            Ok(raw) => Ok(DiskFile {
-                path: self.path(name),
-                raw,
-            }),
-            Err(source) => Err(self.failed(action, name, source)),
-        }
+    fn disk_file(&self, name: &str, raw: Box<dyn RawFile>) -> DiskFile {
+        let path = self.path(name);
+        DiskFile { path, raw }
     }
 
     fn failed(&self, action: &'static str, name: &str, source: io::Error) -> StoreError {
@@ -220,6 +241,10 @@ impl dyn Files {
             path: self.path(name),
             source,
         }
+    }
+
+    fn failed_writing(&self, action: &'static str, name: &str, source: io::Error) -> StoreError {
+        StoreError::of_writing(action, self.path(name), source)
     }
 }
 
@@ -237,7 +262,13 @@ impl DiskFile {
 
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         let done = self.raw.write_at(bytes, offset);
-        self.named("write", done)
+        done.map_err(|source| StoreError::of_writing("write", self.path.clone(), source))
+    }
+
+    /// [`RawFile::allocate`], its error named.
+    pub(crate) fn allocate(&self, bytes: u64) -> Result<(), StoreError> {
+        let done = self.raw.allocate(bytes);
+        done.map_err(|source| StoreError::of_writing("allocate", self.path.clone(), source))
     }
 
     pub(crate) fn sync(&self) -> Result<(), StoreError> {

@@ -9,7 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FallocateFlags, Mode, OFlags, fallocate, fstatvfs, mkdirat, openat,
+    renameat, statat, unlinkat,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::files::{FileId, Files, Nested, RawFile, enter_or_make};
@@ -17,6 +20,9 @@ use super::files::{FileId, Files, Nested, RawFile, enter_or_make};
 /// Nobody but the owner has a business in a data folder: tenants' names are in it.
 const FOLDER_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Bytes of one write of zeros, where room can't be taken otherwise.
+const ZEROS_BYTES: usize = 256 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -115,6 +121,17 @@ fn open_folder(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<File> {
     Ok(retry_on_intr(open)?.into())
 }
 
+fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES.min(bytes as usize)];
+    let mut at = 0;
+    while at < bytes {
+        let some = zeros.len().min((bytes - at) as usize);
+        FileExt::write_all_at(file, &zeros[..some], at)?;
+        at += some as u64;
+    }
+    Ok(())
+}
+
 impl FileId {
     pub(super) fn of(metadata: &fs::Metadata) -> Self {
         Self {
@@ -131,6 +148,14 @@ impl RawFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match retry_on_intr(|| fallocate(self, FallocateFlags::empty(), 0, bytes)) {
+            // The file system does not know how.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, bytes),
+            done => Ok(done?),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -197,6 +222,13 @@ impl Files for Folder {
     fn sync_dir(&self) -> io::Result<()> {
         self.check_access()?;
         self.descriptor.sync_all()
+    }
+
+    fn room(&self) -> io::Result<Option<u64>> {
+        let found = fstatvfs(&self.descriptor)?;
+        // Some network file systems say nothing but zeros.
+        let is_known = found.f_blocks > 0;
+        Ok(is_known.then(|| found.f_bavail.saturating_mul(found.f_frsize)))
     }
 }
 

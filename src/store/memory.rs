@@ -3,7 +3,9 @@
 //! Invariant: it keeps the whole contract but durability: what is committed is lost with the process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::HashSet;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -23,6 +25,8 @@ pub struct MemoryStore {
     position: Position,
     /// What an open unite has set aside.
     aside: Option<BTreeMap<TenantName, BTreeSet<ItemHash>>>,
+    /// Whether commits find no room.
+    is_full: Arc<AtomicBool>,
 }
 
 /// The readers' handle of a [`MemoryStore`].
@@ -52,6 +56,24 @@ impl MemoryStore {
             staged_keys: HashSet::new(),
             position: Position::default(),
             aside: None,
+            is_full: Arc::default(),
+        }
+    }
+
+    /// Commits find no room as long as this is set.
+    #[must_use]
+    pub fn fullness(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_full)
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        match self.is_full.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(StoreError::Full {
+                action: "commit to",
+                path: "memory".into(),
+                source: io::ErrorKind::StorageFull.into(),
+            }),
         }
     }
 }
@@ -95,6 +117,14 @@ impl Store for MemoryStore {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        if !self.staged.is_empty()
+            && let Err(error) = self.check_room()
+        {
+            self.staged.clear();
+            self.staged_keys.clear();
+            self.position = self.shared.cut.read().position().clone();
+            return Err(error);
+        }
         let mut cut = self.shared.cut.write();
         self.shared.keys.write().extend(self.staged_keys.drain());
         cut.apply(&self.staged);
@@ -117,6 +147,7 @@ impl Store for MemoryStore {
 
     fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
         let aside = self.aside.take().ok_or(StoreError::NoUnite)?;
+        self.check_room()?;
         self.commit()?;
         let mut staged = Staged::default();
         let mut cut = self.shared.cut.write();
@@ -147,6 +178,10 @@ impl Store for MemoryStore {
 
     fn check(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn full(&self) -> Option<String> {
+        self.check_room().err().map(|why| why.to_string())
     }
 
     fn reader(&self) -> MemoryReader {

@@ -103,7 +103,8 @@ pub struct StoreStats {
 ///   it or nothing. A key that came both ways counts once. A unite that was not finished goes with the store.
 /// - The generation is beside all that: [`set_generation`](Self::set_generation) is no part of a commit, and no snapshot has
 ///   it. It stands for this one store, and goes where its files go.
-/// - After an error the store is poisoned (see [`StoreError`]).
+/// - After an error the store is poisoned (see [`StoreError`]), unless that is [`StoreError::Full`]: then what was staged, or set
+///   aside by a unite, is forgotten as if it had never come, and the store goes on.
 pub trait Store: Send + 'static {
     /// The readers' handle.
     type Reader: StoreReader;
@@ -149,7 +150,9 @@ pub trait Store: Send + 'static {
     /// Makes everything staged durable and visible.
     ///
     /// # Errors
-    /// When a write or flush failed; what is on disk is then unknown until the store is opened again.
+    /// [`StoreError::Full`] when there is no room for it: everything staged is forgotten, the writer sees what readers see, and
+    /// neither a crash nor anything else brings it back. When a write or flush failed; what is on disk is then unknown until
+    /// the store is opened again.
     fn commit(&mut self) -> Result<(), StoreError>;
 
     /// Begins to take another store's keys in; a unite that is open already is abandoned.
@@ -181,7 +184,8 @@ pub trait Store: Send + 'static {
     /// when it returns. What is staged stays staged.
     ///
     /// # Errors
-    /// When a write or flush failed; which of the two is remembered is then unknown until the store is opened again.
+    /// [`StoreError::Full`]: the one before is remembered. When a write or flush failed; which of the two is remembered is then
+    /// unknown until the store is opened again.
     fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError>;
 
     /// Says whether the store still works: what failed in the background, or under a reader, shows here at once
@@ -190,6 +194,11 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// The cause of the failure, once; [`StoreError::Poisoned`] after that.
     fn check(&self) -> Result<(), StoreError>;
+
+    /// Why nothing is committed now: there is no room on the disk. None as soon as there is; the store looks by itself.
+    fn full(&self) -> Option<String> {
+        None
+    }
 
     /// A handle for readers.
     fn reader(&self) -> Self::Reader;

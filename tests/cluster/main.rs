@@ -14,6 +14,7 @@ mod copies;
 mod ending;
 mod faults;
 mod founded_alone;
+mod full_disk;
 mod healing;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]
@@ -33,4 +34,6 @@ mod three_nodes;
 mod tls;
 mod waiting;
 
-use kit::{broker, broker_cluster, guardian, node, process, readme, relay, vhost, wait};
+use kit::{
+    broker, broker_cluster, guardian, node, process, readme, relay, small_disk, vhost, wait,
+};

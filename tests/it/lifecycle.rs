@@ -291,7 +291,7 @@ fn help_and_version_teach() {
     }
 }
 
-/// A limit on the size of files stands for a full disk: the write that would exceed it fails.
+/// A limit on the size of files stands for all but a full disk: the write that would exceed it fails.
 #[tokio::test]
 async fn a_failed_write_stops_the_process_and_loses_nothing_acknowledged() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -13,6 +13,7 @@ mod crash;
 mod deploy;
 mod edge;
 mod folder;
+mod full_disk;
 // Other test binaries use the rest of it.
 #[allow(dead_code)]
 #[path = "../kit/mod.rs"]

@@ -1,6 +1,6 @@
 //! What ends everything that a test process started, however that process ends.
 //!
-//! Invariant: no broker, no node and no folder outlives the test process by more than a moment.
+//! Invariant: no broker, no node, no mount and no folder outlives the test process by more than a moment.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use parking_lot::Mutex;
 
 /// Lives until its input ends, which the kernel does for a process that ends by whatever means. Then it kills
-/// the process groups that it was told of, waits for their end, and removes the folders.
+/// the process groups that it was told of, waits for their end, unmounts, and removes the folders.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 set -f
@@ -29,6 +29,8 @@ $group"; done
         groups=$left ;;
     folder) folders="$folders
 $what" ;;
+    mount) mounts="$mounts
+$what" ;;
     esac
 done
 for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
@@ -36,6 +38,7 @@ tries=0
 for group in $groups; do
     while kill -s 0 -- "-$group" 2>/dev/null && [ "$tries" -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
 done
+for mount in $mounts; do umount -l -- "$mount" 2>/dev/null; done
 for folder in $folders; do rm -rf -- "$folder"; done
 "#;
 
@@ -99,6 +102,12 @@ pub fn signal(child: &Child, signal: &str) {
 /// Removes `folder` at the end.
 pub fn remove_at_the_end(folder: &Path) {
     tell("folder", &folder.display().to_string());
+}
+
+/// Unmounts what is mounted at `folder`, and removes that, at the end.
+pub fn unmount_at_the_end(folder: &Path) {
+    tell("mount", &folder.display().to_string());
+    remove_at_the_end(folder);
 }
 
 /// A port that nobody listens on, below those that the system gives to outgoing connections: a restart finds

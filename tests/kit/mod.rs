@@ -9,6 +9,7 @@ pub mod node;
 pub mod process;
 pub mod readme;
 pub mod relay;
+pub mod small_disk;
 pub mod vhost;
 pub mod wait;
 pub mod waiting;

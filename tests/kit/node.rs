@@ -95,7 +95,7 @@ impl Node {
     /// Starts a node under a limit of the shell's `ulimit`.
     pub fn start_limited(data_dir: &Path, limit: &str, flags: &[&str]) -> Self {
         let mut shell = Command::new("sh");
-        // With the signal ignored, a write beyond the limit on files fails, like one on a full disk.
+        // With the signal ignored, a write beyond the limit on files fails.
         let script = format!("trap '' XFSZ; ulimit {limit}; exec \"$0\" \"$@\"");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_headcount")]);
         Self::spawn(shell, data_dir, flags)

@@ -28,6 +28,7 @@ pub fn tiny() -> DiskOptions {
         memory_bytes_max: 2 * 32 * 48,
         segment_bytes_max: 16 * 1024,
         journal_ahead_bytes: 4096,
+        ..DiskOptions::default()
     }
 }
 

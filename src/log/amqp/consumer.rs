@@ -1,7 +1,8 @@
 //! The consuming end of a counter: what its session with the broker hands over, gathered for the counter's task.
 //!
 //! Invariant: an acknowledgement covers what was returned up to its tag, and nothing that was returned later: one
-//! delivery tag of the broker per partition, each partition on a channel of its own.
+//! delivery tag of the broker per partition, each partition on a channel of its own. After a refusal nothing is returned that an
+//! earlier session handed over: it comes again from the queue, behind what was refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use lapin::Acker;
 use lapin::options::BasicAckOptions;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::flow::{Flow, Handing};
 use super::session::{self, Session};
 use super::{AmqpOptions, Nodes};
 use crate::log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Standing};
@@ -76,7 +78,8 @@ impl Stopper {
 
 /// The consuming end of a counter.
 pub struct AmqpDeliveries {
-    handed: mpsc::Receiver<Handed>,
+    handed: mpsc::Receiver<(u64, Handed)>,
+    flow: watch::Sender<Flow>,
     waiting: VecDeque<Handed>,
     last: DeliveryTag,
     /// What is not acknowledged yet, with the delivery that it was returned in.
@@ -112,8 +115,10 @@ impl AmqpDeliveries {
             // The deliveries' owner is gone.
             Ended::Done
         });
-        let session = Session::new(options, name, standing, nodes, sender, status);
-        let running = session::run(session, stopping, acknowledging);
+        let (flow, flowing) = watch::channel(Flow::default());
+        let handing = Handing::new(sender);
+        let session = Session::new(options, name, standing, nodes, handing, status);
+        let running = session::run(session, stopping, flowing, acknowledging);
         supervisor.spawn(Task::Session, async {
             running.await;
             // The deliveries' owner asked for it, is gone, or was handed why nothing comes any more.
@@ -121,6 +126,7 @@ impl AmqpDeliveries {
         });
         Self {
             handed,
+            flow,
             waiting: VecDeque::new(),
             last: DeliveryTag::default(),
             returned: VecDeque::new(),
@@ -140,6 +146,15 @@ impl AmqpDeliveries {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// Keeps what was handed over, unless it was given back.
+    fn keep(&mut self, (round, handed): (u64, Handed)) {
+        let is_current = round == self.flow.borrow().round;
+        // Of an end that needs an operator is told once.
+        if is_current || matches!(handed, Handed::Failed(_)) {
+            self.waiting.push_back(handed);
+        }
     }
 
     /// What can be returned of what is waiting.
@@ -190,7 +205,7 @@ impl Deliveries for AmqpDeliveries {
         loop {
             while self.waiting.len() < BATCHES_MAX {
                 match self.handed.try_recv() {
-                    Ok(handed) => self.waiting.push_back(handed),
+                    Ok(handed) => self.keep(handed),
                     Err(_) => break,
                 }
             }
@@ -199,7 +214,7 @@ impl Deliveries for AmqpDeliveries {
             }
             // Dropped while it waits, it has taken nothing.
             match self.handed.recv().await {
-                Some(handed) => self.waiting.push_back(handed),
+                Some(handed) => self.keep(handed),
                 None => return Ok(None),
             }
         }
@@ -224,6 +239,22 @@ impl Deliveries for AmqpDeliveries {
         for acker in last.into_values() {
             let _ = self.acks.send(acker);
         }
+    }
+
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        // Before anything is dropped that a session waits for: it ends for that reason and no other.
+        self.flow.send_modify(|flow| {
+            flow.round += 1;
+            flow.is_paused = true;
+        });
+        self.waiting
+            .retain(|handed| matches!(handed, Handed::Failed(_)));
+        self.returned.clear();
+        false
+    }
+
+    fn resume(&mut self) {
+        self.flow.send_modify(|flow| flow.is_paused = false);
     }
 
     fn leave(&mut self) {

@@ -22,6 +22,7 @@ mod connection;
 mod consumer;
 mod control;
 mod elsewhere;
+mod flow;
 mod founding;
 #[cfg(fuzzing)]
 pub mod fuzzing;

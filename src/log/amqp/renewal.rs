@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Confirmation};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::AmqpOptions;
 use super::connection::{BrokerError, Dialer, Link, LinkEvent, timed};
 use super::consumer::Handed;
+use super::flow::Handing;
 use super::generation::{Author, Message};
 use super::generation_queue::keep_only;
 use super::topology::Broker;
@@ -143,7 +144,7 @@ async fn ended_or_blocked(link: &mut Link) -> &'static str {
 pub(super) struct Renewals {
     counter: CounterName,
     standing: Arc<dyn Fn() -> Standing + Send + Sync>,
-    handing: mpsc::Sender<Handed>,
+    handing: Handing,
     /// Over the connection that consumes.
     broker: Broker,
     dialer: Dialer,
@@ -162,7 +163,7 @@ impl Renewals {
         broker: &Broker,
         counter: CounterName,
         standing: Arc<dyn Fn() -> Standing + Send + Sync>,
-        handing: mpsc::Sender<Handed>,
+        handing: Handing,
     ) -> Self {
         let purpose = format!("generation of {counter}");
         Self {

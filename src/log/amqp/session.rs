@@ -3,27 +3,28 @@
 //! Invariant: the broker's facts are changed only after the counter's store remembers what they say, and nothing
 //! is handed over before everything is settled. Nothing is ever returned to the broker but by closing.
 
+mod hand_over;
 mod looks;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::connection::{BrokerError, Dialer, Missing};
 use super::consumer::{ConsumerStatus, Handed};
 use super::elsewhere::{self, Silent};
+use super::flow::{Flow, Handing, flowing, given_back};
 use super::founding::Creation;
-use super::merged::{self, Merged, Taken};
+use super::merged::{self, Merged};
 use super::protocol::{Decision, decide};
 use super::renewal::{self, Renewals};
 use super::topology::{Broker, Marker};
 use super::trouble::Trouble;
 use super::{AmqpOptions, Nodes, founding, listening};
-use crate::log::{Delivered, DeliveryError, Standing, wire};
+use crate::log::{Delivered, DeliveryError, Standing};
 use crate::model::CounterName;
 
 /// The longest wait for the last acknowledgements at the end.
@@ -49,6 +50,8 @@ enum End {
     Cancelled,
     /// Nothing goes on without an operator.
     Failed(DeliveryError),
+    /// The counter has no room for what was handed over, which goes back to its queue.
+    GivenBack,
     /// Nobody waits for deliveries any more.
     Dropped,
 }
@@ -65,7 +68,7 @@ pub(super) struct Session {
     name: CounterName,
     standing: Arc<dyn Fn() -> Standing + Send + Sync>,
     nodes: watch::Receiver<Arc<Nodes>>,
-    handing: mpsc::Sender<Handed>,
+    handing: Handing,
     status: watch::Sender<ConsumerStatus>,
     cancelled: bool,
     vanished: bool,
@@ -82,7 +85,7 @@ impl Session {
         name: CounterName,
         standing: Arc<dyn Fn() -> Standing + Send + Sync>,
         nodes: watch::Receiver<Arc<Nodes>>,
-        handing: mpsc::Sender<Handed>,
+        handing: Handing,
         status: watch::Sender<ConsumerStatus>,
     ) -> Self {
         Self {
@@ -106,12 +109,18 @@ impl Session {
 pub(super) async fn run(
     mut session: Session,
     mut stopping: watch::Receiver<bool>,
+    mut flow: watch::Receiver<Flow>,
     acknowledging: JoinHandle<()>,
 ) {
     let purpose = format!("counter {}", session.name);
     let mut dialer = Dialer::new(Arc::clone(&session.options), purpose);
     let gone = session.handing.clone();
     loop {
+        tokio::select! {
+            round = flowing(&mut flow) => session.handing.round = round,
+            () = stopped(&mut stopping) => return,
+            () = gone.closed() => return,
+        }
         let link = tokio::select! {
             link = dialer.dial() => link,
             () = stopped(&mut stopping) => return,
@@ -121,7 +130,11 @@ pub(super) async fn run(
         let mut broker = Broker::new(Arc::clone(&session.options), &link);
         // Kept until the connection is closed, so that its consumers stay while the last batches are acknowledged.
         let mut consuming = None;
+        let round = session.handing.round;
         let end = tokio::select! {
+            biased;
+            // First, since it makes others end as well.
+            () = given_back(&mut flow, round) => Some(End::GivenBack),
             end = session.hold(&mut broker, &mut dialer, &mut consuming) => Some(end),
             () = stopped(&mut stopping) => None,
             () = gone.closed() => Some(End::Dropped),
@@ -186,6 +199,12 @@ impl Session {
             Some(End::Failed(error)) => {
                 let _ = self.handing.send(Handed::Failed(error)).await;
                 return false;
+            }
+            Some(End::GivenBack) => {
+                tracing::warn!(
+                    counter = %self.name,
+                    "what is not committed goes back to its queue, and nothing is consumed until the disk has room"
+                );
             }
             Some(End::Dropped) | None => return false,
         }
@@ -343,52 +362,5 @@ impl Session {
         let event = Handed::Event { event, remembered };
         self.handing.send(event).await.map_err(|_| End::Dropped)?;
         waiting.await.map_err(|_| End::Dropped)
-    }
-
-    /// Hands over what comes until the session ends.
-    async fn hand_over(&self, broker: &mut Broker, merged: &mut Merged) -> End {
-        let first = Instant::now() + CONSUMER_INTERVAL;
-        let mut looks = tokio::time::interval_at(first, CONSUMER_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = 1;
-        loop {
-            let taken = tokio::select! {
-                taken = merged.next() => taken,
-                () = self.handing.closed() => return End::Dropped,
-                _ = looks.tick() => match self.is_as_settled(broker, looked).await {
-                    Ok(true) => {
-                        looked += 1;
-                        continue;
-                    }
-                    Ok(false) => return End::Lost,
-                    Err(error) => return End::Broken(error),
-                },
-            };
-            let (partition, delivery) = match taken {
-                Some(Taken::Delivery(partition, delivery)) => (partition, delivery),
-                Some(Taken::Cancelled) | None => return End::Cancelled,
-                Some(Taken::Error(error)) => {
-                    tracing::debug!(%error, "consuming ended");
-                    return End::Lost;
-                }
-            };
-            let batch = match wire::decode_of(partition, &delivery.data) {
-                Ok(batch) => Arc::new(batch),
-                Err(error) => {
-                    return End::Failed(DeliveryError::Undecodable {
-                        queue: broker.names.queue(partition, &self.name),
-                        detail: error.to_string(),
-                    });
-                }
-            };
-            let handed = Handed::Batch {
-                batch,
-                bytes: delivery.data.len(),
-                acker: delivery.acker,
-            };
-            if self.handing.send(handed).await.is_err() {
-                return End::Dropped;
-            }
-        }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::super::{Cut, Key, Staged, StoreError, TenantNumber};
 use super::filters::RunFilter;
 use super::merged::{Merged, Source};
-use super::run::Run;
+use super::run::{self, Run};
 use super::run_writer::RunWriter;
 use super::shared::Shared;
 use crate::model::TenantName;
@@ -88,11 +88,10 @@ impl Aside {
         let mut keys = std::mem::take(&mut self.keys);
         keys.sort_unstable();
         keys.dedup();
-        let mut writer = writer(shared)?;
-        for key in &keys {
-            writer.push(*key)?;
-        }
-        self.add(shared, writer)?;
+        let run = write(shared, |writer| {
+            keys.iter().try_for_each(|key| writer.push(*key))
+        })?;
+        self.add(shared, run);
         keys.clear();
         self.keys = keys;
         if self.runs.len() >= RUNS_MAX {
@@ -101,27 +100,27 @@ impl Aside {
         Ok(())
     }
 
-    fn add(&mut self, shared: &Shared, writer: RunWriter) -> Result<(), StoreError> {
-        let run = writer.finish()?;
+    fn add(&mut self, shared: &Shared, run: Run) {
         // It goes with its last user, unless the machine dies: then with the next opening.
         run.retire();
         shared.add_aside_bytes(run.disk_bytes());
         self.runs.push(Arc::new(run));
-        Ok(())
     }
 
     fn merge_smaller(&mut self, shared: &Shared) -> Result<(), StoreError> {
         self.runs.sort_by_key(|run| run.keys);
         let larger = self.runs.split_off(self.runs.len() / 2);
         let smaller = std::mem::replace(&mut self.runs, larger);
-        let bytes = smaller.iter().map(|run| run.disk_bytes()).sum();
+        shared.remove_aside_bytes(smaller.iter().map(|run| run.disk_bytes()).sum());
         let mut merged = Merged::union(smaller.into_iter().map(Source::run).collect())?;
-        let mut writer = writer(shared)?;
-        while let Some(key) = merged.next()? {
-            writer.push(key)?;
-        }
-        shared.remove_aside_bytes(bytes);
-        self.add(shared, writer)
+        let run = write(shared, |writer| {
+            while let Some(key) = merged.next()? {
+                writer.push(key)?;
+            }
+            Ok(())
+        })?;
+        self.add(shared, run);
+        Ok(())
     }
 
     /// Gives every tenant its true number; `staged` takes the new ones. Everything is in runs afterwards.
@@ -183,10 +182,17 @@ impl Aside {
     }
 }
 
-/// A run that is only read from end to end needs no filter.
-fn writer(shared: &Shared) -> Result<RunWriter, StoreError> {
+/// Writes a run, of the keys that `push` gives. It is only read from end to end, so it needs no filter.
+fn write(
+    shared: &Shared,
+    push: impl FnOnce(&mut RunWriter) -> Result<(), StoreError>,
+) -> Result<Run, StoreError> {
     let (files, number) = (Arc::clone(&shared.files), shared.take_number()?);
-    RunWriter::create(files, number, RunFilter::new(0))
+    shared.or_discard(&run::name(number), || {
+        let mut writer = RunWriter::create(files, number, RunFilter::new(0))?;
+        push(&mut writer)?;
+        writer.finish()
+    })
 }
 
 impl Resolved {

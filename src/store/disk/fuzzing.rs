@@ -13,7 +13,7 @@ use super::super::verify::recount;
 use super::super::{Store, StoreError, StoreReader, StoreShape};
 use super::block::{self, BLOCK_BYTES};
 use super::run::{FOOT_BYTES, Foot};
-use super::{DiskOptions, DiskStore, frames, generation, journal, manifest, record};
+use super::{DiskOptions, DiskStore, frames, generation, journal, manifest, record, room};
 use crate::model::{
     BatchId, Epoch, Generation, ItemHash, KeptGeneration, Partition, Partitioning, Position,
     TenantName,
@@ -31,6 +31,7 @@ fn open(files: &SimFiles) -> Result<DiskStore, StoreError> {
         memory_bytes_max: 2 * 64 * 48,
         segment_bytes_max: 1 << 20,
         journal_ahead_bytes: 512,
+        ..DiskOptions::default()
     };
     let shape = StoreShape {
         partitioning: Partitioning::SINGLE,
@@ -83,6 +84,9 @@ pub fn sample() -> Result<StoreFiles, StoreError> {
     let files: &dyn Files = &sim;
     let mut all = Vec::new();
     for name in files.names()? {
+        if name == room::reserve_name() {
+            continue;
+        }
         let bytes = files.open_file(&name)?.read_all(u64::MAX)?;
         all.push((name, bytes));
     }

@@ -1,8 +1,8 @@
 //! The journal: commits since the last checkpoint, in numbered segments, one segment for each table of keys.
 //!
 //! Invariant: a segment's records are the commits from its base on, without a gap, and what follows the last
-//! is zeros, records of older segments under their own salts, or the rest of one record that was being written when the
-//! process or the machine died.
+//! is zeros, records of older segments under their own salts, or the rest of records without their heads: of one that was being
+//! written when the process or the machine died, and of those for which there was no room.
 //!
 //! Layout of a segment, little-endian: head, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment (u64), base
 //! (u64, the number of its first commit), salt (u64, random), bytes behind the head when it was made (u64; it is never
@@ -60,22 +60,42 @@ impl Journal {
         ahead_bytes: u64,
         spare_bytes: Option<u64>,
     ) -> Result<Self, StoreError> {
+        let temporary = match spare_bytes {
+            Some(_) => spare_name(),
+            None => format!("{}{TEMPORARY}", name(segment)),
+        };
+        let made = Self::make(files, segment, base, ahead_bytes, &temporary, spare_bytes);
+        made.inspect_err(|error| {
+            if error.is_full() && spare_bytes.is_none() {
+                // Should it stay, the next attempt makes it anew, and the next opening removes it.
+                let _ = files.remove(&temporary);
+            }
+        })
+    }
+
+    fn make(
+        files: &dyn Files,
+        segment: u64,
+        base: u64,
+        ahead_bytes: u64,
+        temporary: &str,
+        spare_bytes: Option<u64>,
+    ) -> Result<Self, StoreError> {
         let name = name(segment);
-        let (temporary, file, written) = match spare_bytes {
-            Some(bytes) => (spare_name(), files.open_file(&spare_name())?, bytes),
+        let (file, written) = match spare_bytes {
+            Some(bytes) => (files.open_file(temporary)?, bytes),
             None => {
-                let temporary = format!("{name}{TEMPORARY}");
-                let file = files.create_file(&temporary)?;
+                let file = files.create_file(temporary)?;
                 let end = HEAD_BYTES as u64 + ahead_bytes;
                 write_zeros(&file, HEAD_BYTES as u64, end)?;
-                (temporary, file, end)
+                (file, end)
             }
         };
         let salt = random();
         let behind_bytes = written - HEAD_BYTES as u64;
         file.write_at(&encode_head(segment, base, salt, behind_bytes), 0)?;
         file.sync()?;
-        files.settle_name(&temporary, &name)?;
+        files.settle_name(temporary, &name)?;
         Ok(Self {
             id: file.id()?,
             file,
@@ -89,7 +109,7 @@ impl Journal {
         })
     }
 
-    /// Makes one commit durable.
+    /// Makes one commit durable. Without room for it ([`StoreError::Full`]) the journal is as it was.
     pub(super) fn append(
         &mut self,
         commit: u64,
@@ -106,12 +126,35 @@ impl Journal {
             write_zeros(&self.file, end, end + self.ahead_bytes)?;
             self.written = end + self.ahead_bytes;
         }
-        self.file.write_at(&self.record, self.position)?;
+        if let Err(error) = self.file.write_at(&self.record, self.position) {
+            if error.is_full() {
+                self.retract().map_err(StoreError::final_now)?;
+            }
+            return Err(error);
+        }
         self.file.sync()?;
         self.position = end;
         // One huge commit must not hold its memory for ever.
         self.record.shrink_to(CHUNK_BYTES);
         Ok(())
+    }
+
+    /// Makes sure that no opening takes what was written of the last record for a commit: all of it may have been but for the
+    /// zeros at its end. Without its head it is nothing. A part of a head never fits its checksum, so it may stay.
+    #[cold]
+    fn retract(&self) -> Result<(), StoreError> {
+        let mut head = [0; record::HEAD_BYTES];
+        if self.file.len()? < self.position + head.len() as u64 {
+            return Ok(());
+        }
+        self.file.read_at(&mut head, self.position)?;
+        if !self.record.starts_with(&head) {
+            return Ok(());
+        }
+        self.file
+            .write_at(&[0; record::HEAD_BYTES], self.position)?;
+        // Before anybody hears that the commit was not made.
+        self.file.sync()
     }
 
     /// Refuses a segment whose name does not lead to it any more: the next start would not find its commits.

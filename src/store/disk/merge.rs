@@ -7,11 +7,18 @@
 //! become one. A key is so rewritten about log₄(keys / table) times. Runs share no keys and have no order
 //! among them, so any of a tier may be merged. While a large merge runs, it stops every few thousand keys to
 //! let a smaller one pass, so the small runs of new keys never pile up behind it.
+//!
+//! It needs room for its inputs a second time until it ends, and makes none: so it begins only where that and the reserve have
+//! room, waits as long as the store is full, and gives up what it has written when the store becomes full meanwhile. Runs that
+//! wait only cost look-ups, until there are [`flush::RUNS_MAX`]: then the store is full.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::StoreError;
 use super::DiskStore;
+use super::flush;
 use super::manifest::RunEntry;
 use super::merged::{Merged, Source};
 use super::run::{self, Run};
@@ -26,14 +33,16 @@ const MERGED_MAX: usize = 8;
 const KEYS_BETWEEN_LOOKS: u64 = 1 << 14;
 
 impl DiskStore {
-    /// Waits until every flush and merge that is due is done: for tests and measurements.
+    /// Waits until every flush and merge that is due, and has room, is done: for tests and measurements.
     ///
     /// # Errors
     /// When one of them failed.
     pub fn settle(&self) -> Result<(), StoreError> {
         let mut state = self.shared.state();
         while !self.shared.is_poisoned()
-            && (state.flush.is_some() || state.merging || !is_done(&self.shared))
+            && (state.flush.is_some() && !state.flush_waits
+                || state.merging
+                || !state.merge_waits && !is_done(&self.shared))
         {
             self.shared.wait(&mut state);
         }
@@ -84,26 +93,74 @@ fn entries(view: &View) -> Vec<RunEntry> {
         .collect()
 }
 
+/// How many times longer than it is looked for room a merge waits that found none though the file system said that there was.
+const PAUSES: u32 = 16;
+
 /// The thread that merges, until the store stops.
 pub(super) fn work(shared: &Shared) {
-    loop {
-        let mut state = shared.state();
-        let job = loop {
-            if state.stop != Stop::No || shared.is_poisoned() {
-                return;
+    let mut earliest = None;
+    while let Some(job) = wait_for_job(shared, earliest) {
+        let merged = merge(shared, job, &mut Vec::new());
+        earliest = None;
+        match merged {
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "files are not merged until there is room");
+                earliest = Some(Instant::now() + shared.options.room_interval * PAUSES);
             }
-            if let Some(job) = next_job(shared, &[], u32::MAX) {
-                break job;
-            }
-            state.merging = false;
-            shared.notify();
-            shared.wait(&mut state);
-        };
-        state.merging = true;
-        drop(state);
-        if let Err(error) = merge(shared, job, &mut Vec::new()) {
-            shared.fail(error);
+            Err(error) => shared.fail(error),
+            Ok(()) => {}
         }
+    }
+}
+
+/// Waits for runs to merge that there is room for, until `earliest` at least; none when the thread is to end.
+fn wait_for_job(shared: &Shared, earliest: Option<Instant>) -> Option<(u32, Vec<u64>)> {
+    let mut state = shared.state();
+    loop {
+        if state.stop != Stop::No || shared.is_poisoned() {
+            return None;
+        }
+        let job = next_job(shared, &[], u32::MAX);
+        let is_due = job.is_some();
+        if let Some(job) = job
+            && earliest.is_none_or(|earliest| earliest <= Instant::now())
+            && has_room(shared, &job.1)
+        {
+            (state.merging, state.merge_waits) = (true, false);
+            return Some(job);
+        }
+        (state.merging, state.merge_waits) = (false, is_due);
+        if is_due && state.flush.is_some() && shared.view().runs.len() >= flush::RUNS_MAX {
+            // The flush waits for a merge, and so for room.
+            shared.note_full(&no_room(shared));
+            state.flush_waits = true;
+        }
+        shared.notify();
+        match is_due {
+            true => {
+                let look_at = Instant::now() + shared.options.room_interval;
+                shared.wait_until(&mut state, look_at);
+            }
+            false => shared.wait(&mut state),
+        }
+    }
+}
+
+/// Whether the runs have room a second time, and the reserve as well. A full disk has none.
+fn has_room(shared: &Shared, numbers: &[u64]) -> bool {
+    let view = shared.view();
+    let inputs = view.runs.iter().filter(|run| numbers.contains(&run.number));
+    let bytes: u64 = inputs.map(|run| run.disk_bytes()).sum();
+    let with_reserve = bytes.saturating_add(shared.options.reserve_bytes());
+    // What can't be told now is told when it is tried.
+    !shared.is_full() && shared.has_room(with_reserve).unwrap_or(true)
+}
+
+fn no_room(shared: &Shared) -> StoreError {
+    StoreError::Full {
+        action: "merge files of",
+        path: shared.files.folder().to_owned(),
+        source: io::ErrorKind::StorageFull.into(),
     }
 }
 
@@ -117,7 +174,8 @@ fn next_job(shared: &Shared, busy: &[u64], tiers: u32) -> Option<(u32, Vec<u64>)
     pick(&entries(&shared.view()), busy, base, tiers)
 }
 
-/// Merges the runs of `job`; `busy` are the runs of the merges that wait for this one.
+/// Merges the runs of `job`; `busy` are the runs of the merges that wait for this one. It gives up when the store is to stop, or
+/// is full.
 fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(), StoreError> {
     let (tier, numbers) = job;
     let inputs: Vec<Arc<Run>> = shared
@@ -130,6 +188,26 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
     let busy_before = busy.len();
     busy.extend(&numbers);
     let number = shared.take_number()?;
+    let name = run::name(number);
+    let done = shared.or_discard(&name, || {
+        match write(shared, &inputs, number, tier, busy)? {
+            Some(output) => install(shared, output, &inputs),
+            // Its output is no part of the store.
+            None => shared.discard(&name),
+        }
+    });
+    busy.truncate(busy_before);
+    done
+}
+
+/// Writes the keys of `inputs` as the run `number`; none when it was given up.
+fn write(
+    shared: &Shared,
+    inputs: &[Arc<Run>],
+    number: u64,
+    tier: u32,
+    busy: &mut Vec<u64>,
+) -> Result<Option<Run>, StoreError> {
     let keys = inputs.iter().map(|run| run.keys).sum();
     let (files, filter) = (Arc::clone(&shared.files), shared.filters.make(keys));
     let mut output = RunWriter::create(files, number, filter)?;
@@ -141,21 +219,20 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
         if count % KEYS_BETWEEN_LOOKS == 0 {
             while let Some(smaller) = next_job(shared, busy, tier) {
                 merge(shared, smaller, busy)?;
+                if gives_up(shared) {
+                    return Ok(None);
+                }
             }
-            if shared.is_stopping() || shared.is_poisoned() {
-                return give_up(shared, number);
+            if gives_up(shared) {
+                return Ok(None);
             }
         }
     }
-    let output = output.finish()?;
-    busy.truncate(busy_before);
-    install(shared, output, &inputs)
+    output.finish().map(Some)
 }
 
-/// Leaves the merge where it is; its output is no part of the store.
-fn give_up(shared: &Shared, number: u64) -> Result<(), StoreError> {
-    shared.look()?;
-    shared.files.remove_file(&run::name(number))
+fn gives_up(shared: &Shared) -> bool {
+    shared.is_stopping() || shared.is_poisoned() || shared.is_full()
 }
 
 fn install(shared: &Shared, output: Run, inputs: &[Arc<Run>]) -> Result<(), StoreError> {

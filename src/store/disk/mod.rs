@@ -23,6 +23,7 @@
 //! | `run-N` | keys in ascending order, in blocks, with an index and a filter | `run`, `block`, `filter` |
 //! | `checkpoint-N` | dictionary, counts, position, completeness | `checkpoint` |
 //! | `GENERATION` | what its queue on the broker holds too, for a store behind one | `generation` |
+//! | `journal-spare.tmp`, `room-reserve.tmp` | a flushed segment that becomes the next one; room for a flush on a full disk | `journal`, `room` |
 //! | `MANIFEST` | which runs and which checkpoint are the store, and the first segment after them | `manifest` |
 //!
 //! Everything is little-endian, has a version at its start, and is covered by checksums: CRC-32 (IEEE), which
@@ -93,7 +94,15 @@
 //! reaches to the last commit of the journal, with nothing valid after it.
 //!
 //! Any failed write, sync or check poisons the store: nothing is acknowledged after it, and only opening it
-//! again, which starts from what is on disk, goes on. A full disk is such a failure; it loses nothing.
+//! again, which starts from what is on disk, goes on. There is one exception.
+//!
+//! # A full disk
+//!
+//! A write or an allocation that finds no room, *before* the sync of its commit, is undone, and nobody is poisoned: nothing
+//! durable depends on it yet. A commit loses its record's head, so that no opening takes the record for a commit, and what was
+//! staged is forgotten; a flush, a merge or a unite removes the files that it made. Then the store is *full*: it commits nothing,
+//! answers from what it has, and goes on by itself once there is room (`room`). Whatever a sync says, want of room included, is
+//! final: nobody knows what it wrote.
 //!
 //! # Costs
 //!
@@ -105,12 +114,13 @@
 //!
 //! All file operations go through `Files`; the tests put a simulated disk under it that keeps, at a crash, any
 //! sectors of unsynced writes and any unsynced names of files and folders, and let a crash, an error or a full disk hit every
-//! operation of a history. The contract suite is in `tests/store`.
+//! operation of a history, and a crash what follows a full disk. The contract suite is in `tests/store`.
 
 mod aside;
 mod block;
 mod budget;
 mod checkpoint;
+mod commit;
 mod filter;
 mod filters;
 mod flush;
@@ -127,6 +137,7 @@ mod pages;
 mod reader;
 mod record;
 mod recovery;
+mod room;
 mod run;
 mod run_writer;
 mod shared;
@@ -138,6 +149,8 @@ mod writer;
 pub use reader::DiskReader;
 pub use writer::DiskStore;
 
+use std::time::Duration;
+
 /// Limits of a [`DiskStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
@@ -148,6 +161,8 @@ pub struct DiskOptions {
     pub segment_bytes_max: u64,
     /// Bytes of zeros that the journal keeps written ahead of its records.
     pub journal_ahead_bytes: u64,
+    /// How often it is looked whether a full disk has room again.
+    pub room_interval: Duration,
 }
 
 /// Two tables of 917504 keys: about a second of heavy traffic between flushes, and little memory. Filters of 12 bits a
@@ -157,6 +172,8 @@ pub const MEMORY_BYTES_MAX_DEFAULT: usize = 128 << 20;
 pub const SEGMENT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 /// Some dozen commits of 1000 items between two extensions of the journal.
 pub const JOURNAL_AHEAD_BYTES_DEFAULT: u64 = 1 << 20;
+/// Soon enough for whoever has made room, and next to nothing to do meanwhile.
+pub const ROOM_INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
 
 impl Default for DiskOptions {
     fn default() -> Self {
@@ -164,9 +181,16 @@ impl Default for DiskOptions {
             memory_bytes_max: MEMORY_BYTES_MAX_DEFAULT,
             segment_bytes_max: SEGMENT_BYTES_MAX_DEFAULT,
             journal_ahead_bytes: JOURNAL_AHEAD_BYTES_DEFAULT,
+            room_interval: ROOM_INTERVAL_DEFAULT,
         }
     }
 }
+
+/// Bytes that a key takes in a run at most, with its part of filter and index, where tenants have more than a few keys.
+const RUN_KEY_BYTES_MAX: u64 = 18;
+
+/// Bytes that a flush takes beside its keys: the blocks of a small run, a manifest, a checkpoint of some hundred tenants.
+const FLUSH_BYTES: u64 = 32 * 1024;
 
 /// The fewest places of a table.
 const TABLE_PLACES_MIN: usize = 16;
@@ -185,6 +209,14 @@ impl DiskOptions {
     fn table_places(&self) -> usize {
         let places = (self.memory_bytes_max / 2 / TABLES_PLACE_BYTES).max(TABLE_PLACES_MIN);
         (places + 1).next_power_of_two() / 2
+    }
+
+    /// Bytes of the reserve: what a flush of a full table takes and a new segment beside it, but at most
+    /// [`room::RESERVE_BYTES_MAX`].
+    fn reserve_bytes(&self) -> u64 {
+        let run_bytes = self.table_keys_max() as u64 * RUN_KEY_BYTES_MAX;
+        let bytes = run_bytes.saturating_add(self.journal_ahead_bytes + FLUSH_BYTES);
+        bytes.min(room::RESERVE_BYTES_MAX)
     }
 
     /// Bytes of memory for the filters of all runs: what the tables leave, which is at least half.

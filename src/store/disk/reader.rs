@@ -122,6 +122,7 @@ impl StoreReader for DiskReader {
             &self.shared.checkpoint_bytes,
             &self.shared.spare_bytes,
             &self.shared.aside_bytes,
+            &self.shared.room.reserve_bytes,
         ];
         let others = others.iter().map(|bytes| bytes.load(Ordering::Relaxed));
         let runs = &view.runs;

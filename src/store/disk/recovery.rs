@@ -15,6 +15,7 @@ use super::generation;
 use super::journal::{self, Journal, SegmentReader};
 use super::key_set::KeySet;
 use super::manifest::{self, Manifest};
+use super::room;
 use super::run::Run;
 use super::shared::{Flush, View};
 use crate::store::files::{Files, TEMPORARY};
@@ -350,6 +351,7 @@ fn kind(name: &str) -> Option<Kind> {
         "journal-",
         "run-",
         "checkpoint-",
+        room::FAMILY,
         manifest::NAME,
         generation::NAME,
     ];

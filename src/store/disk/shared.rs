@@ -8,6 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
@@ -17,6 +18,7 @@ use super::checkpoint::Image;
 use super::filters::Filters;
 use super::key_set::KeySet;
 use super::manifest::Manifest;
+use super::room::Room;
 use super::run::Run;
 use crate::model::KeptGeneration;
 use crate::store::files::Files;
@@ -60,6 +62,10 @@ pub(super) enum Stop {
 pub(super) struct State {
     pub(super) flush: Option<Arc<Flush>>,
     pub(super) merging: bool,
+    /// Whether runs are due to be merged that have no room.
+    pub(super) merge_waits: bool,
+    /// Whether the flush waits for room: nobody may wait for it then.
+    pub(super) flush_waits: bool,
     pub(super) stop: Stop,
     /// Why the store is poisoned, until someone was told.
     error: Option<StoreError>,
@@ -90,6 +96,7 @@ pub(super) struct Shared {
     pub(super) spare_bytes: AtomicU64,
     /// Bytes of the runs that an open unite has set aside.
     pub(super) aside_bytes: AtomicU64,
+    pub(super) room: Room,
 }
 
 impl Shared {
@@ -115,6 +122,8 @@ impl Shared {
             state: Mutex::new(State {
                 flush: flush.map(Arc::new),
                 merging: false,
+                merge_waits: false,
+                flush_waits: false,
                 stop: Stop::No,
                 error: None,
             }),
@@ -126,6 +135,7 @@ impl Shared {
             checkpoint_bytes: AtomicU64::new(0),
             spare_bytes: AtomicU64::new(0),
             aside_bytes: AtomicU64::new(0),
+            room: Room::default(),
         }
     }
 
@@ -172,6 +182,11 @@ impl Shared {
         self.changed.wait(state);
     }
 
+    /// Waits until the state may have changed, until `deadline` at most; says whether that has come.
+    pub(super) fn wait_until(&self, state: &mut MutexGuard<'_, State>, deadline: Instant) -> bool {
+        self.changed.wait_until(state, deadline).timed_out()
+    }
+
     /// Wakes everyone who waits.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
@@ -197,7 +212,7 @@ impl Shared {
     /// Poisons the store.
     pub(super) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
-        self.notify_stopped();
+        self.wake();
     }
 
     /// Poisons the store; the writer's next call tells why.
@@ -223,10 +238,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until no table is frozen, then looks: it may have taken long.
+    /// Waits until no table is frozen, then looks: it may have taken long. A flush that waits for room is not waited for.
     pub(super) fn wait_for_flush(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         while state.flush.is_some() && !self.is_poisoned() {
+            if state.flush_waits {
+                self.check_room()?;
+            }
             self.wait(&mut state);
         }
         drop(state);
@@ -244,7 +262,8 @@ impl Shared {
         self.aside_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn notify_stopped(&self) {
+    /// Wakes everyone who waits, and whoever is about to.
+    pub(super) fn wake(&self) {
         // Taking the lock makes sure that whoever checked before is waiting by now, and wakes.
         drop(self.state());
         self.notify();

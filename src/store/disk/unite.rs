@@ -1,16 +1,16 @@
 //! Uniting the store with another's snapshot: the finish.
 //!
 //! Invariant: until the manifest that names the united run and the united checkpoint is in place, nothing of
-//! the unite is part of the store; from then on all of it is.
+//! the unite is part of the store; from then on all of it is. A unite that finds no room is over, and nothing of it stays.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::{Key, Staged, StoreError, TenantNumber};
-use super::aside::Aside;
+use super::aside::{Aside, Resolved};
 use super::checkpoint::{self, Image};
 use super::manifest::RunEntry;
-use super::run::Run;
+use super::run::{self, Run};
 use super::run_writer::RunWriter;
 use super::shared::View;
 use super::writer::DiskStore;
@@ -26,6 +26,15 @@ impl DiskStore {
         tenant: &TenantName,
         hashes: &[ItemHash],
     ) -> Result<(), StoreError> {
+        let done = self.sort_out(tenant, hashes);
+        if done.as_ref().is_err_and(StoreError::is_full) {
+            self.forget_aside();
+        }
+        done
+    }
+
+    fn sort_out(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+        self.shared.check_room()?;
         let aside = self.aside.as_mut().ok_or(StoreError::NoUnite)?;
         if hashes.is_empty() {
             return Ok(());
@@ -62,6 +71,18 @@ impl DiskStore {
         complete: bool,
     ) -> Result<(), StoreError> {
         let mut aside = self.aside.take().ok_or(StoreError::NoUnite)?;
+        let done = self.take_in_aside(&mut aside, position, complete);
+        aside.forget(&self.shared);
+        done
+    }
+
+    fn take_in_aside(
+        &mut self,
+        aside: &mut Aside,
+        position: &Position,
+        complete: bool,
+    ) -> Result<(), StoreError> {
+        self.shared.check_room()?;
         if !self.staged.is_empty() {
             self.commit_staged()?;
         }
@@ -72,6 +93,36 @@ impl DiskStore {
         let resolved = aside.resolve(&self.shared, &mut staged)?;
         // From here on every commit is in a run and in the checkpoint, and the journal is empty.
         self.shared.wait_for_flush()?;
+        let shared = Arc::clone(&self.shared);
+        let (of_run, of_checkpoint) = (shared.take_number()?, shared.take_number()?);
+        let names = [run::name(of_run), checkpoint::name(of_checkpoint)];
+        let old_checkpoint = shared.or_discard(&names[0], || {
+            shared.or_discard(&names[1], || {
+                let run = self.write_united(aside, resolved, of_run, &mut staged)?;
+                if complete {
+                    staged.set_complete(true);
+                }
+                self.install_united(run, of_checkpoint, &staged, position)
+            })
+        })?;
+        if old_checkpoint != 0 {
+            let name = checkpoint::name(old_checkpoint);
+            shared.files.remove_file(&name)?;
+        }
+        // There may be something to merge now.
+        shared.wake();
+        self.position.unite(position);
+        Ok(())
+    }
+
+    /// Writes the keys that were set aside and that the store does not have as the run `number`, and stages their counts.
+    fn write_united(
+        &mut self,
+        aside: &Aside,
+        resolved: Resolved,
+        number: u64,
+        staged: &mut Staged,
+    ) -> Result<Option<Run>, StoreError> {
         let keys_max = aside.keys_max();
         let first_new = resolved.first_new;
         let mut stream = aside.resolved_stream(resolved)?;
@@ -88,58 +139,39 @@ impl DiskStore {
             if first.tenant() < first_new {
                 self.remove_committed(&mut keys)?;
             }
-            self.write_keys(&mut run, keys_max, &keys, &mut counter, &mut staged)?;
-        }
-        counter.end(&mut staged);
-        if complete {
-            staged.set_complete(true);
-        }
-        let run = run.map(RunWriter::finish).transpose()?;
-        self.install_united(run, &staged, position)?;
-        drop(stream);
-        aside.forget(&self.shared);
-        self.position.unite(position);
-        Ok(())
-    }
-
-    fn write_keys(
-        &self,
-        run: &mut Option<RunWriter>,
-        keys_max: u64,
-        keys: &[Key],
-        counter: &mut Counter,
-        staged: &mut Staged,
-    ) -> Result<(), StoreError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let mut writer = match run.take() {
-            Some(writer) => writer,
-            None => {
-                let (files, number) = (Arc::clone(&self.shared.files), self.shared.take_number()?);
-                RunWriter::create(files, number, self.shared.filters.make(keys_max))?
+            if keys.is_empty() {
+                continue;
             }
-        };
-        let partitioning = self.shared.cut.read().partitioning();
-        for key in keys {
-            writer.push(*key)?;
-            counter.count(key.tenant(), partitioning.of(&key.hash()), staged);
+            let mut writer = match run.take() {
+                Some(writer) => writer,
+                None => {
+                    let filter = self.shared.filters.make(keys_max);
+                    RunWriter::create(Arc::clone(&self.shared.files), number, filter)?
+                }
+            };
+            let partitioning = self.shared.cut.read().partitioning();
+            for key in &keys {
+                writer.push(*key)?;
+                counter.count(key.tenant(), partitioning.of(&key.hash()), staged);
+            }
+            run = Some(writer);
         }
-        *run = Some(writer);
-        Ok(())
+        counter.end(staged);
+        run.map(RunWriter::finish).transpose()
     }
 
-    /// Puts the united run and cut in place of the old cut: on disk by one manifest, for readers under one lock.
+    /// Puts the united run and cut in place of the old cut: on disk by one manifest, for readers under one lock. Returns the
+    /// number of the checkpoint that is not needed any more.
     fn install_united(
         &self,
         run: Option<Run>,
+        number: u64,
         staged: &Staged,
         position: &Position,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let shared = &self.shared;
         let mut cut = shared.cut.read().clone();
         cut.unite(staged, position);
-        let number = shared.take_number()?;
         let image = Image::of(&cut, self.commit);
         let checkpoint_bytes = image.write(&*shared.files, number, |from, count| {
             cut.names().iter().skip(from).take(count).cloned().collect()
@@ -172,17 +204,9 @@ impl DiskStore {
         };
         drop(manifest);
         drop(old_cut);
-
-        if old_checkpoint != 0 {
-            let name = checkpoint::name(old_checkpoint);
-            shared.files.remove_file(&name)?;
-        }
         let of_checkpoint = &shared.checkpoint_bytes;
         of_checkpoint.store(checkpoint_bytes, Ordering::Relaxed);
-        // There may be something to merge now.
-        drop(shared.state());
-        shared.notify();
-        Ok(())
+        Ok(old_checkpoint)
     }
 
     /// A new unite, in place of any other.

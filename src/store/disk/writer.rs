@@ -6,18 +6,17 @@ use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
 use std::thread::{self, JoinHandle};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::super::data_dir::DataDir;
 use super::super::{Key, Staged, Store, StoreError, StoreShape};
 use super::aside::Aside;
-use super::checkpoint::Image;
 use super::filter::Fingerprint;
 use super::generation;
 use super::journal::Journal;
 use super::key_set::KeySet;
 use super::recovery::{Recovered, recover};
-use super::shared::{Flush, Shared, Stop, View};
+use super::shared::{Shared, Stop};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{
     BatchId, ItemHash, KeptGeneration, Partition, Partitioning, Position, TenantItems, TenantName,
@@ -26,9 +25,6 @@ use crate::model::{
 use crate::store::files::Files;
 use crate::supervisor::Task;
 
-/// Staged keys for which room is kept between commits.
-const STAGED_KEYS_KEPT: usize = 1 << 16;
-
 /// A [`Store`] on disk. See the [module](super).
 pub struct DiskStore {
     pub(super) shared: Arc<Shared>,
@@ -36,9 +32,9 @@ pub struct DiskStore {
     /// The last commit's number.
     pub(super) commit: u64,
     pub(super) staged: Staged,
-    staged_keys: KeySet,
+    pub(super) staged_keys: KeySet,
     /// The staged keys in order of arrival.
-    staged_list: Vec<Key>,
+    pub(super) staged_list: Vec<Key>,
     pub(super) position: Position,
     /// What an open unite has set aside.
     pub(super) aside: Option<Aside>,
@@ -92,6 +88,12 @@ impl DiskStore {
         for (size, bytes) in sizes {
             size.store(bytes, Ordering::Relaxed);
         }
+        if let Err(error) = shared.take_reserve() {
+            match error.is_full() {
+                true => shared.note_full(&error),
+                false => return Err(error),
+            }
+        }
         let mut store = Self {
             shared: Arc::new(shared),
             journal,
@@ -126,14 +128,14 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Does `work` unless the store is poisoned; an error poisons it.
+    /// Does `work` unless the store is poisoned; an error poisons it, unless it is want of room: what found none undid itself.
     fn guarded<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.shared.check()?;
         let done = work(self);
-        if done.is_err() {
+        if done.as_ref().is_err_and(|error| !error.is_full()) {
             self.shared.poison();
         }
         done
@@ -211,76 +213,7 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Looks whether who opens the store next will find what this one writes: the journal by its name, and the folder.
-    pub(super) fn look(&self) -> Result<(), StoreError> {
-        self.shared.look()?;
-        self.journal.check_name(&*self.shared.files)
-    }
-
-    pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
-        let keys_max = self.shared.options.table_keys_max();
-        let keys = self.shared.view().table.read().len();
-        let is_full = keys > 0 && keys + self.staged_list.len() > keys_max;
-        if is_full || self.journal.position() >= self.shared.options.segment_bytes_max {
-            self.freeze()?;
-        }
-        // Nothing is written into another's folder, and nobody hears of a commit that is not found again.
-        self.shared.look_before_append()?;
-        self.journal
-            .append(self.commit + 1, &self.staged, &self.staged_list)?;
-        self.look()?;
-        self.commit += 1;
-        let journal_bytes = &self.shared.journal_bytes;
-        journal_bytes.store(self.journal.disk_bytes(), Ordering::Relaxed);
-        {
-            let mut cut = self.shared.cut.write();
-            let view = self.shared.view();
-            let mut table = view.table.write();
-            for key in &self.staged_list {
-                table.insert(*key);
-            }
-            cut.apply(&self.staged);
-        }
-        self.staged.clear();
-        self.staged_keys.clear(STAGED_KEYS_KEPT);
-        self.staged_list.clear();
-        self.staged_list.shrink_to(STAGED_KEYS_KEPT);
-        Ok(())
-    }
-
-    /// Hands the table to the flushing thread and goes on with an empty one and a new segment. Waits while
-    /// an earlier table is still being flushed: memory is bounded, so a slow disk slows commits.
-    pub(super) fn freeze(&mut self) -> Result<(), StoreError> {
-        self.shared.wait_for_flush()?;
-        let ahead_bytes = self.shared.options.journal_ahead_bytes;
-        let (segment, base) = (self.journal.segment + 1, self.commit + 1);
-        let spare =
-            Some(self.shared.spare_bytes.swap(0, Ordering::AcqRel)).filter(|bytes| *bytes > 0);
-        let next = Journal::create(&*self.shared.files, segment, base, ahead_bytes, spare)?;
-        let old = std::mem::replace(&mut self.journal, next);
-        let image = Image::of(&self.shared.cut.read(), self.commit);
-        let empty = KeySet::with_capacity(self.shared.options.table_keys_max());
-        let table = {
-            let mut view = self.shared.view.write();
-            let mut changed = View::clone(&view);
-            let table = std::mem::replace(&mut changed.table, Arc::new(RwLock::new(empty)));
-            changed.frozen = Some(Arc::clone(&table));
-            *view = Arc::new(changed);
-            table
-        };
-        let frozen_bytes = &self.shared.frozen_journal_bytes;
-        frozen_bytes.store(old.disk_bytes(), Ordering::Relaxed);
-        self.shared.state().flush = Some(Arc::new(Flush {
-            table,
-            image,
-            first_segment: old.segment,
-            next_segment: segment,
-        }));
-        self.shared.notify();
-        Ok(())
-    }
-
-    fn join(&mut self, stop: Stop) {
+    pub(super) fn join(&mut self, stop: Stop) {
         self.shared.stop(stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -354,7 +287,8 @@ impl Store for DiskStore {
     fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError> {
         self.guarded(|store| {
             store.shared.look()?;
-            generation::write(&*store.shared.files, kept)?;
+            let written = generation::write(&*store.shared.files, kept);
+            written.inspect_err(|error| store.note_if_full(error))?;
             store.look()?;
             *store.shared.generation.lock() = Some(kept);
             Ok(())
@@ -375,14 +309,12 @@ impl Store for DiskStore {
         }
     }
 
+    fn full(&self) -> Option<String> {
+        self.shared.check_room().err().map(|why| why.to_string())
+    }
+
     fn close(mut self) -> Result<(), StoreError> {
-        self.guarded(|store| {
-            if !store.journal.is_empty() {
-                store.freeze()?;
-            }
-            store.join(Stop::Drained);
-            store.shared.check()
-        })
+        self.guarded(Self::settle_and_end)
     }
 }
 

@@ -21,6 +21,7 @@ fn open(files: &SimFiles) -> Result<DiskStore, StoreError> {
         memory_bytes_max: 2 * 64 * 48,
         segment_bytes_max: 1 << 20,
         journal_ahead_bytes: 512,
+        ..DiskOptions::default()
     };
     let shape = StoreShape {
         partitioning: Partitioning::SINGLE,

@@ -23,6 +23,7 @@ fn open(files: &SimFiles, memory_bytes_max: usize) -> DiskStore {
         memory_bytes_max,
         segment_bytes_max: 1 << 20,
         journal_ahead_bytes: 4096,
+        ..DiskOptions::default()
     };
     let shape = StoreShape {
         partitioning: Partitioning::SINGLE,

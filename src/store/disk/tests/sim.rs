@@ -12,6 +12,11 @@ use parking_lot::Mutex;
 
 use crate::store::files::{FileId, Files, Nested, RawFile};
 
+#[path = "sim_file.rs"]
+mod file;
+#[path = "sim_folders.rs"]
+mod folders;
+
 /// What a disk keeps or loses at once.
 const SECTOR_BYTES: u64 = 512;
 
@@ -40,8 +45,10 @@ pub(super) enum Fault {
     /// This operation fails. A write may have written a part; what a sync should have synced never will be,
     /// though it can still be read.
     Error,
-    /// From here on the disk is full.
-    Full,
+    /// From here on there is room for so many bytes more.
+    Full(u64),
+    /// The same on a disk that takes room for what is overwritten, too, once for each sync.
+    FullCopying(u64),
 }
 
 /// What a name stands for: one of the disk's contents, or one of its folders.
@@ -81,6 +88,11 @@ struct Disk {
     folders: Vec<Folder>,
     operations: u64,
     fault: Option<(Fault, u64)>,
+    /// Another one, so that a full disk can crash.
+    second: Option<(Fault, u64)>,
+    /// Bytes that files with a name may take.
+    capacity: Option<u64>,
+    is_copying: bool,
     is_down: bool,
 }
 
@@ -116,28 +128,66 @@ fn change(names: &mut Names, change: &Change) {
 
 impl Disk {
     /// Counts an operation; the fault that hits it, if one does.
-    fn step(&mut self, writes: bool) -> io::Result<Option<Fault>> {
+    fn step(&mut self) -> io::Result<Option<Fault>> {
         if self.is_down {
             return Err(io::Error::other("the machine is down"));
         }
         self.operations += 1;
-        match self.fault {
-            Some((Fault::Crash, at)) if self.operations == at => {
-                self.is_down = true;
-                Ok(Some(Fault::Crash))
+        let mut hits = None;
+        for (fault, at) in [self.fault, self.second].into_iter().flatten() {
+            if self.operations != at {
+                continue;
             }
-            Some((Fault::Error, at)) if self.operations == at => Ok(Some(Fault::Error)),
-            Some((Fault::Full, at)) if self.operations >= at && writes => Ok(Some(Fault::Full)),
-            _ => Ok(None),
+            match fault {
+                Fault::Crash => {
+                    self.is_down = true;
+                    return Ok(Some(fault));
+                }
+                Fault::Error => hits = Some(fault),
+                Fault::Full(bytes) | Fault::FullCopying(bytes) => {
+                    self.capacity = Some(self.used() + bytes);
+                    self.is_copying = matches!(fault, Fault::FullCopying(_));
+                }
+            }
         }
+        Ok(hits)
     }
 
     /// Like [`Self::step`], for operations that a fault leaves undone.
-    fn whole(&mut self, writes: bool) -> io::Result<()> {
-        match self.step(writes)? {
+    fn whole(&mut self) -> io::Result<()> {
+        match self.step()? {
             None => Ok(()),
             Some(fault) => Err(error(fault)),
         }
+    }
+
+    /// Bytes of all files with a name.
+    fn used(&self) -> u64 {
+        let entries = self.folders.iter().flat_map(|folder| folder.seen.values());
+        let bytes = entries.map(|entry| match entry {
+            Entry::File(content) => self.contents[*content].seen.len() as u64,
+            Entry::Folder(_) => 0,
+        });
+        bytes.sum()
+    }
+
+    /// Bytes that there is room for.
+    fn free(&self) -> u64 {
+        let free = |capacity: u64| capacity.saturating_sub(self.used());
+        self.capacity.map_or(u64::MAX, free)
+    }
+
+    /// How many of `bytes` at `at` of a content have room.
+    fn fits(&self, content: usize, at: u64, bytes: u64) -> u64 {
+        let content = &self.contents[content];
+        let is_in = |from: u64, len: u64| from <= at && at + bytes <= from + len;
+        let mut unsynced = content.unsynced.iter();
+        let is_paid = unsynced.any(|(from, other)| is_in(*from, other.len() as u64));
+        let there = match self.is_copying && !is_paid {
+            true => 0,
+            false => (content.seen.len() as u64).saturating_sub(at).min(bytes),
+        };
+        (there.saturating_add(self.free())).min(bytes)
     }
 
     fn rename_all(&mut self, folder: usize, change_made: Change) {
@@ -152,7 +202,7 @@ impl Disk {
     }
 
     fn sync_names(&mut self, folder: usize) -> io::Result<()> {
-        self.whole(false)?;
+        self.whole()?;
         let folder = &mut self.folders[folder];
         folder.kept = folder.seen.clone();
         folder.unsynced.clear();
@@ -164,7 +214,7 @@ fn error(fault: Fault) -> io::Error {
     match fault {
         Fault::Crash => io::Error::other("the machine went down"),
         Fault::Error => io::Error::other("injected"),
-        Fault::Full => io::Error::from(io::ErrorKind::StorageFull),
+        Fault::Full(_) | Fault::FullCopying(_) => io::ErrorKind::StorageFull.into(),
     }
 }
 
@@ -182,11 +232,29 @@ impl SimFiles {
         }
     }
 
-    /// Lets `fault` hit the operation that is `after` operations ahead; any earlier fault is over.
+    /// Lets `fault` hit the operation that is `after` operations ahead; any earlier fault is over, and so is want of room.
     pub(super) fn inject(&self, fault: Option<(Fault, u64)>) {
+        self.inject_both(fault, None);
+    }
+
+    /// The same with two faults.
+    pub(super) fn inject_both(&self, fault: Option<(Fault, u64)>, second: Option<(Fault, u64)>) {
         let mut disk = self.disk.lock();
         let now = disk.operations;
-        disk.fault = fault.map(|(fault, after)| (fault, now + after));
+        let at = |(fault, after)| (fault, now + after);
+        (disk.fault, disk.second) = (fault.map(at), second.map(at));
+        (disk.capacity, disk.is_copying) = (None, false);
+    }
+
+    /// Leaves room for so many bytes from now on.
+    pub(super) fn leave_room(&self, bytes: u64) {
+        let mut disk = self.disk.lock();
+        disk.capacity = Some(disk.used() + bytes);
+    }
+
+    /// From now on there is room for anything.
+    pub(super) fn lift_capacity(&self) {
+        self.disk.lock().capacity = None;
     }
 
     /// How many operations there were.
@@ -235,7 +303,7 @@ impl SimFiles {
             folder.seen = folder.kept.clone();
         }
         disk.is_down = false;
-        disk.fault = None;
+        (disk.fault, disk.second) = (None, None);
     }
 
     fn file(&self, content: usize) -> Box<dyn RawFile> {
@@ -257,7 +325,10 @@ impl Files for SimFiles {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
         let mut disk = self.disk.lock();
-        disk.whole(true)?;
+        disk.whole()?;
+        if disk.free() == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         disk.contents.push(Content::default());
         let content = disk.contents.len() - 1;
         let entry = Some(Entry::File(content));
@@ -267,7 +338,7 @@ impl Files for SimFiles {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>> {
         let mut disk = self.disk.lock();
-        disk.whole(false)?;
+        disk.whole()?;
         match disk.entry(self.number, name)? {
             Entry::File(content) => Ok(self.file(content)),
             Entry::Folder(_) => Err(io::ErrorKind::IsADirectory.into()),
@@ -276,7 +347,7 @@ impl Files for SimFiles {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.whole(false)?;
+        disk.whole()?;
         let entry = disk.entry(self.number, from)?;
         let change = vec![(from.to_owned(), None), (to.to_owned(), Some(entry))];
         disk.rename_all(self.number, change);
@@ -285,7 +356,7 @@ impl Files for SimFiles {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.whole(false)?;
+        disk.whole()?;
         disk.entry(self.number, name)?;
         disk.rename_all(self.number, vec![(name.to_owned(), None)]);
         Ok(())
@@ -293,7 +364,7 @@ impl Files for SimFiles {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut disk = self.disk.lock();
-        disk.whole(false)?;
+        disk.whole()?;
         Ok(disk.folders[self.number].seen.keys().cloned().collect())
     }
 
@@ -304,97 +375,10 @@ impl Files for SimFiles {
     fn sync_dir(&self) -> io::Result<()> {
         self.disk.lock().sync_names(self.number)
     }
-}
 
-impl Nested for SimFiles {
-    fn enter(&self, name: &OsStr) -> io::Result<Option<Self>> {
-        let name = name.to_string_lossy();
+    fn room(&self) -> io::Result<Option<u64>> {
         let mut disk = self.disk.lock();
-        disk.whole(false)?;
-        match disk.entry(self.number, &name) {
-            Ok(Entry::Folder(number)) => Ok(Some(Self {
-                folder: self.folder.join(&*name),
-                number,
-                disk: Arc::clone(&self.disk),
-            })),
-            Ok(Entry::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
-            Err(_) => Ok(None),
-        }
-    }
-
-    fn make(&self, name: &OsStr) -> io::Result<()> {
-        let name = name.to_string_lossy().into_owned();
-        let mut disk = self.disk.lock();
-        disk.whole(true)?;
-        disk.folders.push(Folder {
-            above: self.number,
-            ..Folder::default()
-        });
-        let entry = Some(Entry::Folder(disk.folders.len() - 1));
-        disk.rename_all(self.number, vec![(name, entry)]);
-        Ok(())
-    }
-
-    fn settle(&self) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        let above = disk.folders[self.number].above;
-        disk.sync_names(above)
-    }
-}
-
-impl RawFile for SimFile {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        disk.whole(false)?;
-        let seen = &disk.contents[self.content].seen;
-        let stored = seen.get(offset as usize..offset as usize + bytes.len());
-        let stored = stored.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-        bytes.copy_from_slice(stored);
-        Ok(())
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        let fault = disk.step(true)?;
-        let content = &mut disk.contents[self.content];
-        let bytes = match fault {
-            // What a full or failing disk took before it failed.
-            Some(Fault::Full | Fault::Error) => &bytes[..bytes.len() / 2],
-            _ => bytes,
-        };
-        put(&mut content.seen, offset, bytes);
-        content.unsynced.push((offset, bytes.to_owned()));
-        fault.map_or(Ok(()), |fault| Err(error(fault)))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut disk = self.disk.lock();
-        let fault = disk.step(false)?;
-        let content = &mut disk.contents[self.content];
-        match fault {
-            None => {
-                for (at, bytes) in content.unsynced.drain(..) {
-                    put(&mut content.kept, at, &bytes);
-                }
-                Ok(())
-            }
-            Some(fault) => {
-                if fault == Fault::Error {
-                    content.unsynced.clear();
-                }
-                Err(error(fault))
-            }
-        }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let mut disk = self.disk.lock();
-        disk.whole(false)?;
-        Ok(disk.contents[self.content].seen.len() as u64)
-    }
-
-    fn id(&self) -> io::Result<FileId> {
-        let number = self.content as u64;
-        Ok(FileId { device: 0, number })
+        disk.whole()?;
+        Ok(disk.capacity.map(|_| disk.free()))
     }
 }

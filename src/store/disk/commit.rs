@@ -1,0 +1,138 @@
+//! Commits: what is staged becomes durable, then visible; or, without room, as if it had never come.
+//!
+//! Invariant: what is shown was synced before, and where nothing was synced nothing is left that an opening could take for
+//! a commit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLock;
+
+use super::super::StoreError;
+use super::DiskStore;
+use super::checkpoint::Image;
+use super::journal::Journal;
+use super::key_set::KeySet;
+use super::shared::{Flush, Stop, View};
+
+/// Staged keys for which room is kept between commits.
+const STAGED_KEYS_KEPT: usize = 1 << 16;
+
+impl DiskStore {
+    /// Looks whether who opens the store next will find what this one writes: the journal by its name, and the folder.
+    pub(super) fn look(&self) -> Result<(), StoreError> {
+        self.shared.look()?;
+        self.journal.check_name(&*self.shared.files)
+    }
+
+    /// Makes everything staged durable and visible. Without room for it, it is forgotten.
+    pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.append_staged() {
+            self.note_if_full(&error);
+            if error.is_full() {
+                self.roll_back();
+            }
+            return Err(error);
+        }
+        self.commit += 1;
+        let journal_bytes = &self.shared.journal_bytes;
+        journal_bytes.store(self.journal.disk_bytes(), Ordering::Relaxed);
+        {
+            let mut cut = self.shared.cut.write();
+            let view = self.shared.view();
+            let mut table = view.table.write();
+            for key in &self.staged_list {
+                table.insert(*key);
+            }
+            cut.apply(&self.staged);
+        }
+        self.forget_staged();
+        Ok(())
+    }
+
+    /// The store is full, if that is what `error` says.
+    pub(super) fn note_if_full(&self, error: &StoreError) {
+        if error.is_full() {
+            self.shared.note_full(error);
+            self.shared.wake();
+        }
+    }
+
+    fn append_staged(&mut self) -> Result<(), StoreError> {
+        self.shared.check_room()?;
+        let keys_max = self.shared.options.table_keys_max();
+        let keys = self.shared.view().table.read().len();
+        let is_full = keys > 0 && keys + self.staged_list.len() > keys_max;
+        if is_full || self.journal.position() >= self.shared.options.segment_bytes_max {
+            self.freeze()?;
+        }
+        // Nothing is written into another's folder, and nobody hears of a commit that is not found again.
+        self.shared.look_before_append()?;
+        self.journal
+            .append(self.commit + 1, &self.staged, &self.staged_list)?;
+        self.look()
+    }
+
+    /// Makes the writer see what readers see: the last commit.
+    fn roll_back(&mut self) {
+        self.forget_staged();
+        self.position = self.shared.cut.read().position().clone();
+    }
+
+    fn forget_staged(&mut self) {
+        self.staged.clear();
+        self.staged_keys.clear(STAGED_KEYS_KEPT);
+        self.staged_list.clear();
+        self.staged_list.shrink_to(STAGED_KEYS_KEPT);
+    }
+
+    /// Hands the table to the flushing thread and goes on with an empty one and a new segment. Waits while
+    /// an earlier table is still being flushed: memory is bounded, so a slow disk slows commits.
+    pub(super) fn freeze(&mut self) -> Result<(), StoreError> {
+        self.shared.wait_for_flush()?;
+        let ahead_bytes = self.shared.options.journal_ahead_bytes;
+        let (segment, base) = (self.journal.segment + 1, self.commit + 1);
+        let of_spare = &self.shared.spare_bytes;
+        let spare = Some(of_spare.swap(0, Ordering::AcqRel)).filter(|bytes| *bytes > 0);
+        let next = Journal::create(&*self.shared.files, segment, base, ahead_bytes, spare);
+        // Without room for its head or its name it is the spare one still.
+        let next = next.inspect_err(|_| of_spare.store(spare.unwrap_or(0), Ordering::Release))?;
+        let old = std::mem::replace(&mut self.journal, next);
+        let image = Image::of(&self.shared.cut.read(), self.commit);
+        let empty = KeySet::with_capacity(self.shared.options.table_keys_max());
+        let table = {
+            let mut view = self.shared.view.write();
+            let mut changed = View::clone(&view);
+            let table = std::mem::replace(&mut changed.table, Arc::new(RwLock::new(empty)));
+            changed.frozen = Some(Arc::clone(&table));
+            *view = Arc::new(changed);
+            table
+        };
+        let frozen_bytes = &self.shared.frozen_journal_bytes;
+        frozen_bytes.store(old.disk_bytes(), Ordering::Relaxed);
+        self.shared.state().flush = Some(Arc::new(Flush {
+            table,
+            image,
+            first_segment: old.segment,
+            next_segment: segment,
+        }));
+        self.shared.notify();
+        Ok(())
+    }
+
+    /// Has what the journal holds flushed, so that the next opening has nothing to recover, and ends the threads. On a full
+    /// disk it stays in the journal.
+    pub(super) fn settle_and_end(&mut self) -> Result<(), StoreError> {
+        self.shared.release_reserve()?;
+        if !self.journal.is_empty()
+            && let Err(error) = self.freeze()
+        {
+            if !error.is_full() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "the disk is full: the next start reads the journal");
+        }
+        self.join(Stop::Drained);
+        self.shared.check()
+    }
+}
