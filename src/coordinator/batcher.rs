@@ -14,7 +14,7 @@ use super::admission::Ticket;
 use super::ending::Ending;
 use crate::clock::now_ms;
 use crate::log::{Log, encoded_bytes};
-use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
+use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, Shares, TenantItems};
 use crate::supervisor::{Ended, Supervisor, Task};
 use crate::telemetry;
 
@@ -33,7 +33,15 @@ struct Submission {
     load: Load,
     /// Released once the batch is durable.
     ticket: Option<Arc<Ticket>>,
-    done: oneshot::Sender<Sequence>,
+    done: oneshot::Sender<Durable>,
+}
+
+/// What a submission's batch has become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Durable {
+    pub sequence: Sequence,
+    /// How many of the submission's items were new, where the log tells.
+    pub new: Option<u64>,
 }
 
 /// Where posts are handed to one partition's batcher; cheap to clone.
@@ -92,25 +100,26 @@ impl Batcher {
         }
     }
 
-    /// Hands items over and waits until their batch is durable; returns its sequence.
+    /// Hands items over and waits until their batch is durable.
     pub async fn submit(
         &self,
         items: Vec<TenantItems>,
         ticket: Option<Arc<Ticket>>,
-    ) -> Result<Sequence, LogEnded> {
+    ) -> Result<Durable, LogEnded> {
         self.hand_over(Load::Items(items), ticket).await
     }
 
     /// Hands an operator's signature over and waits until its batch is durable; returns its sequence.
     pub async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, LogEnded> {
-        self.hand_over(Load::Acceptance(acceptance), None).await
+        let load = Load::Acceptance(acceptance);
+        Ok(self.hand_over(load, None).await?.sequence)
     }
 
     async fn hand_over(
         &self,
         load: Load,
         ticket: Option<Arc<Ticket>>,
-    ) -> Result<Sequence, LogEnded> {
+    ) -> Result<Durable, LogEnded> {
         let (done, durable) = oneshot::channel();
         let submission = Submission { load, ticket, done };
         self.submissions
@@ -226,18 +235,7 @@ struct Appender<L> {
 impl<L: Log> Appender<L> {
     /// Makes one batch of `posts` durable and tells whoever waits for them; none is left.
     async fn append(&self, id: BatchId, posts: &mut Vec<Submission>) -> Result<(), LogEnded> {
-        let mut items = Vec::with_capacity(posts.len());
-        let mut acceptance = None;
-        for post in posts.iter_mut() {
-            match &mut post.load {
-                Load::Items(of_post) => items.append(of_post),
-                Load::Acceptance(signed) => acceptance = Some(std::mem::take(signed)),
-            }
-        }
-        let batch = Arc::new(match acceptance {
-            Some(acceptance) => Batch::accepting(id, now_ms(), acceptance),
-            None => Batch::new(id, now_ms(), items),
-        });
+        let (batch, shares) = self.sealed(id, posts);
         if self.ending.is_fatal() {
             return Err(LogEnded);
         }
@@ -245,11 +243,14 @@ impl<L: Log> Appender<L> {
         self.reached.handed.store(id.sequence, Ordering::Release);
         self.batch_items.record(batch.item_count() as f64);
         let started = Instant::now();
-        if let Err(error) = self.log.append(batch).await {
-            tracing::error!(%error, sequence = id.sequence, "the log ended");
-            self.ending.note_append_error(error);
-            return Err(LogEnded);
-        }
+        let told = match self.log.append(Arc::new(batch)).await {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::error!(%error, sequence = id.sequence, "the log ended");
+                self.ending.note_append_error(error);
+                return Err(LogEnded);
+            }
+        };
         self.append_seconds.record(started.elapsed());
         if self.ending.is_fatal() {
             // With a clone about, counters may have taken another's batch for this one.
@@ -257,11 +258,47 @@ impl<L: Log> Appender<L> {
         }
         // Before any client hears of it, so that a read that begins afterwards asks for it.
         self.reached.confirmed.store(id.sequence, Ordering::Release);
+        let new = told.as_ref().map(|told| told.count);
+        let of_posts = told.zip(shares);
+        let mut of_posts = of_posts
+            .map(|(told, shares)| shares.of_posts(&told.marks))
+            .unwrap_or_default()
+            .into_iter();
         for post in posts.drain(..) {
             drop(post.ticket);
-            let _ = post.done.send(id.sequence);
+            let _ = post.done.send(Durable {
+                sequence: id.sequence,
+                new: of_posts.next().or(new),
+            });
         }
         Ok(())
+    }
+
+    /// One batch of what `posts` hold, and, if somebody is to tell them what was new, whose its items are.
+    fn sealed(&self, id: BatchId, posts: &mut [Submission]) -> (Batch, Option<Shares>) {
+        let mut acceptance = None;
+        let mut items_of = |post: &mut Submission| match &mut post.load {
+            Load::Items(of_post) => std::mem::take(of_post),
+            Load::Acceptance(signed) => {
+                acceptance = Some(std::mem::take(signed));
+                Vec::new()
+            }
+        };
+        let now_ms = now_ms();
+        if posts.len() > 1 && self.log.tells_new() {
+            let posts = posts.iter_mut().map(items_of);
+            let (batch, shares) = Batch::of_posts(id, now_ms, posts);
+            return (batch, Some(shares));
+        }
+        let mut items = Vec::with_capacity(posts.len());
+        for post in posts {
+            items.append(&mut items_of(post));
+        }
+        let batch = match acceptance {
+            Some(acceptance) => Batch::accepting(id, now_ms, acceptance),
+            None => Batch::new(id, now_ms, items),
+        };
+        (batch, None)
     }
 }
 

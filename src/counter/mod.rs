@@ -33,7 +33,7 @@ mod waiting;
 pub use healer::{Cluster, Healer, HealerOptions, NotReached, Peers};
 pub use host::host;
 pub use local::LocalCounter;
-pub use step::{Applied, apply};
+pub use step::{Applied, apply, apply_marking};
 pub use task::{CounterControl, CounterError, CounterTask, TaskEnded};
 
 use std::sync::Arc;

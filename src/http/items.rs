@@ -70,10 +70,15 @@ pub enum ItemOrItems {
 
 /// The answer to a post.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"accepted": 1, "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow"}))]
+#[schema(example = json!({"accepted": 1, "new": 1, "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow"}))]
 pub struct Accepted {
     /// How many items the request had; items seen before are a success like any other.
     accepted: usize,
+    /// How many of them were counted for the first time: an id that several posts bring at once is told to one of them. Absent
+    /// where that is not known when the answer is given: through RabbitMQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    new: Option<u64>,
     /// Give it as `after` to a read on any coordinator: that read includes these items.
     #[schema(value_type = String)]
     token: Token,
@@ -156,9 +161,13 @@ where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
     let (items, _room) = receive_items(app, &mut headers, body).await?;
-    let token = app.coordinator.accept(items.tenants).await?;
-    let accepted = items.count;
-    Ok(json_in(headers, &Accepted { accepted, token }))
+    let receipt = app.coordinator.accept(items.tenants).await?;
+    let answer = Accepted {
+        accepted: items.count,
+        new: receipt.new,
+        token: receipt.token,
+    };
+    Ok(json_in(headers, &answer))
 }
 
 /// The items of a body, and the body's room: kept until they wait under the coordinator's own limit.

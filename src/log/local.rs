@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::Batch;
+use crate::model::{Batch, BatchId, NewItems};
 
 use super::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log};
 
@@ -18,7 +18,17 @@ const APPENDS_WAITING_MAX: usize = 64;
 
 struct Append {
     batch: Arc<Batch>,
-    done: oneshot::Sender<()>,
+    done: oneshot::Sender<Option<NewItems>>,
+}
+
+/// An append that waits for its acknowledgement.
+struct Waiting {
+    /// The delivery that it came by.
+    tag: DeliveryTag,
+    batch: BatchId,
+    /// What the counter has said of it.
+    new: Option<NewItems>,
+    done: oneshot::Sender<Option<NewItems>>,
 }
 
 /// Makes a log that ends in this process.
@@ -45,18 +55,21 @@ pub struct LocalDeliveries {
     receiver: mpsc::Receiver<Append>,
     received: Vec<Append>,
     last: DeliveryTag,
-    /// Appends that wait, each with the delivery that it came by.
-    unacknowledged: VecDeque<(DeliveryTag, oneshot::Sender<()>)>,
+    unacknowledged: VecDeque<Waiting>,
 }
 
 impl Log for LocalLog {
-    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         let (done, acknowledged) = oneshot::channel();
         self.sender
             .send(Append { batch, done })
             .await
             .map_err(|_| AppendError::OutcomeUnknown)?;
         acknowledged.await.map_err(|_| AppendError::OutcomeUnknown)
+    }
+
+    fn tells_new(&self) -> bool {
+        true
     }
 }
 
@@ -72,8 +85,13 @@ impl Deliveries for LocalDeliveries {
         let tag = self.last;
         let mut batches = Vec::with_capacity(self.received.len());
         for append in self.received.drain(..) {
+            self.unacknowledged.push_back(Waiting {
+                tag,
+                batch: append.batch.id(),
+                new: None,
+                done: append.done,
+            });
             batches.push(append.batch);
-            self.unacknowledged.push_back((tag, append.done));
         }
         let delivered = Delivered::Batches(batches);
         Ok(Some(Delivery { tag, delivered }))
@@ -86,10 +104,18 @@ impl Deliveries for LocalDeliveries {
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
         let covered = self
             .unacknowledged
-            .partition_point(|(tag, _)| *tag <= up_to);
-        for (_, done) in self.unacknowledged.drain(..covered) {
+            .partition_point(|waiting| waiting.tag <= up_to);
+        for waiting in self.unacknowledged.drain(..covered) {
             // An appender that no longer waits has nothing to learn.
-            let _ = done.send(());
+            let _ = waiting.done.send(waiting.new);
+        }
+    }
+
+    fn tell(&mut self, batch: BatchId, new: NewItems) {
+        // Few wait, and the one that is told of is mostly among the last.
+        let mut waiting = self.unacknowledged.iter_mut().rev();
+        if let Some(told) = waiting.find(|waiting| waiting.batch == batch) {
+            told.new = Some(new);
         }
     }
 }

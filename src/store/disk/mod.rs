@@ -130,6 +130,7 @@ mod recovery;
 mod run;
 mod run_writer;
 mod shared;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod unite;
