@@ -237,6 +237,7 @@ impl From<ParseError> for Problem {
                 problem.errors = errors.into_iter().map(Fault::from).collect();
                 problem
             }
+            ParseError::NoRoom => Self::bodies_in_flight(),
             ParseError::TooMany(items_max) => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-many-items",
