@@ -26,6 +26,20 @@ pub struct BodyLimits {
     pub body_timeout: Duration,
 }
 
+/// The room that a body holds, and what is made of it: given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Room(Option<OwnedSemaphorePermit>);
+
+impl Room {
+    /// Takes room for so many bytes more, if there is as much. Who holds none yet needs none: its body is empty.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let Some(held) = &mut self.0 else { return true };
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let more = Arc::clone(held.semaphore()).try_acquire_many_owned(permits);
+        more.map(|more| held.merge(more)).is_ok()
+    }
+}
+
 /// The room that bodies share.
 pub struct Bodies {
     limits: BodyLimits,
@@ -43,12 +57,8 @@ impl Bodies {
         }
     }
 
-    /// Receives a body. The permit holds its room until the body is done with.
-    pub async fn receive<B>(
-        &self,
-        headers: &HeaderMap,
-        body: B,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>
+    /// Receives a body. It takes its room until that is dropped.
+    pub async fn receive<B>(&self, headers: &HeaderMap, body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
@@ -65,7 +75,7 @@ impl Bodies {
     }
 
     /// Takes room for each part as it comes: what is only announced takes none.
-    async fn gather<B>(&self, mut body: B) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>
+    async fn gather<B>(&self, mut body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
@@ -105,6 +115,6 @@ impl Bodies {
         } else {
             whole.freeze()
         };
-        Ok((body, room))
+        Ok((body, Room(room)))
     }
 }

@@ -21,6 +21,9 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// What every problem's `type` starts with.
 const TYPE_PREFIX: &str = "urn:headcount:problem:";
 
+/// The content encodings that bodies may have.
+const ENCODINGS: &str = "gzip, zstd";
+
 /// Seconds after which a client should try again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
@@ -42,6 +45,9 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
+    /// Whether the answer names the encodings that would do.
+    #[serde(skip)]
+    is_of_encoding: bool,
 }
 
 /// One fault in a batch of items.
@@ -63,6 +69,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            is_of_encoding: false,
         }
     }
 
@@ -86,13 +93,20 @@ impl Problem {
         )
     }
 
+    pub fn unsupported_encoding(detail: impl Into<String>) -> Self {
+        let mut problem = Self::unsupported_media_type(detail);
+        // Only where the encoding is what is wrong (RFC 9110, section 15.5.16).
+        problem.is_of_encoding = true;
+        problem
+    }
+
     pub fn body_too_large(bytes_max: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
             "The body is too large",
             format!(
-                "A body may have at most {bytes_max} bytes. Post the items in several requests."
+                "A body may have at most {bytes_max} bytes, also once it is unpacked. Post the items in several requests."
             ),
         )
     }
@@ -326,6 +340,7 @@ impl IntoResponse for Problem {
             StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {
                 Some((header::CONNECTION, "close"))
             }
+            _ if self.is_of_encoding => Some((header::ACCEPT_ENCODING, ENCODINGS)),
             _ => None,
         };
         if let Some((name, value)) = extra {

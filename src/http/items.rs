@@ -7,24 +7,23 @@ use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
+use super::body::Room;
 use super::caller::Caller;
 use super::error::Problem;
+use super::media::{self, Packing};
 use super::options::{PathParams, Query, tenant};
-use super::parse::{Items, ParseError, parse_json, parse_ndjson};
-use super::{App, JSON, Whole, json, json_in};
+use super::parse::{self, Format, Invalid, Items};
+use super::unpack::unpack;
+use super::{App, Whole, json, json_in};
 use crate::model::{ItemHash, Token, check_item_id};
 
 /// The route that items are posted to.
 pub(super) const ITEMS_ROUTE: &str = "/items";
-
-/// The media type of items, one a line.
-const NDJSON: &str = "application/x-ndjson";
 
 /// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other requests on
 /// the same thread for more than about a millisecond.
@@ -98,16 +97,21 @@ pub struct ItemAnswer {
     exact: bool,
 }
 
+/// How a body is to be read.
 #[derive(Clone, Copy)]
-enum Format {
-    Json,
-    Ndjson,
+struct Reading {
+    format: Format,
+    packing: Option<Packing>,
+    items_max: usize,
 }
 
 /// Counts items, each once.
 ///
-/// Answers once all of them are durable. All or nothing: if one item is invalid, none counts. Posting the
-/// same ids again is always safe: after a 503, or when no answer came, do so.
+/// Answers once all of them are durable. All or nothing: if one item is invalid, none counts.
+/// Posting the same ids again is always safe: after a 503, or when no answer came, do so.
+///
+/// A body may be packed, with `Content-Encoding: gzip` or `zstd`; its limit holds before and after. JSON is taken by the names
+/// `text/json` and any that ends in `+json` too, NDJSON by `application/ndjson`, `jsonl`, `x-jsonl`, `jsonlines` and `x-jsonlines`.
 #[utoipa::path(
     post,
     path = "/items",
@@ -121,10 +125,10 @@ enum Format {
     ),
     responses(
         (status = 200, description = "All of the items are durable and count.", body = Accepted),
-        (status = 400, description = "The body is not JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The body is not JSON or can't be unpacked.", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly.", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large, or has too many items.", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is neither JSON nor NDJSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large, as it is sent or once it is unpacked, or has too many items.", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is neither JSON nor NDJSON, or packed in another way than the header Accept-Encoding of this answer names.", body = Problem, content_type = "application/problem+json"),
         (
             status = 422,
             description = "Some items are invalid; none counts.",
@@ -178,70 +182,53 @@ async fn receive_items<B>(
     app: &App,
     headers: &mut HeaderMap,
     body: B,
-) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem>
+) -> Result<(Items, Room), Problem>
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let format = format(headers)?;
-    let items_max = app.limits.items_max;
-    let (body, room) = app.bodies.receive(headers, body).await?;
+    let reading = Reading {
+        format: media::format(headers)?,
+        packing: media::packing(headers)?,
+        items_max: app.limits.items_max,
+    };
+    let (body, mut room) = app.bodies.receive(headers, body).await?;
     headers.clear();
-    if body.len() <= PARSE_INLINE_BYTES_MAX {
-        return Ok((parse(format, &body, items_max)?, room));
+    if reading.packing.is_none() && body.len() <= PARSE_INLINE_BYTES_MAX {
+        return Ok((reading.parse(&body)?, room));
     }
+    let limits = app.limits.bodies;
+    let place = match reading.packing {
+        // Boxed, since it is rare: otherwise every request would have to have room for it.
+        Some(_) => Some(Box::pin(app.unpackers.place(limits)).await?),
+        None => None,
+    };
     let parsed = tokio::task::spawn_blocking(move || {
         // With the room inside, a client that goes away does not free it while its body is still there.
-        (parse(format, &body, items_max), room)
+        let items = match reading.packing {
+            None => reading.parse(&body),
+            Some(packing) => {
+                let unpacked = unpack(packing, &body, limits.body_bytes_max, &mut room);
+                drop((place, body));
+                unpacked.and_then(|body| reading.parse(&body))
+            }
+        };
+        items.map(|items| (items, room))
     })
     .await;
-    match parsed {
-        Ok((parsed, room)) => Ok((parsed?, room)),
-        Err(_) => Err(Problem::not_ready(
+    parsed.unwrap_or_else(|_| {
+        Err(Problem::not_ready(
             "The process is going down. Post the items again.",
-        )),
-    }
-}
-
-fn parse(format: Format, body: &Bytes, items_max: usize) -> Result<Items, ParseError> {
-    match format {
-        Format::Json => parse_json(body, items_max),
-        Format::Ndjson => parse_ndjson(body, items_max),
-    }
-}
-
-/// The body's form by its headers; without a content type it is JSON.
-fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let encoding = headers.get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Problem::unsupported_media_type(
-            "Send the body without a content encoding.",
-        ));
-    }
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(Format::Json);
-    };
-    let text = value.to_str().unwrap_or_default();
-    let mut parts = text.split(';').map(str::trim);
-    let kind = parts.next().unwrap_or_default();
-    let formats = [(JSON, Format::Json), (NDJSON, Format::Ndjson)];
-    let format = formats
-        .into_iter()
-        .find(|(name, _)| kind.eq_ignore_ascii_case(name))
-        .map(|(_, format)| format);
-    let utf8 = parts
-        .filter_map(|parameter| parameter.split_once('='))
-        .filter(|(name, _)| name.eq_ignore_ascii_case("charset"))
-        .all(|(_, charset)| is_utf8(charset.trim_matches('"')));
-    format.filter(|_| utf8).ok_or_else(|| {
-        Problem::unsupported_media_type(
-            "Send application/json (one item or an array) or application/x-ndjson (an item a line), in UTF-8.",
-        )
+        ))
     })
 }
 
-fn is_utf8(charset: &str) -> bool {
-    let names = ["utf-8", "utf8", "us-ascii"];
-    names.iter().any(|name| charset.eq_ignore_ascii_case(name))
+impl Reading {
+    fn parse(self, body: &[u8]) -> Result<Items, Problem> {
+        let Self {
+            format, items_max, ..
+        } = self;
+        Ok(parse::parse(format, body, items_max, Invalid::RefusesAll)?)
+    }
 }
 
 /// Tells whether an item is counted.

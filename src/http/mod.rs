@@ -16,10 +16,12 @@ mod internal;
 mod items;
 mod loss;
 mod measure;
+mod media;
 mod options;
 pub mod parse;
 mod server;
 mod timer;
+mod unpack;
 
 pub use body::BodyLimits;
 pub use front::Routes;
@@ -42,6 +44,7 @@ use self::body::Bodies;
 use self::error::{Problem, to_json};
 use self::loss::Desk;
 use self::measure::{Measures, measure};
+use self::unpack::Unpackers;
 use crate::coordinator::Coordinator;
 use crate::model::ClusterSecret;
 
@@ -75,6 +78,7 @@ pub struct App {
     coordinator: Coordinator,
     limits: HttpLimits,
     bodies: Bodies,
+    unpackers: Unpackers,
     loss: Option<Desk>,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     openapi: Bytes,
@@ -92,6 +96,7 @@ impl App {
             coordinator,
             limits,
             bodies: Bodies::new(limits.bodies),
+            unpackers: Unpackers::new(),
             loss: None,
             render_metrics,
             openapi: docs::openapi_json(),
@@ -188,11 +193,16 @@ type Whole = Response<Full<Bytes>>;
 
 /// An answer in JSON. It takes over `headers`, emptied: a request's map for its own answer spares a new one, which would be
 /// the largest piece of memory that a small request needs.
-fn json_in(mut headers: HeaderMap, value: &impl Serialize) -> Whole {
+fn json_in(headers: HeaderMap, value: &impl Serialize) -> Whole {
+    whole(headers, to_json(value))
+}
+
+/// The same of JSON that is written already.
+fn whole(mut headers: HeaderMap, written: Bytes) -> Whole {
     headers.clear();
     let json = HeaderValue::from_static(JSON);
     headers.insert(header::CONTENT_TYPE, json);
-    let mut response = Response::new(to_json(value).into());
+    let mut response = Response::new(written.into());
     *response.headers_mut() = headers;
     response
 }

@@ -131,13 +131,27 @@ async fn content_types_and_methods_and_paths_are_checked() {
             .await
             .assert_problem(415, "unsupported-media-type");
     }
+    let answer = node.post_as(Some("text/plain"), item).await;
+    assert_eq!(answer.header("accept-encoding"), "", "not that is wrong");
+    for json in ["", "text/json", "application/vnd.acme+json"] {
+        assert_eq!(node.post_as(Some(json), item).await.status, 200, "{json}");
+    }
+    for lines in [
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+    ] {
+        let two = format!("{item}\n{item}\n");
+        let answer = node.post_as(Some(lines), two).await;
+        assert_eq!(answer.json["accepted"], json!(2), "{lines}");
+    }
     let compressed = node
         .request(Method::POST, "/items")
-        .header("Content-Encoding", "gzip")
+        .header("Content-Encoding", "br")
         .body("x");
-    Answer::of(compressed)
-        .await
-        .assert_problem(415, "unsupported-media-type");
+    let answer = Answer::of(compressed).await;
+    answer.assert_problem(415, "unsupported-media-type");
+    assert_eq!(answer.header("accept-encoding"), "gzip, zstd");
 
     node.get("/item").await.assert_problem(404, "not-found");
     node.get("/items/a/count/")

@@ -3,10 +3,108 @@
 //! Invariant: what is counted is what a client meant, or the client hears which item is not.
 
 use std::collections::HashSet;
+use std::io::Write;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use reqwest::Method;
 use serde_json::json;
 
-use crate::node::{Node, items};
+use crate::node::{Answer, Node, items};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    gzip.write_all(bytes).expect("packed");
+    gzip.finish().expect("packed")
+}
+
+async fn post(node: &Node, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    let mut request = node.request(Method::POST, path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    Answer::of(request.body(body)).await
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+#[tokio::test]
+async fn half_of_a_surrogate_pair_is_one_items_fault() {
+    let node = Node::start(&[]);
+    for (body, pointer) in [
+        (
+            r#"[{"id":"1","tenant":"t"},{"id":"\ud83d","tenant":"t"}]"#,
+            "/1/id",
+        ),
+        (r#"[{"id":"1","tenant":"\udc00x"}]"#, "/0/tenant"),
+    ] {
+        let answer = node.post_as(Some("application/json"), body).await;
+        answer.assert_problem(422, "invalid-items");
+        assert_eq!(answer.json["errors"][0]["pointer"], json!(pointer));
+    }
+    assert_eq!(node.count("t").await, 0);
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_skipped_and_places_are_of_the_body() {
+    let node = Node::start(&[]);
+    let item = "\u{feff}{\"id\":\"5\",\"tenant\":\"asd\"}";
+    let answer = node.post_as(Some("application/json"), item).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let answer = node.post_as(Some("application/x-ndjson"), item).await;
+    assert_eq!(answer.json["new"], json!(0), "{}", answer.text);
+    let answer = node.post_as(Some("application/json"), "\u{feff}[x").await;
+    answer.assert_problem(400, "malformed-body");
+    let detail = answer.json["detail"].as_str().expect("a detail");
+    assert!(detail.contains("at line 1 column 5"), "{detail}");
+}
+
+#[tokio::test]
+async fn packed_bodies_are_read_and_bounded() {
+    let node = Node::start(&["--body-bytes-max", "100000"]);
+    let many = serde_json::to_vec(&items("z", 0, 1_000)).expect("JSON");
+    let zipped = gzip(&many);
+    let answer = post(
+        &node,
+        "/items",
+        &[JSON, ("Content-Encoding", "gzip")],
+        zipped,
+    )
+    .await;
+    assert_eq!(answer.json["accepted"], json!(1_000), "{}", answer.text);
+    let packed = zstd::encode_all(&many[..], 3).expect("packed");
+    let answer = post(
+        &node,
+        "/items",
+        &[JSON, ("Content-Encoding", "zstd")],
+        packed,
+    )
+    .await;
+    assert_eq!(answer.json["new"], json!(0), "{}", answer.text);
+    assert_eq!(node.count("z").await, 1_000);
+
+    let before = node.resident_bytes();
+    let bombs = [
+        ("gzip", gzip(&vec![b' '; 8 << 20])),
+        (
+            "zstd",
+            zstd::encode_all(&vec![b' '; 64 << 20][..], 3).expect("packed"),
+        ),
+    ];
+    for (coding, bomb) in bombs.iter().cycle().take(8) {
+        let headers = [JSON, ("Content-Encoding", coding)];
+        let answer = post(&node, "/items", &headers, bomb.clone()).await;
+        answer.assert_problem(413, "body-too-large");
+    }
+    let grown = node.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    for (coding, body) in [("gzip", many.clone()), ("zstd", many.clone())] {
+        let headers = [JSON, ("Content-Encoding", coding)];
+        let answer = post(&node, "/items", &headers, body).await;
+        answer.assert_problem(400, "unreadable-body");
+    }
+    assert_eq!(node.count("z").await, 1_000);
+}
 
 #[tokio::test]
 async fn a_post_is_told_what_was_new() {
