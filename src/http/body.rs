@@ -38,6 +38,22 @@ impl Room {
         let more = Arc::clone(held.semaphore()).try_acquire_many_owned(permits);
         more.map(|more| held.merge(more)).is_ok()
     }
+
+    /// The same bytes, which give the room back once all of them are sent, or never will be.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        struct Held(
+            Bytes,
+            #[expect(dead_code, reason = "it is dropped with the bytes")] Room,
+        );
+
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        Bytes::from_owner(Held(bytes, self))
+    }
 }
 
 /// The room that bodies share.

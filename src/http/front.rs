@@ -105,9 +105,16 @@ impl Routes {
         let headers = std::mem::take(&mut parts.headers);
         let (series, answer) = match known {
             Known::PostItems => {
+                let partial = match parts.uri.query() {
+                    None => Ok(false),
+                    Some(query) => Query::parse(query).and_then(|query| items::partial(&query)),
+                };
                 // The path is a piece of the connection's buffer as well.
                 drop((parts.uri, parts.extensions));
-                let answer = items::post(&straight.app, headers, body).await;
+                let answer = match partial {
+                    Ok(partial) => items::post(&straight.app, partial, headers, body).await,
+                    Err(problem) => Err(problem),
+                };
                 (&straight.posts, answer)
             }
             Known::GetCount(tenant) => {

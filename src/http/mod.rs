@@ -182,6 +182,7 @@ fn framed<S: Clone + Send + Sync + 'static>(
     router
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .fallback(async || Problem::not_found())
+        .layer(axum::middleware::from_fn(options::check_path))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(measures),
             measure,

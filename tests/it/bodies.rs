@@ -8,7 +8,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::node::{Answer, Node, items};
 
@@ -27,6 +27,7 @@ async fn post(node: &Node, path: &str, headers: &[(&str, &str)], body: Vec<u8>) 
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
+const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
 
 #[tokio::test]
 async fn half_of_a_surrogate_pair_is_one_items_fault() {
@@ -155,4 +156,104 @@ async fn an_id_that_is_new_is_told_to_one_post() {
     let told: u64 = told.iter().map(|(told, _)| told).sum();
     assert_eq!(told, ids.len() as u64);
     assert_eq!(node.count("n").await, told);
+}
+
+#[tokio::test]
+async fn the_valid_items_of_a_body_count_where_that_is_asked_for() {
+    let node = Node::start(&["--items-max", "1000"]);
+    let body = json!([{"id": "1", "tenant": "p"}, {"id": 2, "tenant": "p"}, {"id": "3", "tenant": "p"}, 4]);
+    let body = body.to_string().into_bytes();
+    let answer = post(&node, "/items?partial=true", &[JSON], body.clone()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        (&answer.json["accepted"], &answer.json["new"]),
+        (&json!(2), &json!(2))
+    );
+    assert!(answer.json["token"].is_string());
+    let faults = |answer: &Answer| -> Vec<(u64, String)> {
+        let errors = answer.json["errors"].as_array().expect("errors");
+        let fault = |fault: &Value| {
+            let pointer = fault["pointer"].as_str().expect("a pointer");
+            (
+                fault["index"].as_u64().expect("an index"),
+                pointer.to_owned(),
+            )
+        };
+        errors.iter().map(fault).collect()
+    };
+    assert_eq!(faults(&answer), [(1, "/1/id".into()), (3, "/3".into())]);
+    assert_eq!(node.count("p").await, 2);
+
+    let lines =
+        b"{\"id\":\"5\",\"tenant\":\"p\"}\n{\"id\":\n\n\xff\n{\"id\":\"6\",\"tenant\":\"p\"}\n";
+    let answer = post(&node, "/items?partial=true", &[NDJSON], lines.to_vec()).await;
+    assert_eq!(answer.json["accepted"], json!(2), "{}", answer.text);
+    assert_eq!(faults(&answer), [(1, String::new()), (3, String::new())]);
+    assert_eq!(node.count("p").await, 4);
+
+    // Every one is named, however many, and nothing accepted has no token.
+    let bad = format!("[{}]", vec!["{}"; 500].join(","));
+    let answer = post(&node, "/items?partial=true", &[JSON], bad.into_bytes()).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json["accepted"]),
+        (200, &json!(0))
+    );
+    assert_eq!(faults(&answer).len(), 1_000);
+    assert_eq!(answer.json.get("token"), None);
+    let answer = post(&node, "/items?partial=true", &[JSON], b"[]".to_vec()).await;
+    assert_eq!(answer.json, json!({"accepted": 0, "new": 0, "errors": []}));
+
+    post(&node, "/items?partial=true", &[JSON], b"[{}".to_vec())
+        .await
+        .assert_problem(400, "malformed-body");
+    let many = serde_json::to_vec(&items("p", 0, 1_001)).expect("JSON");
+    post(&node, "/items?partial=true", &[JSON], many)
+        .await
+        .assert_problem(413, "too-many-items");
+    post(&node, "/items?partial=false", &[JSON], body.clone())
+        .await
+        .assert_problem(422, "invalid-items");
+    for bad in [
+        "partial=yes",
+        "partial",
+        "partial=true&partial=true",
+        "part=true",
+    ] {
+        post(&node, &format!("/items?{bad}"), &[JSON], body.clone())
+            .await
+            .assert_problem(400, "invalid-parameter");
+    }
+    assert_eq!(node.count("p").await, 4);
+}
+
+/// Faults take as much room as a body's: a small body may have many.
+#[tokio::test]
+async fn faults_take_no_more_memory_than_bodies_may() {
+    let node = Node::start(&["--body-bytes-max", "30000", "--bodies-bytes-max", "100000"]);
+    let bad = format!("[{}]", vec!["0"; 10_000].join(","));
+    let answer = post(&node, "/items?partial=true", &[JSON], bad.into_bytes()).await;
+    answer.assert_problem(503, "overloaded");
+    let few = format!("[{}]", vec!["0"; 100].join(","));
+    for _ in 0..20 {
+        let few = few.clone().into_bytes();
+        let answer = post(&node, "/items?partial=true", &[JSON], few).await;
+        assert_eq!(answer.status, 200, "the room comes back: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn unknown_parameters_are_named_with_the_nearest_known_one() {
+    let node = Node::start(&[]);
+    for (path, nearest) in [
+        ("/items/a/count?consistancy=strong", "consistency"),
+        ("/items/a/ids/1?timeout=5", "timeout_ms"),
+        ("/counts?tenant=a&tenants=b", "tenant"),
+        ("/tenants?limits=5", "limit"),
+    ] {
+        let answer = node.get(path).await;
+        answer.assert_problem(400, "invalid-parameter");
+        let detail = answer.json["detail"].as_str().expect("a detail");
+        let named = format!("The nearest is {nearest};");
+        assert!(detail.contains(&named), "{detail}");
+    }
 }
