@@ -1,20 +1,33 @@
-//! Any bytes may be posted as a body: parsing them, as JSON or as NDJSON, never panics.
+//! Any bytes may be posted as a body: parsing them, as JSON or as NDJSON, all or nothing or partly, never panics.
 
 #![no_main]
 
-use headcount::http::parse::{parse_json, parse_ndjson};
+use headcount::http::parse::{Format, Invalid, parse};
 use libfuzzer_sys::fuzz_target;
 
 /// The most items of a body; small, so that the limit is met too.
 const ITEMS_MAX: usize = 100;
 
+/// Bytes that there are for faults; so few that they may not do.
+const FAULTS_BYTES: usize = 10_000;
+
 fuzz_target!(|body: &[u8]| {
-    for items in [parse_json(body, ITEMS_MAX), parse_ndjson(body, ITEMS_MAX)]
-        .into_iter()
-        .flatten()
-    {
-        assert!(items.count <= ITEMS_MAX, "{} items", items.count);
-        let hashes: usize = items.tenants.iter().map(|group| group.hashes.len()).sum();
-        assert!(hashes <= items.count, "more hashes than items");
+    for format in [Format::Json, Format::Ndjson] {
+        let whole = parse(format, body, ITEMS_MAX, Invalid::RefusesAll);
+        let mut left = FAULTS_BYTES;
+        let mut take = |bytes: usize| {
+            let rest = left.checked_sub(bytes);
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        let partly = parse(format, body, ITEMS_MAX, Invalid::IsLeftOut(&mut take));
+        if whole.is_ok() {
+            assert_eq!(whole, partly, "all are valid");
+        }
+        for items in [whole, partly].into_iter().flatten() {
+            assert!(items.count <= ITEMS_MAX, "{} items", items.count);
+            let hashes: usize = items.tenants.iter().map(|group| group.hashes.len()).sum();
+            assert_eq!(hashes, items.count, "as many hashes as items");
+        }
     }
 });

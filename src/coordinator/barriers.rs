@@ -95,7 +95,7 @@ impl<L: Log> Appender<L> {
         };
         let barrier = Arc::new(Batch::new(id, now_ms(), Vec::new()));
         match self.log.append(barrier).await {
-            Ok(()) => Ok(id),
+            Ok(_) => Ok(id),
             Err(error) => {
                 tracing::error!(%error, "the log took no barrier");
                 self.ending.note_append_error(error);

@@ -15,7 +15,7 @@ use super::admission::Ticket;
 use super::ending::Ending;
 use crate::clock::now_ms;
 use crate::log::{AppendError, Log, encoded_bytes};
-use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, TenantItems};
+use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, Shares, TenantItems};
 use crate::supervisor::{Ended, Supervisor, Task};
 use crate::telemetry;
 
@@ -34,7 +34,15 @@ struct Submission {
     load: Load,
     /// Released once the batch is durable.
     ticket: Option<Arc<Ticket>>,
-    done: oneshot::Sender<Result<Sequence, NotAppended>>,
+    done: oneshot::Sender<Result<Durable, NotAppended>>,
+}
+
+/// What a submission's batch has become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Durable {
+    pub sequence: Sequence,
+    /// How many of the submission's items were new, where the log tells.
+    pub new: Option<u64>,
 }
 
 /// Where posts are handed to one partition's batcher; cheap to clone.
@@ -102,25 +110,26 @@ impl Batcher {
         }
     }
 
-    /// Hands items over and waits until their batch is durable; returns its sequence.
+    /// Hands items over and waits until their batch is durable.
     pub async fn submit(
         &self,
         items: Vec<TenantItems>,
         ticket: Option<Arc<Ticket>>,
-    ) -> Result<Sequence, NotAppended> {
+    ) -> Result<Durable, NotAppended> {
         self.hand_over(Load::Items(items), ticket).await
     }
 
     /// Hands an operator's signature over and waits until its batch is durable; returns its sequence.
     pub async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, NotAppended> {
-        self.hand_over(Load::Acceptance(acceptance), None).await
+        let load = Load::Acceptance(acceptance);
+        Ok(self.hand_over(load, None).await?.sequence)
     }
 
     async fn hand_over(
         &self,
         load: Load,
         ticket: Option<Arc<Ticket>>,
-    ) -> Result<Sequence, NotAppended> {
+    ) -> Result<Durable, NotAppended> {
         let (done, durable) = oneshot::channel();
         let submission = Submission { load, ticket, done };
         self.submissions
@@ -239,18 +248,7 @@ struct Appender<L> {
 impl<L: Log> Appender<L> {
     /// Makes one batch of `posts` durable and tells whoever waits for them; none is left.
     async fn append(&self, id: BatchId, posts: &mut Vec<Submission>) -> Result<(), NotAppended> {
-        let mut items = Vec::with_capacity(posts.len());
-        let mut acceptance = None;
-        for post in posts.iter_mut() {
-            match &mut post.load {
-                Load::Items(of_post) => items.append(of_post),
-                Load::Acceptance(signed) => acceptance = Some(std::mem::take(signed)),
-            }
-        }
-        let batch = Arc::new(match acceptance {
-            Some(acceptance) => Batch::accepting(id, now_ms(), acceptance),
-            None => Batch::new(id, now_ms(), items),
-        });
+        let (batch, shares) = self.sealed(id, posts);
         if self.ending.is_fatal() {
             return Err(NotAppended::LogEnded);
         }
@@ -258,17 +256,20 @@ impl<L: Log> Appender<L> {
         self.reached.handed.store(id.sequence, Ordering::Release);
         self.batch_items.record(batch.item_count() as f64);
         let started = Instant::now();
-        if let Err(error) = self.log.append(batch).await {
-            if let AppendError::Full(_) = error {
+        let told = match self.log.append(Arc::new(batch)).await {
+            Ok(told) => told,
+            Err(AppendError::Full(_)) => {
                 for post in posts.drain(..) {
                     let _ = post.done.send(Err(NotAppended::Full));
                 }
                 return Err(NotAppended::Full);
             }
-            tracing::error!(%error, sequence = id.sequence, "the log ended");
-            self.ending.note_append_error(error);
-            return Err(NotAppended::LogEnded);
-        }
+            Err(error) => {
+                tracing::error!(%error, sequence = id.sequence, "the log ended");
+                self.ending.note_append_error(error);
+                return Err(NotAppended::LogEnded);
+            }
+        };
         self.append_seconds.record(started.elapsed());
         if self.ending.is_fatal() {
             // With a clone about, counters may have taken another's batch for this one.
@@ -276,11 +277,48 @@ impl<L: Log> Appender<L> {
         }
         // Before any client hears of it, so that a read that begins afterwards asks for it.
         self.reached.confirmed.store(id.sequence, Ordering::Release);
+        let new = told.as_ref().map(|told| told.count);
+        let of_posts = told.zip(shares);
+        let mut of_posts = of_posts
+            .map(|(told, shares)| shares.of_posts(&told.marks))
+            .unwrap_or_default()
+            .into_iter();
         for post in posts.drain(..) {
             drop(post.ticket);
-            let _ = post.done.send(Ok(id.sequence));
+            let durable = Durable {
+                sequence: id.sequence,
+                new: of_posts.next().or(new),
+            };
+            let _ = post.done.send(Ok(durable));
         }
         Ok(())
+    }
+
+    /// One batch of what `posts` hold, and, if somebody is to tell them what was new, whose its items are.
+    fn sealed(&self, id: BatchId, posts: &mut [Submission]) -> (Batch, Option<Shares>) {
+        let mut acceptance = None;
+        let mut items_of = |post: &mut Submission| match &mut post.load {
+            Load::Items(of_post) => std::mem::take(of_post),
+            Load::Acceptance(signed) => {
+                acceptance = Some(std::mem::take(signed));
+                Vec::new()
+            }
+        };
+        let now_ms = now_ms();
+        if posts.len() > 1 && self.log.tells_new() {
+            let posts = posts.iter_mut().map(items_of);
+            let (batch, shares) = Batch::of_posts(id, now_ms, posts);
+            return (batch, Some(shares));
+        }
+        let mut items = Vec::with_capacity(posts.len());
+        for post in posts {
+            items.append(&mut items_of(post));
+        }
+        let batch = match acceptance {
+            Some(acceptance) => Batch::accepting(id, now_ms, acceptance),
+            None => Batch::new(id, now_ms, items),
+        };
+        (batch, None)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::coordinator::Fatal;
 use crate::log::AppendError;
-use crate::model::{ItemHash, TenantName};
+use crate::model::{ItemHash, NewItems, TenantName};
 
 /// A log that notes what it is given and confirms one append for each permit.
 #[derive(Clone)]
@@ -21,15 +21,23 @@ struct Scripted {
 }
 
 impl Log for Scripted {
-    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         self.appended.lock().expect("not poisoned").push(batch);
         let permit = self.confirms.acquire().await;
         permit.map_err(|_| AppendError::OutcomeUnknown)?.forget();
         match self.is_full.load(Ordering::Acquire) {
             true => Err(AppendError::Full("the disk".into())),
-            false => Ok(()),
+            false => Ok(None),
         }
     }
+}
+
+/// Of a batch of which the log tells nothing more.
+fn durable(sequence: Sequence) -> Result<Durable, NotAppended> {
+    Ok(Durable {
+        sequence,
+        new: None,
+    })
 }
 
 fn scripted() -> Scripted {
@@ -84,13 +92,13 @@ async fn posts_gather_while_one_batch_is_in_flight() {
     assert_eq!(appended(), 1, "the second batch waits for the first");
     assert_eq!(batcher.confirmed(), 0);
     log.confirms.add_permits(1);
-    assert_eq!(first.await.expect("joins"), Ok(1));
+    assert_eq!(first.await.expect("joins"), durable(1));
     assert_eq!(batcher.confirmed(), 1);
     log.confirms.add_permits(1);
     for post in rest {
         assert_eq!(
             post.await.expect("joins"),
-            Ok(2),
+            durable(2),
             "all that waited share one batch"
         );
     }
@@ -126,10 +134,10 @@ async fn those_who_post_again_when_answered_share_the_next_batch_with_who_waits(
     until(|| waiting() == 1).await;
     log.confirms.add_permits(100);
     for post in regulars {
-        assert_eq!(post.await.expect("joins"), Ok(3), "with who waited");
+        assert_eq!(post.await.expect("joins"), durable(3), "with who waited");
     }
-    assert_eq!(patient.await.expect("joins"), Ok(3));
-    assert_eq!(first.await.expect("joins"), Ok(1));
+    assert_eq!(patient.await.expect("joins"), durable(3));
+    assert_eq!(first.await.expect("joins"), durable(1));
 }
 
 #[tokio::test]
@@ -141,7 +149,7 @@ async fn a_batch_is_capped_but_a_post_is_never_split() {
         batcher.submit([items(1), items(2)].concat(), None),
         batcher.submit(items(3), None),
     );
-    assert_eq!((one, two), (Ok(1), Ok(2)));
+    assert_eq!((one, two), (durable(1), durable(2)));
     let appended = log.appended.lock().expect("not poisoned");
     assert_eq!(appended[0].item_count(), 2);
     assert_eq!(appended[1].item_count(), 1);
@@ -152,8 +160,8 @@ async fn barriers_count_in_sequences_of_their_own_epoch() {
     let log = scripted();
     let batcher = start(&log, usize::MAX);
     log.confirms.add_permits(100);
-    assert_eq!(batcher.submit(Vec::new(), None).await, Ok(1));
-    assert_eq!(batcher.submit(Vec::new(), None).await, Ok(2));
+    assert_eq!(batcher.submit(Vec::new(), None).await, durable(1));
+    assert_eq!(batcher.submit(Vec::new(), None).await, durable(2));
     assert_eq!(batcher.confirmed(), 2);
     assert!(log.appended.lock().expect("not poisoned")[1].is_barrier());
 }
@@ -172,7 +180,7 @@ async fn an_acceptance_has_a_batch_of_its_own() {
         batcher.accept(accepted.clone()),
         batcher.submit(items(2), None),
     );
-    assert_eq!((before, alone, after), (Ok(1), Ok(2), Ok(3)));
+    assert_eq!((before, alone, after), (durable(1), Ok(2), durable(3)));
     let appended = log.appended.lock().expect("not poisoned");
     assert_eq!(appended[1].acceptance(), Some(&accepted));
     assert_eq!(appended[2].item_count(), 1);
@@ -225,7 +233,7 @@ async fn a_batcher_that_nobody_needs_any_more_ends_unnoticed() {
     let log = scripted();
     let batcher = start_watched(&log, usize::MAX, &supervisor);
     log.confirms.add_permits(1);
-    assert_eq!(batcher.submit(items(1), None).await, Ok(1));
+    assert_eq!(batcher.submit(items(1), None).await, durable(1));
     drop(batcher);
     // Its end of the log goes with it.
     until(|| Arc::strong_count(&log.confirms) == 1).await;
@@ -239,7 +247,7 @@ async fn a_batch_without_room_is_refused_and_its_sequence_is_the_next_ones() {
     let supervisor = Supervisor::default();
     let batcher = start_watched(&log, usize::MAX, &supervisor);
     log.confirms.add_permits(100);
-    assert_eq!(batcher.submit(items(1), None).await, Ok(1));
+    assert_eq!(batcher.submit(items(1), None).await, durable(1));
     log.is_full.store(true, Ordering::Release);
     for id in 2..5 {
         let refused = batcher.submit(items(id), None).await;
@@ -247,9 +255,76 @@ async fn a_batch_without_room_is_refused_and_its_sequence_is_the_next_ones() {
     }
     assert_eq!(batcher.confirmed(), 1);
     log.is_full.store(false, Ordering::Release);
-    assert_eq!(batcher.submit(items(5), None).await, Ok(2));
+    assert_eq!(batcher.submit(items(5), None).await, durable(2));
     let appended = log.appended.lock().expect("not poisoned");
     let sequences: Vec<_> = appended.iter().map(|batch| batch.id().sequence).collect();
     assert_eq!(sequences, [1, 2, 2, 2, 2]);
     assert_eq!(supervisor.unasked(), None);
+}
+
+/// A log that counts everything as new, and tells so.
+#[derive(Clone)]
+struct Telling(Scripted);
+
+impl Log for Telling {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
+        self.0.append(Arc::clone(&batch)).await?;
+        let mut marks = batch.unmarked();
+        let mut seen = std::collections::HashSet::new();
+        let all = batch.tenants().iter().flat_map(|group| &group.hashes);
+        for (place, hash) in all.enumerate() {
+            if seen.insert(*hash)
+                && let Some(marks) = &mut marks
+            {
+                marks.mark(place);
+            }
+        }
+        Ok(Some(NewItems {
+            count: seen.len() as u64,
+            marks: marks.unwrap_or_default(),
+        }))
+    }
+
+    fn tells_new(&self) -> bool {
+        true
+    }
+}
+
+/// Alone, in a batch with others that bring the same, and with nothing at all.
+#[tokio::test]
+async fn each_post_is_told_what_was_new_of_it() {
+    let log = scripted();
+    let options = BatcherOptions {
+        partition: Partition(0),
+        epoch: Epoch(1),
+        batch_bytes_max: usize::MAX,
+        waiting_posts_max: 100,
+    };
+    let telling = Telling(log.clone());
+    let ending = Arc::new(Ending::new());
+    let batcher = Batcher::start(telling, options, ending, &Supervisor::default());
+    let submit = |items| {
+        let batcher = batcher.clone();
+        tokio::spawn(async move { batcher.submit(items, None).await })
+    };
+    let first = submit([items(1), items(1), items(2)].concat());
+    until(|| log.appended.lock().expect("not poisoned").len() == 1).await;
+    let together = [
+        items(7),
+        [items(7), items(8)].concat(),
+        Vec::new(),
+        items(9),
+    ];
+    let together = together.map(submit);
+    until(|| batcher.submissions.capacity() == 100 - 4).await;
+    log.confirms.add_permits(2);
+    let new = async |post: tokio::task::JoinHandle<Result<Durable, NotAppended>>| {
+        post.await.expect("joins").map(|durable| durable.new)
+    };
+    assert_eq!(new(first).await, Ok(Some(2)));
+    let mut told = Vec::new();
+    for post in together {
+        told.push(new(post).await.expect("durable").expect("told"));
+    }
+    assert_eq!(told, [1, 1, 0, 1]);
 }

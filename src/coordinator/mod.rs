@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 use self::admission::{Gate, Ticket};
 use self::barriers::Barriers;
-use self::batcher::{Batcher, BatcherOptions, LogEnded, NotAppended};
+use self::batcher::{Batcher, BatcherOptions, Durable, LogEnded, NotAppended};
 use self::ending::Ending;
 use self::members::Members;
 use self::meters::Meters;
@@ -115,6 +115,16 @@ impl From<NotAppended> for AcceptError {
     }
 }
 
+/// What an acknowledged post is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// What a read must cover to include its items.
+    pub token: Token,
+    /// How many of its items were counted for the first time, where the log tells that: an item that several posts bring at once is
+    /// told to one of them.
+    pub new: Option<u64>,
+}
+
 /// The handle of a coordinator; cheap to clone. Its batchers end when the last handle is dropped.
 #[derive(Clone)]
 pub struct Coordinator {
@@ -127,6 +137,8 @@ struct Inner {
     options: CoordinatorOptions,
     gate: Gate,
     batchers: Vec<Batcher>,
+    /// Whether the log tells which items were new.
+    tells_new: bool,
     /// Barriers have epochs of their own: they are in no position, so they would look like holes.
     barriers: Vec<Barriers>,
     members: Members,
@@ -183,6 +195,7 @@ impl Coordinator {
                 partitioning,
                 options,
                 gate: Gate::new(options.admission),
+                tells_new: log.tells_new(),
                 batchers: partitioning.all().map(batcher).collect(),
                 barriers: partitioning.all().map(barriers).collect(),
                 members: Members::new(named),
@@ -273,12 +286,15 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`AcceptError`] tells a rejection, after which nothing counts, from an unknown outcome.
-    pub async fn accept(&self, items: Vec<TenantItems>) -> Result<Token, AcceptError> {
+    pub async fn accept(&self, items: Vec<TenantItems>) -> Result<Receipt, AcceptError> {
         let epoch = self.inner.epoch;
         if items.is_empty() {
-            return Ok(Token {
-                epoch,
-                sequences: TokenEntries::new(),
+            return Ok(Receipt {
+                token: Token {
+                    epoch,
+                    sequences: TokenEntries::new(),
+                },
+                new: self.inner.tells_new.then_some(0),
             });
         }
         self.check_not_fatal()?;
@@ -288,8 +304,8 @@ impl Coordinator {
         // Pinned here: to move it into the timeout would copy it, twice.
         let submitted = pin!(self.submit(items, Arc::new(ticket)));
         let limit = self.inner.options.accept_timeout;
-        let sequences = match tokio::time::timeout(limit, submitted).await {
-            Ok(Ok(sequences)) => sequences,
+        let (sequences, new) = match tokio::time::timeout(limit, submitted).await {
+            Ok(Ok(durable)) => durable,
             Ok(Err(why @ NotAppended::LogEnded)) => {
                 return Err(not_accepted("log_ended", why.into()));
             }
@@ -297,28 +313,33 @@ impl Coordinator {
             Err(_) => return Err(not_accepted("timed_out", AcceptError::TimedOut)),
         };
         self.inner.meters.accepted.increment(count as u64);
-        Ok(Token { epoch, sequences })
+        let token = Token { epoch, sequences };
+        Ok(Receipt { token, new })
     }
 
-    /// Hands items to the batchers of their partitions and waits until all are durable.
+    /// Hands items to the batchers of their partitions and waits until all are durable; tells how many were new, if that is known of
+    /// all.
     async fn submit(
         &self,
         items: Vec<TenantItems>,
         ticket: Arc<Ticket>,
-    ) -> Result<TokenEntries, NotAppended> {
+    ) -> Result<(TokenEntries, Option<u64>), NotAppended> {
         let submit = async |partition: Partition, items, ticket| {
             let batcher = &self.inner.batchers[usize::from(partition.0)];
-            let sequence = batcher.submit(items, Some(ticket)).await?;
-            Ok((partition, sequence))
+            let Durable { sequence, new } = batcher.submit(items, Some(ticket)).await?;
+            Ok(((partition, sequence), new))
         };
         if let Some(only) = self.inner.partitioning.only() {
-            return Ok([submit(only, items, ticket).await?].into());
+            let (entry, new) = submit(only, items, ticket).await?;
+            return Ok(([entry].into(), new));
         }
         let parts = split(self.inner.partitioning, items).into_iter();
         let submitted =
             parts.map(|(partition, items)| submit(partition, items, Arc::clone(&ticket)));
         let submitted = futures_util::future::try_join_all(submitted).await?;
-        Ok(TokenEntries::from_vec(submitted))
+        let new = submitted.iter().map(|(_, new)| *new).sum();
+        let entries = submitted.into_iter().map(|(entry, _)| entry);
+        Ok((entries.collect(), new))
     }
 
     /// Appends a barrier to every partition; returns their names.

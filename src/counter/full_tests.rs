@@ -16,7 +16,8 @@ use crate::log::{
     AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log, local,
 };
 use crate::model::{
-    Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Requirement, TenantItems, TenantName,
+    Batch, BatchId, Epoch, ItemHash, Marks, NewItems, Partition, Partitioning, Requirement,
+    TenantItems, TenantName,
 };
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
@@ -87,13 +88,19 @@ async fn until_problem(counter: &LocalCounter<MemoryReader>, is_there: bool) -> 
     }
 }
 
+/// What the append of one post's batch tells.
+fn new(count: u64) -> Result<Option<NewItems>, AppendError> {
+    let marks = Marks::default();
+    Ok(Some(NewItems { count, marks }))
+}
+
 #[tokio::test]
 async fn alone_what_finds_no_room_is_refused_and_reads_go_on() {
     let (store, fullness) = store();
     let (log, deliveries) = local();
     let (task, counter) = CounterTask::new("c".into(), 1, store, deliveries);
     let running = tokio::spawn(task.run());
-    assert_eq!(log.append(batch(1, &[1, 2])).await, Ok(()));
+    assert_eq!(log.append(batch(1, &[1, 2])).await, new(2));
     fullness.store(true, Ordering::Release);
     for _ in 0..3 {
         let refused = log.append(batch(2, &[3, 4, 5])).await;
@@ -109,13 +116,13 @@ async fn alone_what_finds_no_room_is_refused_and_reads_go_on() {
     // Nothing of it is to be kept: strong reads go on.
     let barrier = Arc::new(Batch::new(id(7, 1), 0, Vec::new()));
     let (appended, refused) = tokio::join!(log.append(barrier), log.append(batch(2, &[6])));
-    assert_eq!(appended, Ok(()));
+    assert_eq!(appended, new(0));
     assert!(matches!(refused, Err(AppendError::Full(_))), "{refused:?}");
     assert!(counter.passed(&[id(7, 1)], Instant::now() + LIMIT).await);
 
     fullness.store(false, Ordering::Release);
     // The sequence was not used: another batch takes it, and is no fork.
-    assert_eq!(log.append(batch(2, &[2, 3])).await, Ok(()));
+    assert_eq!(log.append(batch(2, &[2, 3])).await, new(1));
     assert_eq!(count(&counter, 2).await, (3, true));
     until_problem(&counter, false).await;
     assert_eq!(counter.status().await.expect("it runs").forks, 0);

@@ -15,7 +15,9 @@ use super::*;
 use crate::counter::snapshot::SnapshotEncoder;
 use crate::counter::{CounterTask, Counts, ListQuery, Listing, Membership, SnapshotStream, Status};
 use crate::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
-use crate::model::{BarrierEpochs, Entropy, Epoch, ItemHash, Partition, Sequence, TenantItems};
+use crate::model::{
+    BarrierEpochs, Entropy, Epoch, ItemHash, NewItems, Partition, Sequence, TenantItems,
+};
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
 
@@ -74,11 +76,11 @@ impl Deliveries for Queue {
 struct Fanout(Arc<Vec<Queue>>);
 
 impl Log for Fanout {
-    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         for queue in self.0.iter() {
             queue.push(Delivered::Batches(vec![Arc::clone(&batch)]));
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -39,7 +39,7 @@ pub use control::{ControlError, CounterControl};
 pub use healer::{Cluster, Healer, HealerOptions, NotReached, Peers};
 pub use host::host;
 pub use local::LocalCounter;
-pub use step::{Applied, apply};
+pub use step::{Applied, apply, apply_marking};
 pub use task::{CounterError, CounterTask};
 
 use std::sync::Arc;

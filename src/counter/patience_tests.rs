@@ -114,7 +114,7 @@ async fn a_query_that_waits_brings_the_commit() {
         }
         let answer = soon(count(&counter, sequence, FOR_EVER)).await;
         assert_eq!(answer, (sequence, true));
-        assert_eq!(soon(append).await.expect("joined"), Ok(()));
+        assert_eq!(soon(append).await.expect("joined"), Ok(None));
     }
 }
 
@@ -141,7 +141,7 @@ async fn a_query_that_waits_for_something_else_brings_no_commit() {
     assert_eq!(soon(third).await.expect("joined"), (3, true));
     assert!(!never.is_finished());
     for append in appends {
-        assert_eq!(soon(append).await.expect("joined"), Ok(()));
+        assert_eq!(soon(append).await.expect("joined"), Ok(None));
     }
 }
 

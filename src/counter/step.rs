@@ -4,7 +4,7 @@
 //! distinct hashes among them. The seen-set makes it so; the position only saves work and tells what is
 //! covered.
 
-use crate::model::{Acceptance, Batch, BatchId, Verdict};
+use crate::model::{Acceptance, Batch, BatchId, Marks, Verdict};
 use crate::store::{Store, StoreError};
 
 /// What became of a delivered batch.
@@ -25,11 +25,34 @@ pub enum Applied {
     Barrier,
 }
 
+impl Applied {
+    /// Items that were counted for the first time.
+    #[must_use]
+    pub fn new_items(self) -> u64 {
+        match self {
+            Self::Counted { new, .. } => new,
+            Self::Skipped | Self::Barrier => 0,
+        }
+    }
+}
+
 /// Stages a batch's changes; nothing is durable or visible before the store's commit.
 ///
 /// # Errors
 /// When the store fails; it is poisoned then.
 pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreError> {
+    apply_marking(store, batch, None)
+}
+
+/// The same, and marks each item that was counted for the first time.
+///
+/// # Errors
+/// When the store fails; it is poisoned then.
+pub fn apply_marking(
+    store: &mut impl Store,
+    batch: &Batch,
+    marks: Option<&mut Marks>,
+) -> Result<Applied, StoreError> {
     if batch.is_barrier() {
         return Ok(Applied::Barrier);
     }
@@ -37,7 +60,10 @@ pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreErro
     let verdict = store.judge(id, batch.checksum());
     // Also when its sequence had come before: a position remembers no more than its last batch's checksum, and a
     // clone that is behind sends other items under an earlier one.
-    let new = store.insert_all(id.partition, batch.tenants())?;
+    let new = match marks {
+        None => store.insert_all(id.partition, batch.tenants())?,
+        Some(marks) => store.insert_all_marking(id.partition, batch.tenants(), marks)?,
+    };
     if verdict == Verdict::Applied && new == 0 {
         return Ok(Applied::Skipped);
     }

@@ -22,10 +22,10 @@ use super::meters::Meters;
 use super::pending::Pending;
 use super::progress::Progress;
 use super::signing::Own;
-use super::{Applied, LocalCounter, apply};
+use super::{Applied, LocalCounter, apply_marking};
 use crate::clock::now_ms;
 use crate::log::{Delivered, Deliveries, Delivery, DeliveryError};
-use crate::model::{Batch, BatchId, Epoch};
+use crate::model::{Batch, BatchId, Epoch, NewItems};
 use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether it still works while nothing is delivered.
@@ -247,7 +247,13 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         pending: &mut Pending,
     ) -> Result<(), CounterError> {
         for batch in batches {
-            let applied = apply(&mut self.store, batch)?;
+            let mut marks = batch.unmarked();
+            let applied = apply_marking(&mut self.store, batch, marks.as_mut())?;
+            let new = NewItems {
+                count: applied.new_items(),
+                marks: marks.unwrap_or_default(),
+            };
+            self.deliveries.tell(batch.id(), new);
             match applied {
                 Applied::Barrier => pending.barriers.push(batch.id()),
                 Applied::Skipped => pending.redeliveries += 1,

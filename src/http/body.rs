@@ -26,6 +26,36 @@ pub struct BodyLimits {
     pub body_timeout: Duration,
 }
 
+/// The room that a body holds, and what is made of it: given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Room(Option<OwnedSemaphorePermit>);
+
+impl Room {
+    /// Takes room for so many bytes more, if there is as much. Who holds none yet needs none: its body is empty.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let Some(held) = &mut self.0 else { return true };
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let more = Arc::clone(held.semaphore()).try_acquire_many_owned(permits);
+        more.map(|more| held.merge(more)).is_ok()
+    }
+
+    /// The same bytes, which give the room back once all of them are sent, or never will be.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        struct Held(
+            Bytes,
+            #[expect(dead_code, reason = "it is dropped with the bytes")] Room,
+        );
+
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        Bytes::from_owner(Held(bytes, self))
+    }
+}
+
 /// The room that bodies share.
 pub struct Bodies {
     limits: BodyLimits,
@@ -43,12 +73,8 @@ impl Bodies {
         }
     }
 
-    /// Receives a body. The permit holds its room until the body is done with.
-    pub async fn receive<B>(
-        &self,
-        headers: &HeaderMap,
-        body: B,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>
+    /// Receives a body. It takes its room until that is dropped.
+    pub async fn receive<B>(&self, headers: &HeaderMap, body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
@@ -65,7 +91,7 @@ impl Bodies {
     }
 
     /// Takes room for each part as it comes: what is only announced takes none.
-    async fn gather<B>(&self, mut body: B) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem>
+    async fn gather<B>(&self, mut body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
@@ -105,6 +131,6 @@ impl Bodies {
         } else {
             whole.freeze()
         };
-        Ok((body, room))
+        Ok((body, Room(room)))
     }
 }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::caller::Caller;
 use super::error::Problem;
-use super::options::{PathParams, Query, tenant};
+use super::options::{COUNT_PARAMS, COUNTS_PARAMS, PathParams, Query, TENANTS_PARAMS, tenant};
 use super::{App, Whole, json, json_in};
 use crate::counter::ListQuery;
 use crate::model::{TENANT_CHARS_MAX, TenantName};
@@ -117,6 +117,7 @@ pub(super) async fn count(
     query: &Query,
 ) -> Result<Whole, Problem> {
     let coordinator = &app.coordinator;
+    query.only(COUNT_PARAMS)?;
     let options = query.read_options(coordinator.partitioning())?;
     let tenant = tenant(name)?;
     let counts = |options| {
@@ -154,6 +155,7 @@ pub async fn get_counts(
     query: Query,
 ) -> Result<Whole, Problem> {
     let coordinator = &app.coordinator;
+    query.only(COUNTS_PARAMS)?;
     let options = query.read_options(coordinator.partitioning())?;
     let tenants: Vec<TenantName> = query
         .all("tenant")
@@ -203,6 +205,7 @@ pub async fn get_tenants(
     query: Query,
 ) -> Result<Whole, Problem> {
     let coordinator = &app.coordinator;
+    query.only(TENANTS_PARAMS)?;
     let options = query.read_options(coordinator.partitioning())?;
     let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
     let list = ListQuery {

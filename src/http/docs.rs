@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use utoipa_swagger_ui::Config;
 use super::App;
 use super::JSON;
 use super::error::{Problem, to_json};
+use super::options::PathParams;
 use super::{counters, counts, health, items};
 
 /// The API's description.
@@ -62,7 +63,7 @@ pub async fn get_docs_index() -> Response {
     docs_file("").unwrap_or_else(Problem::into_response)
 }
 
-pub async fn get_docs_file(Path(path): Path<String>) -> Response {
+pub async fn get_docs_file(PathParams(path): PathParams<String>) -> Response {
     docs_file(&path).unwrap_or_else(Problem::into_response)
 }
 
@@ -83,6 +84,9 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::http::options::{
+        COUNT_PARAMS, COUNTS_PARAMS, ITEM_PARAMS, POST_PARAMS, TENANTS_PARAMS,
+    };
 
     #[test]
     fn the_description_is_openapi_3_1_and_names_every_route() {
@@ -97,5 +101,30 @@ mod tests {
         let mut routed: Vec<_> = crate::http::API_ROUTES.to_vec();
         routed.sort_unstable();
         assert_eq!(described, routed);
+    }
+
+    #[test]
+    fn the_parameters_that_are_described_are_those_that_are_taken() {
+        let description: Value = serde_json::from_slice(&openapi_json()).expect("JSON");
+        let paths = description["paths"].as_object().expect("paths");
+        for (path, operations) in paths {
+            let operation = operations.as_object().and_then(|of| of.values().next());
+            let parameters = operation.expect("one")["parameters"].as_array();
+            let described: Vec<_> = parameters
+                .into_iter()
+                .flatten()
+                .filter(|parameter| parameter["in"] == "query")
+                .filter_map(|parameter| parameter["name"].as_str())
+                .collect();
+            let taken = match path.as_str() {
+                "/items" => POST_PARAMS,
+                "/items/{tenant}/count" => COUNT_PARAMS,
+                "/items/{tenant}/ids/{id}" => ITEM_PARAMS,
+                "/counts" => COUNTS_PARAMS,
+                "/tenants" => TENANTS_PARAMS,
+                _ => &[],
+            };
+            assert_eq!(described, taken, "{path}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 use smallvec::SmallVec;
 use utoipa::ToSchema;
 
-use super::parse::{ItemError, ParseError};
+use super::fault::Fault;
+use super::parse::ParseError;
 use crate::coordinator::{AcceptError, ReadError};
 use crate::counter::exchange::{BUSY_PROBLEM, STORE_PROBLEM};
 use crate::telemetry;
@@ -20,6 +21,9 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// What every problem's `type` starts with.
 const TYPE_PREFIX: &str = "urn:headcount:problem:";
+
+/// The content encodings that bodies may have.
+const ENCODINGS: &str = "gzip, zstd";
 
 /// Seconds after which a client should try again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -46,17 +50,9 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false, value_type = String)]
     request_id: Option<Box<str>>,
-}
-
-/// One fault in a batch of items.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Fault {
-    /// The item's index in the array, or its line's index in NDJSON, from 0.
-    index: usize,
-    /// A JSON Pointer to the fault: into the body, or into the line in NDJSON.
-    pointer: String,
-    /// What is wrong.
-    detail: String,
+    /// Whether the answer names the encodings that would do.
+    #[serde(skip)]
+    is_of_encoding: bool,
 }
 
 impl Problem {
@@ -73,6 +69,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             request_id: None,
+            is_of_encoding: false,
         }
     }
 
@@ -111,13 +108,20 @@ impl Problem {
         )
     }
 
+    pub fn unsupported_encoding(detail: impl Into<String>) -> Self {
+        let mut problem = Self::unsupported_media_type(detail);
+        // Only where the encoding is what is wrong (RFC 9110, section 15.5.16).
+        problem.is_of_encoding = true;
+        problem
+    }
+
     pub fn body_too_large(bytes_max: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
             "The body is too large",
             format!(
-                "A body may have at most {bytes_max} bytes. Post the items in several requests."
+                "A body may have at most {bytes_max} bytes, also once it is unpacked. Post the items in several requests."
             ),
         )
     }
@@ -245,11 +249,9 @@ impl From<ParseError> for Problem {
                         "{detail}. None of the items counts; correct the body and post it again."
                     ),
                 );
-                problem.errors.extend(line.map(|index| Fault {
-                    index,
-                    pointer: String::new(),
-                    detail,
-                }));
+                problem
+                    .errors
+                    .extend(line.map(|index| Fault::of_line(index, detail)));
                 problem
             }
             ParseError::Invalid(errors) => {
@@ -262,6 +264,7 @@ impl From<ParseError> for Problem {
                 problem.errors = errors.into_iter().map(Fault::from).collect();
                 problem
             }
+            ParseError::NoRoom => Self::bodies_in_flight(),
             ParseError::TooMany(items_max) => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-many-items",
@@ -270,16 +273,6 @@ impl From<ParseError> for Problem {
                     "A request may have at most {items_max} items. Post them in several requests."
                 ),
             ),
-        }
-    }
-}
-
-impl From<ItemError> for Fault {
-    fn from(error: ItemError) -> Self {
-        Self {
-            index: error.index,
-            pointer: error.pointer,
-            detail: error.detail,
         }
     }
 }
@@ -356,6 +349,7 @@ impl IntoResponse for Problem {
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
             // What is left of a body that came too slowly is not worth waiting for.
             StatusCode::REQUEST_TIMEOUT => Some((header::CONNECTION, "close")),
+            _ if self.is_of_encoding => Some((header::ACCEPT_ENCODING, ENCODINGS)),
             _ => None,
         };
         if let Some((name, value)) = extra {

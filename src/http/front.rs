@@ -143,9 +143,16 @@ impl Routes {
         let waits_to_continue = has_body && unread::waits_to_continue(&headers);
         let (series, answer, wants_body) = match known {
             Known::PostItems => {
+                let partial = match parts.uri.query() {
+                    None => Ok(false),
+                    Some(query) => Query::parse(query).and_then(|query| items::partial(&query)),
+                };
                 // The path is a piece of the connection's buffer as well.
                 drop((parts.uri, parts.extensions));
-                let answer = items::post(&straight.app, headers, &mut body).await;
+                let answer = match partial {
+                    Ok(partial) => items::post(&straight.app, partial, headers, &mut body).await,
+                    Err(problem) => Err(problem),
+                };
                 (&straight.posts, answer, true)
             }
             Known::GetCount(tenant) => {

@@ -7,24 +7,24 @@ use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
+use super::body::Room;
 use super::caller::Caller;
-use super::error::Problem;
-use super::options::{PathParams, Query, tenant};
-use super::parse::{Items, ParseError, parse_json, parse_ndjson};
-use super::{App, JSON, Whole, json, json_in};
+use super::error::{Problem, to_json};
+use super::fault::Fault;
+use super::media::{self, Packing};
+use super::options::{ITEM_PARAMS, POST_PARAMS, PathParams, Query, tenant};
+use super::parse::{self, Format, Invalid, Items};
+use super::unpack::unpack;
+use super::{App, Whole, json, whole};
 use crate::model::{ItemHash, Token, check_item_id};
 
 /// The route that items are posted to.
 pub(super) const ITEMS_ROUTE: &str = "/items";
-
-/// The media type of items, one a line.
-const NDJSON: &str = "application/x-ndjson";
 
 /// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other requests on
 /// the same thread for more than about a millisecond.
@@ -70,13 +70,25 @@ pub enum ItemOrItems {
 
 /// The answer to a post.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"accepted": 1, "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow"}))]
+#[schema(example = json!({"accepted": 1, "new": 1, "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow"}))]
 pub struct Accepted {
-    /// How many items the request had; items seen before are a success like any other.
+    /// How many items the request had, or with `partial` how many of them are valid; items seen before are a success like any
+    /// other.
     accepted: usize,
-    /// Give it as `after` to a read on any coordinator: that read includes these items.
-    #[schema(value_type = String)]
-    token: Token,
+    /// How many of them were counted for the first time: an id that several posts bring at once is told to one of them. Absent
+    /// where that is not known when the answer is given: through RabbitMQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    new: Option<u64>,
+    /// Give it as `after` to a read on any coordinator: that read includes these items. Absent only if `partial` was asked for and
+    /// no item was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
+    token: Option<Token>,
+    /// With `partial`: the faults of every item that was not accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    errors: Option<Vec<Fault>>,
 }
 
 /// Whether an item is counted.
@@ -93,20 +105,29 @@ pub struct ItemAnswer {
     exact: bool,
 }
 
+/// How a body is to be read.
 #[derive(Clone, Copy)]
-enum Format {
-    Json,
-    Ndjson,
+struct Reading {
+    format: Format,
+    packing: Option<Packing>,
+    partial: bool,
+    items_max: usize,
 }
 
 /// Counts items, each once.
 ///
-/// Answers once all of them are durable. All or nothing: if one item is invalid, none counts. Posting the
-/// same ids again is always safe: after a 503, or when no answer came, do so.
+/// Answers once all of them are durable. All or nothing, unless `partial` says otherwise: if one item is invalid, none counts.
+/// Posting the same ids again is always safe: after a 503, or when no answer came, do so.
+///
+/// A body may be packed, with `Content-Encoding: gzip` or `zstd`; its limit holds before and after. JSON is taken by the names
+/// `text/json` and any that ends in `+json` too, NDJSON by `application/ndjson`, `jsonl`, `x-jsonl`, `jsonlines` and `x-jsonlines`.
 #[utoipa::path(
     post,
     path = "/items",
     tag = "items",
+    params(
+        ("partial" = Option<bool>, Query, description = "`true`: the valid items of the body count, and `errors` of the answer names every other one. A line of NDJSON that is no JSON is one of those; a JSON document that breaks is refused."),
+    ),
     request_body(
         description = "One item, an array of items, or (NDJSON) items one a line, without brackets and commas.",
         content(
@@ -115,11 +136,11 @@ enum Format {
         ),
     ),
     responses(
-        (status = 200, description = "All of the items are durable and count.", body = Accepted),
-        (status = 400, description = "The body is not JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "All of the items are durable and count; with `partial`, all that are valid.", body = Accepted),
+        (status = 400, description = "The body is not JSON or can't be unpacked, or a parameter is not valid.", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly.", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large, or has too many items.", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is neither JSON nor NDJSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large, as it is sent or once it is unpacked, or has too many items.", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is neither JSON nor NDJSON, or packed in another way than the header Accept-Encoding of this answer names.", body = Problem, content_type = "application/problem+json"),
         (
             status = 422,
             description = "Some items are invalid; none counts.",
@@ -144,95 +165,104 @@ enum Format {
 )]
 pub async fn post_items(
     State(app): State<Arc<App>>,
+    query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Whole, Problem> {
-    post(&app, headers, body).await
+    post(&app, partial(&query)?, headers, body).await
+}
+
+/// Whether the valid items of a body are to count without the others.
+pub(super) fn partial(query: &Query) -> Result<bool, Problem> {
+    query.only(POST_PARAMS)?;
+    query.flag("partial")
 }
 
 /// Takes a post, however it came here.
-pub(super) async fn post<B>(app: &App, mut headers: HeaderMap, body: B) -> Result<Whole, Problem>
+pub(super) async fn post<B>(
+    app: &App,
+    partial: bool,
+    mut headers: HeaderMap,
+    body: B,
+) -> Result<Whole, Problem>
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let (items, _room) = receive_items(app, &mut headers, body).await?;
-    let token = app.coordinator.accept(items.tenants).await?;
-    let accepted = items.count;
-    Ok(json_in(headers, &Accepted { accepted, token }))
+    let (items, room) = receive_items(app, partial, &mut headers, body).await?;
+    let receipt = app.coordinator.accept(items.tenants).await?;
+    let answer = Accepted {
+        accepted: items.count,
+        new: receipt.new,
+        token: (!partial || items.count > 0).then_some(receipt.token),
+        errors: partial.then(|| items.left_out.into_iter().map(Fault::from).collect()),
+    };
+    let json = match &answer.errors {
+        Some(errors) if !errors.is_empty() => room.hold(to_json(&answer)),
+        _ => to_json(&answer),
+    };
+    Ok(whole(headers, json))
 }
 
-/// The items of a body, and the body's room: kept until they wait under the coordinator's own limit.
+/// The items of a body, and the body's room: kept until they wait under the coordinator's own limit, and as long as there are faults
+/// to be told.
 ///
 /// Headers and body are pieces of the connection's buffer, which it can use again only once they are gone: so they go
 /// before the items wait.
 async fn receive_items<B>(
     app: &App,
+    partial: bool,
     headers: &mut HeaderMap,
     body: B,
-) -> Result<(Items, Option<OwnedSemaphorePermit>), Problem>
+) -> Result<(Items, Room), Problem>
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let format = format(headers)?;
-    let items_max = app.limits.items_max;
-    let (body, room) = app.bodies.receive(headers, body).await?;
+    let reading = Reading {
+        format: media::format(headers)?,
+        packing: media::packing(headers)?,
+        partial,
+        items_max: app.limits.items_max,
+    };
+    let (body, mut room) = app.bodies.receive(headers, body).await?;
     headers.clear();
-    if body.len() <= PARSE_INLINE_BYTES_MAX {
-        return Ok((parse(format, &body, items_max)?, room));
+    if reading.packing.is_none() && body.len() <= PARSE_INLINE_BYTES_MAX {
+        return Ok((reading.parse(&body, &mut room)?, room));
     }
+    let limits = app.limits.bodies;
+    let place = match reading.packing {
+        // Boxed, since it is rare: otherwise every request would have to have room for it.
+        Some(_) => Some(Box::pin(app.unpackers.place(limits)).await?),
+        None => None,
+    };
     let parsed = tokio::task::spawn_blocking(move || {
         // With the room inside, a client that goes away does not free it while its body is still there.
-        (parse(format, &body, items_max), room)
+        let items = match reading.packing {
+            None => reading.parse(&body, &mut room),
+            Some(packing) => {
+                let unpacked = unpack(packing, &body, limits.body_bytes_max, &mut room);
+                drop((place, body));
+                unpacked.and_then(|body| reading.parse(&body, &mut room))
+            }
+        };
+        items.map(|items| (items, room))
     })
     .await;
-    match parsed {
-        Ok((parsed, room)) => Ok((parsed?, room)),
-        Err(_) => Err(Problem::not_ready(
+    parsed.unwrap_or_else(|_| {
+        Err(Problem::not_ready(
             "The process is going down. Post the items again.",
-        )),
-    }
-}
-
-fn parse(format: Format, body: &Bytes, items_max: usize) -> Result<Items, ParseError> {
-    match format {
-        Format::Json => parse_json(body, items_max),
-        Format::Ndjson => parse_ndjson(body, items_max),
-    }
-}
-
-/// The body's form by its headers; without a content type it is JSON.
-fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let encoding = headers.get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Problem::unsupported_media_type(
-            "Send the body without a content encoding.",
-        ));
-    }
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(Format::Json);
-    };
-    let text = value.to_str().unwrap_or_default();
-    let mut parts = text.split(';').map(str::trim);
-    let kind = parts.next().unwrap_or_default();
-    let formats = [(JSON, Format::Json), (NDJSON, Format::Ndjson)];
-    let format = formats
-        .into_iter()
-        .find(|(name, _)| kind.eq_ignore_ascii_case(name))
-        .map(|(_, format)| format);
-    let utf8 = parts
-        .filter_map(|parameter| parameter.split_once('='))
-        .filter(|(name, _)| name.eq_ignore_ascii_case("charset"))
-        .all(|(_, charset)| is_utf8(charset.trim_matches('"')));
-    format.filter(|_| utf8).ok_or_else(|| {
-        Problem::unsupported_media_type(
-            "Send application/json (one item or an array) or application/x-ndjson (an item a line), in UTF-8.",
-        )
+        ))
     })
 }
 
-fn is_utf8(charset: &str) -> bool {
-    let names = ["utf-8", "utf8", "us-ascii"];
-    names.iter().any(|name| charset.eq_ignore_ascii_case(name))
+impl Reading {
+    fn parse(self, body: &[u8], room: &mut Room) -> Result<Items, Problem> {
+        let mut has_room = |bytes| room.take(bytes);
+        let invalid = match self.partial {
+            true => Invalid::IsLeftOut(&mut has_room),
+            false => Invalid::RefusesAll,
+        };
+        Ok(parse::parse(self.format, body, self.items_max, invalid)?)
+    }
 }
 
 /// Tells whether an item is counted.
@@ -258,6 +288,7 @@ pub async fn get_item(
     query: Query,
 ) -> Result<Whole, Problem> {
     let coordinator = &app.coordinator;
+    query.only(ITEM_PARAMS)?;
     let options = query.read_options(coordinator.partitioning())?;
     let tenant = tenant(&name)?;
     check_item_id(&id).map_err(|error| Problem::invalid_parameter(format!("The id {error}.")))?;

@@ -10,6 +10,7 @@ mod counters;
 mod counts;
 mod docs;
 mod error;
+mod fault;
 mod front;
 mod gauges;
 mod health;
@@ -17,12 +18,14 @@ mod internal;
 mod items;
 mod loss;
 mod measure;
+mod media;
 mod methods;
 mod options;
 pub mod parse;
 mod refusals;
 mod server;
 mod timer;
+mod unpack;
 mod unread;
 
 pub use access::AccessLimits;
@@ -47,6 +50,7 @@ use self::body::Bodies;
 use self::error::{Problem, to_json};
 use self::loss::Desk;
 use self::measure::{Measures, measure};
+use self::unpack::Unpackers;
 use crate::coordinator::Coordinator;
 use crate::model::ClusterSecret;
 
@@ -80,6 +84,7 @@ pub struct App {
     coordinator: Coordinator,
     limits: HttpLimits,
     bodies: Bodies,
+    unpackers: Unpackers,
     loss: Option<Desk>,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     openapi: Bytes,
@@ -97,6 +102,7 @@ impl App {
             coordinator,
             limits,
             bodies: Bodies::new(limits.bodies),
+            unpackers: Unpackers::new(),
             loss: None,
             render_metrics,
             openapi: docs::openapi_json(),
@@ -182,6 +188,7 @@ fn framed<S: Clone + Send + Sync + 'static>(
     router
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .fallback(async || Problem::not_found())
+        .layer(axum::middleware::from_fn(options::check_path))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(measures),
             measure,
@@ -193,11 +200,16 @@ type Whole = Response<Full<Bytes>>;
 
 /// An answer in JSON. It takes over `headers`, emptied: a request's map for its own answer spares a new one, which would be
 /// the largest piece of memory that a small request needs.
-fn json_in(mut headers: HeaderMap, value: &impl Serialize) -> Whole {
+fn json_in(headers: HeaderMap, value: &impl Serialize) -> Whole {
+    whole(headers, to_json(value))
+}
+
+/// The same of JSON that is written already.
+fn whole(mut headers: HeaderMap, written: Bytes) -> Whole {
     headers.clear();
     let json = HeaderValue::from_static(JSON);
     headers.insert(header::CONTENT_TYPE, json);
-    let mut response = Response::new(to_json(value).into());
+    let mut response = Response::new(written.into());
     *response.headers_mut() = headers;
     response
 }

@@ -1,14 +1,17 @@
 //! What clients say in paths and query strings.
 //!
-//! Invariant: a parameter that can't be honoured is refused by name, never guessed: bytes that are not
-//! UTF-8, a value out of range, a single-valued parameter given twice. Unknown parameters are ignored.
+//! Invariant: a parameter that can't be honoured is refused by name, never guessed: one that is not known, bytes that are not
+//! UTF-8, a value out of range, a single-valued parameter given twice. What is not percent-encoded as it should be is refused.
+//! Routes that take no parameters don't look at them.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
@@ -21,12 +24,38 @@ pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
 /// The greatest `timeout_ms`.
 pub const TIMEOUT_MS_MAX: u64 = 30_000;
 
+/// The parameters of `POST /items`.
+pub const POST_PARAMS: &[&str] = &["partial"];
+/// Those of a tenant's count: the options of every read.
+pub const COUNT_PARAMS: &[&str] = &["after", "consistency", "timeout_ms"];
+/// Those of one item.
+pub const ITEM_PARAMS: &[&str] = COUNT_PARAMS;
+/// Those of several counts.
+pub const COUNTS_PARAMS: &[&str] = &["tenant", "after", "consistency", "timeout_ms"];
+/// Those of a page of tenants.
+pub const TENANTS_PARAMS: &[&str] = &[
+    "prefix",
+    "limit",
+    "cursor",
+    "after",
+    "consistency",
+    "timeout_ms",
+];
+
+/// Characters of an unknown parameter's name that are looked at and told.
+const UNKNOWN_CHARS_MAX: usize = 64;
+
 /// A request's query parameters, decoded, in order.
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Decodes a query string (`application/x-www-form-urlencoded`).
     pub fn parse(raw: &str) -> Result<Self, Problem> {
+        if !is_percent_encoded(raw) {
+            return Err(Problem::invalid_parameter(
+                "The query string has a % that no two hexadecimal digits follow; %25 stands for it.",
+            ));
+        }
         let decode = |text: &str| {
             let text = text.replace('+', " ");
             percent_decode_str(&text)
@@ -39,6 +68,14 @@ impl Query {
             Ok((decode(name)?, decode(value)?))
         });
         Ok(Self(pairs.collect::<Result<_, Problem>>()?))
+    }
+
+    /// Refuses all parameters but those `known`, which are not none.
+    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let mut names = self.0.iter().map(|(name, _)| name.as_str());
+        names
+            .find(|name| !known.contains(name))
+            .map_or(Ok(()), |name| Err(unknown(name, known)))
     }
 
     /// Every value of a parameter.
@@ -85,6 +122,17 @@ impl Query {
         }
     }
 
+    /// Whether something is asked for; not if it is not given.
+    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.one(name)? {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::invalid_parameter(format!(
+                "{name} must be true or false."
+            ))),
+        }
+    }
+
     /// How the client wants to read: `consistency`, `after`, `timeout_ms`. A token must be of a cluster split like this.
     pub fn read_options(&self, partitioning: Partitioning) -> Result<ReadOptions, Problem> {
         let consistency = match self.one("consistency")? {
@@ -104,6 +152,20 @@ impl Query {
             timeout: Duration::from_millis(timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT)),
         })
     }
+}
+
+fn unknown(name: &str, known: &[&str]) -> Problem {
+    let mut shown: String = name.chars().take(UNKNOWN_CHARS_MAX).collect();
+    let lower = shown.to_lowercase();
+    let distance = |known: &&&str| strsim::damerau_levenshtein(&lower, known);
+    let nearest = known.iter().min_by_key(distance).unwrap_or(&"none");
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    let all = known.join(", ");
+    Problem::invalid_parameter(format!(
+        "There is no parameter {shown:?} here. The nearest is {nearest}; all that there are: {all}."
+    ))
 }
 
 /// The token of an answer of this cluster. Partitions that it does not have are nobody's to cover: a token that names one
@@ -153,8 +215,35 @@ fn path_not_utf8() -> Problem {
     Problem::invalid_parameter("The path is not UTF-8 once it is percent-decoded.")
 }
 
+fn path_not_encoded() -> Problem {
+    Problem::invalid_parameter(
+        "The path has a % that no two hexadecimal digits follow; %25 stands for it.",
+    )
+}
+
+/// Whether each `%` begins the code of a byte. What is not is no URI (RFC 3986, section 2.1), and what was meant is not known.
+fn is_percent_encoded(text: &str) -> bool {
+    let mut parts = text.split('%');
+    parts.next();
+    parts.all(|after| {
+        let code = after.as_bytes().get(..2);
+        code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// Passes on only requests whose path is percent-encoded as it should be.
+pub async fn check_path(request: Request, next: Next) -> Result<Response, Problem> {
+    if !is_percent_encoded(request.uri().path()) {
+        return Err(path_not_encoded());
+    }
+    Ok(next.run(request).await)
+}
+
 /// One segment of a path, percent-decoded.
 pub fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
+    if !is_percent_encoded(raw) {
+        return Err(path_not_encoded());
+    }
     percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| path_not_utf8())
@@ -183,6 +272,67 @@ mod tests {
         assert_eq!(query.one("x").expect("once"), Some(""));
         assert!(query.one("tenant").is_err());
         assert!(Query::parse("tenant=%ff").is_err());
+    }
+
+    fn refusal(raw: &str, known: &[&str]) -> String {
+        let refused = query(raw).only(known).expect_err(raw);
+        serde_json::to_string(&refused).expect("JSON")
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_named_with_the_nearest_known_one() {
+        for (raw, name, nearest) in [
+            ("consistancy=strong", "consistancy", "consistency"),
+            ("timeout_ms=1&Timeout=5", "Timeout", "timeout_ms"),
+            ("From=2026-01-01", "From", ""),
+            ("=x", "", ""),
+            ("AFTER=x", "AFTER", "after"),
+        ] {
+            let told = refusal(raw, COUNT_PARAMS);
+            let named = serde_json::to_string(&format!("There is no parameter {name:?} here."));
+            let named = named.expect("JSON");
+            assert!(told.contains(named.trim_matches('"')), "{told}");
+            assert!(
+                told.contains(&format!("The nearest is {nearest}")),
+                "{told}"
+            );
+            assert!(told.contains("after, consistency, timeout_ms."), "{told}");
+        }
+        let long = refusal(&"x".repeat(60_000), POST_PARAMS);
+        assert!(long.len() < 400, "{long}");
+        assert!(
+            query("tenant=a&tenant=b&after=x")
+                .only(COUNTS_PARAMS)
+                .is_ok()
+        );
+        assert!(query("").only(POST_PARAMS).is_ok());
+    }
+
+    #[test]
+    fn a_flag_is_true_or_false() {
+        let flag = |raw| query(raw).flag("partial").ok();
+        assert_eq!(flag(""), Some(false));
+        assert_eq!(flag("partial=false"), Some(false));
+        assert_eq!(flag("partial=true"), Some(true));
+        for bad in [
+            "partial",
+            "partial=1",
+            "partial=True",
+            "partial=true&partial=true",
+        ] {
+            assert_eq!(flag(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_percent_sign_begins_the_code_of_a_byte() {
+        for good in ["", "abc", "%25", "100%25", "%C3%A9", "a%2fb"] {
+            assert!(is_percent_encoded(good), "{good}");
+        }
+        for bad in ["%", "100%", "%2", "%zz", "%%25", "a%2gb", "%+1", "%é"] {
+            assert!(!is_percent_encoded(bad), "{bad}");
+            assert!(Query::parse(bad).is_err() && path_segment(bad).is_err());
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::Batch;
+use crate::model::{Batch, BatchId, NewItems};
 
 use super::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log};
 
@@ -19,15 +19,21 @@ const APPENDS_WAITING_MAX: usize = 64;
 
 struct Append {
     batch: Arc<Batch>,
-    done: oneshot::Sender<Result<(), AppendError>>,
+    done: oneshot::Sender<Outcome>,
 }
+
+/// What becomes of an append: what of it was new, as far as the counter has said.
+type Outcome = Result<Option<NewItems>, AppendError>;
 
 /// An append that waits.
 struct Waiting {
     /// The delivery that it came by.
     tag: DeliveryTag,
+    batch: BatchId,
     is_barrier: bool,
-    done: oneshot::Sender<Result<(), AppendError>>,
+    /// What the counter has said of it.
+    new: Option<NewItems>,
+    done: oneshot::Sender<Outcome>,
 }
 
 /// Makes a log that ends in this process.
@@ -58,13 +64,13 @@ pub struct LocalDeliveries {
 }
 
 impl LocalDeliveries {
-    /// Tells all that came up to `up_to` what became of them.
-    fn tell(&mut self, up_to: DeliveryTag, outcome: impl Fn(&Waiting) -> Result<(), AppendError>) {
+    /// Ends the waiting of all that came up to `up_to`, each with what became of it.
+    fn settle(&mut self, up_to: DeliveryTag, outcome: impl Fn(&mut Waiting) -> Outcome) {
         let covered = self
             .unacknowledged
             .partition_point(|waiting| waiting.tag <= up_to);
-        for waiting in self.unacknowledged.drain(..covered) {
-            let outcome = outcome(&waiting);
+        for mut waiting in self.unacknowledged.drain(..covered) {
+            let outcome = outcome(&mut waiting);
             // An appender that no longer waits has nothing to learn.
             let _ = waiting.done.send(outcome);
         }
@@ -72,7 +78,7 @@ impl LocalDeliveries {
 }
 
 impl Log for LocalLog {
-    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         let (done, acknowledged) = oneshot::channel();
         self.sender
             .send(Append { batch, done })
@@ -81,6 +87,10 @@ impl Log for LocalLog {
         acknowledged
             .await
             .unwrap_or(Err(AppendError::OutcomeUnknown))
+    }
+
+    fn tells_new(&self) -> bool {
+        true
     }
 }
 
@@ -98,7 +108,9 @@ impl Deliveries for LocalDeliveries {
         for append in self.received.drain(..) {
             self.unacknowledged.push_back(Waiting {
                 tag,
+                batch: append.batch.id(),
                 is_barrier: append.batch.is_barrier(),
+                new: None,
                 done: append.done,
             });
             batches.push(append.batch);
@@ -112,14 +124,22 @@ impl Deliveries for LocalDeliveries {
     }
 
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
-        self.tell(up_to, |_| Ok(()));
+        self.settle(up_to, |waiting| Ok(waiting.new.take()));
     }
 
     fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool {
-        self.tell(up_to, |waiting| match waiting.is_barrier {
-            true => Ok(()),
+        self.settle(up_to, |waiting| match waiting.is_barrier {
+            true => Ok(waiting.new.take()),
             false => Err(AppendError::Full(why.to_owned())),
         });
         true
+    }
+
+    fn tell(&mut self, batch: BatchId, new: NewItems) {
+        // Few wait, and the one that is told of is mostly among the last.
+        let mut waiting = self.unacknowledged.iter_mut().rev();
+        if let Some(told) = waiting.find(|waiting| waiting.batch == batch) {
+            told.new = Some(new);
+        }
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::model::{Batch, KeptGeneration, TenantItems};
+use crate::model::{Batch, BatchId, KeptGeneration, NewItems, TenantItems};
 
 /// Why an append did not return `Ok`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -39,11 +39,20 @@ pub enum AppendError {
 
 /// The appending end; cheap to clone.
 pub trait Log: Clone + Send + Sync + 'static {
-    /// Appends a batch and waits until it is durable.
+    /// Appends a batch and waits until it is durable. Tells which of its items were new, where the log
+    /// [can](Self::tells_new).
     ///
     /// The caller keeps one append in flight per (epoch, partition), so that a gap in the sequences is proof
     /// of loss, never of a race. Dropping the future does not take the batch back.
-    fn append(&self, batch: Arc<Batch>) -> impl Future<Output = Result<(), AppendError>> + Send;
+    fn append(
+        &self,
+        batch: Arc<Batch>,
+    ) -> impl Future<Output = Result<Option<NewItems>, AppendError>> + Send;
+
+    /// Whether appends tell which items were new: only where they return after the counter has counted.
+    fn tells_new(&self) -> bool {
+        false
+    }
 }
 
 /// What comes out of a log.
@@ -145,6 +154,10 @@ pub trait Deliveries: Send + 'static {
     /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned before it, none that
     /// it returned after it.
     fn acknowledge(&mut self, up_to: DeliveryTag) -> impl Future<Output = ()> + Send;
+
+    /// Says what of a batch, one that is not acknowledged yet, was new. Its append tells so, once it is acknowledged; where
+    /// appends don't wait for that, nobody hears of it.
+    fn tell(&mut self, _batch: BatchId, _new: NewItems) {}
 
     /// Says that there is no room, `why`, to keep what was returned up to `up_to` and is not acknowledged: none of it is committed.
     /// Where appends wait for that, they get [`AppendError::Full`]; those of barriers `Ok`, since nothing of a barrier is

@@ -7,7 +7,8 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::{Acceptance, Completes, ItemHash, Partition, TenantName};
+use super::shares::merge_posts;
+use super::{Acceptance, Completes, ItemHash, Marks, Partition, Shares, TenantName};
 
 /// One life of one coordinator: a random 128-bit id, new at every start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +69,8 @@ pub struct Batch {
     tenants: Vec<TenantItems>,
     acceptance: Option<Acceptance>,
     checksum: u32,
+    /// Known only where the batch was made; no part of its content.
+    is_shared: bool,
 }
 
 impl Batch {
@@ -78,6 +81,22 @@ impl Batch {
     pub fn new(id: BatchId, accepted_at_ms: u64, items: Vec<TenantItems>) -> Self {
         let tenants = merge_by_tenant(items);
         Self::sealed(id, accepted_at_ms, tenants, None)
+    }
+
+    /// The same of the items of several posts; tells whose the batch's items are.
+    #[must_use]
+    pub fn of_posts(
+        id: BatchId,
+        accepted_at_ms: u64,
+        posts: impl ExactSizeIterator<Item = Vec<TenantItems>>,
+    ) -> (Self, Shares) {
+        let is_shared = posts.len() > 1;
+        let (tenants, shares) = merge_posts(posts);
+        let batch = Self {
+            is_shared,
+            ..Self::sealed(id, accepted_at_ms, tenants, None)
+        };
+        (batch, shares)
     }
 
     /// Makes a batch without items that carries an operator's signature.
@@ -99,6 +118,7 @@ impl Batch {
             tenants,
             acceptance,
             checksum,
+            is_shared: false,
         }
     }
 
@@ -143,6 +163,18 @@ impl Batch {
     #[must_use]
     pub fn item_count(&self) -> usize {
         item_count(&self.tenants)
+    }
+
+    /// Whether somebody wants to know of each item whether it was new: its items came by several posts.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// No mark yet for any item, if somebody [wants them](Self::is_shared).
+    #[must_use]
+    pub fn unmarked(&self) -> Option<Marks> {
+        self.is_shared.then(|| Marks::none_of(self.item_count()))
     }
 }
 

@@ -14,6 +14,7 @@ mod partition;
 mod position;
 mod secret;
 mod sequences;
+mod shares;
 mod tenant;
 mod token;
 
@@ -35,6 +36,7 @@ pub use partition::{PARTITIONS_MAX, Partition, Partitioning};
 pub use position::{EpochPosition, Position, Requirement, Verdict};
 pub use secret::{CLUSTER_SECRET_CHARS_MAX, CLUSTER_SECRET_CHARS_MIN, ClusterSecret, SecretError};
 pub use sequences::Sequences;
+pub use shares::{Marks, NewItems, Shares};
 pub use tenant::{TENANT_CHARS_MAX, TenantName, check_tenant};
 pub use token::{Token, TokenEntries, TokenError};
 

@@ -26,8 +26,8 @@ use std::cmp::Ordering;
 use parking_lot::RwLockReadGuard;
 
 use crate::model::{
-    BatchId, ItemHash, KeptGeneration, Partition, Partitioning, Position, TenantItems, TenantName,
-    Verdict,
+    BatchId, ItemHash, KeptGeneration, Marks, Partition, Partitioning, Position, TenantItems,
+    TenantName, Verdict,
 };
 
 /// Bytes in a [`Key`].
@@ -134,6 +134,31 @@ pub trait Store: Send + 'static {
         let mut added = 0;
         for of_tenant in items {
             added += self.insert(partition, &of_tenant.tenant, &of_tenant.hashes)?;
+        }
+        Ok(added)
+    }
+
+    /// As [`insert_all`](Self::insert_all), and marks each item that was absent by its place among all `items`; of the
+    /// repetitions of an item one.
+    ///
+    /// # Errors
+    /// As those of `insert`.
+    fn insert_all_marking(
+        &mut self,
+        partition: Partition,
+        items: &[TenantItems],
+        marks: &mut Marks,
+    ) -> Result<u64, StoreError> {
+        let mut added = 0;
+        let all = items.iter().flat_map(|of_tenant| {
+            let hashes = of_tenant.hashes.iter();
+            hashes.map(|hash| (&of_tenant.tenant, hash))
+        });
+        for (place, (tenant, hash)) in all.enumerate() {
+            if self.insert(partition, tenant, std::slice::from_ref(hash))? > 0 {
+                marks.mark(place);
+                added += 1;
+            }
         }
         Ok(added)
     }

@@ -427,7 +427,7 @@ impl Counter {
 pub async fn append(log: &AmqpLog, epoch: u128, sequence: u64) -> Arc<Batch> {
     let appended = batch(epoch, sequence);
     let result = tokio::time::timeout(PATIENCE, log.append(Arc::clone(&appended))).await;
-    assert_eq!(result.expect("in time"), Ok(()));
+    assert_eq!(result.expect("in time"), Ok(None));
     appended
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use headcount::log::{AppendError, Delivered, Deliveries, Delivery, DeliveryTag, Log, local};
 use headcount::model::{
-    Batch, BatchId, Epoch, ItemHash, Partition, Sequence, TenantItems, TenantName,
+    Batch, BatchId, Epoch, ItemHash, Marks, NewItems, Partition, Sequence, TenantItems, TenantName,
 };
 
 use crate::amqp::Cluster;
@@ -63,7 +63,7 @@ async fn an_append_waits_for_durability(log: impl Log, mut deliveries: impl Deli
     let early = tokio::time::timeout(QUIET, &mut append).await;
     assert!(early.is_err(), "delivered is not yet durable");
     deliveries.acknowledge(tag).await;
-    assert_eq!(append.await.expect("joined"), Ok(()));
+    assert_eq!(append.await.expect("joined"), Ok(None));
 }
 
 /// An acknowledgement covers what it names and nothing that was delivered after it.
@@ -81,11 +81,46 @@ async fn an_acknowledgement_covers_no_later_delivery(
     let second_tag = takes(&mut deliveries, batch(2, 1)).await;
     assert!(first_tag < second_tag);
     deliveries.acknowledge(first_tag).await;
-    assert_eq!(first.await.expect("joined"), Ok(()));
+    assert_eq!(first.await.expect("joined"), Ok(None));
     let early = tokio::time::timeout(QUIET, &mut second).await;
     assert!(early.is_err(), "the second is not covered");
     deliveries.acknowledge(second_tag).await;
-    assert_eq!(second.await.expect("joined"), Ok(()));
+    assert_eq!(second.await.expect("joined"), Ok(None));
+}
+
+/// What a counter says of a batch comes with the acknowledgement, for that batch alone, where the log tells of it.
+async fn what_was_new_comes_with_the_acknowledgement(
+    log: impl Log,
+    mut deliveries: impl Deliveries,
+) {
+    let append = |epoch| {
+        let log = log.clone();
+        tokio::spawn(async move { log.append(batch(epoch, 1)).await })
+    };
+    let new = |count| NewItems {
+        count,
+        marks: Marks::none_of(1),
+    };
+    let mut first = append(1);
+    takes(&mut deliveries, batch(1, 1)).await;
+    let second = append(2);
+    takes(&mut deliveries, batch(2, 1)).await;
+    let third = append(3);
+    let third_tag = takes(&mut deliveries, batch(3, 1)).await;
+    deliveries.tell(batch(2, 1).id(), new(7));
+    // Said anew, as of a batch that is counted anew after its commit could not be made.
+    deliveries.tell(batch(2, 1).id(), new(2));
+    deliveries.tell(batch(1, 1).id(), new(1));
+    deliveries.tell(batch(1, 2).id(), new(9));
+    if log.tells_new() {
+        let early = tokio::time::timeout(QUIET, &mut first).await;
+        assert!(early.is_err(), "told is not yet durable");
+    }
+    deliveries.acknowledge(third_tag).await;
+    let told = |new| log.tells_new().then_some(new);
+    assert_eq!(first.await.expect("joined"), Ok(told(new(1))));
+    assert_eq!(second.await.expect("joined"), Ok(told(new(2))));
+    assert_eq!(third.await.expect("joined"), Ok(None));
 }
 
 /// Deliveries come in the order of their appends, from any number of appenders, none missing.
@@ -174,6 +209,7 @@ suite!(
     [
         an_append_waits_for_durability,
         an_acknowledgement_covers_no_later_delivery,
+        what_was_new_comes_with_the_acknowledgement,
         deliveries_come_in_order,
         a_lost_counter_leaves_the_outcome_unknown,
         dropping_an_append_does_not_take_it_back,
@@ -199,6 +235,7 @@ macro_rules! amqp_suite {
 }
 
 amqp_suite!([
+    what_was_new_comes_with_the_acknowledgement,
     deliveries_come_in_order,
     dropping_an_append_does_not_take_it_back,
 ]);

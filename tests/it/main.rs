@@ -4,6 +4,7 @@
 
 mod api;
 mod bench;
+mod bodies;
 // Other test binaries use the rest of it.
 #[allow(dead_code, unused_imports)]
 #[path = "../checker/mod.rs"]

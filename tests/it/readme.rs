@@ -8,5 +8,5 @@ use crate::node::Node;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_curls_of_the_readme_answer_as_it_says() {
     let node = Node::start(&[]);
-    readme::assert_answers(node.url());
+    readme::assert_answers(node.url(), true);
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headcount::model::{ItemHash, Position, Verdict};
+use headcount::model::{ItemHash, Marks, Position, TenantItems, Verdict};
 use headcount::store::verify::recount;
 use headcount::store::{Snapshot, Store, StoreReader};
 use proptest::prelude::*;
@@ -17,6 +17,8 @@ const IDS: u32 = 150;
 #[derive(Debug, Clone)]
 enum Step {
     Insert(u8, Vec<u32>),
+    /// Of several tenants at once, each new item marked.
+    InsertAll(Vec<(u8, Vec<u32>)>),
     Record(u16, u64, u32),
     Complete(bool),
     Commit,
@@ -34,6 +36,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0..TENANTS, prop::collection::vec(0..IDS, 0..25)).prop_map(|(t, ids)| Step::Insert(t, ids)),
+        8 => prop::collection::vec((0..TENANTS, prop::collection::vec(0..IDS, 0..25)), 0..5).prop_map(Step::InsertAll),
         2 => (0_u16..3, 1_u64..6, any::<u32>()).prop_map(|(p, s, c)| Step::Record(p, s, c)),
         1 => any::<bool>().prop_map(Step::Complete),
         6 => Just(Step::Commit),
@@ -143,6 +146,36 @@ fn reopen<H: Harness>(
     }
 }
 
+/// Inserts the items of several tenants, of one partition after the other; which of them are new is told of each.
+fn insert_all(store: &mut impl Store, model: &mut Model, groups: &[(u8, Vec<u32>)]) {
+    for partition in shape().partitioning.all() {
+        let mut items = Vec::new();
+        let mut expected = Vec::new();
+        for (number, ids) in groups {
+            let name = name(*number);
+            let mut hashes = Vec::new();
+            for id in ids {
+                let hash = ItemHash::of_id(&id.to_string());
+                if shape().partitioning.of(&hash) == partition {
+                    hashes.push(hash);
+                    let known = model.staged.items.entry(name.clone()).or_default();
+                    expected.push(known.insert(*id));
+                }
+            }
+            items.push(TenantItems {
+                tenant: tenant(&name),
+                hashes: hashes.into(),
+            });
+        }
+        let mut marks = Marks::none_of(expected.len());
+        let added = store.insert_all_marking(partition, &items, &mut marks);
+        let new = expected.iter().filter(|is_new| **is_new).count();
+        assert_eq!(added.expect("inserted"), new as u64);
+        let marked: Vec<_> = (0..expected.len()).map(|at| marks.is_marked(at)).collect();
+        assert_eq!(marked, expected, "{groups:?}");
+    }
+}
+
 /// A step of a unite; those that need an open one are skipped without.
 fn apply_unite(store: &mut impl Store, model: &mut Model, step: &Step) {
     match step {
@@ -208,6 +241,7 @@ fn apply<H: Harness>(
             let added = insert(&mut store, &name, ids).expect("inserted");
             assert_eq!(added, (now - known) as u64);
         }
+        Step::InsertAll(groups) => insert_all(&mut store, model, groups),
         Step::Record(partition, sequence, checksum) => {
             let id = batch(*partition, *sequence);
             let known = model.staged.batches.contains_key(&(*partition, *sequence));

@@ -25,8 +25,9 @@ use crate::counter::{
 };
 use crate::log::{AppendError, Log};
 use crate::model::{
-    BarrierEpochs, Batch, BatchId, CounterName, Entropy, Epoch, ItemHash, LossId, Partition,
-    Partitioning, Position, Requirement, Sequence, Signed, TenantItems, TenantName, Token,
+    BarrierEpochs, Batch, BatchId, CounterName, Entropy, Epoch, ItemHash, LossId, NewItems,
+    Partition, Partitioning, Position, Requirement, Sequence, Signed, TenantItems, TenantName,
+    Token,
 };
 use crate::supervisor::Supervisor;
 
@@ -242,7 +243,7 @@ struct Reach {
 }
 
 impl Log for Fanout {
-    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         if self.0.lock().stalls && !batch.is_barrier() {
             std::future::pending::<()>().await;
         }
@@ -253,7 +254,7 @@ impl Log for Fanout {
         for counter in &reach.counters {
             counter.apply(&batch);
         }
-        Ok(())
+        Ok(None)
     }
 }
 

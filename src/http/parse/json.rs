@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -23,6 +24,8 @@ pub(super) enum Field<'a> {
     Missing,
     Repeated,
     Text(Cow<'a, str>),
+    /// A string with one half of a surrogate pair: JSON by its grammar, and no text.
+    Unpaired,
     Other(&'static str),
 }
 
@@ -36,9 +39,9 @@ impl<'a> Field<'a> {
 }
 
 /// Reads the whole body: an item, or an array of items.
-pub(super) struct BodySeed<'c>(pub &'c mut Collector);
+pub(super) struct BodySeed<'c, 'r>(pub &'c mut Collector<'r>);
 
-impl<'de> DeserializeSeed<'de> for BodySeed<'_> {
+impl<'de> DeserializeSeed<'de> for BodySeed<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
@@ -67,14 +70,14 @@ macro_rules! other_values {
     };
 }
 
-impl BodySeed<'_> {
+impl BodySeed<'_, '_> {
     fn single<E>(self, item: &RawItem<'_>) -> Result<(), E> {
         self.0.take(0, None, item);
         Ok(())
     }
 }
 
-impl<'de> Visitor<'de> for BodySeed<'_> {
+impl<'de> Visitor<'de> for BodySeed<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,10 +86,10 @@ impl<'de> Visitor<'de> for BodySeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         let mut index = 0;
-        while let Some(item) = array.next_element_seed(ItemSeed)? {
+        while let Some(item) = array.next_element_seed(ItemSeed::AsText)? {
             self.0.take(index, Some(index), &item);
-            if self.0.too_many {
-                return Err(A::Error::custom("too many items"));
+            if self.0.is_stopped() {
+                return Err(A::Error::custom(STOPPED));
             }
             index += 1;
         }
@@ -94,7 +97,7 @@ impl<'de> Visitor<'de> for BodySeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
-        let item = ItemSeed.visit_map(object)?;
+        let item = ItemSeed::AsText.visit_map(object)?;
         self.single(&item)
     }
 
@@ -105,8 +108,17 @@ impl<'de> Visitor<'de> for BodySeed<'_> {
     other_values!(|body: Self, found| body.single(&RawItem::Other(found)));
 }
 
+/// What ends the reading early; nobody sees it.
+const STOPPED: &str = "no more is read";
+
 /// Reads one item.
-pub(super) struct ItemSeed;
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ItemSeed {
+    /// The names of its fields are texts.
+    AsText,
+    /// They may be no texts: then they are unknown ones.
+    Unread,
+}
 
 impl<'de> DeserializeSeed<'de> for ItemSeed {
     type Value = RawItem<'de>;
@@ -126,10 +138,10 @@ impl<'de> Visitor<'de> for ItemSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<RawItem<'de>, A::Error> {
         let mut id = Field::Missing;
         let mut tenant = Field::Missing;
-        while let Some(name) = object.next_key_seed(NameSeed)? {
+        while let Some(name) = object.next_key_seed(NameSeed(self))? {
             match name {
-                Name::Id => id.set(field(object.next_value()?).map_err(A::Error::custom)?),
-                Name::Tenant => tenant.set(field(object.next_value()?).map_err(A::Error::custom)?),
+                Name::Id => id.set(field(object.next_value()?)),
+                Name::Tenant => tenant.set(field(object.next_value()?)),
                 Name::Unknown => {
                     object.next_value::<IgnoredAny>()?;
                 }
@@ -157,13 +169,20 @@ enum Name {
     Unknown,
 }
 
-struct NameSeed;
+struct NameSeed(ItemSeed);
 
 impl<'de> DeserializeSeed<'de> for NameSeed {
     type Value = Name;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Name, D::Error> {
-        json.deserialize_str(self)
+        match self.0 {
+            ItemSeed::AsText => json.deserialize_str(self),
+            ItemSeed::Unread => {
+                let name = <&RawValue>::deserialize(json)?;
+                let name = serde_json::from_str::<Cow<'_, str>>(name.get());
+                Ok(name.map_or(Name::Unknown, |name| Name::of(&name)))
+            }
+        }
     }
 }
 
@@ -175,25 +194,32 @@ impl Visitor<'_> for NameSeed {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-        Ok(match name {
-            "id" => Name::Id,
-            "tenant" => Name::Tenant,
-            _ => Name::Unknown,
-        })
+        Ok(Name::of(name))
+    }
+}
+
+impl Name {
+    fn of(name: &str) -> Self {
+        match name {
+            "id" => Self::Id,
+            "tenant" => Self::Tenant,
+            _ => Self::Unknown,
+        }
     }
 }
 
 /// Takes a value of any type, whatever is in it, and keeps it if it is a string.
-fn field(value: &RawValue) -> Result<Field<'_>, serde_json::Error> {
+fn field(value: &RawValue) -> Field<'_> {
     let text = value.get();
     let found = match text.as_bytes().first() {
         Some(b'"') => {
             let inner = text.get(1..text.len() - 1).unwrap_or_default();
-            return Ok(Field::Text(if inner.contains('\\') {
-                Cow::Owned(serde_json::from_str(text)?)
-            } else {
-                Cow::Borrowed(inner)
-            }));
+            if !inner.contains('\\') {
+                return Field::Text(Cow::Borrowed(inner));
+            }
+            // It is JSON, so nothing else can be wrong with it.
+            let text = serde_json::from_str(text).map(Cow::Owned);
+            return text.map_or(Field::Unpaired, Field::Text);
         }
         Some(b'{') => "an object",
         Some(b'[') => "an array",
@@ -201,5 +227,53 @@ fn field(value: &RawValue) -> Result<Field<'_>, serde_json::Error> {
         Some(b'n') => "null",
         _ => "a number",
     };
-    Ok(Field::Other(found))
+    Field::Other(found)
+}
+
+/// Reads a body again that has half of a surrogate pair where [`BodySeed`] takes texts: in the name of a field, or in place of an
+/// item. Each element is read twice, the first time only for its form.
+pub(super) fn read_unpaired(
+    text: &str,
+    collector: &mut Collector<'_>,
+) -> Result<(), serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    if text.trim_start().starts_with('[') {
+        json.deserialize_seq(ElementsSeed(collector))?;
+    } else {
+        let item = unpaired_item(<&RawValue>::deserialize(&mut json)?)?;
+        collector.take(0, None, &item);
+    }
+    json.end()
+}
+
+/// The item that `json` is, which is JSON by its form.
+pub(super) fn unpaired_item(json: &RawValue) -> Result<RawItem<'_>, serde_json::Error> {
+    match json.get().starts_with('"') {
+        true => Ok(RawItem::Other("a string")),
+        false => ItemSeed::Unread.deserialize(json),
+    }
+}
+
+/// Reads the elements of an array one by one.
+struct ElementsSeed<'c, 'r>(&'c mut Collector<'r>);
+
+impl<'de> Visitor<'de> for ElementsSeed<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while let Some(element) = array.next_element::<&RawValue>()? {
+            let item = unpaired_item(element).map_err(A::Error::custom)?;
+            self.0.take(index, Some(index), &item);
+            if self.0.is_stopped() {
+                return Err(A::Error::custom(STOPPED));
+            }
+            index += 1;
+        }
+        Ok(())
+    }
 }

@@ -32,6 +32,7 @@ fn items(groups: &[(&str, &[&str])]) -> Items {
     Items {
         count: tenants.iter().map(|group| group.hashes.len()).sum(),
         tenants,
+        left_out: Vec::new(),
     }
 }
 
@@ -152,7 +153,6 @@ fn malformed_json_wins_over_invalid_items_and_limits_hold() {
         b"{\"id\":\"1\"",
         b"",
         b"\xff",
-        br#"{"id":"\ud800","tenant":"a"}"#,
         b"{\"id\":\"1\",\"tenant\":\"a\",\"ignored\":\"\xff\"}",
         b"[] []",
     ] {
@@ -172,11 +172,212 @@ fn malformed_json_wins_over_invalid_items_and_limits_hold() {
     );
 }
 
+#[test]
+fn half_of_a_surrogate_pair_is_one_items_fault() {
+    const HALF: &str = "must not contain one half of a surrogate pair (\\ud800 to \\udfff)";
+    assert_eq!(
+        invalid(
+            r#"[{"id":"1","tenant":"t"},{"id":"\ud83d","tenant":"t"},{"id":"2","tenant":"\udc00x"}]"#
+        ),
+        [
+            expect(1, "/1/id", &format!("id {HALF}")),
+            expect(2, "/2/tenant", &format!("tenant {HALF}")),
+        ]
+    );
+    for id in [
+        r"\ud800",
+        r"\uDFFF",
+        r"x\ud83d\u0041",
+        r"\ude00\ud83d",
+        r"\ud83d\ud83d",
+    ] {
+        let body = format!(r#"{{"id":"{id}","tenant":"t"}}"#);
+        assert_eq!(invalid(&body)[0].1, "/id", "{id}");
+        let lines = parse_ndjson(format!("\n{body}\n").as_bytes(), 10);
+        let Err(ParseError::Invalid(errors)) = lines else {
+            panic!("expected an invalid item, got {lines:?}");
+        };
+        assert_eq!((errors[0].index, errors[0].pointer.as_str()), (1, "/id"));
+    }
+    // Where no text of an item is meant, it is nobody's fault, or that of what stands in an item's place.
+    for ignored in [
+        r#"{"id":"1","tenant":"a","x":"\ud800"}"#,
+        r#"{"id":"1","\ud800":[{"\udc00":1}],"tenant":"a"}"#,
+        r#"[{"\ud800":1,"\u0069d":"1","tenant":"\u0061"}]"#,
+    ] {
+        let expected = Ok(items(&[("a", &["1"])]));
+        assert_eq!(parse_json(ignored.as_bytes(), 10), expected, "{ignored}");
+        let line = ignored.trim_matches(['[', ']']);
+        if !ignored.starts_with('[') {
+            assert_eq!(parse_ndjson(line.as_bytes(), 10), expected, "{ignored}");
+        }
+    }
+    let no_item = "must be an object with the fields id and tenant, not a string";
+    assert_eq!(invalid(r#" "\ud800" "#), [expect(0, "", no_item)]);
+    assert_eq!(
+        invalid(r#"[{"id":"1","tenant":"a"}, "\ud800" ,{"\ud800":1}]"#),
+        [
+            expect(1, "/1", no_item),
+            expect(2, "/2/id", "id is missing"),
+            expect(2, "/2/tenant", "tenant is missing"),
+        ]
+    );
+    // Both halves are one character.
+    let pair = parse_json(br#"{"id":"\ud83d\ude00","tenant":"a"}"#, 10);
+    assert_eq!(pair, Ok(items(&[("a", &["😀"])])));
+}
+
+fn malformed(parsed: Result<Items, ParseError>) -> (Option<usize>, String) {
+    match parsed {
+        Err(ParseError::Malformed { line, detail }) => (line, detail),
+        other => panic!("expected a malformed body, got {other:?}"),
+    }
+}
+
+#[test]
+fn places_are_those_of_the_body() {
+    for (body, place) in [
+        (
+            &b"[{\"id\":\"1\",\n\"tenant\":x}]"[..],
+            "at line 2 column 10",
+        ),
+        (b"\xef\xbb\xbf[x", "at line 1 column 5"),
+        (b"\xef\xbb\xbf[\nx", "at line 2 column 1"),
+        (b"[\"\\ud800\",{\"\\ud800\":1},\n{x]", "at line 2 column 2"),
+        (b"{\"id\":\"\\ud800\",\"tenant\"}", "at line 1 column 24"),
+        (b"[\"\xff\"]", "at byte 2"),
+        (b"\xef\xbb\xbf\xff", "at byte 3"),
+    ] {
+        let (line, detail) = malformed(parse_json(body, 10));
+        assert!(line.is_none() && detail.ends_with(place), "{detail}");
+    }
+    let (line, detail) = malformed(parse_ndjson(b"\xef\xbb\xbf{x\n", 10));
+    assert_eq!(
+        (line, detail.as_str()),
+        (Some(0), "line index 0: key must be a string at column 5")
+    );
+    let (line, detail) = malformed(parse_ndjson(b"\xef\xbb\xbf{}\n{x\n", 10));
+    assert_eq!(
+        (line, detail.as_str()),
+        (Some(1), "line index 1: key must be a string at column 2")
+    );
+}
+
+#[test]
+fn a_byte_order_mark_before_a_body_is_skipped() {
+    let item = b"\xef\xbb\xbf{\"id\":\"1\",\"tenant\":\"a\"}\n";
+    let one = Ok(items(&[("a", &["1"])]));
+    assert_eq!(parse_json(item, 10), one);
+    assert_eq!(parse_ndjson(item, 10), one);
+    assert_eq!(parse_ndjson(b"\xef\xbb\xbf", 10), Ok(Items::default()));
+    assert!(
+        parse_json(b"\xef\xbb\xbf\xef\xbb\xbf[]", 10).is_err(),
+        "one"
+    );
+    assert!(parse_json(b"[\xef\xbb\xbf]", 10).is_err(), "before it");
+    let marked = parse_json("[{\"id\":\"\u{feff}1\",\"tenant\":\"a\"}]".as_bytes(), 10);
+    assert_eq!(
+        marked,
+        Ok(items(&[("a", &["\u{feff}1"])])),
+        "within is kept"
+    );
+}
+
+/// Parses, leaving invalid items out as long as `room` bytes do for their faults.
+fn partly(format: Format, body: &[u8], items_max: usize, room: usize) -> Result<Items, ParseError> {
+    let mut left = room;
+    let mut take = |bytes: usize| {
+        let rest = left.checked_sub(bytes);
+        left = rest.unwrap_or(left);
+        rest.is_some()
+    };
+    parse(format, body, items_max, Invalid::IsLeftOut(&mut take))
+}
+
+fn places(items: &Items) -> Vec<(usize, &str)> {
+    let faults = items.left_out.iter();
+    faults
+        .map(|fault| (fault.index, fault.pointer.as_str()))
+        .collect()
+}
+
+#[test]
+fn the_valid_items_of_a_body_come_without_the_others() {
+    let body = br#"[{"id":1,"tenant":"a"},{"id":"1","tenant":"a"},7,{"id":"2","tenant":"a"},{}]"#;
+    let parsed = partly(Format::Json, body, 5, 1 << 20).expect("partly");
+    assert_eq!(parsed.tenants, items(&[("a", &["1", "2"])]).tenants);
+    assert_eq!(parsed.count, 2);
+    assert_eq!(
+        places(&parsed),
+        [(0, "/0/id"), (2, "/2"), (4, "/4/id"), (4, "/4/tenant")]
+    );
+    assert_eq!(
+        partly(Format::Json, body, 4, 1 << 20),
+        Err(ParseError::TooMany(4)),
+        "the others are of the body too"
+    );
+    assert_eq!(partly(Format::Json, body, 5, 300), Err(ParseError::NoRoom));
+    malformed(partly(Format::Json, b"[{}", 5, 1 << 20));
+    malformed(partly(Format::Json, b"\xff", 5, 1 << 20));
+    let half = br#"["\ud800",{"id":"1","tenant":"a"}]"#;
+    let parsed = partly(Format::Json, half, 5, 1 << 20).expect("partly");
+    assert_eq!((parsed.count, places(&parsed)), (1, vec![(0, "/0")]));
+
+    let lines = b"\xef\xbb\xbf{\"id\":\"1\",\"tenant\":\"a\"}\n{\"id\":\n\n\xff\n[]\n{\"id\":\"2\",\"tenant\":\"a\"} x\n";
+    let parsed = partly(Format::Ndjson, lines, 5, 1 << 20).expect("partly");
+    assert_eq!((parsed.count, parsed.tenants.len()), (1, 1));
+    assert_eq!(places(&parsed), [(1, ""), (3, ""), (4, ""), (5, "")]);
+    let details: Vec<_> = parsed.left_out.iter().map(|fault| &fault.detail).collect();
+    assert_eq!(
+        details,
+        [
+            "is not JSON: EOF while parsing a value at column 6",
+            "it is not UTF-8 at byte 35",
+            "must be an object with the fields id and tenant, not an array",
+            "is not JSON: trailing characters at column 25",
+        ]
+    );
+    assert_eq!(
+        partly(Format::Ndjson, lines, 4, 1 << 20),
+        Err(ParseError::TooMany(4))
+    );
+    assert_eq!(
+        partly(Format::Ndjson, lines, 5, 200),
+        Err(ParseError::NoRoom)
+    );
+}
+
+#[test]
+fn each_item_that_is_left_out_is_named_however_many() {
+    let body = format!("[{}]", vec!["{}"; 3 * INVALID_ITEMS_MAX].join(","));
+    let parsed = partly(Format::Json, body.as_bytes(), 1_000, 1 << 20).expect("partly");
+    assert_eq!(parsed.count, 0);
+    assert_eq!(parsed.left_out.len(), 6 * INVALID_ITEMS_MAX);
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused_without_a_panic(body: Vec<u8>) {
-        let _ = parse_json(&body, 5);
-        let _ = parse_ndjson(&body, 5);
+        for format in [Format::Json, Format::Ndjson] {
+            let _ = parse(format, &body, 5, Invalid::RefusesAll);
+            let _ = partly(format, &body, 5, 500);
+        }
+    }
+
+    /// Where all items are valid, it makes no difference whether others would be left out.
+    #[test]
+    fn what_is_valid_is_never_left_out(posted in prop::collection::vec(("[a-c]", "[0-9]{0,3}"), 0..20)) {
+        let items: Vec<_> = posted
+            .iter()
+            .map(|(tenant, id)| serde_json::json!({"id": id, "tenant": tenant}))
+            .collect();
+        let valid = items.iter().zip(&posted).filter(|(_, (_, id))| !id.is_empty());
+        let valid: Vec<_> = valid.map(|(item, _)| item).collect();
+        let body = serde_json::to_vec(&items).expect("JSON");
+        let parsed = partly(Format::Json, &body, 100, 1 << 20).expect("partly");
+        let alone = parse_json(&serde_json::to_vec(&valid).expect("JSON"), 100).expect("valid");
+        prop_assert_eq!(parsed.left_out.len(), posted.len() - alone.count);
+        prop_assert_eq!((parsed.tenants, parsed.count), (alone.tenants, alone.count));
     }
 
     /// JSON and NDJSON are two ways to write the same items.

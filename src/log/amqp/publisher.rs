@@ -22,7 +22,7 @@ use super::topology::Broker;
 use super::trouble::{Saying, Trouble};
 use super::{AmqpOptions, Nodes};
 use crate::log::{AppendError, Log};
-use crate::model::{Batch, CounterName, Partition};
+use crate::model::{Batch, CounterName, NewItems, Partition};
 use crate::supervisor::{Ended, Task};
 use crate::telemetry;
 
@@ -156,7 +156,7 @@ impl AmqpLog {
 }
 
 impl Log for AmqpLog {
-    async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         let partition = batch.id().partition;
         let lane = self
             .lanes
@@ -166,7 +166,9 @@ impl Log for AmqpLog {
         lane.send(Append { batch, done })
             .await
             .map_err(|_| AppendError::OutcomeUnknown)?;
-        confirmed.await.map_err(|_| AppendError::OutcomeUnknown)?
+        confirmed.await.map_err(|_| AppendError::OutcomeUnknown)??;
+        // The counters have yet to count it.
+        Ok(None)
     }
 }
 

@@ -141,6 +141,7 @@ mod room;
 mod run;
 mod run_writer;
 mod shared;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod unite;

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use super::super::data_dir::DataDir;
-use super::super::{Key, Staged, Store, StoreError, StoreShape};
+use super::super::{Key, Staged, Store, StoreError, StoreShape, TenantNumber};
 use super::aside::Aside;
 use super::filter::Fingerprint;
 use super::generation;
@@ -19,8 +19,7 @@ use super::recovery::{Recovered, recover};
 use super::shared::{Shared, Stop};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{
-    BatchId, ItemHash, KeptGeneration, Partition, Partitioning, Position, TenantItems, TenantName,
-    Verdict,
+    BatchId, ItemHash, KeptGeneration, Marks, Partition, Position, TenantItems, TenantName, Verdict,
 };
 use crate::store::files::Files;
 use crate::supervisor::Task;
@@ -38,9 +37,12 @@ pub struct DiskStore {
     pub(super) position: Position,
     /// What an open unite has set aside.
     pub(super) aside: Option<Aside>,
-    fresh: Vec<Key>,
-    fingerprints: Vec<Fingerprint>,
-    scratch: Vec<u8>,
+    /// The keys of the last insert that were absent.
+    pub(super) fresh: Vec<Key>,
+    /// The tenants of the last insert that had items.
+    pub(super) numbers: Vec<TenantNumber>,
+    pub(super) fingerprints: Vec<Fingerprint>,
+    pub(super) scratch: Vec<u8>,
     threads: Vec<JoinHandle<()>>,
     /// Holds the folder's lock as long as the store lives.
     dir: Option<DataDir>,
@@ -104,6 +106,7 @@ impl DiskStore {
             position,
             aside: None,
             fresh: Vec::new(),
+            numbers: Vec::new(),
             fingerprints: Vec::new(),
             scratch: Vec::new(),
             threads: Vec::new(),
@@ -141,78 +144,6 @@ impl DiskStore {
         done
     }
 
-    fn stage<'i>(
-        &mut self,
-        partition: Partition,
-        items: impl Iterator<Item = (&'i TenantName, &'i [ItemHash])>,
-    ) -> Result<u64, StoreError> {
-        let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.clear();
-        let partitioning = self.keys_of(items, &mut fresh)?;
-        // A hash that is not of the partition it came for is counted where a recount would find it.
-        let owner = |key: &Key| match partitioning.count() {
-            1 => partition,
-            _ => partitioning.of(&key.hash()),
-        };
-        for key in &fresh {
-            self.staged.add(key.tenant(), owner(key), 1);
-        }
-        self.staged_list.extend_from_slice(&fresh);
-        let added = fresh.len() as u64;
-        self.fresh = fresh;
-        Ok(added)
-    }
-
-    /// Fills `fresh` with the keys of `items` that are neither committed nor staged, and stages them.
-    ///
-    /// Each place is asked for all keys before the next one is: the look-ups of one loop do not depend on each other,
-    /// so the processor waits for many cache misses at once.
-    fn keys_of<'i>(
-        &mut self,
-        items: impl Iterator<Item = (&'i TenantName, &'i [ItemHash])>,
-        fresh: &mut Vec<Key>,
-    ) -> Result<Partitioning, StoreError> {
-        let mut of_new_tenants = Vec::new();
-        let partitioning = {
-            let cut = self.shared.cut.read();
-            let known = cut.names().len();
-            for (tenant, hashes) in items.filter(|(_, hashes)| !hashes.is_empty()) {
-                let number = self.staged.number_or_new(&cut, tenant)?;
-                let keys = hashes.iter().map(|hash| Key::new(number, hash));
-                if (number.0 as usize) < known {
-                    fresh.extend(keys);
-                } else {
-                    of_new_tenants.extend(keys);
-                }
-            }
-            cut.partitioning()
-        };
-        self.remove_committed(fresh)?;
-        fresh.append(&mut of_new_tenants);
-        let staged_keys = &mut self.staged_keys;
-        fresh.retain(|key| staged_keys.insert(*key));
-        Ok(partitioning)
-    }
-
-    /// Removes from `keys` those that are committed; neighbours that ascend cost fewer reads.
-    pub(super) fn remove_committed(&mut self, keys: &mut Vec<Key>) -> Result<(), StoreError> {
-        let view = self.shared.view();
-        for table in [Some(&view.table), view.frozen.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let table = table.read();
-            keys.retain(|key| !table.contains(key));
-        }
-        let fingerprints = &mut self.fingerprints;
-        fingerprints.clear();
-        fingerprints.extend(keys.iter().map(Fingerprint::of));
-        for run in view.runs.iter().rev() {
-            run.remove_known(keys, fingerprints, &mut self.scratch)?;
-        }
-        Ok(())
-    }
-
     pub(super) fn join(&mut self, stop: Stop) {
         self.shared.stop(stop);
         for thread in self.threads.drain(..) {
@@ -244,6 +175,17 @@ impl Store for DiskStore {
             .iter()
             .map(|items| (&items.tenant, items.hashes.as_slice()));
         self.guarded(|store| store.stage(partition, items))
+    }
+
+    fn insert_all_marking(
+        &mut self,
+        partition: Partition,
+        items: &[TenantItems],
+        marks: &mut Marks,
+    ) -> Result<u64, StoreError> {
+        let added = self.insert_all(partition, items)?;
+        self.mark_fresh(items, marks);
+        Ok(added)
     }
 
     fn judge(&self, id: BatchId, checksum: u32) -> Verdict {

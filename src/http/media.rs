@@ -1,0 +1,185 @@
+//! What a posted body is by its headers: how it is written, and how it is packed.
+//!
+//! Invariant: a body is never read as something that its headers don't say.
+
+use axum::http::{HeaderMap, header};
+
+use super::JSON;
+use super::error::Problem;
+use super::parse::Format;
+
+/// Subtypes of `application` by which clients call items a line; none is registered.
+const LINES: [&str; 6] = [
+    "x-ndjson",
+    "ndjson",
+    "jsonl",
+    "x-jsonl",
+    "jsonlines",
+    "x-jsonlines",
+];
+
+/// How a body is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+impl Packing {
+    /// Its name as a content coding.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// The body's form. Without a content type, or with an empty one, it is JSON.
+pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(Format::Json);
+    };
+    let text = value.to_str().unwrap_or("not a text");
+    let mut parts = text.split(';').map(str::trim);
+    let format = named(parts.next().unwrap_or_default());
+    let utf8 = parts
+        .filter_map(|parameter| parameter.split_once('='))
+        .filter(|(name, _)| name.eq_ignore_ascii_case("charset"))
+        .all(|(_, charset)| is_utf8(charset.trim_matches('"')));
+    format.filter(|_| utf8).ok_or_else(|| {
+        Problem::unsupported_media_type(
+            "Send application/json (one item or an array) or application/x-ndjson (an item a line), in UTF-8.",
+        )
+    })
+}
+
+fn named(kind: &str) -> Option<Format> {
+    // Nearly all say this.
+    if kind.is_empty() || kind.eq_ignore_ascii_case(JSON) {
+        return Some(Format::Json);
+    }
+    let kind = kind.to_ascii_lowercase();
+    let (of, subtype) = kind.split_once('/')?;
+    if of == "application" && LINES.contains(&subtype) {
+        return Some(Format::Ndjson);
+    }
+    // RFC 6839, section 3.1: whatever the rest of the name says, it is written in JSON.
+    let json = (of == "text" && subtype == "json") || subtype.ends_with("+json");
+    json.then_some(Format::Json)
+}
+
+fn is_utf8(charset: &str) -> bool {
+    let names = ["utf-8", "utf8", "us-ascii"];
+    names.iter().any(|name| charset.eq_ignore_ascii_case(name))
+}
+
+/// How the body is packed; `None` if it is sent as it is.
+pub fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
+    if !headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(None);
+    }
+    let values = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let mut packing = None;
+    for value in values {
+        let codings = value.to_str().unwrap_or("not a text").split(',');
+        for coding in codings.map(|coding| coding.trim().to_ascii_lowercase()) {
+            let one = match coding.as_str() {
+                "" | "identity" => continue,
+                "gzip" | "x-gzip" => Packing::Gzip,
+                "zstd" => Packing::Zstd,
+                _ => return Err(unsupported()),
+            };
+            if packing.replace(one).is_some() {
+                return Err(unsupported());
+            }
+        }
+    }
+    Ok(packing)
+}
+
+fn unsupported() -> Problem {
+    Problem::unsupported_encoding(
+        "Send the body as it is, or with the content encoding gzip or zstd, once.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for &value in values {
+            headers.append(&name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn bodies_are_taken_for_what_their_types_say() {
+        let of = |kind| format(&headers(header::CONTENT_TYPE, &[kind])).ok();
+        for json in [
+            "",
+            " ",
+            "application/json",
+            "Application/JSON;charset=UTF-8",
+            "application/json; charset=\"utf-8\"; x=y",
+            "text/json",
+            "application/vnd.acme.items+json",
+            "application/problem+JSON ; charset=us-ascii",
+        ] {
+            assert_eq!(of(json), Some(Format::Json), "{json}");
+        }
+        for lines in LINES {
+            let kind = format!("application/{lines}");
+            assert_eq!(named(&kind), Some(Format::Ndjson), "{kind}");
+        }
+        assert_eq!(
+            of("Application/NDJSON; charset=utf-8"),
+            Some(Format::Ndjson)
+        );
+        for other in [
+            "text/plain",
+            "text/x-ndjson2",
+            "application/json-seq",
+            "application/json5",
+            "application/x-www-form-urlencoded",
+            "json",
+            "+json",
+            "application/json; charset=utf-16",
+            ";charset=latin1",
+            "nonsense",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        let bytes = HeaderValue::from_bytes(b"\xff").expect("a value");
+        let unreadable = HeaderMap::from_iter([(header::CONTENT_TYPE, bytes)]);
+        assert!(format(&unreadable).is_err());
+        assert_eq!(format(&HeaderMap::new()).ok(), Some(Format::Json));
+    }
+
+    #[test]
+    fn bodies_are_packed_once_at_most() {
+        let of = |values: &[&'static str]| packing(&headers(header::CONTENT_ENCODING, values)).ok();
+        for (values, expected) in [
+            (&[][..], Some(None)),
+            (&[""], Some(None)),
+            (&["identity"], Some(None)),
+            (&["GZIP"], Some(Some(Packing::Gzip))),
+            (&["x-gzip"], Some(Some(Packing::Gzip))),
+            (&["identity, zstd"], Some(Some(Packing::Zstd))),
+            (&["identity", "gzip"], Some(Some(Packing::Gzip))),
+            (&["gzip, gzip"], None),
+            (&["gzip", "zstd"], None),
+            (&["br"], None),
+            (&["deflate"], None),
+        ] {
+            assert_eq!(of(values), expected, "{values:?}");
+        }
+    }
+}
