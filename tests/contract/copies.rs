@@ -101,3 +101,19 @@ async fn a_counter_that_fell_silent_is_reached_until_it_is_removed() {
     append(&log, 1, 2).await;
     reports(&log, |status| !status.reached.contains(&name("c4"))).await;
 }
+
+/// The user of a careful operator: no `amq.gen-…`, no `amq.*` but the default exchange.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_rights_are_enough() {
+    let cluster = Cluster::new();
+    cluster.restrict();
+    let (log, presence) = cluster.coordinator_that_hears(&["c1"]);
+    append(&log, 1, 1).await;
+    let mut counter = cluster.counter("c1");
+    counter.begins().await;
+    assert_eq!(counter.takes(1).await, [batch(1, 1)]);
+    let mut nodes = presence.nodes();
+    let heard = nodes.wait_for(|nodes| nodes.len() == 2);
+    let heard = tokio::time::timeout(crate::log::PATIENCE, heard).await;
+    assert!(heard.is_ok(), "both hear each other");
+}

@@ -124,6 +124,16 @@ impl Vhost {
         };
     }
 
+    /// Leaves the user no rights but these: what it may configure, write to and read.
+    pub fn restrict(&self, node: &BrokerNode, rights: [&str; 3]) {
+        let name = &self.name;
+        let [configure, write, read] = rights;
+        node.eval(&format!(
+            "ok = rabbit_auth_backend_internal:set_permissions(\
+             <<\"{USER}\">>, <<\"{name}\">>, <<\"{configure}\">>, <<\"{write}\">>, <<\"{read}\">>, <<\"tests\">>), ok"
+        ));
+    }
+
     /// What an export of definitions has of it: exchanges, queues and bindings, and no message. For [`define`](Self::define).
     pub fn definitions(&self, node: &BrokerNode) -> String {
         let name = &self.name;

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpOptions;
 use super::announcement::{Announcement, Message, Nodes, note, read};
-use super::connection::{BrokerError, Dialer, timed};
+use super::connection::{BrokerError, Dialer, random, timed};
 use super::elsewhere::{self, Silent};
 use super::strangers::belongs;
 use super::topology::Broker;
@@ -195,8 +195,9 @@ async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
     broker.declare_presence().await?;
     let channel = broker.fresh_channel().await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
-    let declared = channel.queue_declare(ShortString::default(), options, FieldTable::default());
-    let queue = timed(declared).await?.name().clone();
+    // Named by us, since RabbitMQ's own names are not among those that a user with the least rights may use.
+    let queue: ShortString = broker.names.presence_queue(random()).into();
+    timed(channel.queue_declare(queue.clone(), options, FieldTable::default())).await?;
     let bound = channel.queue_bind(
         queue.clone(),
         broker.names.presence().into(),

@@ -74,6 +74,11 @@ impl Names {
         format!("{}.presence", self.prefix)
     }
 
+    /// Where one connection listens, by a number of its own.
+    pub fn presence_queue(&self, number: u64) -> String {
+        format!("{}.presence.{number:016x}", self.prefix)
+    }
+
     pub fn generation(&self, counter: &CounterName) -> String {
         format!("{}.generation.{counter}", self.prefix)
     }
