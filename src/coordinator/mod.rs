@@ -223,6 +223,12 @@ impl Coordinator {
         self.inner.gate.is_open() && !self.inner.ending.is_fatal()
     }
 
+    /// Whether this process was told to stop. Posts are admitted until it closes.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.inner.supervisor.is_leaving()
+    }
+
     /// The end of a task of this process that nobody asked for, if there was one: the process goes down.
     #[must_use]
     pub fn unasked_end(&self) -> Option<UnaskedEnd> {
