@@ -143,6 +143,7 @@ pub struct UnaskedEnd {
 
 #[derive(Debug, Default)]
 struct State {
+    leaving: bool,
     going_down: bool,
     unasked: Option<UnaskedEnd>,
 }
@@ -183,6 +184,18 @@ impl Supervisor {
             }
             replaces
         });
+    }
+
+    /// Notes that the node was told to stop: it does its work still, and whoever sends it some is to send it elsewhere.
+    pub fn leave(&self) {
+        self.state
+            .send_if_modified(|state| !std::mem::replace(&mut state.leaving, true));
+    }
+
+    /// Whether the node was told to stop.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.state.borrow().leaving
     }
 
     /// Notes that the node goes down: from now on tasks may find that others are gone.

@@ -19,6 +19,7 @@ pub use values::{ConfigError, log_format_of};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ArgMatches;
 use tracing_subscriber::EnvFilter;
@@ -56,6 +57,8 @@ pub struct CommonConfig {
     pub access: AccessLimits,
     /// Limits of connections.
     pub server: ServerLimits,
+    /// Time between being told to stop and taking no more connections.
+    pub shutdown_delay: Duration,
     /// What is logged.
     pub log: EnvFilter,
     /// How log lines look.
@@ -203,6 +206,7 @@ fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
             idle_timeout: values.milliseconds("idle-timeout-ms")?,
             drain_timeout: values.milliseconds("drain-timeout-ms")?,
         },
+        shutdown_delay: values.milliseconds_or_none("shutdown-delay-ms")?,
         log: values.parse(
             "log",
             "a level (off, error, warn, info, debug or trace), and levels of modules beside it, such as info,headcount::http=debug",

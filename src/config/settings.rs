@@ -66,7 +66,7 @@ const COORDINATOR: &[Role] = &[Role::Coordinator];
 const COUNTER: &[Role] = &[Role::Counter];
 
 /// Every setting.
-pub const SETTINGS: [Setting; 36] = [
+pub const SETTINGS: [Setting; 37] = [
     setting(
         "listen",
         "ADDRESS",
@@ -291,6 +291,13 @@ pub const SETTINGS: [Setting; 36] = [
         "75000",
         ALL,
         "Time a connection may be idle, take over a request's head, or leave an answer untaken",
+    ),
+    setting(
+        "shutdown-delay-ms",
+        "MS",
+        "0",
+        ALL,
+        "Time from being told to stop, when /readyz turns 503, until no more connections are taken",
     ),
     setting(
         "drain-timeout-ms",

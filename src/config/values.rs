@@ -218,6 +218,12 @@ impl<'a> Values<'a> {
         self.milliseconds_to(key, Duration::from_millis(WAIT_MS_CEILING))
     }
 
+    /// The same where it may be none.
+    pub fn milliseconds_or_none(&self, key: &str) -> Result<Duration, ConfigError> {
+        let milliseconds = self.number(key, 0, WAIT_MS_CEILING)?;
+        Ok(Duration::from_millis(milliseconds as u64))
+    }
+
     pub fn milliseconds_to(&self, key: &str, max: Duration) -> Result<Duration, ConfigError> {
         let milliseconds = self.number(key, 1, max.as_millis() as u64)?;
         Ok(Duration::from_millis(milliseconds as u64))

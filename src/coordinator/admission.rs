@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::model::{ITEM_HASH_BYTES, TenantItems};
 use crate::telemetry;
 
 /// How much may be admitted and not yet durable.
@@ -182,6 +183,13 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.gate.0.lock().release(self.bytes);
     }
+}
+
+/// Bytes of memory that a tenant's items hold while they wait, about.
+pub(super) fn waiting_bytes(items: &TenantItems) -> usize {
+    /// Headers of the name and the list, what allocators round up, and the group's place in the batch.
+    const GROUP_BYTES: usize = 160;
+    GROUP_BYTES + items.tenant.as_str().len() + items.hashes.capacity() * ITEM_HASH_BYTES
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use self::admission::{Gate, Ticket};
+use self::admission::{Gate, Ticket, waiting_bytes};
 use self::barriers::Barriers;
 use self::batcher::{Batcher, BatcherOptions, Durable, LogEnded, NotAppended};
 use self::ending::Ending;
@@ -52,8 +52,8 @@ use self::neighbours::Neighbours;
 use self::session::Session;
 use crate::log::Log;
 use crate::model::{
-    BarrierEpochs, BatchId, Epoch, ITEM_HASH_BYTES, Partition, Partitioning, TenantItems, Token,
-    TokenEntries, item_count,
+    BarrierEpochs, BatchId, Epoch, Partition, Partitioning, TenantItems, Token, TokenEntries,
+    item_count,
 };
 use crate::supervisor::{Supervisor, UnaskedEnd};
 use crate::telemetry;
@@ -236,6 +236,12 @@ impl Coordinator {
         self.inner.gate.is_open() && !self.inner.ending.is_fatal()
     }
 
+    /// Whether this process was told to stop. Posts are admitted until it closes.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.inner.supervisor.is_leaving()
+    }
+
     /// The end of a task of this process that nobody asked for, if there was one: the process goes down.
     #[must_use]
     pub fn unasked_end(&self) -> Option<UnaskedEnd> {
@@ -347,13 +353,6 @@ impl Coordinator {
         let appended = self.inner.barriers.iter().map(Barriers::append);
         futures_util::future::try_join_all(appended).await
     }
-}
-
-/// Bytes of memory that a tenant's items hold while they wait, about.
-fn waiting_bytes(items: &TenantItems) -> usize {
-    /// Headers of the name and the list, what allocators round up, and the group's place in the batch.
-    const GROUP_BYTES: usize = 160;
-    GROUP_BYTES + items.tenant.as_str().len() + items.hashes.capacity() * ITEM_HASH_BYTES
 }
 
 fn refused(refusal: Refusal) -> AcceptError {

@@ -52,8 +52,8 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
     if let Some(end) = app.coordinator.unasked_end() {
         return Err(ends(&end));
     }
-    if !app.coordinator.is_open() {
-        return Err(Problem::not_ready("It is going down."));
+    if app.coordinator.is_leaving() || !app.coordinator.is_open() {
+        return Err(going_down());
     }
     if !app.coordinator.is_started() {
         return Err(Problem::not_ready(
@@ -91,6 +91,11 @@ fn counters_lack(counters: &[CounterView]) -> Option<String> {
     let nobody =
         || "No complete counter answers that takes what is posted; see GET /counters.".to_owned();
     Some(problem.unwrap_or_else(nobody))
+}
+
+/// Why a node is not ready that was told to stop.
+pub fn going_down() -> Problem {
+    Problem::not_ready("It is going down.")
 }
 
 /// Why a node is not ready that goes down because one of its tasks has ended.

@@ -170,6 +170,9 @@ async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
     if let Some(end) = app.supervisor.unasked() {
         return Err(health::ends(&end));
     }
+    if app.supervisor.is_leaving() {
+        return Err(health::going_down());
+    }
     match app.counter.status().await {
         Ok(Status {
             name,

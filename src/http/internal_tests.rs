@@ -293,6 +293,13 @@ async fn ready_is_a_counter_that_runs_and_is_complete() {
     let answer = text(without.get("/readyz", &[]).await).await;
     assert!(answer.contains("the task healer panicked: oh"), "{answer}");
 
+    let leaving = Node::start(true, None);
+    leaving.supervisor.leave();
+    let refused = problem(leaving.get("/readyz", &[]).await).await;
+    assert_eq!(refused, (503, "not-ready".into()));
+    let asked = leaving.get(STATUS_PATH, &[]).await;
+    assert_eq!(asked.status(), StatusCode::OK, "it answers all the same");
+
     let halted = Node::over(Unreadable, true, None);
     let told = text(halted.until_unready().await).await;
     assert!(

@@ -13,7 +13,7 @@ use super::desk::Desk;
 use super::system::{
     barrier_epochs, new_epoch, new_life, open_endpoints, start_metrics, stop_signal,
 };
-use super::{Listening, NodeError, check_tasks};
+use super::{Listening, NodeError, check_tasks, told_to_stop};
 use crate::clock::now_ms;
 use crate::config::CoordinatorConfig;
 use crate::coordinator::{Coordinator, LogState, Neighbour, NeighbourRole, TendOptions};
@@ -94,15 +94,19 @@ pub async fn coordinator(
     let mut fatal: Option<NodeError> = None;
     let stopped = async {
         tokio::select! {
-            name = stop => tracing::info!(signal = name, "stopping"),
-            _ = supervisor.ended() => {}
+            () = told_to_stop(stop, &supervisor, config.common.shutdown_delay) => {}
+            _ = supervisor.ended() => coordinator.close(),
             reason = coordinator.fatal() => fatal = Some(reason.into()),
             Ok(why) = strangers => fatal = Some(NodeError::Stranger(why)),
         }
+        if fatal.is_some() {
+            coordinator.close();
+        }
         supervisor.going_down();
-        coordinator.close();
     };
     super::run_server(endpoints, http::routes(app), stopped).await;
+    // Uploads that were under way have been taken.
+    coordinator.close();
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
     fatal.map_or(Ok(()), Err)

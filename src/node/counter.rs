@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::cluster::{Remotes, amqp_options, cluster_secret, meet_strangers, own_url};
 use super::stores::{RunningCounter, open_store, run_counter};
 use super::system::{barrier_epochs, new_life, open_endpoints, start_metrics, stop_signal};
-use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks};
+use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks, told_to_stop};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
 use crate::counter::{
@@ -90,7 +90,7 @@ pub async fn counter(
     let mut stranger = None;
     let stopped = async {
         tokio::select! {
-            name = stop => tracing::info!(signal = name, "stopping"),
+            () = told_to_stop(stop, &supervisor, config.common.shutdown_delay) => {}
             _ = supervisor.ended() => {}
             Ok(why) = running.strangers => stranger = Some(why),
         }

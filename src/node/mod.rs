@@ -133,6 +133,19 @@ fn check_tasks(supervisor: &Supervisor) -> Result<(), NodeError> {
     }
 }
 
+/// Waits until told to stop by `stop`, says so to whoever looks, and works on for `delay`: whoever sends requests here hears of it
+/// late.
+async fn told_to_stop(
+    stop: impl Future<Output = &'static str>,
+    supervisor: &Supervisor,
+    delay: Duration,
+) {
+    let signal = stop.await;
+    supervisor.leave();
+    tracing::info!(signal, delay_ms = delay.as_millis() as u64, "stopping");
+    tokio::time::sleep(delay).await;
+}
+
 /// Serves until told to stop, and says whom that cut off. Probes are answered until the last request is.
 async fn run_server(endpoints: Endpoints, routes: http::Routes, stopped: impl Future<Output = ()>) {
     let (answered, all_answered) = oneshot::channel::<()>();

@@ -1,7 +1,7 @@
 //! `headcount serve`: everything in one process.
 //!
-//! Invariant: going down goes the way of the data: stop admitting, answer what is in flight, end the log,
-//! close the store.
+//! Invariant: going down goes the way of the data: take no more connections, answer what is in flight, admit nothing more,
+//! end the log, close the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::stores::{open_store, run_counter};
 use super::system::{
     barrier_epochs, new_epoch, new_life, open_endpoints, start_metrics, stop_signal,
 };
-use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError, check_tasks};
+use super::{CLOSE_TIMEOUT, LOCAL_COUNTER, Listening, NodeError, check_tasks, told_to_stop};
 use crate::clock::now_ms;
 use crate::config::ServeConfig;
 use crate::coordinator::Coordinator;
@@ -89,14 +89,15 @@ pub async fn serve(
     let mut fatal = None;
     let stopped = async {
         tokio::select! {
-            name = stop => tracing::info!(signal = name, "stopping"),
-            _ = supervisor.ended() => {}
+            () = told_to_stop(stop, &supervisor, config.common.shutdown_delay) => {}
+            _ = supervisor.ended() => coordinator.close(),
             reason = coordinator.fatal() => fatal = Some(reason),
         }
         supervisor.going_down();
-        coordinator.close();
     };
     super::run_server(endpoints, http::routes(app), stopped).await;
+    // Uploads that were under way have been taken.
+    coordinator.close();
     drop(coordinator);
     // The log ends once the last batch is through, and with it the counter.
     tokio::time::timeout(CLOSE_TIMEOUT, running.end())
@@ -104,8 +105,5 @@ pub async fn serve(
         .map_err(|_| NodeError::CloseTimedOut)??;
     check_tasks(&supervisor)?;
     tracing::info!("stopped");
-    match fatal {
-        Some(reason) => Err(reason.into()),
-        None => Ok(()),
-    }
+    fatal.map_or(Ok(()), |reason| Err(reason.into()))
 }

@@ -1,4 +1,4 @@
-//! What the image and the compose file hand to the program.
+//! What the image, the compose file and the manifests of the docs hand to the program.
 //!
 //! Invariant: a setting that is misspelt there would be ignored in silence; here it is found.
 
@@ -16,14 +16,17 @@ fn variables(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_image_and_the_compose_file_use_settings_that_exist() {
+fn the_image_the_compose_file_and_the_manifests_use_settings_that_exist() {
     // The help of a command names the environment variable of each of its settings.
     let commands = ["serve", "coordinator", "counter", "health"];
     let help = commands.map(|command| run(&[command, "--help"]).stdout);
     let dockerfile = variables(DOCKERFILE);
     let compose = variables(COMPOSE);
-    assert!(!dockerfile.is_empty() && !compose.is_empty());
-    for variable in dockerfile.into_iter().chain(compose) {
+    let kubernetes = variables(include_str!("../../docs/kubernetes.md"));
+    for named in [&dockerfile, &compose, &kubernetes] {
+        assert!(!named.is_empty());
+    }
+    for variable in dockerfile.into_iter().chain(compose).chain(kubernetes) {
         let shown = format!("[env: {variable}=");
         assert!(
             help.iter().any(|help| help.contains(&shown)),

@@ -59,6 +59,84 @@ async fn what_is_acknowledged_while_stopping_is_there_afterwards() {
     );
 }
 
+/// Whoever sends requests hears of the end late: from another place that looks at `/readyz` now and then.
+#[tokio::test]
+async fn readiness_goes_before_the_listener() {
+    let mut node = Node::start(&["--shutdown-delay-ms", "1500"]);
+    node.post(&items("a", 0, 5)).await;
+    let told = Instant::now();
+    node.signal("-TERM");
+    let gone = crate::kit::wait::until("a node that is not ready", async || {
+        match node.get("/readyz").await {
+            ready if ready.status == 200 => Err(ready.text),
+            gone => Ok(gone),
+        }
+    })
+    .await;
+    gone.assert_problem(503, "not-ready");
+    // A new connection of a client that has not heard of it.
+    let other = crate::node::client_builder().build().expect("a client");
+    let url = format!("{}/items", node.url());
+    let posted = other.post(&url).json(&items("a", 5, 5)).send().await;
+    assert_eq!(posted.expect("an answer").status(), 200);
+    assert_eq!(node.get("/healthz").await.status, 200);
+    assert_eq!(node.count("a").await, 10);
+    assert_eq!(node.wait().code(), Some(0));
+    assert!(told.elapsed() >= Duration::from_millis(1_500));
+}
+
+/// What was begun to be sent before the listener closed is taken, though it ends after that.
+#[tokio::test]
+async fn an_upload_under_way_is_taken_while_stopping() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut node = Node::start(&["--shutdown-delay-ms", "100"]);
+    let address = node.url().trim_start_matches("http://").to_owned();
+    let body = items("a", 0, 500).to_string();
+    let (first, rest) = body.split_at(body.len() / 2);
+    let head = format!(
+        "POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{first}",
+        body.len()
+    );
+    let mut upload = tokio::net::TcpStream::connect(&address)
+        .await
+        .expect("connected");
+    upload.write_all(head.as_bytes()).await.expect("sent");
+    // It was received so far: others of the same connection's time are answered.
+    assert_eq!(node.count("a").await, 0);
+    node.signal("-TERM");
+    crate::kit::wait::until("a listener that is closed", async || {
+        match tokio::net::TcpStream::connect(&address).await {
+            Ok(_) => Err("it is open"),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    upload.write_all(rest.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    upload.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(node.wait().code(), Some(0));
+    let again = Node::start_in(node.data_dir(), &[]);
+    assert_eq!(again.count("a").await, 500);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_delay_at_once() {
+    let mut node = Node::start(&["--shutdown-delay-ms", "3600000"]);
+    node.post(&items("a", 0, 5)).await;
+    node.signal("-TERM");
+    crate::kit::wait::until("a node that is not ready", async || {
+        let ready = node.get("/readyz").await;
+        (ready.status == 503).then_some(()).ok_or(ready.text)
+    })
+    .await;
+    node.signal("-TERM");
+    assert_eq!(node.wait().code(), Some(130));
+    let again = Node::start_in(node.data_dir(), &[]);
+    assert_eq!(again.count("a").await, 5);
+}
+
 #[tokio::test]
 async fn a_request_that_never_ends_does_not_hold_up_the_stop_for_ever() {
     let mut node = Node::start(&["--drain-timeout-ms", "200"]);

@@ -246,10 +246,11 @@ impl SimFiles {
         (disk.capacity, disk.is_copying) = (None, false);
     }
 
-    /// Leaves room for so many bytes from now on.
-    pub(super) fn leave_room(&self, bytes: u64) {
+    /// Leaves room for so many bytes from now on; for what is overwritten, too, where the disk `is_copying`.
+    pub(super) fn leave_room(&self, bytes: u64, is_copying: bool) {
         let mut disk = self.disk.lock();
         disk.capacity = Some(disk.used() + bytes);
+        disk.is_copying = is_copying;
     }
 
     /// From now on there is room for anything.
