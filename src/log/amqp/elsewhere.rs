@@ -72,7 +72,7 @@ pub(super) async fn check(broker: &mut Broker, silent: Silent) -> Result<Knows, 
 }
 
 /// The same before the cluster is founded; whether it is founded already. Of several addresses it is founded behind the first in
-/// the order of their texts: two nodes that have not joined each other would else found it twice.
+/// the order of host, port and virtual host: two nodes that have not joined each other would else found it twice.
 ///
 /// # Errors
 /// As [`check`], a silent address included; and behind any other address.
@@ -107,25 +107,26 @@ pub(super) async fn wait_or_move_on(options: &AmqpOptions) -> Result<(), BrokerE
     }
 }
 
-/// Waits until another address turns out to carry the cluster while that of `broker` does not: who listens or publishes here
-/// is alone.
-pub(super) async fn turns_up(mut broker: Broker) {
+/// Waits until another address turns out to carry the cluster while that of `broker`, of which a [`check`] said what it knows,
+/// does not: who listens or publishes here is alone.
+pub(super) async fn turns_up(mut broker: Broker, mut here: Knows) {
     let options = Arc::clone(&broker.options);
-    while options.urls.len() >= 2 {
+    while options.urls.len() >= 2 && here != Knows::Cluster {
+        tokio::time::sleep(ELSEWHERE_INTERVAL).await;
         match knows(&mut broker).await {
-            Ok(Knows::Cluster) => break,
-            Ok(_) => {
-                let seen = look_around(&options, broker.address).await;
-                if refusal(&seen, Silent::Passes).is_some() {
-                    return;
-                }
-            }
+            Ok(seen) => here = seen,
             // Whoever uses the connection notices when it is lost.
             Err(error) => {
-                tracing::debug!(%error, "the broker does not say whether it carries the cluster")
+                tracing::debug!(%error, "the broker does not say whether it carries the cluster");
+                continue;
             }
         }
-        tokio::time::sleep(ELSEWHERE_INTERVAL).await;
+        if here != Knows::Cluster {
+            let seen = look_around(&options, broker.address).await;
+            if refusal(&seen, Silent::Passes).is_some() {
+                return;
+            }
+        }
     }
     std::future::pending().await
 }

@@ -114,14 +114,16 @@ async fn announce_always(
     loop {
         let link = dialer.dial().await;
         let mut broker = Broker::new(Arc::clone(&options), &link);
-        let elsewhere = elsewhere::turns_up(broker.again());
-        tokio::select! {
-            announced = announce_until_lost(&mut broker, &mut dialer, &node, &*announce) => {
-                if let Err(error) = announced {
-                    tracing::warn!(%error, "this node can't announce itself; once more");
-                }
+        let announced = async {
+            let here = elsewhere::check(&mut broker, Silent::Passes).await?;
+            let elsewhere = elsewhere::turns_up(broker.again(), here);
+            tokio::select! {
+                announced = announce_until_lost(&mut broker, &mut dialer, &node, &*announce) => announced,
+                () = elsewhere => Ok(()),
             }
-            () = elsewhere => {}
+        };
+        if let Err(error) = announced.await {
+            tracing::warn!(%error, "this node can't announce itself; once more");
         }
         link.close().await;
     }
@@ -172,16 +174,16 @@ async fn listen(
         let link = dialer.dial().await;
         let mut broker = Broker::new(Arc::clone(&options), &link);
         let subscribed = async {
-            elsewhere::check(&mut broker, Silent::Passes).await?;
-            subscribe(&mut broker).await
+            let here = elsewhere::check(&mut broker, Silent::Passes).await?;
+            Ok::<_, BrokerError>((subscribe(&mut broker).await?, here))
         };
         match subscribed.await {
-            Ok(consumer) => {
+            Ok((consumer, here)) => {
                 dialer.worked();
                 ready.send_replace(Some(Instant::now()));
                 tokio::select! {
                     () = hear(consumer, &heard) => {}
-                    () = elsewhere::turns_up(broker.again()) => {}
+                    () = elsewhere::turns_up(broker.again(), here) => {}
                 }
                 ready.send_replace(None);
             }

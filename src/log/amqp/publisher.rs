@@ -191,20 +191,23 @@ async fn keep_connected(
     loop {
         let mut link = dialer.dial().await;
         let mut broker = Broker::new(Arc::clone(&publishing.options), &link);
-        if let Err(error) = may_publish(&mut broker).await {
-            if trouble.note(Instant::now()) != Saying::Nothing {
-                tracing::warn!(%error, "nothing is published behind this address");
+        let here = match may_publish(&mut broker).await {
+            Ok(here) => here,
+            Err(error) => {
+                if trouble.note(Instant::now()) != Saying::Nothing {
+                    tracing::warn!(%error, "nothing is published behind this address");
+                }
+                link.close().await;
+                continue;
             }
-            link.close().await;
-            continue;
-        }
+        };
         trouble.over();
         // What was asked for before this connection is granted by it.
         let _ = publishing.reconnect.notified().now_or_never();
         connected.send_replace(Some(Arc::clone(&link.connection)));
         tokio::select! {
             () = watch_link(&publishing, &mut link) => {}
-            () = elsewhere::turns_up(broker) => {}
+            () = elsewhere::turns_up(broker, here) => {}
         }
         connected.send_replace(None);
         publishing.set_blocked(false);
@@ -215,15 +218,17 @@ async fn keep_connected(
     }
 }
 
-/// Whether what is published over a connection comes to where the counters are. Of one address there is no other choice.
-async fn may_publish(broker: &mut Broker) -> Result<(), BrokerError> {
+/// Checks that what is published over a connection comes to where the counters are, as far as its node knows. Of one address
+/// there is no other choice.
+async fn may_publish(broker: &mut Broker) -> Result<Knows, BrokerError> {
     if broker.options.urls.len() < 2 {
-        return Ok(());
+        return Ok(Knows::Cluster);
     }
-    match elsewhere::check(broker, Silent::MayKnow).await? {
-        Knows::Nothing => elsewhere::wait_or_move_on(&broker.options).await,
-        Knows::Markers | Knows::Cluster => Ok(()),
+    let here = elsewhere::check(broker, Silent::MayKnow).await?;
+    if here == Knows::Nothing {
+        elsewhere::wait_or_move_on(&broker.options).await?;
     }
+    Ok(here)
 }
 
 /// Reports until the connection is lost or of no use.

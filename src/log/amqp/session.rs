@@ -220,11 +220,15 @@ impl Session {
     ) -> End {
         let (standing, handing) = (Arc::clone(&self.standing), self.handing.clone());
         let mut renewals = Renewals::new(broker, self.name.clone(), standing, handing);
+        let here = match elsewhere::check(broker, Silent::Passes).await {
+            Ok(here) => here,
+            Err(error) => return error.into(),
+        };
         match self.settle(broker, &mut renewals).await {
             Ok(merged) => {
                 let since = Instant::now();
                 let merged = consuming.insert(merged);
-                let broker_again = broker.again();
+                let elsewhere = elsewhere::turns_up(broker.again(), here);
                 self.first = false;
                 self.cancelled = false;
                 self.trouble.over();
@@ -232,7 +236,7 @@ impl Session {
                 let end = tokio::select! {
                     end = self.hand_over(broker, merged) => end,
                     () = renewals.run() => End::Lost,
-                    () = elsewhere::turns_up(broker_again) => End::Lost,
+                    () = elsewhere => End::Lost,
                 };
                 if since.elapsed() >= LASTED_MIN {
                     dialer.worked();
@@ -250,7 +254,6 @@ impl Session {
         renewals: &mut Renewals,
     ) -> Result<Merged, End> {
         let mut peers = None;
-        elsewhere::check(broker, Silent::Passes).await?;
         loop {
             let standing = (self.standing)();
             let facts = self.look(broker, standing.generation).await?;
