@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::batch::SourceBatch;
 use super::csv::{CsvError, CsvReader, Record};
+use crate::model::BYTE_ORDER_MARK;
 
 /// Bytes of a batch; far below the service's limit on bodies.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -23,8 +24,6 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes read from the system at once.
 const READ_BYTES: usize = 256 * 1024;
-/// What some programs put at the start of UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// What UTF-16 starts with, in either order.
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 /// Bytes of a header that a message shows.
@@ -156,7 +155,7 @@ fn skip_mark(file: &str, input: &mut impl BufRead) -> Result<u64, SourceError> {
             detail: "the file is UTF-16; save it as UTF-8".to_owned(),
         });
     }
-    let has_mark = start.starts_with(BYTE_ORDER_MARK);
+    let has_mark = start.starts_with(BYTE_ORDER_MARK.as_bytes());
     let mark_bytes = if has_mark { BYTE_ORDER_MARK.len() } else { 0 };
     input.consume(mark_bytes);
     Ok(mark_bytes as u64)

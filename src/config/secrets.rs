@@ -7,9 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::values::{self, ConfigError, Values};
+use crate::model::BYTE_ORDER_MARK;
 
-/// What some programs put at the start of UTF-8.
-const BYTE_ORDER_MARK: &str = "\u{feff}";
 /// What UTF-16 starts with, in either order.
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 

@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use thiserror::Error;
 
 use super::settings::{SETTINGS, environment_name};
+use crate::model::BYTE_ORDER_MARK;
 
 /// The longest wait that a setting may ask for: an hour.
 const WAIT_MS_CEILING: u64 = 3_600_000;
@@ -92,8 +93,7 @@ pub(super) struct Source {
 /// Reads the file's keys; one that is no setting is refused. The error tells what is wrong.
 fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    // Some programs put a byte order mark at the start of UTF-8.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| error.message().to_owned())?;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Problem;
 use crate::coordinator::{Consistency, ReadOptions};
-use crate::model::{Partition, Partitioning, TenantName, Token};
+use crate::model::{Partition, Partitioning, TenantName, Token, is_percent_encoded};
 
 /// The default of `timeout_ms`.
 pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
@@ -219,16 +219,6 @@ fn path_not_encoded() -> Problem {
     Problem::invalid_parameter(
         "The path has a % that no two hexadecimal digits follow; %25 stands for it.",
     )
-}
-
-/// Whether each `%` begins the code of a byte. What is not is no URI (RFC 3986, section 2.1), and what was meant is not known.
-fn is_percent_encoded(text: &str) -> bool {
-    let mut parts = text.split('%');
-    parts.next();
-    parts.all(|after| {
-        let code = after.as_bytes().get(..2);
-        code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
-    })
 }
 
 /// Passes on only requests whose path is percent-encoded as it should be.

@@ -3,6 +3,8 @@
 //! Invariant: an address that can be read in two ways is not taken: one of them would take a part of the password for
 //! the host, and show it.
 
+use super::is_percent_encoded;
+
 /// Whether `address`, `scheme://user:password@host:port/path`, can be read in one way only: what would end the user or the
 /// password is percent-encoded in them, and every `%` begins such an encoding.
 #[must_use]
@@ -11,17 +13,7 @@ pub fn is_unambiguous(address: &str) -> bool {
     let authority_bytes = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, behind) = rest.split_at(authority_bytes);
     let at_once = authority.matches('@').count() <= 1;
-    at_once && !behind.contains(['@', '#']) && encodes_rightly(rest)
-}
-
-fn encodes_rightly(text: &str) -> bool {
-    let mut parts = text.split('%');
-    // What comes before the first one is as it is.
-    parts.next();
-    parts.all(|part| {
-        let digits = part.as_bytes().get(..2);
-        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    })
+    at_once && !behind.contains(['@', '#']) && is_percent_encoded(rest)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod secret;
 mod sequences;
 mod shares;
 mod tenant;
+mod text;
 mod token;
 
 pub use acceptance::{
@@ -38,6 +39,7 @@ pub use secret::{CLUSTER_SECRET_CHARS_MAX, CLUSTER_SECRET_CHARS_MIN, ClusterSecr
 pub use sequences::Sequences;
 pub use shares::{Marks, NewItems, Shares};
 pub use tenant::{TENANT_CHARS_MAX, TenantName, check_tenant};
+pub use text::{BYTE_ORDER_MARK, is_percent_encoded};
 pub use token::{Token, TokenEntries, TokenError};
 
 use thiserror::Error;

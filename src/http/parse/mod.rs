@@ -15,13 +15,10 @@ use thiserror::Error;
 
 use self::collector::Collector;
 use self::json::{BodySeed, ItemSeed, RawItem, read_unpaired, unpaired_item};
-use crate::model::TenantItems;
+use crate::model::{BYTE_ORDER_MARK, TenantItems};
 
 /// The faults of so many invalid items are named, where they refuse the body.
 pub const INVALID_ITEMS_MAX: usize = 100;
-
-/// What some editors and programs put before UTF-8; it is no part of JSON (RFC 8259, section 8.1) and skipped.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +109,9 @@ pub fn parse(
     invalid: Invalid<'_>,
 ) -> Result<Items, ParseError> {
     let mut collector = Collector::new(items_max, invalid);
-    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let text = body
+        .strip_prefix(BYTE_ORDER_MARK.as_bytes())
+        .unwrap_or(body);
     let skipped = body.len() - text.len();
     match (std::str::from_utf8(text), format) {
         (Ok(text), Format::Json) => read_json(text, skipped, &mut collector)?,
