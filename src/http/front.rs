@@ -125,12 +125,33 @@ impl Routes {
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        let (mut parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let _answering = caller.answering();
-        let foreign = match caller.check(&parts.headers, parts.version) {
-            Ok(foreign) => foreign,
-            Err(problem) => return refuse(problem, &parts, body, caller).await,
+        let waits_to_continue = !body.is_end_stream() && unread::waits_to_continue(&parts.headers);
+        let (mut response, left) = match caller.check(&parts.headers, parts.version) {
+            Ok(foreign) => self.let_in(parts, body, foreign, caller, asked).await,
+            Err(problem) => (problem.into_response().map(Either::Right), Some(body)),
         };
+        if let Some(left) = left.filter(|left| !left.is_end_stream()) {
+            // Boxed, since it is rare: otherwise every request would have to have room for it.
+            let settled = unread::settle(left, waits_to_continue, &mut response, caller);
+            Box::pin(settled).await;
+        }
+        response
+    }
+
+    /// Answers a request that may be; beside the answer, what may be left of its body.
+    async fn let_in<B>(
+        &self,
+        mut parts: Parts,
+        mut body: B,
+        foreign: Foreign,
+        caller: &Caller,
+        asked: &mut Asked,
+    ) -> (Response<Answer>, Option<B>)
+    where
+        B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
+    {
         let known = Known::of(&parts.method, parts.uri.path());
         let (Some(straight), Some(known), false, None) =
             (&self.inner.straight, known, caller.only_probes(), &foreign)
@@ -139,8 +160,6 @@ impl Routes {
         };
         let started = Instant::now();
         let headers = std::mem::take(&mut parts.headers);
-        let has_body = !body.is_end_stream();
-        let waits_to_continue = has_body && unread::waits_to_continue(&headers);
         let (series, answer, wants_body) = match known {
             Known::PostItems => {
                 let partial = match parts.uri.query() {
@@ -162,94 +181,52 @@ impl Routes {
             }
         };
         let is_read = wants_body && answer.is_ok();
-        let mut response = match answer {
+        let response = match answer {
             Ok(whole) => whole.map(Either::Left),
             Err(problem) => problem.into_response().map(Either::Right),
         };
         series.note(response.status(), started.elapsed());
         asked.route = Some(series.route());
-        if has_body && !is_read {
-            // Boxed, since it is rare: otherwise every request would have to have room for it.
-            Box::pin(unread::settle(
-                body,
-                waits_to_continue,
-                &mut response,
-                caller,
-            ))
-            .await;
-        }
-        response
+        (response, (!is_read).then_some(body))
     }
 
-    /// Answers what is rare.
+    /// The same for what is rare.
     async fn by_router<B>(
         &self,
         mut parts: Parts,
         body: B,
         foreign: Foreign,
         caller: &Caller,
-    ) -> Response<Answer>
+    ) -> (Response<Answer>, Option<B>)
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        if caller.only_probes() && !PROBES.contains(&parts.uri.path()) {
-            let mut response = refuse(caller.why_only_probes(), &parts, body, caller).await;
-            close_after(&mut response);
-            return response;
+        let only_probes = caller.only_probes();
+        if only_probes && !PROBES.contains(&parts.uri.path()) {
+            let mut response = caller.why_only_probes().into_response().map(Either::Right);
+            unread::close_after(&mut response);
+            return (response, Some(body));
         }
         if let Some(answer) = methods::preflight(&parts, &foreign) {
-            return answer.map(Either::Left);
+            return (answer.map(Either::Left), Some(body));
         }
         parts.extensions.insert(caller.clone());
-        let waits_to_continue = unread::waits_to_continue(&parts.headers);
         let asks_methods = parts.method == Method::OPTIONS;
-        let (body, back) = match body.is_end_stream() {
-            true => (Body::empty(), None),
-            false => {
-                let (lent, back) = unread::lend(body);
-                (Body::new(lent), Some(back))
-            }
-        };
-        let answered = self.inner.router.call(Request::from_parts(parts, body));
-        let mut response = answered.await.unwrap_or_else(|never| match never {});
+        let (body, back) = unread::lend(body);
+        let request = Request::from_parts(parts, Body::new(body));
+        let answered = self.inner.router.call(request).await;
+        let mut response = answered.unwrap_or_else(|never| match never {});
         if asks_methods {
             response = methods::allowed(response);
         }
         let mut response = response.map(Either::Right);
         methods::share(&mut response, foreign);
-        let left = back.and_then(|back| back.lock().take());
-        if let Some(left) = left {
-            unread::settle(left, waits_to_continue, &mut response, caller).await;
+        if only_probes {
+            unread::close_after(&mut response);
         }
-        if caller.only_probes() {
-            close_after(&mut response);
-        }
-        response
+        let left = back.lock().take();
+        (response, left)
     }
-}
-
-/// A problem instead of an answer, once the body is dealt with.
-async fn refuse<B>(problem: Problem, parts: &Parts, body: B, caller: &Caller) -> Response<Answer>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-{
-    let mut response = problem.into_response().map(Either::Right);
-    if !body.is_end_stream() {
-        let waits_to_continue = unread::waits_to_continue(&parts.headers);
-        Box::pin(unread::settle(
-            body,
-            waits_to_continue,
-            &mut response,
-            caller,
-        ))
-        .await;
-    }
-    response
-}
-
-fn close_after(response: &mut Response<Answer>) {
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
 }
 
 impl Straight {

@@ -55,9 +55,14 @@ pub(super) async fn settle<B, A>(
         caller.linger();
     }
     if dropped.is_none_or(|bytes| bytes > KEPT_BYTES_MAX) {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
+        close_after(response);
     }
+}
+
+/// Says in the answer that the connection is closed after it, which closes it.
+pub(super) fn close_after<A>(response: &mut Response<A>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
 }
 
 /// How many bytes were left, if they came and were not too many.
