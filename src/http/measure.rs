@@ -18,7 +18,7 @@ use parking_lot::RwLock;
 use crate::telemetry;
 
 /// The route of requests for nothing that there is.
-const NO_ROUTE: &str = "none";
+pub(super) const NO_ROUTE: &str = "none";
 
 /// Handles by route.
 type Routes = HashMap<Box<str>, Handles>;

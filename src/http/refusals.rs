@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::error::{Problem, to_json};
 use super::front::Answer;
+use super::measure::NO_ROUTE;
 
 /// The header that names a request, in requests and in answers.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,9 +25,6 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// How often the same is logged.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-
-/// The route of requests for nothing that there is.
-const NO_ROUTE: &str = "none";
 
 /// The id that a request brings, if it can be shown as it is.
 pub(super) fn given_id(headers: &HeaderMap) -> Option<HeaderValue> {
