@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Response, Url};
+use reqwest::{RequestBuilder, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::error::{ClientError, Fault, by_index, no_answer, refusal};
 use super::reach::Reach;
@@ -119,7 +120,6 @@ impl PublicClient {
     }
 
     fn over(reach: &Reach, client: reqwest::ClientBuilder) -> Result<Self, ClientError> {
-        let wrong = |_| ClientError::Url(reach.base.to_string());
         // A provider that is installed already, by whoever uses this crate as a library, is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client
@@ -128,8 +128,8 @@ impl PublicClient {
             .map_err(|error| ClientError::NoAnswer(error.to_string()))?;
         Ok(Self {
             http,
-            items: reach.base.join("items").map_err(wrong)?,
-            counts: reach.base.join("counts").map_err(wrong)?,
+            items: endpoint(&reach.base, "items")?,
+            counts: endpoint(&reach.base, "counts")?,
             base: reach.base.clone(),
         })
     }
@@ -152,8 +152,7 @@ impl PublicClient {
         if partial {
             request = request.query(&[("partial", "true")]);
         }
-        let response = request.send().await.map_err(|error| no_answer(&error))?;
-        let accepted: Accepted = read(response).await?;
+        let accepted: Accepted = ask(request).await?;
         Ok(Posted {
             accepted: accepted.accepted,
             faults: by_index(accepted.errors),
@@ -166,13 +165,8 @@ impl PublicClient {
     /// When it doesn't or can't, or nothing answers within 5 seconds.
     pub async fn health(&self, ready: bool) -> Result<String, ClientError> {
         let path = if ready { "readyz" } else { "healthz" };
-        let url = self
-            .base
-            .join(path)
-            .map_err(|_| ClientError::Url(self.base.to_string()))?;
-        let request = self.http.get(url).timeout(HEALTH_TIMEOUT);
-        let response = request.send().await.map_err(|error| no_answer(&error))?;
-        let health: Health = read(response).await?;
+        let request = self.http.get(endpoint(&self.base, path)?);
+        let health: Health = ask(request.timeout(HEALTH_TIMEOUT)).await?;
         Ok(health.status)
     }
 
@@ -181,12 +175,8 @@ impl PublicClient {
     /// # Errors
     /// [`ClientError`].
     pub async fn counters(&self) -> Result<Vec<CounterItems>, ClientError> {
-        let url = self
-            .base
-            .join("counters")
-            .map_err(|_| ClientError::Url(self.base.to_string()))?;
-        let response = self.http.get(url).send().await;
-        let counters: Counters = read(response.map_err(|error| no_answer(&error))?).await?;
+        let request = self.http.get(endpoint(&self.base, "counters")?);
+        let counters: Counters = ask(request).await?;
         Ok(counters.counters)
     }
 
@@ -209,13 +199,7 @@ impl PublicClient {
                 );
                 query.extend_pairs(request.after.iter().map(|value| ("after", value)));
             }
-            let response = self
-                .http
-                .get(url)
-                .send()
-                .await
-                .map_err(|error| no_answer(&error))?;
-            let counts: Counts = read(response).await?;
+            let counts: Counts = ask(self.http.get(url)).await?;
             rows.extend(counts.counts.into_iter().map(|row| TenantCount {
                 tenant: row.tenant,
                 count: row.count,
@@ -245,7 +229,14 @@ fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
     })
 }
 
-async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+/// A path of the API below a coordinator's address.
+fn endpoint(base: &Url, path: &str) -> Result<Url, ClientError> {
+    base.join(path)
+        .map_err(|_| ClientError::Url(base.to_string()))
+}
+
+async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ClientError> {
+    let response = request.send().await.map_err(|error| no_answer(&error))?;
     let status = response.status();
     let headers = response.headers().clone();
     let body = response.bytes().await.map_err(|error| no_answer(&error))?;
