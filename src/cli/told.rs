@@ -7,12 +7,12 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use super::print::{print_error, print_error_as_json, print_error_line};
-use crate::config;
+use crate::config::{self, Role};
 
 /// The commands that are clients, and print JSON on request.
 const CLIENTS: [&str; 4] = ["count", "health", "load", "bench"];
 /// The commands that run a node.
-const NODES: [&str; 3] = ["serve", "coordinator", "counter"];
+const NODES: [Role; 3] = [Role::Serve, Role::Coordinator, Role::Counter];
 
 /// How errors are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Told {
                 false => Self::Text,
             };
         }
-        if !NODES.contains(&command) && !command.starts_with('-') {
+        if !NODES.iter().any(|role| role.as_str() == command) && !command.starts_with('-') {
             return Self::Text;
         }
         let setting =
