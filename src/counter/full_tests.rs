@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{CounterTask, Demand, LocalCounter, Queries};
+use super::halt_tests::{count, tenant};
+use super::{CounterTask, LocalCounter, Queries};
 use crate::log::{
     AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log, local,
 };
 use crate::model::{
-    Batch, BatchId, Epoch, ItemHash, Marks, NewItems, Partition, Partitioning, Requirement,
-    TenantItems, TenantName,
+    Batch, BatchId, Epoch, ItemHash, Marks, NewItems, Partition, Partitioning, TenantItems,
 };
 use crate::store::memory::{MemoryReader, MemoryStore};
 use crate::store::{Store, StoreShape};
@@ -32,10 +32,6 @@ fn store() -> (MemoryStore, Arc<AtomicBool>) {
     store.commit().expect("there is room");
     let fullness = store.fullness();
     (store, fullness)
-}
-
-fn tenant() -> TenantName {
-    TenantName::new("t").expect("valid")
 }
 
 fn id(epoch: u128, sequence: u64) -> BatchId {
@@ -56,19 +52,6 @@ fn batch(sequence: u64, ids: &[u32]) -> Arc<Batch> {
         hashes: hashes.into_iter().collect(),
     };
     Arc::new(Batch::new(id(1, sequence), 0, vec![items]))
-}
-
-/// The count, and whether it covers everything up to `sequence`.
-async fn count(counter: &LocalCounter<MemoryReader>, sequence: u64) -> (u64, bool) {
-    let mut requirement = Requirement::default();
-    requirement.add(Partition(0), Epoch(1), sequence);
-    let demand = Demand {
-        requirement,
-        ..Demand::default()
-    };
-    let counts = counter.counts(Arc::new([tenant()]), demand).await;
-    let counts = counts.expect("answers");
-    (counts.counts[0][0], counts.cover.partitions[0].1)
 }
 
 async fn problem(counter: &LocalCounter<MemoryReader>) -> Option<String> {

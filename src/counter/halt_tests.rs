@@ -82,7 +82,7 @@ impl Deliveries for Script {
     }
 }
 
-fn tenant() -> TenantName {
+pub(super) fn tenant() -> TenantName {
     TenantName::new("t").expect("valid")
 }
 
@@ -128,7 +128,7 @@ fn undecodable() -> DeliveryError {
 }
 
 /// The count and whether the answer covers everything up to `sequence`.
-async fn count(counter: &LocalCounter<MemoryReader>, sequence: u64) -> (u64, bool) {
+pub(super) async fn count(counter: &LocalCounter<MemoryReader>, sequence: u64) -> (u64, bool) {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
     let demand = Demand {

@@ -319,16 +319,21 @@ fn a_fault_at_every_operation_loses_nothing() {
     assert!(well.committed.unites > 1, "no unites, no meaning");
     for fault in [Fault::Crash, Fault::Error] {
         for at in 1..=operations {
-            let mut world = World::new(1);
-            world.top.inject(Some((fault, at)));
-            world.live(40);
-            world.random = Random(at);
-            world.restart();
-            world.live_well();
-            world.top.crash(&mut world.random);
-            world.live_well();
+            lives_through(fault, at);
         }
     }
+}
+
+/// A store meets `fault` at its operation `at`, is opened again, and then survives a crash.
+fn lives_through(fault: Fault, at: u64) {
+    let mut world = World::new(1);
+    world.top.inject(Some((fault, at)));
+    world.live(40);
+    world.random = Random(at);
+    world.restart();
+    world.live_well();
+    world.top.crash(&mut world.random);
+    world.live_well();
 }
 
 #[test]

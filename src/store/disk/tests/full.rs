@@ -89,14 +89,7 @@ fn some_fullness(seed: u64) -> Fault {
 #[test]
 fn a_disk_that_is_full_from_any_operation_on_loses_nothing() {
     for at in 1..=operations_of(1) {
-        let mut world = World::new(1);
-        world.top.inject(Some((some_fullness(at), at)));
-        world.live(40);
-        world.random = Random(at);
-        world.restart();
-        world.live_well();
-        world.top.crash(&mut world.random);
-        world.live_well();
+        lives_through(some_fullness(at), at);
     }
 }
 
