@@ -138,7 +138,7 @@ fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What [`write`] put in place, and of what.
+/// What [`write()`] put in place, and of what.
 struct Written {
     old_checkpoint: u64,
     checkpoint_bytes: u64,
