@@ -26,6 +26,7 @@
 //! | [`http`] | the public API |
 //! | [`client`] | clients of that API |
 //! | [`clock`] | the time of day |
+//! | [`socket`] | where nodes listen and connect: an address, or a path |
 //! | [`supervisor`] | watches over the tasks that a node can't do without |
 //! | [`config`], [`cli`], [`node`], [`telemetry`] | settings, commands, composition, logs and metrics |
 
@@ -39,6 +40,7 @@ pub mod http;
 pub mod log;
 pub mod model;
 pub mod node;
+pub mod socket;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use headcount::cli::{self, Invocation, Told};
 use headcount::config::{CommonConfig, CoordinatorConfig, CounterConfig, ServeConfig};
 use headcount::node::{self, Listening};
+use headcount::socket::SocketPlace;
 use headcount::telemetry::{self, LogLine};
 
 /// The status of a command line or setting that can't be used.
@@ -98,16 +99,16 @@ fn start_logs(common: &mut CommonConfig) -> impl FnOnce(Listening) + use<> {
 
 fn greet(node: &Listening, json: bool) {
     let version = env!("CARGO_PKG_VERSION");
-    let (role, address, data_dir) = match node {
-        Listening::Serve { address, data_dir } => (String::new(), address, Some(data_dir)),
-        Listening::Coordinator { address } => (", a coordinator,".to_owned(), address, None),
+    let (role, place, data_dir) = match node {
+        Listening::Serve { place, data_dir } => (String::new(), place, Some(data_dir)),
+        Listening::Coordinator { place } => (", a coordinator,".to_owned(), place, None),
         Listening::Counter {
             name,
-            address,
+            place,
             data_dir,
-        } => (format!(", counter {name},"), address, Some(data_dir)),
+        } => (format!(", counter {name},"), place, Some(data_dir)),
     };
-    let url = format!("http://{address}");
+    let url = place.url();
     let data_dir = data_dir.map(|folder| folder.display().to_string());
     let data = match &data_dir {
         Some(folder) => format!("(data in {folder})."),
@@ -123,11 +124,20 @@ fn greet(node: &Listening, json: bool) {
             line.to_string()
         }
         (false, Listening::Counter { .. }) => greeting,
-        (false, _) => format!(
-            "{greeting} Try:\n\n  \
-             curl -X POST {url}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
-             curl {url}/items/asd/count\n\nAPI: {url}/docs"
-        ),
+        (false, _) => {
+            let (curl, base) = match place {
+                SocketPlace::Tcp(_) => ("curl".to_owned(), url),
+                SocketPlace::Unix(path) => {
+                    let curl = format!("curl --unix-socket '{}'", path.display());
+                    (curl, "http://localhost".to_owned())
+                }
+            };
+            format!(
+                "{greeting} Try:\n\n  \
+                 {curl} -X POST {base}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
+                 {curl} {base}/items/asd/count\n\nAPI: {base}/docs"
+            )
+        }
     };
     // Who does not read the greeting is served all the same.
     let _ = cli::print(&format!("{greeting}\n"));

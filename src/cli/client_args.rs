@@ -2,9 +2,11 @@
 //!
 //! Invariant: the node that is asked, unless a flag or HEADCOUNT_URL says which, is the one of the same environment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{Arg, ArgAction, value_parser};
+
+use crate::socket::SocketPlace;
 
 pub(super) fn url_arg() -> Arg {
     Arg::new("url")
@@ -12,24 +14,22 @@ pub(super) fn url_arg() -> Arg {
         .env("HEADCOUNT_URL")
         .value_name("URL")
         .default_value(own_url(std::env::var("HEADCOUNT_LISTEN").ok().as_deref()))
-        .help("The coordinator to ask")
+        .help("The coordinator to ask: http://…, https://…, or unix:/path of a socket")
 }
 
 /// Where a node on this machine is asked that has `listen` from its environment, as in a container.
 fn own_url(listen: Option<&str>) -> String {
     const DEFAULT: &str = "http://localhost:3000";
     let listen = listen.unwrap_or_default();
-    if listen.starts_with("unix:") {
-        return listen.to_owned();
-    }
-    match listen.parse::<SocketAddr>() {
-        Ok(mut address) if address.port() != 0 => {
+    match listen.parse() {
+        Ok(place @ SocketPlace::Unix(_)) => place.url(),
+        Ok(SocketPlace::Tcp(mut address)) if address.port() != 0 => {
             match address.ip() {
                 IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
                 IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
                 _ => {}
             }
-            format!("http://{address}")
+            SocketPlace::Tcp(address).url()
         }
         _ => DEFAULT.to_owned(),
     }

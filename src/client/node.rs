@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Response, Url};
+use reqwest::{ClientBuilder, Response, Url};
 use serde::Deserialize;
 
+use super::reach::Reach;
 use super::{ClientError, cause};
 use crate::counter::QueryError;
 use crate::counter::exchange::{BUSY_PROBLEM, COUNTER_HEADER, Message, STORE_PROBLEM};
@@ -50,21 +51,27 @@ impl NodeClient {
     pub fn new(supervisor: &Supervisor) -> Result<Self, ClientError> {
         // A provider that is installed already, by whoever uses this crate as a library, is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            // Nodes are asked where they say they are: a proxy of the environment is for other things, and the
-            // secret is for nobody that a redirect might name.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| ClientError::NoAnswer(cause(&error)))?;
         Ok(Self {
-            http,
+            http: built(between_nodes())?,
             supervisor: supervisor.clone(),
         })
     }
+}
+
+fn between_nodes() -> ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        // Nodes are asked where they say they are: a proxy of the environment is for other things, and the
+        // secret is for nobody that a redirect might name.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+}
+
+fn built(client: ClientBuilder) -> Result<reqwest::Client, ClientError> {
+    let built = client.build();
+    built.map_err(|error| ClientError::NoAnswer(cause(&error)))
 }
 
 /// Why a request has no answer.
@@ -120,11 +127,12 @@ impl Address {
         client: &NodeClient,
     ) -> Result<Self, ClientError> {
         let wrong = || ClientError::Url(url.to_owned());
-        // Without the slash at its end, the last part of a base URL's path would be replaced.
-        let base = Url::parse(&format!("{}/", url.trim_end_matches('/'))).map_err(|_| wrong())?;
-        if !matches!(base.scheme(), "http" | "https") {
-            return Err(wrong());
-        }
+        let Reach { base, socket } = Reach::parse(url)?;
+        let http = match socket {
+            // A client knows one path only.
+            Some(path) => built(between_nodes().unix_socket(path))?,
+            None => client.http.clone(),
+        };
         let authorization = secret.map(|secret| {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.reveal()))
                 .map_err(|_| ClientError::Unexpected("a secret that fits no header".into()))?;
@@ -133,7 +141,7 @@ impl Address {
         });
         Ok(Self {
             inner: Arc::new(Inner {
-                http: client.http.clone(),
+                http,
                 base,
                 name: HeaderValue::from_str(name.as_str()).map_err(|_| wrong())?,
                 authorization: authorization.transpose()?,

@@ -9,12 +9,10 @@ use std::time::Duration;
 use reqwest::{ClientBuilder, Url};
 
 use super::ClientError;
+use crate::socket::SocketPlace;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How an address of a Unix socket begins.
-const UNIX: &str = "unix:";
 
 /// Where a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +20,17 @@ pub(super) struct Reach {
     /// With a slash at its end, so that paths can be joined to it.
     pub base: Url,
     /// The socket of a node that listens on one.
-    socket: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
 }
 
 impl Reach {
     /// Reads `http://…`, `https://…` or `unix:/path`.
     pub fn parse(text: &str) -> Result<Self, ClientError> {
         let wrong = || ClientError::Url(text.to_owned());
-        let socket = text.strip_prefix(UNIX).map(PathBuf::from);
-        if socket.as_ref().is_some_and(|path| !path.is_absolute()) {
-            return Err(wrong());
-        }
+        let socket = match text.parse() {
+            Ok(SocketPlace::Unix(path)) => Some(path),
+            _ => None,
+        };
         let url = match socket {
             Some(_) => "http://localhost",
             None => text.trim_end_matches('/'),

@@ -141,7 +141,7 @@ pub(super) fn cluster(
         })
     };
     let secret_file = NamedFile::of(values, "cluster-secret-file");
-    if secret_file.is_none() && !common.listen.ip().is_loopback() {
+    if secret_file.is_none() && !common.listen.is_local() {
         values.parse(
             "listen",
             "a loopback address such as 127.0.0.1:3000 as long as cluster-secret-file is not set",

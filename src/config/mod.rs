@@ -17,7 +17,7 @@ pub use secrets::{NamedFile, SecretText, SecretTexts, read_secret};
 pub use settings::{Role, SETTINGS, Setting, args, environment_name};
 pub use values::{ConfigError, log_format_of};
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,13 +28,15 @@ use self::values::Values;
 use crate::coordinator::{AdmissionLimits, CoordinatorOptions};
 use crate::http::{AccessLimits, BodyLimits, HttpLimits, ServerLimits};
 use crate::model::CounterName;
+use crate::socket::SocketPlace;
 use crate::telemetry::LogFormat;
 
 /// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a message.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
 
 /// What an address to listen at looks like.
-const ADDRESS: &str = "an address and port such as 127.0.0.1:3000 or [::1]:3000";
+const ADDRESS: &str =
+    "an address and port such as 127.0.0.1:3000 or [::1]:3000, or unix:/path of a socket";
 
 /// What the other origins look like that may ask.
 const ORIGINS: &str = "origins with commas between, such as https://app.example,http://localhost:5173, without a path; or *";
@@ -50,9 +52,9 @@ const STRONG_READS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct CommonConfig {
     /// Where to listen.
-    pub listen: SocketAddr,
+    pub listen: SocketPlace,
     /// Where probes alone are answered, beside that.
-    pub probe_listen: Option<SocketAddr>,
+    pub probe_listen: Option<SocketPlace>,
     /// Who may ask.
     pub access: AccessLimits,
     /// Limits of connections.
@@ -174,7 +176,7 @@ pub fn counter_config(
     let mut common = common(&values)?;
     if values.is_default("listen") {
         // Nobody types a counter's address, and several run on one machine.
-        common.listen.set_port(0);
+        common.listen = SocketPlace::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     }
     Ok(CounterConfig {
         cluster: cluster::cluster(&values, &common)?,
@@ -302,7 +304,7 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file = "listen = \"127.0.0.1:1\"\nitems_max = 5\n";
         let config = resolve(&["--listen", "127.0.0.1:2"], file).expect("valid");
-        assert_eq!(config.common.listen.port(), 2);
+        assert_eq!(config.common.listen.to_string(), "127.0.0.1:2");
         assert_eq!(config.http.items_max, 5);
         assert_eq!(config.http.bodies.body_bytes_max, 8 << 20);
     }
@@ -355,7 +357,7 @@ mod tests {
         let error = |flags: &[&str], file| resolve(flags, file).expect_err("refused");
         assert_eq!(
             error(&["--listen", "here"], ""),
-            "listen is \"here\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000"
+            "listen is \"here\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000, or unix:/path of a socket"
         );
         assert_eq!(
             error(&[], "items_max = 0"),

@@ -72,7 +72,7 @@ pub const SETTINGS: [Setting; 37] = [
         "ADDRESS",
         "127.0.0.1:3000",
         ALL,
-        "Address and port to listen on; port 0 takes a free one",
+        "Address and port to listen on, or unix:/path of a socket; port 0 takes a free one",
     ),
     setting(
         "data-dir",

@@ -7,74 +7,30 @@
 //! after its request. So a client that has gone shows only here, and to wait for what nobody will take costs memory,
 //! a connection, and a place among the reads that wait.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version};
 use futures_util::FutureExt;
-use rustix::net::Shutdown;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::{Sleep, sleep};
+use tokio::io::Interest;
+use tokio::time::sleep;
 
-use super::access::{AccessLimits, Foreign};
+use super::access::Foreign;
+use super::connection::{Bytes, Connection, ConnectionOptions, Terms};
 use super::error::Problem;
 use crate::coordinator::{Read, ReadError, ReadOptions};
+use crate::socket::Stream;
 
 /// How long a read may wait after its client has ended its side: one that has closed its socket looks the same.
 pub(super) const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
-/// How long a client that is not done sending is listened to after its answer, so that it comes to read that (RFC 9112 §9.6).
-const LINGER_MAX: Duration = Duration::from_secs(30);
-
-/// How much is read at once of what nobody wants.
-const UNWANTED_BYTES: usize = 16 * 1024;
-
 /// A connection's client; cheap to clone. The default is one that never goes.
 #[derive(Clone, Default)]
 pub(super) struct Caller(Option<Arc<Connection>>);
-
-/// What the two ends of a connection's use share.
-struct Connection {
-    write: OwnedWriteHalf,
-    terms: Arc<Terms>,
-    /// Whether it is one of those that are kept for probes.
-    only_probes: bool,
-    /// Whether it is closed while its client is still sending: what comes is read and dropped.
-    lingers: AtomicBool,
-    /// Whether a request is being answered.
-    answering: AtomicBool,
-    /// Whether bytes have come since the last request began.
-    has_begun: AtomicBool,
-    /// Whether bytes of an answer wait for the client to take them.
-    write_waits: AtomicBool,
-}
-
-/// On which terms the connections of a listener are served.
-#[derive(Debug, Default)]
-pub(super) struct Terms {
-    /// Who may ask.
-    pub access: AccessLimits,
-    /// Whether only this machine can connect.
-    pub is_local: bool,
-    /// Whether it is there for probes alone.
-    pub only_probes: bool,
-}
-
-/// A connection's bytes, for the server.
-pub(super) struct Bytes {
-    read: OwnedReadHalf,
-    connection: Arc<Connection>,
-    lingering: Option<Pin<Box<Sleep>>>,
-}
 
 /// That a request is being answered, for as long as this is kept.
 pub(super) struct Answering<'c>(&'c Caller);
@@ -89,22 +45,12 @@ enum Closed {
 }
 
 /// The client of a connection, and its bytes.
-pub(super) fn split(stream: TcpStream, terms: Arc<Terms>, only_probes: bool) -> (Caller, Bytes) {
-    let (read, write) = stream.into_split();
-    let connection = Arc::new(Connection {
-        write,
-        terms,
-        only_probes,
-        lingers: AtomicBool::new(false),
-        answering: AtomicBool::new(false),
-        has_begun: AtomicBool::new(false),
-        write_waits: AtomicBool::new(false),
-    });
-    let bytes = Bytes {
-        read,
-        connection: Arc::clone(&connection),
-        lingering: None,
-    };
+pub(super) fn split(
+    stream: Stream,
+    terms: Arc<Terms>,
+    options: ConnectionOptions,
+) -> (Caller, Bytes) {
+    let (connection, bytes) = Connection::open(stream, terms, options);
     (Caller(Some(connection)), bytes)
 }
 
@@ -128,15 +74,15 @@ impl Caller {
 
     /// Whether nothing but probes is answered on its connection.
     pub fn only_probes(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|connection| connection.only_probes || connection.terms.only_probes)
+        self.0.as_ref().is_some_and(|connection| {
+            connection.options.only_probes || connection.terms.only_probes
+        })
     }
 
     /// Why there is nothing but probes.
     pub fn why_only_probes(&self) -> Problem {
         match &self.0 {
-            Some(connection) if connection.only_probes => Problem::only_probes(),
+            Some(connection) if connection.options.only_probes => Problem::only_probes(),
             _ => Problem::not_found(),
         }
     }
@@ -270,101 +216,6 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         Ok(parts.extensions.get().cloned().unwrap_or_default())
-    }
-}
-
-impl Bytes {
-    /// Reads and drops what comes, until the client ends its side, resets the connection, or has had its time.
-    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let mut unwanted = [MaybeUninit::uninit(); UNWANTED_BYTES];
-        loop {
-            let mut buffer = ReadBuf::uninit(&mut unwanted);
-            match Pin::new(&mut self.read).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
-            }
-        }
-        match &mut self.lingering {
-            Some(time) => time.as_mut().poll(context),
-            None => Poll::Ready(()),
-        }
-    }
-
-    /// Writes by `write`, which tries to, once that is possible.
-    fn poll_write_by(
-        &self,
-        context: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        let socket: &TcpStream = self.connection.write.as_ref();
-        let waits = |waits| self.connection.write_waits.store(waits, Ordering::Relaxed);
-        loop {
-            if socket.poll_write_ready(context)?.is_pending() {
-                waits(true);
-                return Poll::Pending;
-            }
-            match write(socket) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => {
-                    waits(false);
-                    return Poll::Ready(written);
-                }
-            }
-        }
-    }
-}
-
-impl AsyncRead for Bytes {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.read).poll_read(context, buffer))?;
-        if buffer.filled().len() > before {
-            self.connection.has_begun.store(true, Ordering::Relaxed);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Bytes {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_by(context, |socket| socket.try_write(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_by(context, |socket| socket.try_write_vectored(slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
-            let socket: &TcpStream = self.connection.write.as_ref();
-            rustix::net::shutdown(socket, Shutdown::Write)?;
-            if !self.connection.lingers.load(Ordering::Relaxed) {
-                return Poll::Ready(Ok(()));
-            }
-            self.lingering = Some(Box::pin(sleep(LINGER_MAX)));
-        }
-        self.poll_linger(context).map(Ok)
     }
 }
 

@@ -5,11 +5,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::coordinator::Consistency;
+use crate::socket::ReadHalf;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -18,7 +19,12 @@ async fn connection() -> (TcpStream, Caller, Bytes) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (caller, bytes) = split(accepted.expect("accepted").0, Arc::default(), false);
+    let options = ConnectionOptions {
+        only_probes: false,
+        untaken_timeout: PATIENCE,
+    };
+    let stream = Stream::Tcp(accepted.expect("accepted").0);
+    let (caller, bytes) = split(stream, Arc::default(), options);
     (client.expect("connected"), caller, bytes)
 }
 
@@ -52,7 +58,10 @@ async fn never(options: ReadOptions) -> Result<Read<Duration>, ReadError> {
 async fn an_end_a_reset_and_bytes_are_told_apart() {
     let (mut client, caller, bytes) = connection().await;
     client.write_all(b"GET /next").await.expect("sent");
-    bytes.read.readable().await.expect("readable");
+    let ReadHalf::Tcp(read) = &bytes.read else {
+        panic!("another kind of socket");
+    };
+    read.readable().await.expect("readable");
     assert_eq!(caller.closed().now_or_never(), None, "bytes are no end");
     client.shutdown().await.expect("ended");
     assert_eq!(soon(caller.closed()).await, Closed::ItsSide);

@@ -54,7 +54,7 @@ struct Straight {
 pub(super) type Answer = Either<Full<Bytes>, Body>;
 
 /// What serves, as an answer names it.
-const SERVER: &str = "headcount";
+pub(super) const SERVER: &str = "headcount";
 
 /// A request that goes past the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

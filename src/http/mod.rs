@@ -6,6 +6,7 @@ mod access;
 mod auth;
 mod body;
 mod caller;
+mod connection;
 mod counters;
 mod counts;
 mod docs;
@@ -26,6 +27,7 @@ mod refusals;
 mod server;
 mod timer;
 mod unpack;
+mod unparsed;
 mod unread;
 
 pub use access::AccessLimits;

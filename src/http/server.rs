@@ -15,15 +15,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 
 use super::access::AccessLimits;
-use super::caller::{Caller, Terms};
+use super::caller::Caller;
+use super::connection::{ConnectionOptions, Terms};
 use super::timer::ConnectionTimer;
 use super::{Routes, caller};
+use crate::socket::{Listener, SocketPlace, Stream};
 use crate::telemetry;
 
 /// Limits of connections.
@@ -54,7 +55,7 @@ const HEAD_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Endpoint {
     /// What accepts them.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// Who may ask.
     pub access: AccessLimits,
     /// Limits of connections.
@@ -66,9 +67,9 @@ pub struct Endpoint {
 impl Endpoint {
     /// For all requests, and for the service's own pages.
     #[must_use]
-    pub fn new(listener: TcpListener, limits: ServerLimits) -> Self {
+    pub fn new(listener: impl Into<Listener>, limits: ServerLimits) -> Self {
         Self {
-            listener,
+            listener: listener.into(),
             access: AccessLimits::default(),
             limits,
             only_probes: false,
@@ -85,10 +86,11 @@ pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output 
         limits,
         only_probes,
     } = endpoint;
-    let address = listener.local_addr();
+    let place = listener.place();
     let terms = Terms {
         access,
-        is_local: address.is_ok_and(|address| address.ip().is_loopback()),
+        // No page can have a browser connect to a path.
+        is_local: place.is_ok_and(|place| matches!(place, SocketPlace::Tcp(_)) && place.is_local()),
         only_probes,
     };
     let mut open = Open::new(routes, terms, limits);
@@ -147,21 +149,18 @@ impl Room {
     /// Accepts a connection once there is a place for it.
     async fn accept(
         &self,
-        listener: &TcpListener,
+        listener: &Listener,
         limits: ServerLimits,
-    ) -> io::Result<(TcpStream, Place)> {
+    ) -> io::Result<(Stream, Place)> {
         let (permit, only_probes) = tokio::select! {
             biased;
             permit = Arc::clone(&self.any).acquire_owned() => (permit, false),
             permit = Arc::clone(&self.probes).acquire_owned() => (permit, true),
         };
         let permit = permit.map_err(io::Error::other)?;
-        let (stream, _) = listener.accept().await?;
-        // Answers are small and whole: waiting to fill a packet only delays them.
-        stream.set_nodelay(true)?;
-        // Linux closes a connection whose peer takes no bytes for so long (TCP_USER_TIMEOUT, tcp(7)).
-        let untaken_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
-        rustix::net::sockopt::set_tcp_user_timeout(&stream, untaken_ms)?;
+        let stream = listener.accept().await?;
+        stream.set_nodelay()?;
+        stream.set_untaken_timeout(limits.idle_timeout)?;
         Ok((stream, Place::new(permit, only_probes)))
     }
 }
@@ -193,8 +192,12 @@ impl Open {
         }
     }
 
-    fn add(&mut self, stream: TcpStream, place: Place) {
-        let (caller, bytes) = caller::split(stream, Arc::clone(&self.terms), place.only_probes);
+    fn add(&mut self, stream: Stream, place: Place) {
+        let options = ConnectionOptions {
+            only_probes: place.only_probes,
+            untaken_timeout: self.limits.idle_timeout,
+        };
+        let (caller, bytes) = caller::split(stream, Arc::clone(&self.terms), options);
         let (routes, of_answers) = (self.routes.clone(), caller.clone());
         let answer = move |request| {
             let (routes, caller) = (routes.clone(), of_answers.clone());

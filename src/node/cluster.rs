@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use crate::client::{NodeClient, RemoteCounter};
 use crate::config::{BrokerConfig, ClusterConfig, NamedFile, SecretText, SecretTexts, read_secret};
 use crate::log::amqp::{AmqpOptions, AmqpUrl, Announcement, Nodes, QueueType, Role, Strangers};
 use crate::model::{ClusterSecret, CounterName};
+use crate::socket::SocketPlace;
 use crate::supervisor::{Ended, Supervisor, Task};
 
 /// The broker's options of a node's settings.
@@ -99,9 +99,9 @@ pub(super) fn cluster_secret(cluster: &ClusterConfig) -> Result<Option<ClusterSe
 }
 
 /// Where others reach this node.
-pub(super) fn own_url(cluster: &ClusterConfig, address: SocketAddr) -> String {
+pub(super) fn own_url(cluster: &ClusterConfig, place: &SocketPlace) -> String {
     let given = cluster.advertise_url.clone();
-    given.unwrap_or_else(|| format!("http://{address}"))
+    given.unwrap_or_else(|| place.url())
 }
 
 /// A counter's life at an address: with another, the counter may have lost what it held.

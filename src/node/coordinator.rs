@@ -43,12 +43,12 @@ pub async fn coordinator(
     let (amqp, watch) = broker_of(&config, &supervisor)?;
     let secret = cluster_secret(&config.cluster)?;
     let endpoints = open_endpoints(&config.common).await?;
-    let address = endpoints.address;
+    let place = endpoints.place.clone();
     let life = new_life()?;
     let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let epoch = new_epoch()?;
-    let own = announcement(&config, life, epoch, own_url(&config.cluster, address));
+    let own = announcement(&config, life, epoch, own_url(&config.cluster, &place));
     let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
     let announce = {
         let (own, status) = (own.clone(), Arc::clone(&log_status));
@@ -89,8 +89,8 @@ pub async fn coordinator(
 
     let app = App::new(coordinator.clone(), config.http, metrics)
         .with_loss_desk(Arc::new(Desk::new(coordinator.clone())), secret);
-    tracing::info!(%address, %epoch, "ready");
-    listening(Listening::Coordinator { address });
+    tracing::info!(address = %place, %epoch, "ready");
+    listening(Listening::Coordinator { place });
     let mut fatal: Option<NodeError> = None;
     let stopped = async {
         tokio::select! {

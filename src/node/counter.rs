@@ -60,7 +60,7 @@ pub async fn counter(
     amqp.witnesses = vec![config.name.clone()];
     let secret = cluster_secret(&config.cluster)?;
     let endpoints = open_endpoints(&config.common).await?;
-    let address = endpoints.address;
+    let place = endpoints.place.clone();
     let belonging = Belonging {
         cluster: None,
         counter: config.name.to_string(),
@@ -69,7 +69,7 @@ pub async fn counter(
         now_ms: now_ms(),
     };
     let (store, _) = open_store(&config.store, &belonging)?;
-    let url = own_url(&config.cluster, address);
+    let url = own_url(&config.cluster, &place);
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let running = start(&config, amqp, store, url, &remotes)?;
 
@@ -81,10 +81,10 @@ pub async fn counter(
         supervisor.clone(),
     );
     let name = config.name.to_string();
-    tracing::info!(%address, name, data_dir = %config.store.data_dir.display(), "ready");
+    tracing::info!(address = %place, name, data_dir = %config.store.data_dir.display(), "ready");
     listening(Listening::Counter {
         name,
-        address,
+        place,
         data_dir: config.store.data_dir,
     });
     let mut stranger = None;

@@ -18,7 +18,6 @@ pub use operator::{remake_queue, remove_counter, skip_poison};
 pub use serve::serve;
 pub use stores::verify;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use crate::coordinator::{Fatal, ReadError};
 use crate::counter::CounterError;
 use crate::http;
 use crate::log::amqp::OperatorError;
+use crate::socket::SocketPlace;
 use crate::store::StoreError;
 pub use crate::store::data_dir::LOCAL_COUNTER;
 use crate::supervisor::{Supervisor, UnaskedEnd};
@@ -50,10 +50,10 @@ pub enum NodeError {
     #[error("the counter failed: {0}")]
     Counter(#[from] CounterError),
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {place}: {source}")]
     Listen {
-        /// The address.
-        address: SocketAddr,
+        /// Where.
+        place: SocketPlace,
         /// The system's word.
         source: std::io::Error,
     },
@@ -105,21 +105,21 @@ pub enum Listening {
     /// The whole service.
     Serve {
         /// Where it listens.
-        address: SocketAddr,
+        place: SocketPlace,
         /// Where its data is.
         data_dir: PathBuf,
     },
     /// A coordinator.
     Coordinator {
         /// Where it listens.
-        address: SocketAddr,
+        place: SocketPlace,
     },
     /// A counter.
     Counter {
         /// Its name.
         name: String,
         /// Where it listens.
-        address: SocketAddr,
+        place: SocketPlace,
         /// Where its data is.
         data_dir: PathBuf,
     },

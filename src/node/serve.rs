@@ -40,7 +40,7 @@ pub async fn serve(
     let metrics = start_metrics(&supervisor)?;
     // Before the folder is touched: a second start by mistake leaves nothing behind.
     let endpoints = open_endpoints(&config.common).await?;
-    let address = endpoints.address;
+    let place = endpoints.place.clone();
     let belonging = Belonging {
         cluster: None,
         counter: LOCAL_COUNTER.into(),
@@ -81,9 +81,9 @@ pub async fn serve(
     tracing::info!(took_ms, "the coordinator started");
 
     let app = App::new(coordinator.clone(), config.http, metrics);
-    tracing::info!(%address, data_dir = %config.store.data_dir.display(), "ready");
+    tracing::info!(address = %place, data_dir = %config.store.data_dir.display(), "ready");
     listening(Listening::Serve {
-        address,
+        place,
         data_dir: config.store.data_dir,
     });
     let mut fatal = None;

@@ -3,12 +3,10 @@
 //! Invariant: a node that can't have what it needs says so before it touches any data.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -17,6 +15,7 @@ use crate::clock::now_ns;
 use crate::config::CommonConfig;
 use crate::http::{Endpoint, PROBE_CONNECTIONS, ServerLimits};
 use crate::model::{BarrierEpochs, Entropy, Epoch};
+use crate::socket::{Listener, SocketPlace};
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry;
 
@@ -83,8 +82,8 @@ fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
 
 /// Where a node's connections come in.
 pub(super) struct Endpoints {
-    /// The address of the first.
-    pub address: SocketAddr,
+    /// Where the first is.
+    pub place: SocketPlace,
     pub all: Endpoint,
     /// For probes alone.
     pub probes: Option<Endpoint>,
@@ -93,33 +92,32 @@ pub(super) struct Endpoints {
 /// Opens what the settings name, before anything else is touched.
 pub(super) async fn open_endpoints(config: &CommonConfig) -> Result<Endpoints, NodeError> {
     let limits = limit_connections(config.server)?;
-    let open = async |address, only_probes| {
-        let (listener, address) = listen(address).await?;
+    let open = async |place: &SocketPlace, only_probes| {
+        let (listener, place) = listen(place).await?;
         let endpoint = Endpoint {
             listener,
             access: config.access.clone(),
             limits,
             only_probes,
         };
-        Ok::<_, NodeError>((endpoint, address))
+        Ok::<_, NodeError>((endpoint, place))
     };
-    let (all, address) = open(config.listen, false).await?;
-    let probes = match config.probe_listen {
-        Some(address) => Some(open(address, true).await?.0),
+    let (all, place) = open(&config.listen, false).await?;
+    let probes = match &config.probe_listen {
+        Some(place) => Some(open(place, true).await?.0),
         None => None,
     };
-    Ok(Endpoints {
-        address,
-        all,
-        probes,
-    })
+    Ok(Endpoints { place, all, probes })
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), NodeError> {
-    let fault = |source| NodeError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(fault)?;
-    let address = listener.local_addr().map_err(fault)?;
-    Ok((listener, address))
+async fn listen(place: &SocketPlace) -> Result<(Listener, SocketPlace), NodeError> {
+    let fault = |source| NodeError::Listen {
+        place: place.clone(),
+        source,
+    };
+    let listener = Listener::bind(place).await.map_err(fault)?;
+    let place = listener.place().map_err(fault)?;
+    Ok((listener, place))
 }
 
 pub(super) fn new_epoch() -> Result<Epoch, NodeError> {

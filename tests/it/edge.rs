@@ -142,10 +142,17 @@ impl Drop for Nginx {
 
 #[tokio::test]
 async fn refusals_pass_through_nginx_however_it_buffers() {
-    let node = Node::start(&[]);
-    for more in ["", "proxy_request_buffering off;"] {
+    let at_an_address = Node::start(&[]);
+    let sockets = tempfile::tempdir().expect("a folder");
+    let socket = format!("unix:{}", sockets.path().join("socket").display());
+    let at_a_path = Node::start(&["--listen", &socket]);
+    for (node, more) in [
+        (&at_an_address, ""),
+        (&at_an_address, "proxy_request_buffering off;"),
+        (&at_a_path, ""),
+    ] {
         let folder = tempfile::tempdir().expect("a folder");
-        let (_nginx, url) = Nginx::before(&node, folder.path(), more);
+        let (_nginx, url) = Nginx::before(node, folder.path(), more);
         let http = reqwest::Client::new();
         let deadline = std::time::Instant::now() + crate::node::PATIENCE;
         while Answer::try_of(http.get(format!("{url}/healthz")))
@@ -195,6 +202,62 @@ fn raw(node: &Node, sent: &str) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     text
+}
+
+#[test]
+fn bytes_that_are_no_request_are_answered_with_a_problem() {
+    let node = Node::start(&[]);
+    let good = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let path = "a".repeat(70_000);
+    let header = format!("X: {}\r\n", "b".repeat(1 << 20));
+    let many = "X: 1\r\n".repeat(101);
+    for (sent, status, kind) in [
+        ("nonsense\r\n\r\n".to_owned(), 400, "invalid-request"),
+        ("GET / HTTP/3.7\r\n\r\n".to_owned(), 400, "invalid-request"),
+        (
+            "GET / HTTP/1.1\r\nHost x\r\n\r\n".to_owned(),
+            400,
+            "invalid-request",
+        ),
+        (
+            format!("GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            414,
+            "uri-too-long",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\n{header}\r\n"),
+            431,
+            "head-too-large",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\n{many}\r\n"),
+            431,
+            "head-too-large",
+        ),
+    ] {
+        // Alone, and behind a request on the same connection, in the same packet.
+        for before in ["", good] {
+            let answers = raw(&node, &format!("{before}{sent}"));
+            let at = answers
+                .rfind(&format!("HTTP/1.1 {status}"))
+                .unwrap_or_default();
+            let (head, body) = answers[at..]
+                .split_once("\r\n\r\n")
+                .unwrap_or_else(|| panic!("{kind}: {answers:?}"));
+            for header in [
+                "content-type: application/problem+json",
+                "server: headcount",
+            ] {
+                assert!(head.contains(header), "{head}");
+            }
+            let length = format!("content-length: {}", body.len());
+            assert!(head.contains(&length), "{head}");
+            let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
+            assert_eq!(problem["type"], format!("urn:headcount:problem:{kind}"));
+            assert_eq!(problem["status"], status);
+            assert_eq!(answers.matches("HTTP/1.1 200").count(), before.len().min(1));
+        }
+    }
 }
 
 #[tokio::test]

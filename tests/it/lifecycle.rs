@@ -234,7 +234,7 @@ fn a_bad_setting_ends_at_once_with_one_line() {
     for (args, line) in [
         (
             ["serve", "--listen", "nowhere"],
-            "listen is \"nowhere\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000",
+            "listen is \"nowhere\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000, or unix:/path of a socket",
         ),
         (
             ["serve", "--items-max", "-5"],

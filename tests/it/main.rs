@@ -24,6 +24,7 @@ mod limits;
 mod load;
 mod readme;
 mod risks;
+mod sockets;
 mod waiting;
 
 use kit::node;

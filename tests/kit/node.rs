@@ -46,6 +46,8 @@ fn log_path(data_dir: &Path) -> PathBuf {
 pub struct Node {
     child: Child,
     url: String,
+    /// What paths are joined to: of a socket, any name does.
+    base: String,
     data_dir: PathBuf,
     _folder: Option<TempDir>,
     http: reqwest::Client,
@@ -129,14 +131,19 @@ impl Node {
         };
         let url = first
             .split_whitespace()
-            .find(|word| word.starts_with("http://"))
+            .find(|word| word.starts_with("http://") || word.starts_with("unix:"))
             .unwrap_or_else(|| panic!("no address in {first:?}"));
+        let (client, base) = match url.strip_prefix("unix:") {
+            Some(path) => (client_builder().unix_socket(path), "http://localhost"),
+            None => (client_builder(), url),
+        };
         Self {
             child,
             url: url.to_owned(),
+            base: base.to_owned(),
             data_dir: data_dir.to_owned(),
             _folder: None,
-            http: client_builder().build().expect("a client"),
+            http: client.build().expect("a client"),
         }
     }
 
@@ -195,7 +202,7 @@ impl Node {
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http
-            .request(method, format!("{}{path}", self.url))
+            .request(method, format!("{}{path}", self.base))
             .timeout(PATIENCE)
     }
 

@@ -7,9 +7,10 @@ use crate::Finding;
 use crate::source::{Source, is_word};
 
 /// Each module with those that it may import; all may import themselves and what is [for all](FOR_ALL).
-const TABLE: [(&str, &[&str]); 13] = [
+const TABLE: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("clock", &[]),
+    ("socket", &[]),
     ("telemetry", &[]),
     ("supervisor", &[]),
     ("store", &["model"]),
@@ -24,12 +25,13 @@ const TABLE: [(&str, &[&str]); 13] = [
 ];
 
 /// What every module may import.
-const FOR_ALL: [&str; 3] = ["clock", "supervisor", "telemetry"];
+const FOR_ALL: [&str; 4] = ["clock", "socket", "supervisor", "telemetry"];
 
 /// What the composition root may import, and main.
 const EVERYTHING: &[&str] = &[
     "model",
     "clock",
+    "socket",
     "telemetry",
     "supervisor",
     "store",

@@ -3,7 +3,6 @@
 //! Invariant: all connections are there before the clock starts, and a run ends only when each of them has ended.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,8 +18,10 @@ use super::lane::{Lane, OpenLoop, Shared};
 use super::plan::{Plan, Recipe};
 use super::schedule::{Schedule, Window};
 use super::tally::Tally;
+use super::target::Host;
 use super::wire::{self, Wire};
 use super::{BenchError, Target};
+use crate::socket::{Detached, SocketPlace};
 
 /// Connections made at once before the run.
 const CONNECTING_MAX: usize = 32;
@@ -55,7 +56,7 @@ pub(super) struct Run {
 }
 
 /// Streams with the numbers of their connections.
-type Streams = Vec<(u32, std::net::TcpStream)>;
+type Streams = Vec<(u32, Detached)>;
 
 /// Connects, sends, and adds up.
 pub(super) async fn run(
@@ -63,42 +64,47 @@ pub(super) async fn run(
     recipe: Recipe,
     effort: Effort,
 ) -> Result<Run, BenchError> {
-    let address = resolve(target).await?;
-    let streams = connect_all(address, effort).await?;
+    let place = resolve(target).await?;
+    let streams = connect_all(&place, effort).await?;
     // It waits for threads, which the runtime's own must not.
-    let sending = move || send(address, streams, Arc::new(recipe), effort);
+    let sending = move || send(&place, streams, Arc::new(recipe), effort);
     tokio::task::spawn_blocking(sending)
         .await
         .map_err(|error| BenchError::Thread(error.to_string()))?
 }
 
-async fn resolve(target: &Target) -> Result<SocketAddr, BenchError> {
-    let unknown = |why: String| BenchError::NoAnswer(format!("{}: {why}", target.host));
-    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
-    let addresses: Vec<SocketAddr> = found.map_err(|error| unknown(error.to_string()))?.collect();
+async fn resolve(target: &Target) -> Result<SocketPlace, BenchError> {
+    let (host, port) = match &target.host {
+        Host::Named { name, port } => (name.as_str(), *port),
+        Host::Socket(path) => return Ok(SocketPlace::Unix(path.clone())),
+    };
+    let unknown = |why: String| BenchError::NoAnswer(format!("{host}: {why}"));
+    let found = tokio::net::lookup_host((host, port)).await;
+    let found = found.map_err(|error| unknown(error.to_string()))?;
+    let places: Vec<SocketPlace> = found.map(SocketPlace::Tcp).collect();
     // A name may have addresses of which only one is listened on.
-    for address in &addresses {
-        if connect(*address).await.is_ok() {
-            return Ok(*address);
+    for place in &places {
+        if connect(place).await.is_ok() {
+            return Ok(place.clone());
         }
     }
-    let first = addresses.first().copied();
+    let first = places.into_iter().next();
     first.ok_or_else(|| unknown("no address".to_owned()))
 }
 
-async fn connect(address: SocketAddr) -> Result<std::net::TcpStream, BenchError> {
-    let failed = |why: String| BenchError::NoAnswer(format!("{address}: {why}"));
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, wire::connect(address)).await;
+async fn connect(place: &SocketPlace) -> Result<Detached, BenchError> {
+    let failed = |why: String| BenchError::NoAnswer(format!("{place}: {why}"));
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, wire::connect(place)).await;
     let stream = connecting
         .map_err(|_| failed("connecting takes too long".to_owned()))?
         .map_err(|error| failed(error.to_string()))?;
-    stream.into_std().map_err(|error| failed(error.to_string()))
+    stream.detach().map_err(|error| failed(error.to_string()))
 }
 
 /// All connections, dealt out to the threads.
-async fn connect_all(address: SocketAddr, effort: Effort) -> Result<Vec<Streams>, BenchError> {
-    let all: Vec<std::net::TcpStream> = stream::iter(0..effort.connections)
-        .map(|_| connect(address))
+async fn connect_all(place: &SocketPlace, effort: Effort) -> Result<Vec<Streams>, BenchError> {
+    let all: Vec<Detached> = stream::iter(0..effort.connections)
+        .map(|_| connect(place))
         .buffered(CONNECTING_MAX)
         .try_collect()
         .await?;
@@ -110,7 +116,7 @@ async fn connect_all(address: SocketAddr, effort: Effort) -> Result<Vec<Streams>
 }
 
 fn send(
-    address: SocketAddr,
+    place: &SocketPlace,
     streams: Vec<Streams>,
     recipe: Arc<Recipe>,
     effort: Effort,
@@ -133,10 +139,10 @@ fn send(
     let threads: Vec<_> = streams
         .into_iter()
         .map(|streams| {
-            let (shared, recipe) = (shared.clone(), recipe.clone());
+            let (place, shared, recipe) = (place.clone(), shared.clone(), recipe.clone());
             thread::Builder::new()
                 .name("bench".to_owned())
-                .spawn(move || drive(address, streams, &shared, &recipe, effort.timeout))
+                .spawn(move || drive(&place, streams, &shared, &recipe, effort.timeout))
         })
         .collect();
     if let Some(error) = threads.iter().find_map(|thread| thread.as_ref().err()) {
@@ -166,7 +172,7 @@ fn send(
 
 /// One thread: its connections, until all of them have ended.
 fn drive(
-    address: SocketAddr,
+    place: &SocketPlace,
     streams: Streams,
     shared: &Arc<Shared>,
     recipe: &Arc<Recipe>,
@@ -184,7 +190,7 @@ fn drive(
             let lane = Lane {
                 shared: shared.clone(),
                 plan: Plan::new(recipe.clone(), connection),
-                wire: Wire::new(stream, address, timeout).map_err(thread_error)?,
+                wire: Wire::new(stream, place.clone(), timeout).map_err(thread_error)?,
                 tally: tally.clone(),
             };
             lanes.spawn_local(lane.run());

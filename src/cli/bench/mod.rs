@@ -88,7 +88,9 @@ pub struct BenchOptions {
 #[derive(Debug, Error)]
 pub enum BenchError {
     /// The URL can't be used.
-    #[error("{0:?} is not a URL that bench can send to, such as http://127.0.0.1:3000")]
+    #[error(
+        "{0:?} is not a URL that bench can send to, such as http://127.0.0.1:3000, or unix:/path of a socket"
+    )]
     Url(String),
     /// An option that means nothing here.
     #[error("--consistency is for --work counts")]

@@ -1,8 +1,11 @@
-//! Where the requests go: the parts of a plain `http://` URL.
+//! Where the requests go: the parts of a plain `http://` URL, or of `unix:/path`.
 //!
 //! Invariant: what is taken apart here can be written into a request's head as it is.
 
+use std::path::PathBuf;
+
 use super::BenchError;
+use crate::socket::SocketPlace;
 
 /// The port of a URL that names none.
 const PORT_DEFAULT: u16 = 80;
@@ -10,13 +13,22 @@ const PORT_DEFAULT: u16 = 80;
 /// A coordinator's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// A name or an address, without the brackets of IPv6.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) host: Host,
     /// The value of the header `Host`.
     pub(super) authority: String,
     /// What stands before `/items`: empty, or a path that a proxy takes off.
     pub(super) base: String,
+}
+
+/// What is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Host {
+    Named {
+        /// A name or an address, without the brackets of IPv6.
+        name: String,
+        port: u16,
+    },
+    Socket(PathBuf),
 }
 
 impl Target {
@@ -26,6 +38,13 @@ impl Target {
     }
 
     fn parts(url: &str) -> Option<Self> {
+        if let Ok(SocketPlace::Unix(path)) = url.parse() {
+            return Some(Self {
+                host: Host::Socket(path),
+                authority: "localhost".to_owned(),
+                base: String::new(),
+            });
+        }
         let rest = url.strip_prefix("http://")?;
         let plain = |c: char| c.is_ascii_graphic() && !"?#@\"<>\\".contains(c);
         if !rest.chars().all(plain) {
@@ -36,7 +55,7 @@ impl Target {
             None => (rest, ""),
         };
         // The colons of an IPv6 address stand in brackets.
-        let (host, port) = match authority.strip_prefix('[') {
+        let (name, port) = match authority.strip_prefix('[') {
             Some(inside) => inside.split_once(']')?,
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
@@ -44,9 +63,11 @@ impl Target {
             "" => PORT_DEFAULT,
             _ => port.strip_prefix(':')?.parse().ok()?,
         };
-        (!host.is_empty()).then(|| Self {
-            host: host.to_owned(),
-            port,
+        (!name.is_empty()).then(|| Self {
+            host: Host::Named {
+                name: name.to_owned(),
+                port,
+            },
             authority: authority.to_owned(),
             base: base.trim_end_matches('/').to_owned(),
         })
@@ -73,17 +94,28 @@ mod tests {
             ("http://[::1]", "::1", 80, "[::1]", ""),
         ] {
             let target = Target::parse(url).expect(url);
-            assert_eq!(target.host, host);
-            assert_eq!(target.port, port);
+            let named = Host::Named {
+                name: host.to_owned(),
+                port,
+            };
+            assert_eq!(target.host, named);
             assert_eq!(target.authority, authority);
             assert_eq!(target.base, base);
         }
     }
 
     #[test]
+    fn a_path_is_a_socket() {
+        let target = Target::parse("unix:/run/a").expect("a target");
+        assert_eq!(target.host, Host::Socket("/run/a".into()));
+        assert_eq!((&*target.authority, &*target.base), ("localhost", ""));
+    }
+
+    #[test]
     fn what_is_no_plain_url_is_refused() {
         for url in [
             "",
+            "unix:a",
             "nonsense",
             "https://a",
             "http://",

@@ -5,17 +5,16 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::response::{self, Head, ResponseError};
+use crate::socket::{Detached, SocketPlace, Stream};
 
 /// Bytes of answers read at once; the buffer grows for a longer one.
 const BUFFER_BYTES: usize = 4 * 1024;
@@ -41,8 +40,8 @@ pub(super) struct Answer<'a> {
 
 /// A connection that is made anew when it has broken.
 pub(super) struct Wire {
-    address: SocketAddr,
-    stream: Option<TcpStream>,
+    place: SocketPlace,
+    stream: Option<Stream>,
     buffer: Vec<u8>,
     timeout: Duration,
     /// Set anew only when it has rung, which spares a timer for each request.
@@ -53,14 +52,10 @@ pub(super) struct Wire {
 
 impl Wire {
     /// A connection that is there already.
-    pub(super) fn new(
-        stream: std::net::TcpStream,
-        address: SocketAddr,
-        timeout: Duration,
-    ) -> io::Result<Self> {
+    pub(super) fn new(stream: Detached, place: SocketPlace, timeout: Duration) -> io::Result<Self> {
         Ok(Self {
-            address,
-            stream: Some(TcpStream::from_std(stream)?),
+            place,
+            stream: Some(stream.attach()?),
             buffer: vec![0; BUFFER_BYTES],
             timeout,
             alarm: Box::pin(tokio::time::sleep(timeout)),
@@ -75,7 +70,7 @@ impl Wire {
         let mut stream = match kept {
             Some(stream) => stream,
             None => {
-                let connecting = connect(self.address);
+                let connecting = connect(&self.place);
                 let stream = in_time(&mut self.alarm, deadline, self.timeout, connecting).await?;
                 self.reconnects += 1;
                 stream
@@ -94,20 +89,18 @@ impl Wire {
 }
 
 /// Connects, without waiting to fill packets.
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, WireError> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+pub(super) async fn connect(place: &SocketPlace) -> Result<Stream, WireError> {
+    Ok(Stream::connect(place).await?)
 }
 
 /// Whether the other side has not closed an idle connection. It costs no system call unless something came.
-fn is_open(stream: &TcpStream) -> bool {
+fn is_open(stream: &Stream) -> bool {
     let read = stream.try_read(&mut [0]);
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 async fn exchange(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     request: &[u8],
     buffer: &mut Vec<u8>,
 ) -> Result<Head, WireError> {
@@ -187,9 +180,10 @@ mod tests {
                 }
             }
         });
-        let stream = connect(address).await.expect("connected");
-        let stream = stream.into_std().expect("a stream");
-        Wire::new(stream, address, timeout).expect("a wire")
+        let place = SocketPlace::Tcp(address);
+        let stream = connect(&place).await.expect("connected");
+        let stream = stream.detach().expect("a stream");
+        Wire::new(stream, place, timeout).expect("a wire")
     }
 
     #[tokio::test]

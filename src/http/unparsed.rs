@@ -1,0 +1,74 @@
+//! Answers to bytes that are no request: the server library gives them by itself, with a status and no body.
+//!
+//! Invariant: they are told from all others by their head, which does not say who answers; all that this service gives does. Their
+//! status and what else is in their head stays.
+
+use std::io::IoSlice;
+
+use axum::http::StatusCode;
+
+use super::error::{PROBLEM_JSON, Problem, to_json};
+use super::front::SERVER;
+
+/// What ends a head.
+const END: &[u8] = b"\r\n\r\n";
+/// What begins one.
+const BEGIN: &[u8] = b"HTTP/1.";
+/// What says that there is no body, in the library's letters.
+const NO_BODY: &str = "content-length: 0\r\n";
+/// What says who answers.
+const WHO: &str = "\r\nserver: ";
+
+/// What is written instead of `slices`, if they end with an answer of the library's own.
+pub(super) fn answer(slices: &[IoSlice<'_>]) -> Option<Vec<u8>> {
+    // Nearly all others end with a body.
+    if !slices
+        .iter()
+        .rev()
+        .find(|slice| !slice.is_empty())?
+        .ends_with(END)
+    {
+        return None;
+    }
+    let mut bytes: Vec<u8> = slices
+        .iter()
+        .flat_map(|slice| slice.iter().copied())
+        .collect();
+    let begin = bytes.windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
+    let head = std::str::from_utf8(&bytes[begin..]).ok()?;
+    if head.contains(WHO) || !head.contains(NO_BODY) {
+        return None;
+    }
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let body = to_json(&problem(status)?);
+    let length = body.len();
+    let headers =
+        format!("content-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\nserver: {SERVER}\r\n");
+    let head = head.replacen(NO_BODY, &headers, 1);
+    bytes.truncate(begin);
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(&body);
+    Some(bytes)
+}
+
+fn problem(status: StatusCode) -> Option<Problem> {
+    let (kind, title, detail) = match status {
+        StatusCode::BAD_REQUEST => (
+            "invalid-request",
+            "This is no request",
+            "The first line or a header is not as HTTP/1.1 has it (RFC 9112).",
+        ),
+        StatusCode::URI_TOO_LONG => (
+            "uri-too-long",
+            "The path is too long",
+            "A path with its query may have at most 65,534 bytes.",
+        ),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+            "head-too-large",
+            "The headers are too large",
+            "A request may have at most 100 headers, and 400 KiB of them. Send fewer cookies.",
+        ),
+        _ => return None,
+    };
+    Some(Problem::new(status, kind, title, detail))
+}
