@@ -1,40 +1,38 @@
 //! Group commit for one partition: while one batch is being made durable, the next gathers. Whoever was just answered may
 //! be about to post again, and gets a turn to do so before the next batch closes (docs/adr/0014-a-turn-before-a-batch.md).
 //!
-//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in one batch. A batch that there is
-//! no room for never was, and its sequence is the next one's.
+//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in one batch, unless the log takes none
+//! so large: then they are in batches that follow one another, and the post is answered once all are durable. A batch that the log
+//! does not keep never was, and its sequence is the next one's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
-use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
+use super::appender::Appender;
 use super::ending::Ending;
-use crate::clock::now_ms;
-use crate::log::{AppendError, Log, encoded_bytes};
-use crate::model::{Acceptance, Batch, BatchId, Epoch, Partition, Sequence, Shares, TenantItems};
+use crate::log::{Log, batch_bytes, encoded_bytes};
+use crate::model::{Acceptance, BatchId, Epoch, Partition, Sequence, TenantItems};
 use crate::supervisor::{Ended, Supervisor, Task};
-use crate::telemetry;
 
 /// Posts of a batch after which the next one waits a turn. A post that comes alone is waited for by nobody else.
 const TOGETHER_POSTS_MIN: usize = 2;
 
 /// What a submission is of.
-enum Load {
+pub(super) enum Load {
     /// A post's part for one partition.
     Items(Vec<TenantItems>),
     /// An operator's signature, which has a batch of its own.
     Acceptance(Acceptance),
 }
 
-struct Submission {
-    load: Load,
+pub(super) struct Submission {
+    pub load: Load,
     /// Released once the batch is durable.
-    ticket: Option<Arc<Ticket>>,
-    done: oneshot::Sender<Result<Durable, NotAppended>>,
+    pub ticket: Option<Arc<Ticket>>,
+    pub done: oneshot::Sender<Result<Durable, NotAppended>>,
 }
 
 /// What a submission's batch has become.
@@ -54,11 +52,11 @@ pub(super) struct Batcher {
 
 /// How far a batcher has come.
 #[derive(Default)]
-struct Reached {
+pub(super) struct Reached {
     /// The last sequence that the log was given.
-    handed: AtomicU64,
+    pub handed: AtomicU64,
     /// The last sequence that is durable.
-    confirmed: AtomicU64,
+    pub confirmed: AtomicU64,
 }
 
 /// The log ended: whether what was handed over becomes durable is unknown.
@@ -70,8 +68,21 @@ pub(super) struct LogEnded;
 pub(super) enum NotAppended {
     /// There is no room for it: nothing of it is there, nor ever will be.
     Full,
+    /// The log takes no batch so large, and this one has no parts: nothing of it is there, nor ever will be.
+    TooLarge { bytes_max: usize },
     /// The log ended: whether it becomes durable is unknown.
     LogEnded,
+}
+
+impl NotAppended {
+    /// For the metric of refused posts.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Full => "disk_full",
+            Self::TooLarge { .. } => "too_large",
+            Self::LogEnded => "log_ended",
+        }
+    }
 }
 
 /// What a batcher needs to know.
@@ -96,13 +107,12 @@ impl Batcher {
     ) -> Self {
         let (submissions, receiver) = mpsc::channel(options.waiting_posts_max.max(1));
         let reached = Arc::<Reached>::default();
-        let appender = Appender {
-            log,
-            reached: Arc::clone(&reached),
-            ending,
-            batch_items: metrics::histogram!(telemetry::BATCH_ITEMS),
-            append_seconds: metrics::histogram!(telemetry::APPEND_SECONDS),
+        let first = BatchId {
+            partition: options.partition,
+            epoch: options.epoch,
+            sequence: 1,
         };
+        let appender = Appender::new(log, first, Arc::clone(&reached), ending);
         supervisor.spawn(Task::Batcher, run(appender, options, receiver));
         Self {
             submissions,
@@ -186,12 +196,11 @@ impl Gathering {
 }
 
 async fn run(
-    appender: Appender<impl Log>,
+    mut appender: Appender<impl Log>,
     options: BatcherOptions,
     mut receiver: mpsc::Receiver<Submission>,
 ) -> Ended {
     let mut carried = None;
-    let mut sequence = 0;
     let mut posts = Vec::new();
     loop {
         let first = match carried.take() {
@@ -201,7 +210,8 @@ async fn run(
         let Some(first) = first else {
             return Ended::Done;
         };
-        let mut gathering = Gathering::new(options.batch_bytes_max);
+        let bytes_max = appender.bytes_max.saturating_sub(batch_bytes(&[]));
+        let mut gathering = Gathering::new(bytes_max.min(options.batch_bytes_max));
         let mut next = Some(first);
         while let Some(submission) = next {
             if submission.done.is_closed() {
@@ -218,107 +228,12 @@ async fn run(
             continue;
         }
         let together = posts.len() >= TOGETHER_POSTS_MIN;
-        sequence += 1;
-        let id = BatchId {
-            partition: options.partition,
-            epoch: options.epoch,
-            sequence,
-        };
-        match appender.append(id, &mut posts).await {
-            Ok(()) => {}
-            Err(NotAppended::LogEnded) => return appender.ending.without_log(),
-            // The next batch takes the number, so that there is no gap.
-            Err(NotAppended::Full) => sequence -= 1,
+        if let Err(LogEnded) = appender.append(&mut posts).await {
+            return appender.ending.without_log();
         }
         if together {
             tokio::task::yield_now().await;
         }
-    }
-}
-
-/// What takes one batch after the other to the log.
-struct Appender<L> {
-    log: L,
-    reached: Arc<Reached>,
-    ending: Arc<Ending>,
-    batch_items: Histogram,
-    append_seconds: Histogram,
-}
-
-impl<L: Log> Appender<L> {
-    /// Makes one batch of `posts` durable and tells whoever waits for them; none is left.
-    async fn append(&self, id: BatchId, posts: &mut Vec<Submission>) -> Result<(), NotAppended> {
-        let (batch, shares) = self.sealed(id, posts);
-        if self.ending.is_fatal() {
-            return Err(NotAppended::LogEnded);
-        }
-        // Before anyone can have it, so that a counter that holds more was given it by another.
-        self.reached.handed.store(id.sequence, Ordering::Release);
-        self.batch_items.record(batch.item_count() as f64);
-        let started = Instant::now();
-        let told = match self.log.append(Arc::new(batch)).await {
-            Ok(told) => told,
-            Err(AppendError::Full(_)) => {
-                for post in posts.drain(..) {
-                    let _ = post.done.send(Err(NotAppended::Full));
-                }
-                return Err(NotAppended::Full);
-            }
-            Err(error) => {
-                tracing::error!(%error, sequence = id.sequence, "the log ended");
-                self.ending.note_append_error(error);
-                return Err(NotAppended::LogEnded);
-            }
-        };
-        self.append_seconds.record(started.elapsed());
-        if self.ending.is_fatal() {
-            // With a clone about, counters may have taken another's batch for this one.
-            return Err(NotAppended::LogEnded);
-        }
-        // Before any client hears of it, so that a read that begins afterwards asks for it.
-        self.reached.confirmed.store(id.sequence, Ordering::Release);
-        let new = told.as_ref().map(|told| told.count);
-        let of_posts = told.zip(shares);
-        let mut of_posts = of_posts
-            .map(|(told, shares)| shares.of_posts(&told.marks))
-            .unwrap_or_default()
-            .into_iter();
-        for post in posts.drain(..) {
-            drop(post.ticket);
-            let durable = Durable {
-                sequence: id.sequence,
-                new: of_posts.next().or(new),
-            };
-            let _ = post.done.send(Ok(durable));
-        }
-        Ok(())
-    }
-
-    /// One batch of what `posts` hold, and, if somebody is to tell them what was new, whose its items are.
-    fn sealed(&self, id: BatchId, posts: &mut [Submission]) -> (Batch, Option<Shares>) {
-        let mut acceptance = None;
-        let mut items_of = |post: &mut Submission| match &mut post.load {
-            Load::Items(of_post) => std::mem::take(of_post),
-            Load::Acceptance(signed) => {
-                acceptance = Some(std::mem::take(signed));
-                Vec::new()
-            }
-        };
-        let now_ms = now_ms();
-        if posts.len() > 1 && self.log.tells_new() {
-            let posts = posts.iter_mut().map(items_of);
-            let (batch, shares) = Batch::of_posts(id, now_ms, posts);
-            return (batch, Some(shares));
-        }
-        let mut items = Vec::with_capacity(posts.len());
-        for post in posts {
-            items.append(&mut items_of(post));
-        }
-        let batch = match acceptance {
-            Some(acceptance) => Batch::accepting(id, now_ms, acceptance),
-            None => Batch::new(id, now_ms, items),
-        };
-        (batch, None)
     }
 }
 

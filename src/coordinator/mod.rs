@@ -4,6 +4,7 @@
 //! known, the client hears so, and posting again is safe.
 
 mod admission;
+mod appender;
 mod ask;
 mod barriers;
 mod batcher;
@@ -14,6 +15,7 @@ mod merge;
 mod meters;
 mod nearest;
 mod neighbours;
+mod parts;
 mod reads;
 mod repair;
 mod replicas;
@@ -98,6 +100,9 @@ pub enum AcceptError {
     /// Rejected: there is no room on the disk.
     #[error("there is no room on the disk")]
     DiskFull,
+    /// Rejected: it makes a batch that the log does not take, which takes so many bytes.
+    #[error("the broker takes messages of at most {0} bytes")]
+    TooLarge(usize),
     /// Unknown: it did not become durable in time, but still may.
     #[error("the items did not become durable in time")]
     TimedOut,
@@ -110,6 +115,7 @@ impl From<NotAppended> for AcceptError {
     fn from(why: NotAppended) -> Self {
         match why {
             NotAppended::Full => Self::DiskFull,
+            NotAppended::TooLarge { bytes_max } => Self::TooLarge(bytes_max),
             NotAppended::LogEnded => Self::LogEnded,
         }
     }
@@ -312,10 +318,7 @@ impl Coordinator {
         let limit = self.inner.options.accept_timeout;
         let (sequences, new) = match tokio::time::timeout(limit, submitted).await {
             Ok(Ok(durable)) => durable,
-            Ok(Err(why @ NotAppended::LogEnded)) => {
-                return Err(not_accepted("log_ended", why.into()));
-            }
-            Ok(Err(why @ NotAppended::Full)) => return Err(not_accepted("disk_full", why.into())),
+            Ok(Err(why)) => return Err(not_accepted(why.reason(), why.into())),
             Err(_) => return Err(not_accepted("timed_out", AcceptError::TimedOut)),
         };
         self.inner.meters.accepted.increment(count as u64);

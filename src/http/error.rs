@@ -312,6 +312,12 @@ impl From<AcceptError> for Problem {
                      on meanwhile."
                 ),
             ),
+            AcceptError::TooLarge(_) => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "batch-too-large",
+                "The broker takes no message so large",
+                format!("{error}. Nothing was taken; set its max_message_size higher."),
+            ),
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",
                 "The outcome is unknown",

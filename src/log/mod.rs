@@ -32,6 +32,13 @@ pub enum AppendError {
     /// same items may be appended once there is room.
     #[error("there is no room to keep the batch: {0}")]
     Full(String),
+    /// The log takes no batch of more than so many encoded bytes: nothing of it is kept, nor ever will be, so its sequence is still
+    /// to be given. The same items may be appended in smaller batches.
+    #[error("the log takes no batch of more than {bytes_max} bytes")]
+    TooLarge {
+        /// Bytes of a batch that it takes, and fewer than this one had.
+        bytes_max: usize,
+    },
     /// The log ended while the batch was on its way: it may or may not become durable.
     #[error("the log ended; the batch may or may not be durable")]
     OutcomeUnknown,
@@ -173,6 +180,12 @@ pub trait Deliveries: Send + 'static {
     /// [`next`](Self::next) has nothing more. Acknowledgements given before are still carried out. For a log whose
     /// deliveries are kept elsewhere, once it [failed](DeliveryError::Undecodable).
     fn leave(&mut self) {}
+}
+
+/// Bytes that a batch of these items takes at most, encoded.
+#[must_use]
+pub fn batch_bytes(tenants: &[TenantItems]) -> usize {
+    wire::OVERHEAD_BYTES + tenants.iter().map(encoded_bytes).sum::<usize>()
 }
 
 /// Bytes that a tenant's items take at most in an encoded batch: what limits on batches count.

@@ -22,6 +22,7 @@ mod healing;
 mod kit;
 mod lagging;
 mod ledger;
+mod limits;
 mod operator;
 mod panics;
 mod relay_tests;

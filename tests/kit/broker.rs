@@ -443,8 +443,13 @@ impl Broker {
 
     /// A broker for one test alone.
     pub fn private() -> Arc<Self> {
+        Self::with_settings("")
+    }
+
+    /// The same, with these lines in its settings.
+    pub fn with_settings(settings: &str) -> Arc<Self> {
         let broker = Self {
-            nodes: vec![BrokerNode::new(0, "")],
+            nodes: vec![BrokerNode::new(0, settings)],
         };
         broker.node(0).wait_until_up();
         Arc::new(broker)

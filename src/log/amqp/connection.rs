@@ -32,6 +32,11 @@ const NO_QUEUE: &str = "NOT_FOUND - no queue '";
 /// How the broker's text begins when an exchange is not there; its name follows.
 const NO_EXCHANGE: &str = "NOT_FOUND - no exchange '";
 
+/// The broker's reply to what breaks one of its limits, among others.
+const PRECONDITION_FAILED: u16 = 406;
+/// What the broker says of a message that is larger than it takes; the sizes follow.
+const TOO_LARGE: &str = "message size ";
+
 /// Why something on the broker failed.
 #[derive(Debug, Clone, Error)]
 pub(super) enum BrokerError {
@@ -67,6 +72,12 @@ impl BrokerError {
         self.refusal().is_some_and(|refusal| {
             is_out_of_reach(refusal.get_id(), refusal.get_message().as_str())
         })
+    }
+
+    /// The most bytes that the broker's `max_message_size` allows a message, if it refused one that has more.
+    pub fn message_bytes_max(&self) -> Option<usize> {
+        let refusal = self.refusal()?;
+        message_bytes_max(refusal.get_id(), refusal.get_message().as_str())
     }
 
     /// Whether no answer came in time.
@@ -110,6 +121,16 @@ fn missing(code: u16, text: &str) -> Option<Missing> {
 /// Whether a refusal says of what was asked for that it is there, and can't be reached for now.
 fn is_out_of_reach(code: u16, text: &str) -> bool {
     code == NOT_FOUND && missing(code, text).is_none()
+}
+
+/// The bound that the refusal of a message names which is larger: "PRECONDITION_FAILED - message size 70000 is larger than configured max
+/// size 65536", of 3.10 to 4.
+fn message_bytes_max(code: u16, text: &str) -> Option<usize> {
+    let (_, sizes) = text.split_once(TOO_LARGE)?;
+    let (_, bound) = sizes.rsplit_once(' ')?;
+    (code == PRECONDITION_FAILED)
+        .then(|| bound.parse().ok())
+        .flatten()
 }
 
 /// Runs one operation on the broker within [`OPERATION_TIMEOUT`].
@@ -338,6 +359,30 @@ mod tests {
         }
         assert_eq!(missing(406, queue), None);
         assert_eq!(BrokerError::Timeout(OPERATION_TIMEOUT).missing(), None);
+    }
+
+    #[test]
+    fn the_bound_of_messages_is_read_from_the_refusal() {
+        let configured =
+            "PRECONDITION_FAILED - message size 70000 is larger than configured max size 65536";
+        assert_eq!(message_bytes_max(406, configured), Some(65_536));
+        let greatest =
+            "PRECONDITION_FAILED - message size 600000000 is larger than max size 536870912";
+        assert_eq!(message_bytes_max(406, greatest), Some(536_870_912));
+        for (code, text) in [
+            (404, configured),
+            (
+                406,
+                "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q'",
+            ),
+            (406, "PRECONDITION_FAILED - message size is too large"),
+            (
+                406,
+                "PRECONDITION_FAILED - message size 1 is larger than some",
+            ),
+        ] {
+            assert_eq!(message_bytes_max(code, text), None, "{text}");
+        }
     }
 
     #[test]

@@ -125,6 +125,7 @@ async fn publish(lane: &mut Lane, batch: &Batch) -> Result<(), AppendError> {
             Verdict::DeclareAgain => {
                 history.declared_again |= lane.declare_again().await;
             }
+            Verdict::TooLarge { bytes_max } => return Err(AppendError::TooLarge { bytes_max }),
             Verdict::Refused(why) => return Err(AppendError::Refused(why)),
         }
         failures += 1;
@@ -134,6 +135,7 @@ async fn publish(lane: &mut Lane, batch: &Batch) -> Result<(), AppendError> {
 }
 
 fn note(outcome: &Outcome, history: &mut History) {
+    history.tried = true;
     match outcome {
         Outcome::TimedOut => {
             history.confirms_lost += 1;

@@ -15,6 +15,10 @@ const RETURNS_MAX: u32 = 2;
 /// Refusals that no repetition cures: too large (311), what breaks a limit of the broker (406), and what its user may not
 /// (403): to publish takes the right to write to `amq.default`.
 const PERMANENT: [u16; 3] = [311, 403, 406];
+/// The least that a message must be allowed to have: more than a batch of one item with the longest name of a tenant (1,089 bytes),
+/// or what a node says of itself.
+const MESSAGE_BYTES_MIN: usize = 16 * 1024;
+
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -28,6 +32,8 @@ pub(super) enum Outcome {
     NotRequested,
     /// Neither yes nor no in time.
     TimedOut,
+    /// The broker takes no message of more than so many bytes: its channel took none of the copies, which are alike.
+    TooLarge { bytes_max: usize },
     /// The broker closed the channel, or the connection was lost: the reply code, if any, what it says, and
     /// whether it says that the exchange is not there.
     Failed {
@@ -48,6 +54,8 @@ pub(super) enum Verdict {
     FreshConnection,
     /// The same batch again, once everything is declared again.
     DeclareAgain,
+    /// No queue has any of it, nor will have: it is to be appended in smaller batches.
+    TooLarge { bytes_max: usize },
     /// The batch can never be appended.
     Refused(String),
 }
@@ -55,6 +63,8 @@ pub(super) enum Verdict {
 /// What came before in the life of one batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct History {
+    /// Whether it was tried before, and some queues may have it.
+    pub tried: bool,
     pub confirms_lost: u32,
     pub returns: u32,
     pub declared_again: bool,
@@ -73,6 +83,14 @@ pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -
             Verdict::FreshConnection
         }
         Outcome::TimedOut => Verdict::FreshChannel,
+        // By another connection, to a node of the broker with another limit, some queues may have taken it.
+        &Outcome::TooLarge { bytes_max } if !history.tried && bytes_max >= MESSAGE_BYTES_MIN => {
+            Verdict::TooLarge { bytes_max }
+        }
+        Outcome::TooLarge { bytes_max } => Verdict::Refused(format!(
+            "it has more bytes than the broker's max_message_size, {bytes_max}, which must be at least {MESSAGE_BYTES_MIN} and the same \
+             on all of its nodes"
+        )),
         Outcome::Failed {
             missing: true,
             detail,
@@ -99,6 +117,9 @@ pub(super) fn outcome(confirmations: lapin::Result<Vec<Confirmation>>) -> Outcom
         Ok(confirmations) => confirmations,
         Err(error) => {
             let error = BrokerError::from(error);
+            if let Some(bytes_max) = error.message_bytes_max() {
+                return Outcome::TooLarge { bytes_max };
+            }
             return Outcome::Failed {
                 code: error.code(),
                 missing: error.missing() == Some(Missing::Exchange),
@@ -210,6 +231,25 @@ mod tests {
             judge(&Outcome::Returned, true, again),
             Verdict::DeclareAgain
         );
+    }
+
+    #[test]
+    fn what_is_too_large_may_be_split_while_no_queue_can_have_it() {
+        let too_large = |bytes_max| Outcome::TooLarge { bytes_max };
+        let bytes_max = 65_536;
+        assert_eq!(
+            verdict(&too_large(bytes_max)),
+            Verdict::TooLarge { bytes_max }
+        );
+        let tried = History {
+            tried: true,
+            ..History::default()
+        };
+        assert!(matches!(
+            judge(&too_large(bytes_max), true, tried),
+            Verdict::Refused(_)
+        ));
+        assert!(matches!(verdict(&too_large(1_000)), Verdict::Refused(_)));
     }
 
     /// A node of the broker whose metadata is behind knows no queue that was declared elsewhere.

@@ -115,7 +115,10 @@ fn may_be_lost_members(failure: &Outcome) -> bool {
     match failure {
         Outcome::Nacked | Outcome::TimedOut => true,
         Outcome::Failed { code, .. } => *code == Some(INTERNAL_ERROR),
-        Outcome::Confirmed | Outcome::Returned | Outcome::NotRequested => false,
+        Outcome::Confirmed
+        | Outcome::Returned
+        | Outcome::NotRequested
+        | Outcome::TooLarge { .. } => false,
     }
 }
 
