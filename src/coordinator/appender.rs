@@ -199,3 +199,7 @@ impl<L: Log> Appender<L> {
         (batch, None)
     }
 }
+
+#[cfg(test)]
+#[path = "appender_tests.rs"]
+mod tests;

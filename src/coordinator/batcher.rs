@@ -149,6 +149,12 @@ impl Batcher {
         durable.await.unwrap_or(Err(NotAppended::LogEnded))
     }
 
+    /// Posts that wait to be gathered.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.submissions.max_capacity() - self.submissions.capacity()
+    }
+
     /// The sequence of the last durable batch; 0 before the first.
     pub fn confirmed(&self) -> Sequence {
         self.reached.confirmed.load(Ordering::Acquire)
@@ -239,4 +245,4 @@ async fn run(
 
 #[cfg(test)]
 #[path = "batcher_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -10,16 +10,16 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::coordinator::Fatal;
 use crate::log::AppendError;
-use crate::model::{Batch, ItemHash, NewItems, TenantName, merge_by_tenant};
+use crate::model::{Batch, ItemHash, NewItems, TenantName};
 
 /// A log that notes what it is given and confirms one append for each permit.
 #[derive(Clone)]
-struct Scripted {
-    appended: Arc<Mutex<Vec<Arc<Batch>>>>,
-    confirms: Arc<Semaphore>,
+pub(in crate::coordinator) struct Scripted {
+    pub appended: Arc<Mutex<Vec<Arc<Batch>>>>,
+    pub confirms: Arc<Semaphore>,
     is_full: Arc<AtomicBool>,
     /// Encoded bytes of the largest batch that it takes.
-    bytes_max: Arc<AtomicUsize>,
+    pub bytes_max: Arc<AtomicUsize>,
 }
 
 impl Log for Scripted {
@@ -39,14 +39,14 @@ impl Log for Scripted {
 }
 
 /// Of a batch of which the log tells nothing more.
-fn durable(sequence: Sequence) -> Result<Durable, NotAppended> {
+pub(in crate::coordinator) fn durable(sequence: Sequence) -> Result<Durable, NotAppended> {
     Ok(Durable {
         sequence,
         new: None,
     })
 }
 
-fn scripted() -> Scripted {
+pub(in crate::coordinator) fn scripted() -> Scripted {
     Scripted {
         appended: Arc::default(),
         confirms: Arc::new(Semaphore::new(0)),
@@ -55,11 +55,15 @@ fn scripted() -> Scripted {
     }
 }
 
-fn start(log: &Scripted, batch_bytes_max: usize) -> Batcher {
+pub(in crate::coordinator) fn start(log: &Scripted, batch_bytes_max: usize) -> Batcher {
     start_watched(log, batch_bytes_max, &Supervisor::default())
 }
 
-fn start_watched(log: &Scripted, batch_bytes_max: usize, supervisor: &Supervisor) -> Batcher {
+pub(in crate::coordinator) fn start_watched(
+    log: &Scripted,
+    batch_bytes_max: usize,
+    supervisor: &Supervisor,
+) -> Batcher {
     let options = BatcherOptions {
         partition: Partition(0),
         epoch: Epoch(1),
@@ -70,14 +74,14 @@ fn start_watched(log: &Scripted, batch_bytes_max: usize, supervisor: &Supervisor
     Batcher::start(log.clone(), options, ending, supervisor)
 }
 
-fn items(id: u32) -> Vec<TenantItems> {
+pub(in crate::coordinator) fn items(id: u32) -> Vec<TenantItems> {
     vec![TenantItems {
         tenant: TenantName::new("t").expect("valid"),
         hashes: [ItemHash::of_id(&id.to_string())].into(),
     }]
 }
 
-async fn until(condition: impl Fn() -> bool) {
+pub(in crate::coordinator) async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::task::yield_now().await;
     }
@@ -266,80 +270,6 @@ async fn a_batch_without_room_is_refused_and_its_sequence_is_the_next_ones() {
     let appended = log.appended.lock().expect("not poisoned");
     let sequences: Vec<_> = appended.iter().map(|batch| batch.id().sequence).collect();
     assert_eq!(sequences, [1, 2, 2, 2, 2]);
-    assert_eq!(supervisor.unasked(), None);
-}
-
-fn many_items(ids: std::ops::Range<u32>) -> Vec<TenantItems> {
-    ids.flat_map(items).collect()
-}
-
-#[tokio::test]
-async fn a_batch_that_the_log_does_not_take_goes_in_parts_that_it_does() {
-    let log = scripted();
-    let supervisor = Supervisor::default();
-    let batcher = start_watched(&log, usize::MAX, &supervisor);
-    log.confirms.add_permits(1_000);
-    assert_eq!(batcher.submit(many_items(0..100), None).await, durable(1));
-    log.bytes_max
-        .store(batch_bytes(&items(0)) + 9 * 12, Ordering::Release);
-    // Ten items fit.
-    assert_eq!(batcher.submit(many_items(0..25), None).await, durable(4));
-    assert_eq!(batcher.submit(many_items(0..10), None).await, durable(5));
-    // What came together for a larger one does not when the limit is known.
-    assert_eq!(batcher.submit(many_items(0..11), None).await, durable(7));
-    // It may take still less, at a node of a broker with another limit; and every item is in one of the parts.
-    log.bytes_max
-        .store(batch_bytes(&items(0)), Ordering::Release);
-    assert_eq!(batcher.submit(many_items(50..55), None).await, durable(12));
-    assert_eq!(batcher.confirmed(), 12);
-    let appended = log.appended.lock().expect("not poisoned");
-    let sequences: Vec<_> = appended.iter().map(|batch| batch.id().sequence).collect();
-    assert_eq!(sequences, (1..=12).collect::<Vec<_>>());
-    let counts: Vec<_> = appended.iter().map(|batch| batch.item_count()).collect();
-    assert_eq!(counts, [100, 10, 10, 5, 10, 10, 1, 1, 1, 1, 1, 1]);
-    let last: Vec<_> = appended[7..]
-        .iter()
-        .flat_map(|batch| batch.tenants())
-        .cloned()
-        .collect();
-    assert_eq!(merge_by_tenant(last), merge_by_tenant(many_items(50..55)));
-    assert_eq!(supervisor.unasked(), None);
-}
-
-#[tokio::test]
-async fn posts_that_are_too_large_only_together_share_smaller_batches_from_then_on() {
-    let log = scripted();
-    let batcher = start(&log, usize::MAX);
-    log.bytes_max
-        .store(batch_bytes(&items(0)) + 9 * 12, Ordering::Release);
-    let submit = |id: u32| {
-        let batcher = batcher.clone();
-        tokio::spawn(async move { batcher.submit(many_items(10 * id..10 * id + 6), None).await })
-    };
-    let first = submit(0);
-    until(|| log.appended.lock().expect("not poisoned").len() == 1).await;
-    let rest: Vec<_> = (1..4).map(submit).collect();
-    until(|| batcher.submissions.capacity() == 100 - 3).await;
-    log.confirms.add_permits(100);
-    assert_eq!(first.await.expect("joins"), durable(1));
-    for post in rest {
-        // Eighteen items in two parts: each post is told of the last.
-        assert_eq!(post.await.expect("joins"), durable(3));
-    }
-    assert_eq!(batcher.submit(many_items(0..6), None).await, durable(4));
-}
-
-#[tokio::test]
-async fn a_signature_that_the_log_does_not_take_is_refused_and_the_next_batch_goes_on() {
-    let log = scripted();
-    let supervisor = Supervisor::default();
-    let batcher = start_watched(&log, usize::MAX, &supervisor);
-    log.confirms.add_permits(100);
-    log.bytes_max.store(1, Ordering::Release);
-    let refused = batcher.accept(Acceptance::default()).await;
-    assert_eq!(refused, Err(NotAppended::TooLarge { bytes_max: 1 }));
-    log.bytes_max.store(usize::MAX, Ordering::Release);
-    assert_eq!(batcher.submit(items(1), None).await, durable(1));
     assert_eq!(supervisor.unasked(), None);
 }
 

@@ -7,9 +7,10 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderValue, StatusCode, Version};
 
 use super::error::Problem;
+use super::heads::Heads;
 
 /// Whoever may ask, whatever the name.
 const ANY: &str = "*";
@@ -36,15 +37,15 @@ impl AccessLimits {
     /// Lets a request pass, or says why not. A service `is_local` while it listens on loopback only.
     pub(super) fn check(
         &self,
-        headers: &HeaderMap,
+        heads: &Heads<'_>,
         version: Version,
         is_local: bool,
     ) -> Result<Foreign, Problem> {
-        let host = the_host(headers, version)?;
+        let host = the_host(heads, version)?;
         if is_local && host.is_some_and(|host| !self.leads_here(host)) {
             return Err(Problem::foreign_host());
         }
-        let Some(origin) = headers.get(header::ORIGIN) else {
+        let Some(origin) = heads.origin else {
             return Ok(None);
         };
         let text = origin.to_str().unwrap_or_default();
@@ -81,13 +82,12 @@ impl AccessLimits {
 }
 
 /// The one `Host` of a request (RFC 9112 §3.2).
-fn the_host(headers: &HeaderMap, version: Version) -> Result<Option<&str>, Problem> {
-    let mut all = headers.get_all(header::HOST).iter();
-    match (all.next(), all.next()) {
-        (Some(_), Some(_)) => Err(Problem::invalid_host("It has more than one.")),
-        (None, _) if version == Version::HTTP_11 => Err(Problem::invalid_host("It has none.")),
-        (None, _) => Ok(None),
-        (Some(host), None) => match host.to_str() {
+fn the_host<'h>(heads: &Heads<'h>, version: Version) -> Result<Option<&'h str>, Problem> {
+    match heads.host {
+        Some(_) if heads.has_more_hosts => Err(Problem::invalid_host("It has more than one.")),
+        None if version == Version::HTTP_11 => Err(Problem::invalid_host("It has none.")),
+        None => Ok(None),
+        Some(host) => match host.to_str() {
             Ok(host) => Ok(Some(host)),
             Err(_) => Err(Problem::invalid_host("It is not ASCII.")),
         },
@@ -162,6 +162,8 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderMap;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -173,7 +175,7 @@ mod tests {
     }
 
     fn checked(access: &AccessLimits, pairs: &[(&'static str, &str)]) -> Result<Foreign, u16> {
-        let checked = access.check(&headers(pairs), Version::HTTP_11, true);
+        let checked = access.check(&Heads::of(&headers(pairs)), Version::HTTP_11, true);
         checked.map_err(|problem| problem.status())
     }
 
@@ -207,7 +209,11 @@ mod tests {
             "counts.internal.evil.example",
         ] {
             assert_eq!(checked(&access, &[("host", host)]), Err(421), "{host}");
-            let anybody = access.check(&headers(&[("host", host)]), Version::HTTP_11, false);
+            let anybody = access.check(
+                &Heads::of(&headers(&[("host", host)])),
+                Version::HTTP_11,
+                false,
+            );
             assert!(anybody.is_ok(), "it listens for all");
         }
         let any = AccessLimits {
@@ -222,7 +228,7 @@ mod tests {
         let access = AccessLimits::default();
         assert_eq!(checked(&access, &[]), Err(400));
         assert_eq!(checked(&access, &[("host", "a"), ("host", "a")]), Err(400));
-        let older = access.check(&headers(&[]), Version::HTTP_10, true);
+        let older = access.check(&Heads::default(), Version::HTTP_10, true);
         assert!(older.is_ok(), "HTTP/1.0 knows none");
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::HttpBody;
-use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -74,14 +73,12 @@ impl Bodies {
     }
 
     /// Receives a body. It takes its room until that is dropped.
-    pub async fn receive<B>(&self, headers: &HeaderMap, body: B) -> Result<(Bytes, Room), Problem>
+    pub async fn receive<B>(&self, body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
-        let announced = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|bytes| bytes > self.limits.body_bytes_max) {
+        // What its head announces.
+        if body.size_hint().lower() > self.limits.body_bytes_max as u64 {
             return Err(Problem::body_too_large(self.limits.body_bytes_max));
         }
         // Most bodies came with their head.

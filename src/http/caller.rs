@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Version};
+use axum::http::{HeaderValue, Version};
 use futures_util::FutureExt;
 use tokio::io::Interest;
 use tokio::time::sleep;
@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use super::access::Foreign;
 use super::connection::{Bytes, Connection, ConnectionOptions, Terms};
 use super::error::Problem;
+use super::heads::Heads;
 use crate::coordinator::{Read, ReadError, ReadOptions};
 use crate::socket::Stream;
 
@@ -62,14 +63,23 @@ impl Caller {
     }
 
     /// Lets a request pass, or says why not.
-    pub fn check(&self, headers: &HeaderMap, version: Version) -> Result<Foreign, Problem> {
-        match &self.0 {
-            Some(connection) => {
-                let terms = &connection.terms;
-                terms.access.check(headers, version, terms.is_local)
-            }
-            None => Ok(None),
+    pub fn check(&self, heads: &Heads<'_>, version: Version) -> Result<Foreign, Problem> {
+        let Some(connection) = &self.0 else {
+            return Ok(None);
+        };
+        let alone = heads
+            .host
+            .filter(|_| heads.origin.is_none() && !heads.has_more_hosts);
+        let known = connection.host.get().map(|host| &**host);
+        if alone.is_some() && alone.map(HeaderValue::as_bytes) == known {
+            return Ok(None);
         }
+        let terms = &connection.terms;
+        let foreign = terms.access.check(heads, version, terms.is_local)?;
+        if let Some(host) = alone {
+            connection.host.get_or_init(|| host.as_bytes().into());
+        }
+        Ok(foreign)
     }
 
     /// Whether nothing but probes is answered on its connection.

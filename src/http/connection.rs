@@ -7,8 +7,8 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,6 +50,9 @@ pub(super) struct Connection {
     pub write: WriteHalf,
     pub terms: Arc<Terms>,
     pub options: ConnectionOptions,
+    /// The `Host` that its first request was let in by, which the next ones mostly have too. A copy: the header is a piece of the
+    /// connection's buffer.
+    pub host: OnceLock<Box<[u8]>>,
     /// Whether it is closed while its client is still sending: what comes is read and dropped.
     pub lingers: AtomicBool,
     /// Whether a request is being answered.
@@ -88,6 +91,7 @@ impl Connection {
             write,
             terms,
             options,
+            host: OnceLock::new(),
             lingers: AtomicBool::new(false),
             answering: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),

@@ -7,7 +7,6 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
-use smallvec::SmallVec;
 use utoipa::ToSchema;
 
 use super::fault::Fault;
@@ -373,13 +372,17 @@ impl IntoResponse for Problem {
 
 /// An answer's JSON. The API's types hold nothing that JSON can't, so the empty text never shows.
 pub fn to_json(value: &impl Serialize) -> Bytes {
-    /// Most answers are shorter: written here first, they take one piece of memory, of their own length.
+    /// Most answers are shorter: written here first, they take one piece of memory, of their own length. A slice is written to with
+    /// no look at whether it must grow.
     const SHORT_BYTES: usize = 256;
-    let mut text = SmallVec::<[u8; SHORT_BYTES]>::new();
-    match serde_json::to_writer(&mut text, value) {
-        Ok(()) if !text.spilled() => Bytes::copy_from_slice(&text),
-        Ok(()) => text.into_vec().into(),
-        Err(_) => Bytes::new(),
+    let mut text = [0; SHORT_BYTES];
+    let mut room = text.as_mut_slice();
+    match serde_json::to_writer(&mut room, value) {
+        Ok(()) => {
+            let written = SHORT_BYTES - room.len();
+            Bytes::copy_from_slice(&text[..written])
+        }
+        Err(_) => serde_json::to_vec(value).map_or_else(|_| Bytes::new(), Bytes::from),
     }
 }
 

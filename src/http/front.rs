@@ -6,6 +6,7 @@
 //! A router boxes, clones and matches in several layers: about half of all allocations of a post
 //! (docs/adr/0013-past-the-router.md).
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -23,6 +24,7 @@ use hyper_util::service::TowerToHyperService;
 use super::access::Foreign;
 use super::caller::Caller;
 use super::error::Problem;
+use super::heads::Heads;
 use super::health::PROBES;
 use super::measure::{Measures, Series};
 use super::methods;
@@ -100,104 +102,106 @@ impl Routes {
     }
 
     /// Answers a request of `caller`.
-    pub(super) async fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Response<Answer>
+    ///
+    /// Parts and body stay where they are until they are read: passed on by value, each would be copied once for each function.
+    pub(super) async fn answer<B>(
+        self,
+        request: Request<B>,
+        caller: Caller,
+    ) -> Result<Response<Answer>, Infallible>
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
+        let (mut parts, body) = request.into_parts();
+        let mut body = Some(body);
+        let _answering = caller.answering();
+        let heads = Heads::of(&parts.headers);
+        let waits_to_continue = heads.waits_to_continue;
         let mut asked = Asked {
-            id: given_id(request.headers()),
-            method: request.method().clone(),
+            id: given_id(&heads),
+            method: parts.method.clone(),
             route: None,
         };
-        let response = self.answer_of(request, caller, &mut asked).await;
-        let mut response = self.inner.refusals.finish(response, asked);
+        let mut response = match caller.check(&heads, parts.version) {
+            Ok(foreign) => {
+                let asking = (&mut parts, &mut body);
+                self.let_in(asking, foreign, &caller, &mut asked).await
+            }
+            Err(problem) => problem.into_response().map(Either::Right),
+        };
+        if let Some(left) = body.filter(|left| !left.is_end_stream()) {
+            // Boxed, since it is rare: otherwise every request would have to have room for it.
+            let settled = unread::settle(left, waits_to_continue, &mut response, &caller);
+            Box::pin(settled).await;
+        }
+        self.inner.refusals.finish(&mut response, asked);
         let server = HeaderValue::from_static(SERVER);
         response.headers_mut().insert(header::SERVER, server);
-        response
+        Ok(response)
     }
 
-    async fn answer_of<B>(
+    /// Answers a request that may be. What may be left of its body stays.
+    async fn let_in<B>(
         &self,
-        request: Request<B>,
+        (parts, body): (&mut Parts, &mut Option<B>),
+        foreign: Foreign,
         caller: &Caller,
         asked: &mut Asked,
     ) -> Response<Answer>
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        let (parts, body) = request.into_parts();
-        let _answering = caller.answering();
-        let waits_to_continue = !body.is_end_stream() && unread::waits_to_continue(&parts.headers);
-        let (mut response, left) = match caller.check(&parts.headers, parts.version) {
-            Ok(foreign) => self.let_in(parts, body, foreign, caller, asked).await,
-            Err(problem) => (problem.into_response().map(Either::Right), Some(body)),
-        };
-        if let Some(left) = left.filter(|left| !left.is_end_stream()) {
-            // Boxed, since it is rare: otherwise every request would have to have room for it.
-            let settled = unread::settle(left, waits_to_continue, &mut response, caller);
-            Box::pin(settled).await;
-        }
-        response
-    }
-
-    /// Answers a request that may be; beside the answer, what may be left of its body.
-    async fn let_in<B>(
-        &self,
-        mut parts: Parts,
-        mut body: B,
-        foreign: Foreign,
-        caller: &Caller,
-        asked: &mut Asked,
-    ) -> (Response<Answer>, Option<B>)
-    where
-        B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
-    {
         let known = Known::of(&parts.method, parts.uri.path());
-        let (Some(straight), Some(known), false, None) =
-            (&self.inner.straight, known, caller.only_probes(), &foreign)
-        else {
-            return Box::pin(self.by_router(parts, body, foreign, caller)).await;
+        let (Some(straight), Some(known), Some(to_read), false, None) = (
+            &self.inner.straight,
+            known,
+            &mut *body,
+            caller.only_probes(),
+            &foreign,
+        ) else {
+            return Box::pin(self.by_router((parts, body), foreign, caller)).await;
         };
         let started = Instant::now();
         let headers = std::mem::take(&mut parts.headers);
-        let (series, answer, wants_body) = match known {
+        let (series, answer) = match known {
             Known::PostItems => {
                 let partial = match parts.uri.query() {
                     None => Ok(false),
                     Some(query) => Query::parse(query).and_then(|query| items::partial(&query)),
                 };
                 // The path is a piece of the connection's buffer as well.
-                drop((parts.uri, parts.extensions));
+                parts.uri = Uri::default();
                 let answer = match partial {
-                    Ok(partial) => items::post(&straight.app, partial, headers, &mut body).await,
+                    Ok(partial) => items::post(&straight.app, partial, headers, to_read).await,
                     Err(problem) => Err(problem),
                 };
-                (&straight.posts, answer, true)
+                if answer.is_ok() {
+                    *body = None;
+                }
+                (&straight.posts, answer)
             }
             Known::GetCount(tenant) => {
                 let query = parts.uri.query().unwrap_or_default();
                 let answer = straight.count(caller, headers, tenant, query).await;
-                (&straight.counts, answer, false)
+                (&straight.counts, answer)
             }
         };
-        let is_read = wants_body && answer.is_ok();
         let response = match answer {
             Ok(whole) => whole.map(Either::Left),
             Err(problem) => problem.into_response().map(Either::Right),
         };
         series.note(response.status(), started.elapsed());
         asked.route = Some(series.route());
-        (response, (!is_read).then_some(body))
+        response
     }
 
     /// The same for what is rare.
     async fn by_router<B>(
         &self,
-        mut parts: Parts,
-        body: B,
+        (parts, kept): (&mut Parts, &mut Option<B>),
         foreign: Foreign,
         caller: &Caller,
-    ) -> (Response<Answer>, Option<B>)
+    ) -> Response<Answer>
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
@@ -205,14 +209,16 @@ impl Routes {
         if only_probes && !PROBES.contains(&parts.uri.path()) {
             let mut response = caller.why_only_probes().into_response().map(Either::Right);
             unread::close_after(&mut response);
-            return (response, Some(body));
+            return response;
         }
-        if let Some(answer) = methods::preflight(&parts, &foreign) {
-            return (answer.map(Either::Left), Some(body));
+        if let Some(answer) = methods::preflight(parts, &foreign) {
+            return answer.map(Either::Left);
         }
+        let (nothing, ()) = Request::new(()).into_parts();
+        let mut parts = std::mem::replace(parts, nothing);
         parts.extensions.insert(caller.clone());
         let asks_methods = parts.method == Method::OPTIONS;
-        let (body, back) = unread::lend(body);
+        let (body, back) = unread::lend(kept.take());
         let request = Request::from_parts(parts, Body::new(body));
         let answered = self.inner.router.call(request).await;
         let mut response = answered.unwrap_or_else(|never| match never {});
@@ -224,8 +230,8 @@ impl Routes {
         if only_probes {
             unread::close_after(&mut response);
         }
-        let left = back.lock().take();
-        (response, left)
+        *kept = back.lock().take();
+        response
     }
 }
 

@@ -56,13 +56,13 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
         return Err(going_down());
     }
     if !app.coordinator.is_started() {
-        return Err(Problem::not_ready(
-            "It has not yet learned what was acknowledged before it started.",
-        ));
+        let not_yet = "It has not yet learned what was acknowledged before it started";
+        return Err(Problem::not_ready(with_refusal(not_yet, (app.refusal)())));
     }
     let log = app.coordinator.log_state();
     if !log.connected {
-        return Err(Problem::not_ready("The broker can't be reached."));
+        let nothing = "The broker can't be reached, or does not do as asked";
+        return Err(Problem::not_ready(with_refusal(nothing, (app.refusal)())));
     }
     if !log.writable {
         return Err(Problem::not_ready(
@@ -72,6 +72,14 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
     match counters_lack(&app.coordinator.counters().await) {
         Some(why) => Err(Problem::not_ready(why)),
         None => Ok(json(&Health { status: "ok" })),
+    }
+}
+
+/// A sentence, and another on what the broker refuses.
+pub(super) fn with_refusal(what: &str, refusal: Option<String>) -> String {
+    match refusal {
+        Some(refusal) => format!("{what}. The broker: {refusal}."),
+        None => format!("{what}."),
     }
 }
 

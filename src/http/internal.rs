@@ -21,7 +21,7 @@ use super::auth::{self, Guard};
 use super::body::{Bodies, BodyLimits};
 use super::caller::Caller;
 use super::error::Problem;
-use super::{Routes, Whole, framed, gauges, health};
+use super::{Refusal, Routes, Whole, framed, gauges, health};
 use crate::coordinator::CounterView;
 use crate::counter::exchange::{
     CONTAINS_PATH, COUNTER_HEADER, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup,
@@ -42,6 +42,8 @@ pub struct CounterApp {
     snapshots: Arc<Semaphore>,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     supervisor: Supervisor,
+    /// What the broker refuses, while that lasts.
+    refusal: Refusal,
 }
 
 impl CounterApp {
@@ -61,7 +63,18 @@ impl CounterApp {
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             render_metrics,
             supervisor,
+            refusal: Box::new(|| None),
         }
+    }
+
+    /// Tells what the broker refuses, where one is asked.
+    #[must_use]
+    pub fn with_refusal(
+        mut self,
+        refusal: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.refusal = Box::new(refusal);
+        self
     }
 }
 
@@ -184,8 +197,12 @@ async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
         Ok(status) if status.complete => Ok(health::healthz().await),
         Ok(Status { name, doubt, .. }) => {
             let doubt = doubt.map(|why| format!(": {why}")).unwrap_or_default();
-            Err(Problem::not_ready(format!(
-                "The counter {name} is not sure to have everything, and catches up from its peers{doubt}."
+            let unsure = format!(
+                "The counter {name} is not sure to have everything, and catches up from its peers{doubt}"
+            );
+            Err(Problem::not_ready(health::with_refusal(
+                &unsure,
+                (app.refusal)(),
             )))
         }
         Err(error) => Err(Problem::not_ready(format!("It does not count: {error}."))),
@@ -229,7 +246,7 @@ pub async fn receive<M: Message>(
             "Send application/json, and say so in Content-Type.",
         ));
     }
-    let (body, _room) = bodies.receive(headers, body).await?;
+    let (body, _room) = bodies.receive(body).await?;
     M::decode(&body).map_err(|error| Problem::unreadable_body(format!("The body: {error}.")))
 }
 

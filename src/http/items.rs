@@ -217,13 +217,14 @@ async fn receive_items<B>(
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
+    let (format, packing) = media::of(headers)?;
     let reading = Reading {
-        format: media::format(headers)?,
-        packing: media::packing(headers)?,
+        format,
+        packing,
         partial,
         items_max: app.limits.items_max,
     };
-    let (body, mut room) = app.bodies.receive(headers, body).await?;
+    let (body, mut room) = app.bodies.receive(body).await?;
     headers.clear();
     if reading.packing.is_none() && body.len() <= PARSE_INLINE_BYTES_MAX {
         return Ok((reading.parse(&body, &mut room)?, room));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a body is never read as something that its headers don't say.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::JSON;
 use super::error::Problem;
@@ -37,9 +37,27 @@ impl Packing {
     }
 }
 
+/// How the body is written, and how it is packed.
+pub fn of(headers: &HeaderMap) -> Result<(Format, Option<Packing>), Problem> {
+    let (mut kind, mut is_packed) = (None, false);
+    // One pass over the few that there are costs less than to look both up.
+    for (name, value) in headers {
+        if *name == header::CONTENT_TYPE {
+            kind = kind.or(Some(value));
+        } else if *name == header::CONTENT_ENCODING {
+            is_packed = true;
+        }
+    }
+    let packing = match is_packed {
+        true => packing(headers)?,
+        false => None,
+    };
+    Ok((format(kind)?, packing))
+}
+
 /// The body's form. Without a content type, or with an empty one, it is JSON.
-pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+fn format(kind: Option<&HeaderValue>) -> Result<Format, Problem> {
+    let Some(value) = kind.filter(|kind| *kind != JSON) else {
         return Ok(Format::Json);
     };
     let text = value.to_str().unwrap_or("not a text");
@@ -57,7 +75,6 @@ pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
 }
 
 fn named(kind: &str) -> Option<Format> {
-    // Nearly all say this.
     if kind.is_empty() || kind.eq_ignore_ascii_case(JSON) {
         return Some(Format::Json);
     }
@@ -77,10 +94,7 @@ fn is_utf8(charset: &str) -> bool {
 }
 
 /// How the body is packed; `None` if it is sent as it is.
-pub fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
-    if !headers.contains_key(header::CONTENT_ENCODING) {
-        return Ok(None);
-    }
+fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
     let values = headers.get_all(header::CONTENT_ENCODING).into_iter();
     let mut packing = None;
     for value in values {
@@ -108,8 +122,7 @@ fn unsupported() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
+    use super::of as of_headers;
     use super::*;
 
     fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
@@ -122,7 +135,11 @@ mod tests {
 
     #[test]
     fn bodies_are_taken_for_what_their_types_say() {
-        let of = |kind| format(&headers(header::CONTENT_TYPE, &[kind])).ok();
+        let of = |kind| {
+            super::of(&headers(header::CONTENT_TYPE, &[kind]))
+                .ok()
+                .map(|(format, _)| format)
+        };
         for json in [
             "",
             " ",
@@ -159,13 +176,19 @@ mod tests {
         }
         let bytes = HeaderValue::from_bytes(b"\xff").expect("a value");
         let unreadable = HeaderMap::from_iter([(header::CONTENT_TYPE, bytes)]);
-        assert!(format(&unreadable).is_err());
-        assert_eq!(format(&HeaderMap::new()).ok(), Some(Format::Json));
+        assert!(of_headers(&unreadable).is_err());
+        assert_eq!(
+            of_headers(&HeaderMap::new()).ok(),
+            Some((Format::Json, None))
+        );
     }
 
     #[test]
     fn bodies_are_packed_once_at_most() {
-        let of = |values: &[&'static str]| packing(&headers(header::CONTENT_ENCODING, values)).ok();
+        let of = |values: &[&'static str]| {
+            let of = super::of(&headers(header::CONTENT_ENCODING, values));
+            of.ok().map(|(_, packing)| packing)
+        };
         for (values, expected) in [
             (&[][..], Some(None)),
             (&[""], Some(None)),

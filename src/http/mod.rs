@@ -14,6 +14,7 @@ mod error;
 mod fault;
 mod front;
 mod gauges;
+mod heads;
 mod health;
 mod internal;
 mod items;
@@ -88,9 +89,14 @@ pub struct App {
     bodies: Bodies,
     unpackers: Unpackers,
     loss: Option<Desk>,
+    /// What the broker refuses, while that lasts.
+    refusal: Refusal,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     openapi: Bytes,
 }
+
+/// Tells what the broker refuses now, if it refuses anything.
+type Refusal = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl App {
     /// The handlers' state over a coordinator.
@@ -105,9 +111,22 @@ impl App {
             limits,
             bodies: Bodies::new(limits.bodies),
             unpackers: Unpackers::new(),
+            refusal: Box::new(|| None),
             loss: None,
             render_metrics,
             openapi: docs::openapi_json(),
+        }
+    }
+
+    /// The same where a broker is asked, of which `refusal` tells what it refuses.
+    #[must_use]
+    pub fn with_refusal(
+        self,
+        refusal: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            refusal: Box::new(refusal),
+            ..self
         }
     }
 

@@ -9,16 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::MatchedPath;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use axum::http::{HeaderName, HeaderValue, Method, Response, header};
 use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 
 use super::error::{Problem, to_json};
 use super::front::Answer;
+use super::heads::Heads;
 use super::measure::NO_ROUTE;
 
 /// The header that names a request, in requests and in answers.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The most bytes of an id that a request brings.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -27,8 +28,8 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// The id that a request brings, if it can be shown as it is.
-pub(super) fn given_id(headers: &HeaderMap) -> Option<HeaderValue> {
-    let id = headers.get(REQUEST_ID)?;
+pub(super) fn given_id(heads: &Heads<'_>) -> Option<HeaderValue> {
+    let id = heads.request_id?;
     let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&id.len());
     (fits && id.as_bytes().iter().all(u8::is_ascii_graphic)).then(|| id.clone())
 }
@@ -64,19 +65,14 @@ pub(super) struct Asked {
 
 impl Refusals {
     /// Gives an answer of 5xx its request's id, and logs it.
-    pub(super) fn finish(
-        self: &Arc<Self>,
-        answer: Response<Answer>,
-        asked: Asked,
-    ) -> Response<Answer> {
+    pub(super) fn finish(self: &Arc<Self>, answer: &mut Response<Answer>, asked: Asked) {
         if answer.status().is_server_error() {
-            return self.tell(answer, asked);
+            self.tell(answer, asked);
         }
-        answer
     }
 
     #[cold]
-    fn tell(self: &Arc<Self>, mut answer: Response<Answer>, asked: Asked) -> Response<Answer> {
+    fn tell(self: &Arc<Self>, answer: &mut Response<Answer>, asked: Asked) {
         let id = asked.id.unwrap_or_else(|| self.make_id());
         let extensions = answer.extensions_mut();
         let matched = extensions.remove::<MatchedPath>();
@@ -101,7 +97,6 @@ impl Refusals {
             detail,
         };
         self.note((route, kind), refusal);
-        answer
     }
 
     fn note(self: &Arc<Self>, what: What, refusal: Refusal) {
@@ -211,6 +206,8 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderMap;
+
     use super::*;
 
     fn refusal(request_id: u32) -> Refusal {
@@ -255,7 +252,7 @@ mod tests {
         let id = |text: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(text).expect("a value"));
-            given_id(&headers)
+            given_id(&Heads::of(&headers))
         };
         assert_eq!(id(b"a-1").expect("kept"), "a-1");
         assert!(id(&[b'x'; REQUEST_ID_BYTES_MAX]).is_some());
@@ -267,7 +264,7 @@ mod tests {
         ] {
             assert_eq!(id(bad), None);
         }
-        assert_eq!(given_id(&HeaderMap::new()), None);
+        assert_eq!(given_id(&Heads::default()), None);
         let refusals = Refusals::default();
         assert_ne!(refusals.make_id(), refusals.make_id());
     }

@@ -5,7 +5,6 @@
 //! still open then is cut.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -199,10 +198,7 @@ impl Open {
         };
         let (caller, bytes) = caller::split(stream, Arc::clone(&self.terms), options);
         let (routes, of_answers) = (self.routes.clone(), caller.clone());
-        let answer = move |request| {
-            let (routes, caller) = (routes.clone(), of_answers.clone());
-            async move { Ok::<_, Infallible>(routes.answer(request, &caller).await) }
-        };
+        let answer = move |request| routes.clone().answer(request, of_answers.clone());
         let idle_timeout = match place.only_probes {
             true => self.limits.idle_timeout.min(PROBE_HEAD_TIMEOUT),
             false => self.limits.idle_timeout,

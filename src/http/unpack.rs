@@ -116,7 +116,7 @@ mod tests {
     use std::io::Write;
 
     use axum::body::Body;
-    use axum::http::{HeaderMap, StatusCode};
+    use axum::http::StatusCode;
     use axum::response::IntoResponse;
     use bytes::Bytes;
     use flate2::Compression;
@@ -145,7 +145,7 @@ mod tests {
             body_timeout: std::time::Duration::from_secs(30),
         };
         let body = Body::from(Bytes::from(vec![0; bytes]));
-        let received = Bodies::new(limits).receive(&HeaderMap::new(), body).await;
+        let received = Bodies::new(limits).receive(body).await;
         received.map(|(_, room)| room).expect("received")
     }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::HttpBody;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
@@ -27,11 +27,6 @@ const DROPPED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const DROPPED_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a client may pause in it: one that waits for its answer before it goes on gets that.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-
-/// Whether a client waits to be told to go on before it sends a body (RFC 9110 §10.1.1). Once it has an answer, it sends none.
-pub(super) fn waits_to_continue(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::EXPECT)
-}
 
 /// Reads what is left of a request's body, and says in the answer if the connection is closed.
 pub(super) async fn settle<B, A>(
@@ -88,10 +83,10 @@ pub(super) struct Lent<B> {
 }
 
 /// Lends a body to somebody who may drop it.
-pub(super) fn lend<B>(body: B) -> (Lent<B>, Back<B>) {
+pub(super) fn lend<B>(body: Option<B>) -> (Lent<B>, Back<B>) {
     let back = Back::default();
     let lent = Lent {
-        body: Some(body),
+        body,
         back: Arc::clone(&back),
     };
     (lent, back)

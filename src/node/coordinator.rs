@@ -42,6 +42,7 @@ pub async fn coordinator(
     let metrics = start_metrics(&supervisor)?;
     let (amqp, watch) = broker_of(&config, &supervisor)?;
     let secret = cluster_secret(&config.cluster)?;
+    let refusals = amqp.refusals.clone();
     let endpoints = open_endpoints(&config.common).await?;
     let place = endpoints.place.clone();
     let life = new_life()?;
@@ -88,6 +89,7 @@ pub async fn coordinator(
     run_beside(&supervisor, &coordinator, watch);
 
     let app = App::new(coordinator.clone(), config.http, metrics)
+        .with_refusal(move || refusals.any())
         .with_loss_desk(Arc::new(Desk::new(coordinator.clone())), secret);
     tracing::info!(address = %place, %epoch, "ready");
     listening(Listening::Coordinator { place });

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, meet_strangers, own_url};
@@ -71,6 +71,7 @@ pub async fn counter(
     let (store, _) = open_store(&config.store, &belonging)?;
     let url = own_url(&config.cluster, &place);
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
+    let refusals = amqp.refusals.clone();
     let running = start(&config, amqp, store, url, &remotes)?;
 
     let app = CounterApp::new(
@@ -79,7 +80,8 @@ pub async fn counter(
         secret,
         metrics,
         supervisor.clone(),
-    );
+    )
+    .with_refusal(move || refusals.any());
     let name = config.name.to_string();
     tracing::info!(address = %place, name, data_dir = %config.store.data_dir.display(), "ready");
     listening(Listening::Counter {
@@ -122,7 +124,7 @@ fn start(
     let supervisor = amqp.supervisor.clone();
     let reader = store.reader();
     let standing = asked(reader.clone(), config.adopt);
-    let (nodes_sender, nodes) = tokio::sync::watch::channel(Arc::default());
+    let (nodes_sender, nodes) = watch::channel(Arc::default());
     let ask = Arc::clone(&standing);
     let deliveries = AmqpDeliveries::start(amqp.clone(), config.name.clone(), ask, nodes);
     let consuming = deliveries.status();

@@ -5,6 +5,7 @@
 use crate::broker::Broker;
 use crate::cluster::{Cluster, Setup};
 use crate::node::{Answer, items};
+use crate::wait;
 
 /// A post of more bytes than the broker takes in one message, and posts that have so many together.
 #[tokio::test(flavor = "multi_thread")]
@@ -40,4 +41,69 @@ async fn posts_larger_than_a_message_may_be_are_counted_in_parts() {
     assert!(cluster.coordinator(0).process.runs());
     let log = cluster.coordinator(0).process.log();
     assert!(log.contains("the log takes no larger batches"), "{log}");
+}
+
+/// What `/readyz` of a coordinator, or of a counter, says until it says `part`.
+async fn says(cluster: &mut Cluster, who: &str, part: &str) {
+    let url = match who {
+        "coordinator" => cluster.coordinator(0).process.url(),
+        name => cluster.counter(name).process.url(),
+    };
+    let http = cluster.http.clone();
+    wait::until("a node that says what it lacks", async || {
+        let answer = Answer::try_of(http.get(format!("{url}/readyz"))).await;
+        let answer = answer.map_err(|why| why.to_string())?;
+        if !answer.text.contains(part) {
+            return Err(answer.text);
+        }
+        answer.assert_problem(503, "not-ready");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_channels_are_said_by_the_settings_name() {
+    let broker = Broker::with_settings("channel_max = 8\n");
+    let mut cluster = Cluster::prepare(Setup::on(broker).counters(&["c1"]));
+    cluster.start_coordinators();
+    cluster.start_counters();
+    let lacks = "it allows 8 channels a connection; its channel_max must be at least 16";
+    for who in ["coordinator", "c1"] {
+        says(&mut cluster, who, lacks).await;
+    }
+    let log = cluster.coordinator(0).process.log();
+    assert!(log.contains(lacks) && !log.contains("NOT_FOUND"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_user_may_not_is_said_and_waited_for() {
+    let mut cluster = Cluster::prepare(Setup::new().counters(&["c1"]));
+    let broker = std::sync::Arc::clone(&cluster.broker);
+    let vhost = cluster.vhost.clone();
+    vhost.restrict(broker.node(0), ["^other", ".*", ".*"]);
+    cluster.start_coordinators();
+    cluster.start_counters();
+    for who in ["coordinator", "c1"] {
+        says(&mut cluster, who, "ACCESS_REFUSED").await;
+    }
+    vhost.restrict(broker.node(0), [".*", ".*", ".*"]);
+    cluster.wait_until_complete().await;
+    cluster.post_surely(0, &items("a", 0, 10)).await;
+    cluster.shows(0, "a", 10, "consistency=strong").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_queue_too_many_is_said_and_waited_for() {
+    let mut cluster = Cluster::prepare(Setup::new().counters(&["c1"]));
+    let broker = std::sync::Arc::clone(&cluster.broker);
+    let vhost = cluster.vhost.clone();
+    vhost.limit_queues(broker.node(0), Some(2));
+    cluster.start_coordinators();
+    cluster.start_counters();
+    says(&mut cluster, "coordinator", "(2) is reached").await;
+    vhost.limit_queues(broker.node(0), None);
+    cluster.wait_until_complete().await;
+    cluster.post_surely(0, &items("a", 0, 10)).await;
+    cluster.shows(0, "a", 10, "consistency=strong").await;
 }

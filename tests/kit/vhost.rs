@@ -134,6 +134,17 @@ impl Vhost {
         ));
     }
 
+    /// Lets it have so many queues, or any number.
+    pub fn limit_queues(&self, node: &BrokerNode, queues_max: Option<u64>) {
+        let name = &self.name;
+        node.eval(&match queues_max {
+            Some(max) => format!(
+                "ok = rabbit_vhost_limit:set(<<\"{name}\">>, [{{<<\"max-queues\">>, {max}}}], <<\"tests\">>), ok"
+            ),
+            None => format!("ok = rabbit_vhost_limit:clear(<<\"{name}\">>, <<\"tests\">>), ok"),
+        });
+    }
+
     /// What an export of definitions has of it: exchanges, queues and bindings, and no message. For [`define`](Self::define).
     pub fn definitions(&self, node: &BrokerNode) -> String {
         let name = &self.name;

@@ -11,7 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpRole;
 use super::announcement::known_counters;
-use super::connection::{BrokerError, Dialer};
+use super::broker_error::BrokerError;
+use super::connection::Dialer;
 use super::elsewhere::{self, Knows, Silent};
 use super::founding;
 use super::publisher::Publishing;
@@ -19,9 +20,6 @@ use super::topology::{Broker, Marker};
 use super::trouble::{Saying, Trouble};
 use crate::model::CounterName;
 use crate::telemetry;
-
-/// The broker's reply when a queue is there with other arguments.
-const OTHER_ARGUMENTS: u16 = 406;
 
 /// The task's own state.
 pub(super) struct Control {
@@ -76,12 +74,13 @@ pub(super) async fn run(mut control: Control) {
         let mut broker = Broker::new(Arc::clone(&options), &link);
         match work(&mut control, &mut broker, &mut dialer).await {
             Ok(()) => return,
-            Err(error) if error.code() == Some(OTHER_ARGUMENTS) => {
+            Err(error) if error.is_of_other_arguments() => {
                 control.refuse(format!(
                     "what is on the broker does not match these settings (queue type? prefix?): {error}"
                 ));
             }
             Err(error) => {
+                dialer.is_refused(&error);
                 if control.trouble.note(Instant::now()) != Saying::Nothing {
                     tracing::warn!(%error, "the broker did not do as asked; once more");
                 }

@@ -12,7 +12,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::BasicGetOptions;
 
-use super::connection::{BrokerError, Link, close, connect, timed};
+use super::broker_error::BrokerError;
+use super::connection::{Link, close, connect, timed};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, AmqpUrl};
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::connection::BrokerError;
+use super::broker_error::BrokerError;
 use super::elsewhere;
 use super::renewal;
 use super::topology::{Broker, Marker};

@@ -11,7 +11,8 @@ use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 
-use super::connection::{BrokerError, Missing, timed};
+use super::broker_error::{BrokerError, Missing};
+use super::connection::timed;
 use super::generation::{Found, Message};
 use super::topology::{Broker, lasting_arguments};
 use crate::model::{CounterName, Generation, KeptGeneration};

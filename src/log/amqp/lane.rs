@@ -14,7 +14,8 @@ use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::connection::{BrokerError, timed, wait_before};
+use super::broker_error::BrokerError;
+use super::connection::{timed, wait_before};
 use super::outcome::{History, Outcome, Verdict, judge, outcome};
 use super::publisher::{Append, Publishing};
 use super::topology::Names;

@@ -9,7 +9,8 @@ use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use super::connection::{BrokerError, timed};
+use super::broker_error::BrokerError;
+use super::connection::timed;
 use super::topology::Broker;
 use crate::model::{CounterName, Partition};
 

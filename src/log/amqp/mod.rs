@@ -6,6 +6,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `url` | the broker's addresses, with their passwords kept back |
+//! | `broker_error` | what the broker refuses, by its replies |
 //! | `connection` | supervised connecting over a list of hosts |
 //! | `topology` | names of exchanges, queues and markers, and the operations on them |
 //! | `founding` | what a coordinator declares before it publishes, what a counter creates |
@@ -13,11 +14,12 @@
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
 //! | `generation`, `generation_queue`, `renewal` | what shows that broker and store go together; the first is pure |
 //! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
-//! | `trouble` | what to say of what fails again and again |
+//! | `trouble`, `refusals` | what to say of what fails again and again, in the log and to whoever asks |
 //! | `announcement`, `presence`, `strangers` | what nodes say, who is there, and who must not be |
 //! | `operator`, `remake` | what only an operator may ask for |
 
 mod announcement;
+mod broker_error;
 mod connection;
 mod consumer;
 mod control;
@@ -36,6 +38,7 @@ mod outcome;
 mod presence;
 mod protocol;
 mod publisher;
+mod refusals;
 mod remake;
 mod renewal;
 mod session;
@@ -49,6 +52,7 @@ pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
 pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
 pub use presence::Presence;
 pub use publisher::{AmqpLog, AmqpRole, LogStatus};
+pub use refusals::Refusals;
 pub use remake::{QueueFault, RemakeOutcome, remake_queue};
 pub use strangers::Strangers;
 pub use url::{AmqpUrl, AmqpUrlError};
@@ -99,6 +103,8 @@ pub struct AmqpOptions {
     pub witnesses: Vec<CounterName>,
     /// How often a node announces itself.
     pub presence_interval: Duration,
+    /// Where it is noted what the broker refuses.
+    pub refusals: Refusals,
     /// Watches over the tasks that carry this out.
     pub supervisor: Supervisor,
 }
@@ -136,6 +142,7 @@ impl AmqpOptions {
             depth_interval: Duration::from_secs(1),
             witnesses: Vec::new(),
             presence_interval: Duration::from_secs(1),
+            refusals: Refusals::default(),
             supervisor: Supervisor::default(),
         }
     }

@@ -12,7 +12,8 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use thiserror::Error;
 
-use super::connection::{BrokerError, Dialer, Link, timed};
+use super::broker_error::BrokerError;
+use super::connection::{Dialer, Link, timed};
 use super::elsewhere::{self, Knows};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, Nodes, Presence, Role};

@@ -5,7 +5,7 @@
 
 use lapin::Confirmation;
 
-use super::connection::{BrokerError, Missing};
+use super::broker_error::{BrokerError, Missing};
 
 /// Confirms that may be lost in a row before the connection is given up with the channel.
 const CONFIRMS_LOST_MAX: u32 = 2;

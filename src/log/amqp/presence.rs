@@ -18,7 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpOptions;
 use super::announcement::{Announcement, Message, Nodes, note, read};
-use super::connection::{BrokerError, Dialer, random, timed};
+use super::broker_error::BrokerError;
+use super::connection::{Dialer, random, timed};
 use super::elsewhere::{self, Silent};
 use super::strangers::belongs;
 use super::topology::Broker;
@@ -123,6 +124,7 @@ async fn announce_always(
             }
         };
         if let Err(error) = announced.await {
+            dialer.is_refused(&error);
             tracing::warn!(%error, "this node can't announce itself; once more");
         }
         link.close().await;
@@ -187,7 +189,10 @@ async fn listen(
                 }
                 ready.send_replace(None);
             }
-            Err(error) => tracing::warn!(%error, "the other nodes can't be heard; once more"),
+            Err(error) => {
+                dialer.is_refused(&error);
+                tracing::warn!(%error, "the other nodes can't be heard; once more");
+            }
         }
         link.close().await;
     }

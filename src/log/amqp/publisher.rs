@@ -14,7 +14,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connection::{BrokerError, Dialer, Link, LinkEvent};
+use super::broker_error::BrokerError;
+use super::connection::{Dialer, Link, LinkEvent};
 use super::control::{self, Control};
 use super::elsewhere::{self, Knows, Silent};
 use super::lane::{self, Lane};
@@ -194,6 +195,7 @@ async fn keep_connected(
         let here = match may_publish(&mut broker).await {
             Ok(here) => here,
             Err(error) => {
+                dialer.is_refused(&error);
                 if trouble.note(Instant::now()) != Saying::Nothing {
                     tracing::warn!(%error, "nothing is published behind this address");
                 }
@@ -202,6 +204,7 @@ async fn keep_connected(
             }
         };
         trouble.over();
+        dialer.is_granted();
         // What was asked for before this connection is granted by it.
         let _ = publishing.reconnect.notified().now_or_never();
         connected.send_replace(Some(Arc::clone(&link.connection)));

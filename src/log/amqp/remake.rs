@@ -10,7 +10,8 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::time::Instant;
 
-use super::connection::{BrokerError, timed};
+use super::broker_error::BrokerError;
+use super::connection::timed;
 use super::operator::{OperatorError, connect};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, generation_queue};

@@ -14,7 +14,8 @@ use lapin::{BasicProperties, Confirmation};
 use tokio::sync::oneshot;
 
 use super::AmqpOptions;
-use super::connection::{BrokerError, Dialer, Link, LinkEvent, timed};
+use super::broker_error::BrokerError;
+use super::connection::{Dialer, Link, LinkEvent, timed};
 use super::consumer::Handed;
 use super::flow::Handing;
 use super::generation::{Author, Message};

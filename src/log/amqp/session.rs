@@ -13,7 +13,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connection::{BrokerError, Dialer, Missing};
+use super::broker_error::{BrokerError, Missing};
+use super::connection::Dialer;
 use super::consumer::{ConsumerStatus, Handed};
 use super::elsewhere::{self, Silent};
 use super::flow::{Flow, Handing, flowing, given_back};
@@ -37,8 +38,6 @@ const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a consumer must have lasted for the next one not to wait longer than it did: one that the broker ends at once
 /// must not be asked for again and again.
 const LASTED_MIN: Duration = Duration::from_secs(1);
-/// The broker's reply when a queue is there with other arguments.
-const OTHER_ARGUMENTS: u16 = 406;
 
 /// Why a session ended.
 enum End {
@@ -139,6 +138,9 @@ pub(super) async fn run(
             () = stopped(&mut stopping) => None,
             () = gone.closed() => Some(End::Dropped),
         };
+        if let Some(End::Broken(error)) = &end {
+            dialer.is_refused(error);
+        }
         let goes_on = session.note_end(end).await;
         session.status.send_modify(|status| {
             (status.connected, status.consuming) = (false, false);
@@ -172,7 +174,7 @@ impl Session {
     /// Says how a session ended; whether another one follows.
     async fn note_end(&mut self, end: Option<End>) -> bool {
         match end {
-            Some(End::Broken(error)) if error.code() == Some(OTHER_ARGUMENTS) => {
+            Some(End::Broken(error)) if error.is_of_other_arguments() => {
                 let text = format!(
                     "what is on the broker does not match these settings (queue type? prefix?): {error}"
                 );
@@ -232,6 +234,7 @@ impl Session {
                 self.first = false;
                 self.cancelled = false;
                 self.trouble.over();
+                dialer.is_granted();
                 self.status.send_modify(|status| status.consuming = true);
                 let end = tokio::select! {
                     end = self.hand_over(broker, merged) => end,

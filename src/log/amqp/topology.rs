@@ -14,7 +14,8 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::connection::{BrokerError, Link, timed};
+use super::broker_error::BrokerError;
+use super::connection::{Link, timed};
 use super::{AmqpOptions, QueueType};
 use crate::model::{CounterName, Partition};
 

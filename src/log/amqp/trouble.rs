@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::connection::BrokerError;
+use super::broker_error::BrokerError;
 use super::outcome::{Outcome, Verdict};
 use crate::model::{BatchId, CounterName};
 

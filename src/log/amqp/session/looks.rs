@@ -4,7 +4,7 @@
 
 use tokio::time::Instant;
 
-use super::super::connection::BrokerError;
+use super::super::broker_error::BrokerError;
 use super::super::generation::Found;
 use super::super::protocol::Facts;
 use super::super::topology::{Broker, Marker};
