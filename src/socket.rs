@@ -1,23 +1,26 @@
 //! Sockets by TCP, or at a path of this machine: where one is, what accepts there, and a connection ([`stream`]).
 //!
-//! Invariant: a path is taken over only from a process that has died, and its file is removed only by who made it.
+//! Invariant: a path has one holder, who alone listens there, removes its file, and takes it over from one that has died.
 
 mod stream;
 
 pub use stream::{Detached, ReadHalf, Stream, WriteHalf};
 
 use std::fmt::{self, Display, Formatter};
+use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::SystemTime;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// How the address of a Unix socket begins.
 const UNIX: &str = "unix:";
+
+/// What the name of the file that is locked ends in, behind that of the socket.
+const LOCK_SUFFIX: &str = ".lock";
 
 /// Where a socket is: `127.0.0.1:3000`, `[::1]:3000` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +83,8 @@ impl SocketPlace {
 pub enum Listener {
     /// At an address.
     Tcp(TcpListener),
-    /// At a path, whose file goes with it.
-    Unix(UnixListener, SocketFile),
+    /// At a path, which is given up first: as long as its file is there, somebody listens.
+    Unix(HeldPath, UnixListener),
 }
 
 impl From<TcpListener> for Listener {
@@ -99,14 +102,11 @@ impl Listener {
         match place {
             SocketPlace::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
             SocketPlace::Unix(path) => {
-                let listener = match UnixListener::bind(path) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                        remove_left_behind(path).await?;
-                        UnixListener::bind(path)?
-                    }
-                    bound => bound?,
-                };
-                Ok(Self::Unix(listener, SocketFile::new(path)?))
+                let mut held = HeldPath::hold(path)?;
+                remove_left_behind(path).await?;
+                let listener = UnixListener::bind(path)?;
+                held.is_bound = true;
+                Ok(Self::Unix(held, listener))
             }
         }
     }
@@ -118,7 +118,7 @@ impl Listener {
     pub fn place(&self) -> io::Result<SocketPlace> {
         match self {
             Self::Tcp(listener) => Ok(SocketPlace::Tcp(listener.local_addr()?)),
-            Self::Unix(_, file) => Ok(SocketPlace::Unix(file.path.clone())),
+            Self::Unix(held, _) => Ok(SocketPlace::Unix(held.path.clone())),
         }
     }
 
@@ -129,59 +129,111 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
-            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Unix(_, listener) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
     }
 }
 
-/// Removes the file of a socket on which nobody listens any more: a process that was killed leaves it.
-async fn remove_left_behind(path: &Path) -> io::Result<()> {
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        let what = "something is there that is no socket";
-        return Err(io::Error::new(ErrorKind::AlreadyExists, what));
-    }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        // A queue of connections that is full is somebody's, too.
-        _ => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another process listens there",
-        )),
-    }
-}
-
-/// The file of a socket, which is removed with this, unless it is another's by then.
+/// The right to listen at a path, to take it over and to remove its file: a lock on a file beside it. The system takes it
+/// back from a process that dies, and to connect can't tell who is about to listen from who has died.
 #[derive(Debug)]
-pub struct SocketFile {
+pub struct HeldPath {
     path: PathBuf,
-    made: Made,
+    /// Whether what is there is ours.
+    is_bound: bool,
+    lock_path: PathBuf,
+    _lock: File,
 }
 
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            made: made(path)?,
-        })
+impl HeldPath {
+    fn hold(path: &Path) -> io::Result<Self> {
+        let mut lock_path = path.to_owned().into_os_string();
+        lock_path.push(LOCK_SUFFIX);
+        let lock_path = PathBuf::from(lock_path);
+        let fault = |error: io::Error| {
+            let what = format!("{}: {error}", lock_path.display());
+            io::Error::new(error.kind(), what)
+        };
+        loop {
+            let lock = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&lock_path)
+                .map_err(fault)?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(is_taken()),
+                Err(TryLockError::Error(error)) => return Err(fault(error)),
+            }
+            // Whoever held it may have removed it meanwhile: then it locks nothing.
+            if is_at(&lock, &lock_path).map_err(fault)? {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    is_bound: false,
+                    lock_path,
+                    _lock: lock,
+                });
+            }
+        }
     }
 }
 
-impl Drop for SocketFile {
+impl Drop for HeldPath {
     fn drop(&mut self) {
-        if made(&self.path).is_ok_and(|made| made == self.made) {
-            // One that stays is taken over by the next start.
+        // What stays is taken over by the next start.
+        if self.is_bound {
             let _ = std::fs::remove_file(&self.path);
         }
+        let _ = std::fs::remove_file(&self.lock_path);
     }
 }
 
-/// What tells a file from all others: its file system, its number in that, and when it got that number, which another had before.
-type Made = (u64, u64, Option<SystemTime>);
+/// Whether an open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((open.dev(), open.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
-fn made(path: &Path) -> io::Result<Made> {
-    let metadata = std::fs::symlink_metadata(path)?;
-    let created = metadata.created();
-    Ok((metadata.dev(), metadata.ino(), created.ok()))
+/// Whether there is a socket at `path`; none if there is nothing.
+fn is_socket(path: &Path) -> io::Result<Option<bool>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok(Some(there.file_type().is_socket())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_taken() -> io::Error {
+    io::Error::new(ErrorKind::AddrInUse, "another process listens there")
+}
+
+/// Removes the file of a socket on which nobody listens any more: a process that was killed leaves it. To be called by who holds
+/// the path; another program may listen there all the same.
+async fn remove_left_behind(path: &Path) -> io::Result<()> {
+    match is_socket(path)? {
+        None => return Ok(()),
+        Some(true) => {}
+        Some(false) => {
+            let what = "something is there that is no socket";
+            return Err(io::Error::new(ErrorKind::AlreadyExists, what));
+        }
+    }
+    let gone = match UnixStream::connect(path).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        // A queue of connections that is full is somebody's, too.
+        _ => Err(is_taken()),
+    };
+    match gone {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        gone => gone,
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::CommonConfig;
 use super::secrets::{NamedFile, SecretTexts, amqp_urls};
 use super::values::{ConfigError, Values};
 use crate::model::CounterName;
+use crate::socket::SocketPlace;
 
 /// What a node of a cluster needs.
 #[derive(Debug)]
@@ -154,9 +155,14 @@ pub(super) fn cluster(
         confirm_timeout: values.milliseconds("confirm-timeout-ms")?,
         heartbeat: Duration::from_secs(values.number("heartbeat-s", 1, 600)? as u64),
         cluster_secret_file: secret_file,
-        advertise_url: optional("advertise-url", "a URL such as http://host:3001", |text| {
-            text.starts_with("http://") || text.starts_with("https://")
-        })?,
+        advertise_url: optional(
+            "advertise-url",
+            "a URL such as http://host:3001, or unix:/path of a socket",
+            |text| {
+                let is_socket = matches!(text.parse(), Ok(SocketPlace::Unix(_)));
+                is_socket || text.starts_with("http://") || text.starts_with("https://")
+            },
+        )?,
         cluster_id: values.parse("cluster-id", WORD, |text| match text {
             "" => Some(String::new()),
             text => word(text),

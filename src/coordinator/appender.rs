@@ -83,15 +83,20 @@ impl<L: Log> Appender<L> {
     async fn append_batch(&mut self, batch: Batch) -> Result<Option<NewItems>, NotAppended> {
         let batch = Arc::new(batch);
         // Its checksum is made with its name, so what is known to be too large is not even handed over.
-        if self.bytes_max == usize::MAX || batch_bytes(batch.tenants()) <= self.bytes_max {
+        let tenants = batch.tenants();
+        if tenants.is_empty()
+            || self.bytes_max == usize::MAX
+            || batch_bytes(tenants) <= self.bytes_max
+        {
             match self.hand_over(Arc::clone(&batch)).await {
+                // It has no parts.
+                Err(AppendError::TooLarge { bytes_max }) if batch.acceptance().is_some() => {
+                    self.bytes_max = self.bytes_max.min(bytes_max);
+                    return Err(NotAppended::TooLarge { bytes_max });
+                }
                 Err(AppendError::TooLarge { bytes_max }) => self.learn(bytes_max)?,
                 appended => return appended.map_err(|error| self.not_appended(error)),
             }
-        }
-        if batch.acceptance().is_some() {
-            let bytes_max = self.bytes_max;
-            return Err(NotAppended::TooLarge { bytes_max });
         }
         self.append_parts(&batch).await
     }
@@ -159,7 +164,12 @@ impl<L: Log> Appender<L> {
         self.reached.handed.store(sequence, Ordering::Release);
         self.batch_items.record(batch.item_count() as f64);
         let started = Instant::now();
-        let told = self.log.append(batch).await?;
+        let told = self.log.append(batch).await.inspect_err(|error| {
+            // Nobody has it, nor will have: who holds one of that name was given it by another.
+            if matches!(error, AppendError::Full(_) | AppendError::TooLarge { .. }) {
+                self.reached.handed.store(sequence - 1, Ordering::Release);
+            }
+        })?;
         self.append_seconds.record(started.elapsed());
         if self.ending.is_fatal() {
             // With a clone about, counters may have taken another's batch for this one.

@@ -76,8 +76,11 @@ async fn a_signature_that_the_log_does_not_take_is_refused_and_the_next_batch_go
     let batcher = start_watched(&log, usize::MAX, &supervisor);
     log.confirms.add_permits(100);
     log.bytes_max.store(1, Ordering::Release);
-    let refused = batcher.accept(Acceptance::default()).await;
-    assert_eq!(refused, Err(NotAppended::TooLarge { bytes_max: 1 }));
+    for _ in 0..2 {
+        let refused = batcher.accept(Acceptance::default()).await;
+        assert_eq!(refused, Err(NotAppended::TooLarge { bytes_max: 1 }));
+        assert_eq!(batcher.handed(), 0, "nobody has it");
+    }
     log.bytes_max.store(usize::MAX, Ordering::Release);
     assert_eq!(batcher.submit(items(1), None).await, durable(1));
     assert_eq!(supervisor.unasked(), None);

@@ -184,7 +184,7 @@ impl Gathering {
         }
     }
 
-    /// Whether `load` goes into this batch. The first always does: a post is never split.
+    /// Whether `load` goes into this batch. The first always does: a post is not split here.
     fn take(&mut self, load: &Load) -> bool {
         let (bytes, alone) = match load {
             Load::Items(items) => (items.iter().map(encoded_bytes).sum(), false),

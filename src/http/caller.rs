@@ -29,6 +29,9 @@ use crate::socket::Stream;
 /// How long a read may wait after its client has ended its side: one that has closed its socket looks the same.
 pub(super) const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of a `Host` that a connection remembers: a name has no more (RFC 1035 §2.3.4), and longer ones are not worth the memory.
+const HOST_BYTES_MAX: usize = 255;
+
 /// A connection's client; cheap to clone. The default is one that never goes.
 #[derive(Clone, Default)]
 pub(super) struct Caller(Option<Arc<Connection>>);
@@ -76,7 +79,7 @@ impl Caller {
         }
         let terms = &connection.terms;
         let foreign = terms.access.check(heads, version, terms.is_local)?;
-        if let Some(host) = alone {
+        if let Some(host) = alone.filter(|host| host.len() <= HOST_BYTES_MAX) {
             connection.host.get_or_init(|| host.as_bytes().into());
         }
         Ok(foreign)

@@ -21,7 +21,7 @@ async fn connection() -> (TcpStream, Caller, Bytes) {
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let options = ConnectionOptions {
         only_probes: false,
-        untaken_timeout: PATIENCE,
+        untaken_timeout: None,
     };
     let stream = Stream::Tcp(accepted.expect("accepted").0);
     let (caller, bytes) = split(stream, Arc::default(), options);

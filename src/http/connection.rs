@@ -41,8 +41,9 @@ pub(super) struct Terms {
 pub(super) struct ConnectionOptions {
     /// Whether it is one of those that are kept for probes.
     pub only_probes: bool,
-    /// How long its client may take nothing of an answer.
-    pub untaken_timeout: Duration,
+    /// How long its client may not make room for more of an answer, where the system does not see to that: a socket of either kind
+    /// has room again only once a good part was taken, so a slow client of TCP is left to the system.
+    pub untaken_timeout: Option<Duration>,
 }
 
 /// What the two ends of a connection's use share.
@@ -137,7 +138,9 @@ impl Bytes {
         loop {
             if socket.poll_write_ready(context)?.is_pending() {
                 waits(true);
-                let timeout = self.connection.options.untaken_timeout;
+                let Some(timeout) = self.connection.options.untaken_timeout else {
+                    return Poll::Pending;
+                };
                 let untaken = self.untaken.get_or_insert_with(|| Box::pin(sleep(timeout)));
                 return untaken
                     .as_mut()

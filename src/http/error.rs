@@ -315,7 +315,9 @@ impl From<AcceptError> for Problem {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "batch-too-large",
                 "The broker takes no message so large",
-                format!("{error}. Nothing was taken; set its max_message_size higher."),
+                format!(
+                    "{error}. Not all of it may have been taken; set its max_message_size higher, and send the same again."
+                ),
             ),
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",

@@ -48,11 +48,12 @@ pub fn of(headers: &HeaderMap) -> Result<(Format, Option<Packing>), Problem> {
             is_packed = true;
         }
     }
+    let format = format(kind)?;
     let packing = match is_packed {
         true => packing(headers)?,
         false => None,
     };
-    Ok((format(kind)?, packing))
+    Ok((format, packing))
 }
 
 /// The body's form. Without a content type, or with an empty one, it is JSON.

@@ -194,7 +194,10 @@ impl Open {
     fn add(&mut self, stream: Stream, place: Place) {
         let options = ConnectionOptions {
             only_probes: place.only_probes,
-            untaken_timeout: self.limits.idle_timeout,
+            untaken_timeout: match stream.is_given_up_by_the_system() {
+                true => None,
+                false => Some(self.limits.idle_timeout),
+            },
         };
         let (caller, bytes) = caller::split(stream, Arc::clone(&self.terms), options);
         let (routes, of_answers) = (self.routes.clone(), caller.clone());

@@ -1,7 +1,7 @@
 //! Answers to bytes that are no request: the server library gives them by itself, with a status and no body.
 //!
 //! Invariant: they are told from all others by their head, which does not say who answers; all that this service gives does. Their
-//! status and what else is in their head stays.
+//! status and what else is in their head stays. To a malformed HEAD the body is sent as well: which method it was is not known here.
 
 use std::io::IoSlice;
 
@@ -10,6 +10,8 @@ use axum::http::StatusCode;
 use super::error::{PROBLEM_JSON, Problem, to_json};
 use super::front::SERVER;
 
+/// More than the library's own heads have.
+const HEAD_BYTES_MAX: usize = 256;
 /// What ends a head.
 const END: &[u8] = b"\r\n\r\n";
 /// What begins one.
@@ -21,22 +23,16 @@ const WHO: &str = "\r\nserver: ";
 
 /// What is written instead of `slices`, if they end with an answer of the library's own.
 pub(super) fn answer(slices: &[IoSlice<'_>]) -> Option<Vec<u8>> {
+    let last = slices.iter().rev().find(|slice| !slice.is_empty())?;
     // Nearly all others end with a body.
-    if !slices
-        .iter()
-        .rev()
-        .find(|slice| !slice.is_empty())?
-        .ends_with(END)
-    {
+    if !last.ends_with(END) {
         return None;
     }
-    let mut bytes: Vec<u8> = slices
-        .iter()
-        .flat_map(|slice| slice.iter().copied())
-        .collect();
-    let begin = bytes.windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
-    let head = std::str::from_utf8(&bytes[begin..]).ok()?;
-    if head.contains(WHO) || !head.contains(NO_BODY) {
+    let tail = &last[last.len().saturating_sub(HEAD_BYTES_MAX)..];
+    let begin = tail.windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
+    let head = std::str::from_utf8(&tail[begin..]).ok()?;
+    let is_whole = head.find("\r\n\r\n")? + END.len() == head.len();
+    if !is_whole || head.contains(WHO) || !head.contains(NO_BODY) {
         return None;
     }
     let status = head.split(' ').nth(1)?.parse().ok()?;
@@ -44,9 +40,13 @@ pub(super) fn answer(slices: &[IoSlice<'_>]) -> Option<Vec<u8>> {
     let length = body.len();
     let headers =
         format!("content-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\nserver: {SERVER}\r\n");
-    let head = head.replacen(NO_BODY, &headers, 1);
-    bytes.truncate(begin);
-    bytes.extend_from_slice(head.as_bytes());
+    let written = slices.iter().map(|slice| slice.len()).sum::<usize>() - head.len();
+    let mut bytes = Vec::with_capacity(written + 2 * HEAD_BYTES_MAX);
+    for slice in slices {
+        bytes.extend_from_slice(slice);
+    }
+    bytes.truncate(written);
+    bytes.extend_from_slice(head.replacen(NO_BODY, &headers, 1).as_bytes());
     bytes.extend_from_slice(&body);
     Some(bytes)
 }
@@ -66,7 +66,7 @@ fn problem(status: StatusCode) -> Option<Problem> {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
             "head-too-large",
             "The headers are too large",
-            "A request may have at most 100 headers, and 400 KiB of them. Send fewer cookies.",
+            "A request may have at most 100 headers, and 408 KiB with its first line. Send fewer cookies.",
         ),
         _ => return None,
     };

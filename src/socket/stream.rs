@@ -79,6 +79,12 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the system itself gives up a peer that takes nothing.
+    #[must_use]
+    pub fn is_given_up_by_the_system(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     /// Its two directions.
     #[must_use]
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {

@@ -46,19 +46,62 @@ async fn a_path_is_taken_over_from_the_dead_only() {
     let listener = bind(&place).await.expect("listens");
     assert_eq!(listener.place().expect("bound"), place);
     assert_eq!(bind(&place).await.err(), Some(ErrorKind::AddrInUse));
+    drop(listener);
+    let left = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(left, 0, "nothing stays");
 
     // A process that is killed removes nothing.
-    let Listener::Unix(socket, file) = listener else {
-        panic!("another socket");
-    };
-    drop(socket);
+    drop(UnixListener::bind(path(&place)).expect("listens"));
+    let lock = folder.path().join("socket.lock");
+    std::fs::write(&lock, "").expect("written");
     let next = bind(&place).await.expect("listens");
-    drop(file);
-    assert!(path(&place).exists(), "it is the next one's");
     drop(next);
-    assert!(!path(&place).exists());
+    assert!(!path(&place).exists() && !lock.exists());
 
+    // Another program knows no lock.
+    let other = UnixListener::bind(path(&place)).expect("listens");
+    assert_eq!(bind(&place).await.err(), Some(ErrorKind::AddrInUse));
+    assert!(path(&place).exists());
+    drop(other);
+
+    std::fs::remove_file(path(&place)).expect("removed");
     std::fs::write(path(&place), "no socket").expect("written");
     assert_eq!(bind(&place).await.err(), Some(ErrorKind::AlreadyExists));
     assert!(path(&place).exists());
+}
+
+/// Who is about to listen looks like who has died; and who gives a path up does so while it still listens.
+#[tokio::test]
+async fn one_of_many_that_start_and_stop_at_once_has_the_path_and_keeps_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = place(&folder);
+    for _ in 0..200 {
+        let starts = (0..4).map(|_| {
+            let place = place.clone();
+            tokio::task::spawn_blocking(move || {
+                let runtime = tokio::runtime::Handle::current();
+                runtime.block_on(Listener::bind(&place)).ok()
+            })
+        });
+        let starts = futures_util::future::join_all(starts).await;
+        let listening: Vec<Listener> = starts
+            .into_iter()
+            .filter_map(|start| start.expect("joins"))
+            .collect();
+        assert_eq!(listening.len(), 1, "one of them listens");
+        let (stopped, next) = tokio::join!(
+            tokio::task::spawn_blocking(move || drop(listening)),
+            async {
+                loop {
+                    if let Ok(next) = Listener::bind(&place).await {
+                        break next;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        );
+        stopped.expect("stopped");
+        Stream::connect(&place).await.expect("the next one listens");
+        drop(next);
+    }
 }

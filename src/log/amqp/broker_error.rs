@@ -17,6 +17,8 @@ const NO_EXCHANGE: &str = "NOT_FOUND - no exchange '";
 
 /// The broker's reply to what breaks one of its limits, among others.
 const PRECONDITION_FAILED: u16 = 406;
+/// How the broker's text begins when a virtual host may have no more queues.
+const CAN_NOT_DECLARE: &str = "PRECONDITION_FAILED - cannot declare queue '";
 /// What the broker says of a message that is larger than it takes; the sizes follow.
 const TOO_LARGE: &str = "message size ";
 
@@ -127,7 +129,8 @@ fn message_bytes_max(code: u16, text: &str) -> Option<usize> {
 
 /// Whether a refusal is for a limit of a virtual host: "cannot declare queue 'q': queue limit in vhost '/' (3) is reached".
 fn is_of_a_limit(text: &str) -> bool {
-    text.contains(" limit ") && text.ends_with("is reached")
+    // RabbitMQ cuts a text that is long: its end may be missing.
+    text.starts_with(CAN_NOT_DECLARE) || (text.contains(" limit ") && text.ends_with("is reached"))
 }
 
 #[cfg(test)]

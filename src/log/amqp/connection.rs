@@ -68,6 +68,8 @@ pub(super) struct Dialer {
     attempts: usize,
     failures: u32,
     connected_before: bool,
+    /// Whether what is noted as refused is the connection itself.
+    is_refused_to_connect: bool,
 }
 
 impl Dialer {
@@ -78,6 +80,7 @@ impl Dialer {
             attempts: 0,
             failures: 0,
             connected_before: false,
+            is_refused_to_connect: false,
         }
     }
 
@@ -115,10 +118,16 @@ impl Dialer {
             wait_before(self.failures).await;
             self.failures = self.failures.saturating_add(1);
             let (url, error) = match self.dial_once().await {
-                Ok(link) => return link,
+                Ok(link) => {
+                    if std::mem::take(&mut self.is_refused_to_connect) {
+                        self.is_granted();
+                    }
+                    return link;
+                }
                 Err(failure) => failure,
             };
             self.is_refused(&error);
+            self.is_refused_to_connect = true;
             // The first, the second, the fourth…: an outage must not fill the log.
             if self.failures.is_power_of_two() {
                 tracing::warn!(%url, %error, purpose = self.purpose, "the broker can't be reached");

@@ -29,6 +29,9 @@ const PERSISTENT: u8 = 2;
 /// The longest wait for a new declaration before the batch is tried anyway.
 const DECLARATION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What its channels are for, where it is told what the broker refuses.
+const PURPOSE: &str = "a channel for publishing";
+
 /// The task's own state.
 pub(super) struct Lane {
     publishing: Arc<Publishing>,
@@ -183,8 +186,13 @@ impl Lane {
             wait_before(failures).await;
             failures += 1;
             match self.open().await {
-                Ok(channel) => self.channel = Some(channel),
+                Ok(channel) => {
+                    self.publishing.options.refusals.over(PURPOSE);
+                    self.channel = Some(channel);
+                }
                 Err(error) => {
+                    let refusals = &self.publishing.options.refusals;
+                    refusals.note(PURPOSE, error.to_string());
                     tracing::warn!(%error, "no channel for publishing");
                     // A blocked broker opens none, and would on no other connection either.
                     if !self.publishing.is_blocked() {
@@ -232,7 +240,8 @@ impl Lane {
             noted.note(at, &confirmation);
             Ok(confirmation)
         });
-        let confirmed = futures_util::future::try_join_all(copies);
+        // The broker's word on one may come while another is still handed over, which then fails without it.
+        let confirmed = futures_util::future::join_all(copies);
         let mut confirmed = std::pin::pin!(confirmed);
         loop {
             let was_blocked = self.publishing.is_blocked();

@@ -112,23 +112,22 @@ pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -
 }
 
 /// What came of an attempt: the worst that came of a copy.
-pub(super) fn outcome(confirmations: lapin::Result<Vec<Confirmation>>) -> Outcome {
-    let confirmations = match confirmations {
-        Ok(confirmations) => confirmations,
-        Err(error) => {
-            let error = BrokerError::from(error);
-            if let Some(bytes_max) = error.message_bytes_max() {
-                return Outcome::TooLarge { bytes_max };
-            }
-            return Outcome::Failed {
-                code: error.code(),
-                missing: error.missing() == Some(Missing::Exchange),
-                detail: error.to_string(),
-            };
-        }
-    };
-    let mut worst = Outcome::Confirmed;
+pub(super) fn outcome(confirmations: Vec<lapin::Result<Confirmation>>) -> Outcome {
+    let mut failed: Option<BrokerError> = None;
+    let mut confirmed = Vec::with_capacity(confirmations.len());
     for confirmation in confirmations {
+        match confirmation.map_err(BrokerError::from) {
+            Ok(confirmation) => confirmed.push(confirmation),
+            // What the broker says tells more than that the channel is closed by then.
+            Err(error) if failed.is_none() || error.code().is_some() => failed = Some(error),
+            Err(_) => {}
+        }
+    }
+    if let Some(error) = failed {
+        return failure(&error);
+    }
+    let mut worst = Outcome::Confirmed;
+    for confirmation in confirmed {
         match confirmation {
             Confirmation::Ack(None) => {}
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => return Outcome::Returned,
@@ -137,6 +136,17 @@ pub(super) fn outcome(confirmations: lapin::Result<Vec<Confirmation>>) -> Outcom
         }
     }
     worst
+}
+
+fn failure(error: &BrokerError) -> Outcome {
+    if let Some(bytes_max) = error.message_bytes_max() {
+        return Outcome::TooLarge { bytes_max };
+    }
+    Outcome::Failed {
+        code: error.code(),
+        missing: error.missing() == Some(Missing::Exchange),
+        detail: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +167,7 @@ mod tests {
 
     #[test]
     fn only_an_acknowledgement_without_a_return_is_success() {
-        let of = |copies: Vec<Confirmation>| outcome(Ok(copies));
+        let of = |copies: Vec<Confirmation>| outcome(copies.into_iter().map(Ok).collect());
         let (yes, no) = (|| Confirmation::Ack(None), || Confirmation::Nack(None));
         assert_eq!(of(vec![yes(), yes()]), Outcome::Confirmed);
         for copies in [vec![no(), yes()], vec![yes(), no()]] {
@@ -231,6 +241,37 @@ mod tests {
             judge(&Outcome::Returned, true, again),
             Verdict::DeclareAgain
         );
+    }
+
+    /// One copy is still handed over when the refusal of another closes the channel.
+    #[test]
+    fn the_word_of_the_broker_is_heard_among_failures_of_a_closed_channel() {
+        use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
+
+        let text =
+            "PRECONDITION_FAILED - message size 70000 is larger than configured max size 65536";
+        let kind = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
+        let refusal = || {
+            lapin::Error::from(lapin::ErrorKind::ProtocolError(AMQPError::new(
+                kind.clone(),
+                text.into(),
+            )))
+        };
+        let other = || lapin::Error::from(std::io::Error::other("closed"));
+        let too_large = Outcome::TooLarge { bytes_max: 65_536 };
+        assert_eq!(outcome(vec![Err(refusal()), Err(other())]), too_large);
+        assert_eq!(
+            outcome(vec![
+                Err(other()),
+                Ok(Confirmation::Ack(None)),
+                Err(refusal())
+            ]),
+            too_large
+        );
+        assert!(matches!(
+            outcome(vec![Err(other())]),
+            Outcome::Failed { code: None, .. }
+        ));
     }
 
     #[test]
