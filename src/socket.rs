@@ -1,4 +1,4 @@
-//! Sockets by TCP, or at a path of this machine: where one is, what accepts there, and a connection ([`stream`]).
+//! Sockets by TCP, or at a path of this machine: where one is, what accepts there, and a connection ([`Stream`]).
 //!
 //! Invariant: a path has one holder, who alone listens there, removes its file, and takes it over from one that has died.
 
