@@ -82,15 +82,11 @@ impl<L: Log> Appender<L> {
     /// Makes a batch durable, in parts if the log takes it in none other.
     async fn append_batch(&mut self, batch: Batch) -> Result<Option<NewItems>, NotAppended> {
         let batch = Arc::new(batch);
-        // Its checksum is made with its name, so what is known to be too large is not even handed over.
-        let tenants = batch.tenants();
-        if tenants.is_empty()
-            || self.bytes_max == usize::MAX
-            || batch_bytes(tenants) <= self.bytes_max
-        {
+        // A signature and a barrier have no items, and so no parts.
+        let has_parts = !batch.tenants().is_empty();
+        if !has_parts || batch_bytes(batch.tenants()) <= self.bytes_max {
             match self.hand_over(Arc::clone(&batch)).await {
-                // It has no parts.
-                Err(AppendError::TooLarge { bytes_max }) if batch.acceptance().is_some() => {
+                Err(AppendError::TooLarge { bytes_max }) if !has_parts => {
                     self.bytes_max = self.bytes_max.min(bytes_max);
                     return Err(NotAppended::TooLarge { bytes_max });
                 }

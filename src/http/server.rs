@@ -89,7 +89,7 @@ pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output 
     let terms = Terms {
         access,
         // No page can have a browser connect to a path.
-        is_local: place.is_ok_and(|place| matches!(place, SocketPlace::Tcp(_)) && place.is_local()),
+        is_local: matches!(place, Ok(SocketPlace::Tcp(address)) if address.ip().is_loopback()),
         only_probes,
     };
     let mut open = Open::new(routes, terms, limits);
@@ -194,10 +194,8 @@ impl Open {
     fn add(&mut self, stream: Stream, place: Place) {
         let options = ConnectionOptions {
             only_probes: place.only_probes,
-            untaken_timeout: match stream.is_given_up_by_the_system() {
-                true => None,
-                false => Some(self.limits.idle_timeout),
-            },
+            untaken_timeout: (!stream.is_given_up_by_the_system())
+                .then_some(self.limits.idle_timeout),
         };
         let (caller, bytes) = caller::split(stream, Arc::clone(&self.terms), options);
         let (routes, of_answers) = (self.routes.clone(), caller.clone());

@@ -13,7 +13,7 @@ use super::front::SERVER;
 /// More than the library's own heads have.
 const HEAD_BYTES_MAX: usize = 256;
 /// What ends a head.
-const END: &[u8] = b"\r\n\r\n";
+const END: &str = "\r\n\r\n";
 /// What begins one.
 const BEGIN: &[u8] = b"HTTP/1.";
 /// What says that there is no body, in the library's letters.
@@ -25,13 +25,13 @@ const WHO: &str = "\r\nserver: ";
 pub(super) fn answer(slices: &[IoSlice<'_>]) -> Option<Vec<u8>> {
     let last = slices.iter().rev().find(|slice| !slice.is_empty())?;
     // Nearly all others end with a body.
-    if !last.ends_with(END) {
+    if !last.ends_with(END.as_bytes()) {
         return None;
     }
     let tail = &last[last.len().saturating_sub(HEAD_BYTES_MAX)..];
     let begin = tail.windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
     let head = std::str::from_utf8(&tail[begin..]).ok()?;
-    let is_whole = head.find("\r\n\r\n")? + END.len() == head.len();
+    let is_whole = head.find(END)? + END.len() == head.len();
     if !is_whole || head.contains(WHO) || !head.contains(NO_BODY) {
         return None;
     }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a limit allows is done within it; what it does not is said by its name.
 
+use std::sync::Arc;
+
 use crate::broker::Broker;
 use crate::cluster::{Cluster, Setup};
 use crate::node::{Answer, items};
@@ -79,7 +81,7 @@ async fn too_few_channels_are_said_by_the_settings_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_user_may_not_is_said_and_waited_for() {
     let mut cluster = Cluster::prepare(Setup::new().counters(&["c1"]));
-    let broker = std::sync::Arc::clone(&cluster.broker);
+    let broker = Arc::clone(&cluster.broker);
     let vhost = cluster.vhost.clone();
     vhost.restrict(broker.node(0), ["^other", ".*", ".*"]);
     cluster.start_coordinators();
@@ -96,7 +98,7 @@ async fn what_the_user_may_not_is_said_and_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_queue_too_many_is_said_and_waited_for() {
     let mut cluster = Cluster::prepare(Setup::new().counters(&["c1"]));
-    let broker = std::sync::Arc::clone(&cluster.broker);
+    let broker = Arc::clone(&cluster.broker);
     let vhost = cluster.vhost.clone();
     vhost.limit_queues(broker.node(0), Some(2));
     cluster.start_coordinators();
