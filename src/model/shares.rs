@@ -24,11 +24,32 @@ impl Marks {
         }
     }
 
+    /// Marks all of the first `items`.
+    pub fn mark_first(&mut self, items: usize) {
+        for (begin, bits) in (0..items).step_by(64).zip(&mut self.0) {
+            *bits |= u64::MAX >> (64 - (items - begin).min(64));
+        }
+    }
+
     /// Whether the item at `place` is marked.
     #[must_use]
     pub fn is_marked(&self, place: usize) -> bool {
         let bits = self.0.get(place / 64).copied().unwrap_or_default();
         bits >> (place % 64) & 1 == 1
+    }
+
+    /// How many of the items from `begin` to before `end` are marked.
+    fn count(&self, begin: usize, end: usize) -> u64 {
+        let mut count = 0;
+        let mut place = begin;
+        while place < end {
+            let bits = self.0.get(place / 64).copied().unwrap_or_default();
+            let next = end.min((place / 64 + 1) * 64);
+            let kept = u64::MAX >> (64 - (next - place));
+            count += u64::from((bits >> (place % 64) & kept).count_ones());
+            place = next;
+        }
+        count
     }
 }
 
@@ -57,9 +78,8 @@ impl Shares {
         let mut begin = 0;
         for &(post, items) in &self.runs {
             let end = begin + items as usize;
-            let new = (begin..end).filter(|&place| marks.is_marked(place));
             if let Some(of_post) = of_posts.get_mut(post as usize) {
-                *of_post += new.count() as u64;
+                *of_post += marks.count(begin, end);
             }
             begin = end;
         }

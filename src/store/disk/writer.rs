@@ -19,7 +19,8 @@ use super::recovery::{Recovered, recover};
 use super::shared::{Shared, Stop};
 use super::{DiskOptions, DiskReader, flush, merge};
 use crate::model::{
-    BatchId, ItemHash, KeptGeneration, Marks, Partition, Position, TenantItems, TenantName, Verdict,
+    BatchId, ItemHash, KeptGeneration, Marks, Partition, Position, TenantItems, TenantName,
+    Verdict, item_count,
 };
 use crate::store::files::Files;
 use crate::supervisor::Task;
@@ -184,7 +185,13 @@ impl Store for DiskStore {
         marks: &mut Marks,
     ) -> Result<u64, StoreError> {
         let added = self.insert_all(partition, items)?;
-        self.mark_fresh(items, marks);
+        let count = item_count(items);
+        match added {
+            0 => {}
+            // Nearly always, since few items come twice.
+            all if all == count as u64 => marks.mark_first(count),
+            _ => self.mark_fresh(items, marks),
+        }
         Ok(added)
     }
 
