@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for BodySeed<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         let mut index = 0;
-        while let Some(item) = array.next_element_seed(ItemSeed::AsText)? {
+        while let Some(item) = array.next_element_seed(ItemSeed::<false>)? {
             self.0.take(index, Some(index), &item);
             if self.0.is_stopped() {
                 return Err(A::Error::custom(STOPPED));
@@ -97,7 +97,7 @@ impl<'de> Visitor<'de> for BodySeed<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
-        let item = ItemSeed::AsText.visit_map(object)?;
+        let item = ItemSeed::<false>.visit_map(object)?;
         self.single(&item)
     }
 
@@ -111,16 +111,11 @@ impl<'de> Visitor<'de> for BodySeed<'_, '_> {
 /// What ends the reading early; nobody sees it.
 const STOPPED: &str = "no more is read";
 
-/// Reads one item.
+/// Reads one item. The names of its fields are texts, or, if `UNPAIRED`, may be none: then they are unknown ones.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum ItemSeed {
-    /// The names of its fields are texts.
-    AsText,
-    /// They may be no texts: then they are unknown ones.
-    Unread,
-}
+pub(super) struct ItemSeed<const UNPAIRED: bool>;
 
-impl<'de> DeserializeSeed<'de> for ItemSeed {
+impl<'de, const UNPAIRED: bool> DeserializeSeed<'de> for ItemSeed<UNPAIRED> {
     type Value = RawItem<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<RawItem<'de>, D::Error> {
@@ -128,7 +123,7 @@ impl<'de> DeserializeSeed<'de> for ItemSeed {
     }
 }
 
-impl<'de> Visitor<'de> for ItemSeed {
+impl<'de, const UNPAIRED: bool> Visitor<'de> for ItemSeed<UNPAIRED> {
     type Value = RawItem<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,7 +133,7 @@ impl<'de> Visitor<'de> for ItemSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<RawItem<'de>, A::Error> {
         let mut id = Field::Missing;
         let mut tenant = Field::Missing;
-        while let Some(name) = object.next_key_seed(NameSeed(self))? {
+        while let Some(name) = object.next_key_seed(NameSeed::<UNPAIRED>)? {
             match name {
                 Name::Id => id.set(field(object.next_value()?)),
                 Name::Tenant => tenant.set(field(object.next_value()?)),
@@ -169,24 +164,22 @@ enum Name {
     Unknown,
 }
 
-struct NameSeed(ItemSeed);
+struct NameSeed<const UNPAIRED: bool>;
 
-impl<'de> DeserializeSeed<'de> for NameSeed {
+impl<'de, const UNPAIRED: bool> DeserializeSeed<'de> for NameSeed<UNPAIRED> {
     type Value = Name;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Name, D::Error> {
-        match self.0 {
-            ItemSeed::AsText => json.deserialize_str(self),
-            ItemSeed::Unread => {
-                let name = <&RawValue>::deserialize(json)?;
-                let name = serde_json::from_str::<Cow<'_, str>>(name.get());
-                Ok(name.map_or(Name::Unknown, |name| Name::of(&name)))
-            }
+        if UNPAIRED {
+            let name = <&RawValue>::deserialize(json)?;
+            let name = serde_json::from_str::<Cow<'_, str>>(name.get());
+            return Ok(name.map_or(Name::Unknown, |name| Name::of(&name)));
         }
+        json.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for NameSeed {
+impl<const UNPAIRED: bool> Visitor<'_> for NameSeed<UNPAIRED> {
     type Value = Name;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -250,7 +243,7 @@ pub(super) fn read_unpaired(
 pub(super) fn unpaired_item(json: &RawValue) -> Result<RawItem<'_>, serde_json::Error> {
     match json.get().starts_with('"') {
         true => Ok(RawItem::Other("a string")),
-        false => ItemSeed::Unread.deserialize(json),
+        false => ItemSeed::<true>.deserialize(json),
     }
 }
 

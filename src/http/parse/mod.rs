@@ -170,7 +170,7 @@ fn read_line(
         return Ok(());
     }
     let mut json = serde_json::Deserializer::from_str(line);
-    let parsed = ItemSeed::AsText.deserialize(&mut json).and_then(|item| {
+    let parsed = ItemSeed::<false>.deserialize(&mut json).and_then(|item| {
         json.end()?;
         Ok(item)
     });
