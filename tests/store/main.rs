@@ -9,5 +9,6 @@ mod data_dir;
 mod harness;
 mod model;
 mod read_only;
+mod released;
 mod suite;
 mod unite;
