@@ -1,21 +1,29 @@
 # The image of every role: `serve`, `coordinator` and `counter` are commands of one program.
 # Both bases are of the same Debian release, so that the program finds the C library that it was linked with.
 
+# The manifests alone, over empty sources: they change less often than the sources.
+FROM rust:1.95.0-slim-bookworm AS manifests
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY xtask/Cargo.toml xtask/Cargo.toml
+COPY crates crates
+RUN find crates -type f ! -name Cargo.toml -delete \
+    && for crate in . xtask crates/*; do mkdir -p "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && echo 'fn main() {}' >src/main.rs \
+    && echo 'fn main() {}' >xtask/src/main.rs
+
+
 FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /build
 
-# The dependencies alone, over empty sources: this layer is made again only when a manifest changes.
-COPY Cargo.toml Cargo.lock ./
-COPY xtask/Cargo.toml xtask/Cargo.toml
-RUN mkdir src xtask/src \
-    && echo 'fn main() {}' >src/main.rs \
-    && echo 'fn main() {}' >xtask/src/main.rs \
-    && touch src/lib.rs \
-    && cargo build --locked --release --package headcount
+# The dependencies: this layer is made again only when a manifest changes.
+COPY --from=manifests /build ./
+RUN cargo build --locked --release --package headcount
 
 # Sources may be older than that build: Cargo would take them for built.
+COPY crates crates
 COPY src src
-RUN touch src/lib.rs src/main.rs \
+RUN find crates src -name '*.rs' -exec touch {} + \
     && cargo build --locked --release --package headcount --bin headcount
 
 

@@ -31,16 +31,39 @@
 //! | [`config`], [`cli`], [`node`], [`telemetry`] | settings, commands, composition, logs and metrics |
 
 pub mod cli;
-pub mod client;
-pub mod clock;
 pub mod config;
-pub mod coordinator;
-pub mod counter;
-pub mod http;
-pub mod log;
-pub mod model;
 pub mod node;
-pub mod socket;
-pub mod store;
-pub mod supervisor;
 pub mod telemetry;
+
+pub use headcount_coordinator as coordinator;
+pub use headcount_http as http;
+pub use headcount_model as model;
+pub use headcount_net as socket;
+pub use headcount_runtime::{clock, supervisor};
+pub use headcount_store as store;
+
+/// A counter, and the contract of its queries.
+pub mod counter {
+    pub use headcount_counter::*;
+    pub use headcount_rpc::messages as exchange;
+    pub use headcount_rpc::{
+        Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+        SnapshotStream, Status,
+    };
+}
+
+/// Clients.
+pub mod client {
+    pub use headcount_client::*;
+    pub use headcount_log_amqp::management::*;
+    pub use headcount_rpc::messages::{
+        IncompleteCounter, Loss, LossPlan, LossReceipt, LossRequest, NotLost,
+    };
+    pub use headcount_rpc::remote::*;
+}
+
+/// The log, and its implementations.
+pub mod log {
+    pub use headcount_log::*;
+    pub use headcount_log_amqp as amqp;
+}

@@ -140,7 +140,13 @@ impl Stage {
                 run(options, bench.args(["--", "-D", "warnings"]))
             }
             Self::Tidy => cargo(options, "test --locked --test tidy"),
-            Self::Unit => cargo(options, "test --locked --workspace --lib --bins"),
+            Self::Unit => {
+                cargo(options, "test --locked --workspace --lib --bins")?;
+                cargo(
+                    options,
+                    "test --locked --package headcount-rpc --test remote",
+                )
+            }
             Self::Contract => cargo(options, "test --locked --test contract --test store"),
             Self::Integration => cargo(options, "test --locked --test it"),
             Self::Cluster => cargo(options, "test --locked --test cluster"),

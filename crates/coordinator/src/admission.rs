@@ -1,0 +1,258 @@
+//! Admission: which posts may wait for a batch, so that what waits is bounded, here and in the log.
+//!
+//! Invariant: the bytes and posts admitted and not yet released never exceed the limits, but for one post
+//! alone that is larger than the byte limit. Nothing is admitted while the log says that it takes nothing.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use headcount_model::{ITEM_HASH_BYTES, TenantItems};
+use headcount_telemetry as telemetry;
+
+/// How much may be admitted and not yet durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Bytes of encoded items.
+    pub waiting_bytes_max: usize,
+    /// Posts.
+    pub waiting_posts_max: usize,
+}
+
+/// Why a post is not admitted. It is certain that none of its items counts by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// As much waits as may.
+    Full,
+    /// The process is going down.
+    Closed,
+    /// The log takes nothing now.
+    LogBlocked,
+    /// The named counter's queue is longer than it may be.
+    CountersLag(String),
+}
+
+/// How the log is, as far as admission and readiness depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogState {
+    /// Whether it can be reached. If not, posts wait for it, as many as may.
+    pub connected: bool,
+    /// Whether it takes appends: not while its broker is short of memory or disk.
+    pub writable: bool,
+    /// The counter with the longest queue, when that is longer than it may be.
+    pub lagging: Option<String>,
+}
+
+impl Default for LogState {
+    fn default() -> Self {
+        Self {
+            connected: true,
+            writable: true,
+            lagging: None,
+        }
+    }
+}
+
+/// The decision alone: what is admitted now.
+#[derive(Debug)]
+pub struct Admission {
+    limits: AdmissionLimits,
+    bytes: usize,
+    posts: usize,
+    open: bool,
+    log: LogState,
+}
+
+impl Admission {
+    /// Nothing admitted yet.
+    #[must_use]
+    pub fn new(limits: AdmissionLimits) -> Self {
+        Self {
+            limits,
+            bytes: 0,
+            posts: 0,
+            open: true,
+            log: LogState::default(),
+        }
+    }
+
+    /// Takes note of how the log is.
+    pub fn set_log_state(&mut self, log: LogState) {
+        self.log = log;
+    }
+
+    /// Whether anything at all may be appended.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_open(&self) -> Result<(), Refusal> {
+        if !self.open {
+            return Err(Refusal::Closed);
+        }
+        if !self.log.writable {
+            return Err(Refusal::LogBlocked);
+        }
+        Ok(())
+    }
+
+    /// Admits a post of `bytes`, to be released later, or refuses it.
+    ///
+    /// # Errors
+    /// The refusal; nothing has changed then.
+    pub fn admit(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.check_open()?;
+        if let Some(name) = &self.log.lagging {
+            return Err(Refusal::CountersLag(name.clone()));
+        }
+        let fits = self.bytes.saturating_add(bytes) <= self.limits.waiting_bytes_max;
+        if self.posts >= self.limits.waiting_posts_max || (self.posts > 0 && !fits) {
+            return Err(Refusal::Full);
+        }
+        self.bytes += bytes;
+        self.posts += 1;
+        Ok(())
+    }
+
+    /// Takes back what an admitted post of `bytes` held.
+    pub fn release(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.posts = self.posts.saturating_sub(1);
+    }
+
+    /// Refuses everything from now on.
+    pub fn close(&mut self) {
+        self.open = false;
+    }
+}
+
+/// The coordinator's shared admission.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<Mutex<Admission>>);
+
+/// An admitted post's room; dropping it releases it.
+pub(super) struct Ticket {
+    gate: Gate,
+    bytes: usize,
+}
+
+impl Gate {
+    pub fn new(limits: AdmissionLimits) -> Self {
+        Self(Arc::new(Mutex::new(Admission::new(limits))))
+    }
+
+    pub fn admit(&self, bytes: usize) -> Result<Ticket, Refusal> {
+        self.0.lock().admit(bytes)?;
+        Ok(Ticket {
+            gate: self.clone(),
+            bytes,
+        })
+    }
+
+    pub fn close(&self) {
+        self.0.lock().close();
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.0.lock().open
+    }
+
+    pub fn check_open(&self) -> Result<(), Refusal> {
+        self.0.lock().check_open()
+    }
+
+    pub fn set_log_state(&self, log: LogState) {
+        self.0.lock().set_log_state(log);
+    }
+
+    pub fn log_state(&self) -> LogState {
+        self.0.lock().log.clone()
+    }
+
+    /// Sets the gauges of what waits.
+    pub fn report(&self) {
+        let (posts, bytes) = {
+            let admission = self.0.lock();
+            (admission.posts, admission.bytes)
+        };
+        metrics::gauge!(telemetry::POSTS_WAITING).set(posts as f64);
+        metrics::gauge!(telemetry::POSTS_WAITING_BYTES).set(bytes as f64);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.gate.0.lock().release(self.bytes);
+    }
+}
+
+/// Bytes of memory that a tenant's items hold while they wait, about.
+pub(super) fn waiting_bytes(items: &TenantItems) -> usize {
+    /// Headers of the name and the list, what allocators round up, and the group's place in the batch.
+    const GROUP_BYTES: usize = 160;
+    GROUP_BYTES + items.tenant.as_str().len() + items.hashes.capacity() * ITEM_HASH_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: AdmissionLimits = AdmissionLimits {
+        waiting_bytes_max: 100,
+        waiting_posts_max: 4,
+    };
+
+    #[test]
+    fn a_blocked_log_and_a_counter_that_lags_refuse_posts_until_they_recover() {
+        let mut admission = Admission::new(LIMITS);
+        let lagging = LogState {
+            lagging: Some("c2".into()),
+            ..LogState::default()
+        };
+        admission.set_log_state(lagging.clone());
+        assert_eq!(admission.admit(1), Err(Refusal::CountersLag("c2".into())));
+        assert_eq!(admission.check_open(), Ok(()));
+        admission.set_log_state(LogState {
+            writable: false,
+            ..lagging
+        });
+        assert_eq!(admission.admit(1), Err(Refusal::LogBlocked));
+        assert_eq!(admission.check_open(), Err(Refusal::LogBlocked));
+        admission.set_log_state(LogState {
+            connected: false,
+            ..LogState::default()
+        });
+        assert_eq!(
+            admission.admit(1),
+            Ok(()),
+            "what can't be sent yet may wait"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_waits_is_bounded_and_room_comes_back(posts in prop::collection::vec(0_usize..150, 1..40)) {
+            let mut admission = Admission::new(LIMITS);
+            let mut waiting: Vec<usize> = Vec::new();
+            for bytes in posts {
+                match admission.admit(bytes) {
+                    Ok(()) => waiting.push(bytes),
+                    Err(refusal) => {
+                        prop_assert_eq!(refusal, Refusal::Full);
+                        prop_assert!(waiting.len() == 4 || waiting.iter().sum::<usize>() + bytes > 100);
+                        admission.release(waiting.remove(0));
+                    }
+                }
+                prop_assert!(waiting.len() <= 4);
+                prop_assert!(waiting.len() <= 1 || waiting.iter().sum::<usize>() <= 100);
+            }
+            for bytes in waiting {
+                admission.release(bytes);
+            }
+            prop_assert_eq!(admission.admit(1_000), Ok(()), "an empty gate lets even a huge post pass");
+            admission.close();
+            prop_assert_eq!(admission.admit(0), Err(Refusal::Closed));
+        }
+    }
+}

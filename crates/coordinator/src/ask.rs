@@ -1,0 +1,226 @@
+//! Asking counters: all at once, each above the floor, each heard for signs of a clone.
+//!
+//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that gave it, and lacks nothing
+//! below what it covers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::members::{Known, Member, Roll};
+use super::merge::Covered;
+use super::nearest::gather;
+use super::{Coordinator, Fatal, ReadError};
+use headcount_model::{LossId, Partition, Requirement};
+use headcount_rpc::{Counts, Cover, Demand, Queries, QueryError};
+
+/// How much longer than the counters a coordinator waits for their answers to arrive.
+pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
+
+/// How long the other counters are waited for once those that answered are enough: what one of them has beyond those is
+/// asked for as well, whatever path it came by.
+const BEYOND_ENOUGH: Duration = Duration::from_millis(10);
+
+/// What a counter said when it was asked for its whole position behind a barrier.
+#[derive(Debug, Clone)]
+pub(super) struct Heard {
+    /// The counter.
+    pub name: String,
+    /// Whether the barrier came through its own queue in its present life.
+    pub barriers: bool,
+    /// Whether it has everything that it should have.
+    pub complete: bool,
+    /// All that it holds.
+    pub holds: Requirement,
+    /// What names the loss after which it is not complete, where it says so.
+    pub loss: Option<LossId>,
+}
+
+impl Coordinator {
+    /// Asks every counter of `roll` and collects answers until `enough`, or until the time is up.
+    pub(super) async fn ask_all<'a, A, F>(
+        &self,
+        roll: &'a Roll,
+        wait: Duration,
+        ask: impl Fn(&'a Member) -> F,
+        enough: impl Fn(&[A]) -> bool,
+    ) -> Vec<A>
+    where
+        F: Future<Output = Result<A, QueryError>> + Send,
+    {
+        let all = roll.members().collect();
+        gather(all, Vec::new(), wait, ask, enough).await.answers
+    }
+
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life, and that has
+    /// no hole: what is missing below a batch that it holds was acknowledged.
+    pub(super) async fn ask_above<A: Covered>(
+        &self,
+        member: &Member,
+        floor: Option<&Requirement>,
+        mut demand: Demand,
+        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+    ) -> Result<A, QueryError> {
+        let Some(floor) = floor else {
+            let answer = ask(member.queries.as_ref(), demand).await?;
+            self.look_for_clone(answer.cover());
+            return Ok(answer);
+        };
+        let deadline = Instant::now() + demand.wait;
+        let mut is_second = false;
+        loop {
+            let by = (&demand, deadline);
+            let mut answer = self.ask_known(member, floor, by, ask).await?;
+            // Nearly always: nothing is looked at twice.
+            if !answer.cover().covered.has_holes() {
+                return Ok(answer);
+            }
+            let holes = answer.cover().covered.holes().minus(floor);
+            if is_second || holes.is_empty() || !answer.cover().is_full() {
+                for (of, covers) in &mut answer.cover_mut().partitions {
+                    *covers &= !holes.iter().any(|(partition, ..)| partition == *of);
+                }
+                return Ok(answer);
+            }
+            // It may be about to fill them: it waits for those as for what a read asks for by itself.
+            demand.requirement.unite(&holes);
+            demand.wait = deadline.saturating_duration_since(Instant::now());
+            is_second = true;
+        }
+    }
+
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life; all that by the
+    /// deadline.
+    async fn ask_known<A: Covered>(
+        &self,
+        member: &Member,
+        floor: &Requirement,
+        (demand, deadline): (&Demand, Instant),
+        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+    ) -> Result<A, QueryError> {
+        let counter = member.queries.as_ref();
+        let mut wait = demand.wait;
+        if let Some(known) = member.known() {
+            let mut answer = ask(counter, demand.clone()).await?;
+            self.look_for_clone(answer.cover());
+            if answer.cover().life == known.life {
+                answer.cover_mut().covered.unite(&known.beyond_floor);
+                return Ok(answer);
+            }
+            member.forget(known.life);
+            wait = deadline.saturating_duration_since(Instant::now());
+        }
+        let mut demand = Demand {
+            wait,
+            ..demand.clone()
+        };
+        demand.requirement.unite(floor);
+        // Later answers of this life leave out what does not change in it: it is learned here.
+        demand.whole_position = true;
+        let mut answer = ask(counter, demand).await?;
+        self.look_for_clone(answer.cover());
+        let cover = answer.cover_mut();
+        cover.covered = cover.covered.minus(floor);
+        if cover.partitions.iter().all(|&(_, covers)| covers) {
+            member.note(Known {
+                life: cover.life,
+                beyond_floor: Arc::new(cover.covered.clone()),
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that. Collects answers until
+    /// they are `enough` and a moment longer, or until the time is up.
+    ///
+    /// # Errors
+    /// When the log did not take the barrier in time.
+    pub(super) async fn hear_all(
+        &self,
+        roll: &Roll,
+        deadline: Instant,
+        enough: impl Fn(&[Heard]) -> bool,
+    ) -> Result<Vec<Heard>, ReadError> {
+        if !self.log_state().writable {
+            return Err(ReadError::NoMajority);
+        }
+        let barriers = tokio::time::timeout_at(deadline, self.append_barriers())
+            .await
+            .map_err(|_| ReadError::NoMajority)?
+            .map_err(|_| ReadError::NoMajority)?;
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let demand = Demand {
+            requirement: Requirement::default(),
+            barriers,
+            wait,
+            whole_position: true,
+        };
+        let ask = |member: &Member| {
+            let (queries, name) = (Arc::clone(&member.queries), member.name.clone());
+            let demand = demand.clone();
+            async move {
+                let cover = counts_of_nobody(queries.as_ref(), demand).await?.cover;
+                self.look_for_clone(&cover);
+                Ok::<_, QueryError>(Heard {
+                    name,
+                    barriers: cover.barriers,
+                    // Nothing was required, so a partition lacks nothing but completeness.
+                    complete: cover.partitions.iter().all(|&(_, covers)| covers),
+                    holds: cover.covered,
+                    loss: cover.loss,
+                })
+            }
+        };
+        let mut asked: FuturesUnordered<_> = roll.members().map(ask).collect();
+        let mut heard = Vec::with_capacity(asked.len());
+        let mut until = deadline + ANSWER_GRACE;
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.next()).await {
+            match answer {
+                Ok(one) => heard.push(one),
+                Err(error) => tracing::debug!(%error, "a counter did not answer"),
+            }
+            if enough(&heard) {
+                until = until.min(Instant::now() + BEYOND_ENOUGH);
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter whose answers
+    /// always come second is known to hold the floor too, so that reads need not carry it. One that takes nothing more
+    /// from its queue is known by that, so that reads which ask for nothing don't go to it first.
+    pub(super) async fn look_around(&self, timeout: Duration) {
+        let roll = self.inner.members.roll();
+        let floor = self.inner.session.floor();
+        let ask = |member| {
+            let floor = floor.as_deref();
+            self.ask_above(member, floor, Demand::default(), &counts_of_nobody)
+        };
+        let statuses = futures_util::future::join_all(roll.members().map(Member::status));
+        tokio::join!(self.ask_all(&roll, timeout, ask, |_| false), statuses);
+    }
+
+    /// Stops the coordinator when a counter holds more of its epoch than it ever handed to the log.
+    fn look_for_clone(&self, cover: &Cover) {
+        for (partition, batcher) in (0..).zip(&self.inner.batchers) {
+            let own = cover.covered.get(Partition(partition), self.inner.epoch);
+            // Read after the answer came: what a counter holds was handed over before.
+            let (seen, handed) = (own.map_or(0, |own| own.last()), batcher.handed());
+            if seen > handed {
+                self.inner.ending.fail(Fatal::Cloned { seen, handed });
+            }
+        }
+    }
+}
+
+/// Asks only how far a counter is.
+fn counts_of_nobody(
+    counter: &dyn Queries,
+    demand: Demand,
+) -> BoxFuture<'_, Result<Counts, QueryError>> {
+    counter.counts(Arc::new([]), demand)
+}

@@ -1,0 +1,250 @@
+//! Reads: ask the nearest counter, or all, take the first answer that covers what it must, merge.
+//!
+//! Invariant: an answer is called exact only if it covers everything that its consistency asks for; exact
+//! answers of one coordinator never go backwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::Coordinator;
+use super::ask::Heard;
+use super::merge::{self, Covered};
+use headcount_model::{ItemHash, Partitioning, Requirement, TenantName, Token};
+use headcount_rpc::{Demand, ListQuery, Queries, QueryError};
+
+/// What a read must include.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// Everything that this coordinator acknowledged before, and all that it has shown.
+    #[default]
+    Session,
+    /// Everything that any coordinator acknowledged before.
+    Strong,
+    /// Whatever is known at once.
+    Eventual,
+}
+
+impl Consistency {
+    /// Its name in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Strong => "strong",
+            Self::Eventual => "eventual",
+        }
+    }
+}
+
+/// How a client wants to read.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// What the answer must include.
+    pub consistency: Consistency,
+    /// A token whose items the answer must include as well.
+    pub after: Option<Token>,
+    /// How long to wait for an answer that does.
+    pub timeout: Duration,
+}
+
+/// An answer, and whether it is exact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read<T> {
+    /// The answer.
+    pub value: T,
+    /// Whether it includes everything that it should.
+    pub exact: bool,
+}
+
+/// Why a read has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// No counter answered in time.
+    #[error("no counter answered in time")]
+    NoCounter,
+    /// A strong read could not reach enough counters, or the log, in time.
+    #[error("the log or a majority of the counters did not answer in time")]
+    NoMajority,
+    /// No counter covers what the answer must include, and as many reads wait for that as may.
+    #[error("too many reads wait for what the counters do not have yet")]
+    TooManyWaiting,
+    /// As many strong reads run as may.
+    #[error("too many strong reads run at once")]
+    TooManyStrong,
+}
+
+impl Coordinator {
+    /// How the cluster's items are split: what tokens may name.
+    #[must_use]
+    pub fn partitioning(&self) -> Partitioning {
+        self.inner.partitioning
+    }
+
+    /// Counts of several tenants, of one moment.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub async fn counts(
+        &self,
+        tenants: Vec<TenantName>,
+        options: &ReadOptions,
+    ) -> Result<Read<Vec<u64>>, ReadError> {
+        let tenants: Arc<[TenantName]> = tenants.into();
+        let asked = tenants.len();
+        let (answers, exact) = self
+            .read(options, |counter, demand| {
+                counter.counts(Arc::clone(&tenants), demand)
+            })
+            .await?;
+        let value = merge::counts(self.inner.partitioning, asked, &answers);
+        Ok(Read { value, exact })
+    }
+
+    /// Whether an item is counted.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub async fn contains(
+        &self,
+        tenant: TenantName,
+        hash: ItemHash,
+        options: &ReadOptions,
+    ) -> Result<Read<bool>, ReadError> {
+        let (answers, exact) = self
+            .read(options, |counter, demand| {
+                counter.contains(tenant.clone(), hash, demand)
+            })
+            .await?;
+        let value = merge::membership(self.inner.partitioning, &answers);
+        Ok(Read { value, exact })
+    }
+
+    /// A page of tenants with their counts, and whether there are more.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub async fn list(
+        &self,
+        query: ListQuery,
+        options: &ReadOptions,
+    ) -> Result<Read<(Vec<(TenantName, u64)>, bool)>, ReadError> {
+        let query = Arc::new(query);
+        let (answers, exact) = self
+            .read(options, |counter, demand| {
+                counter.list(Arc::clone(&query), demand)
+            })
+            .await?;
+        let value = merge::listing(self.inner.partitioning, query.limit, &answers);
+        Ok(Read { value, exact })
+    }
+
+    async fn read<A: Covered + Send>(
+        &self,
+        options: &ReadOptions,
+        ask: impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>> + Sync,
+    ) -> Result<(Vec<A>, bool), ReadError> {
+        let deadline = Instant::now() + options.timeout;
+        let session = &self.inner.session;
+        let mut requirement = Requirement::default();
+        if options.consistency != Consistency::Eventual {
+            requirement = session.requirement(&self.inner.batchers);
+        }
+        if let Some(token) = &options.after {
+            requirement.unite(&token.requirement());
+        }
+        if options.consistency == Consistency::Strong {
+            requirement.unite(&self.acknowledged_beyond_floor(deadline).await?);
+        }
+        let wait = match (options.consistency, &options.after) {
+            (Consistency::Eventual, None) => Duration::ZERO,
+            _ => deadline.saturating_duration_since(Instant::now()),
+        };
+        let demand = Demand {
+            requirement,
+            barriers: Vec::new(),
+            wait,
+            whole_position: false,
+        };
+        let floor = session
+            .floor()
+            .filter(|_| options.consistency != Consistency::Eventual);
+        let floor = floor.as_deref();
+        let roll = self.inner.members.roll();
+        let partitioning = self.inner.partitioning;
+        let gathered = self
+            .ask_nearest(
+                &roll,
+                deadline.saturating_duration_since(Instant::now()),
+                |member| self.ask_above(member, floor, demand.clone(), &ask),
+                |answers| merge::is_covered(partitioning, answers),
+            )
+            .await;
+        let answers = match gathered.answers {
+            none if none.is_empty() && gathered.busy => {
+                // Else a requirement that nobody can meet would never be doubted while others fill all places.
+                if floor.is_some() && options.after.is_none() {
+                    session.note_exact(false);
+                }
+                return Err(ReadError::TooManyWaiting);
+            }
+            none if none.is_empty() => return Err(ReadError::NoCounter),
+            answers => answers,
+        };
+        let exact = floor.is_some() && merge::is_covered(partitioning, &answers);
+        if exact {
+            session.note_shown(&merge::shown(partitioning, &answers));
+        }
+        // What a token asks for may be anything: it says nothing of the session.
+        if floor.is_some() && options.after.is_none() {
+            session.note_exact(exact);
+        }
+        self.inner
+            .meters
+            .reads(options.consistency, exact)
+            .increment(1);
+        Ok((answers, exact))
+    }
+
+    /// What a strong read must cover beside the floor, which it must cover anyway.
+    async fn acknowledged_beyond_floor(&self, deadline: Instant) -> Result<Requirement, ReadError> {
+        let permit = self.inner.strong_reads.try_acquire();
+        let _permit = permit.map_err(|_| ReadError::TooManyStrong)?;
+        let everything = self.everything_acknowledged(deadline).await?;
+        Ok(match self.inner.session.floor() {
+            Some(floor) => everything.minus(&floor),
+            None => everything,
+        })
+    }
+
+    /// Appends a barrier, waits until a majority of the counters have applied it and are complete, and
+    /// returns all that those have who applied it, and all that must have come before that: everything that anyone
+    /// acknowledged before the call began. One
+    /// that is not complete knows that it may have lost just that, so it vouches for nothing.
+    pub(super) async fn everything_acknowledged(
+        &self,
+        deadline: Instant,
+    ) -> Result<Requirement, ReadError> {
+        let roll = self.inner.members.roll();
+        let vouches = |heard: &&Heard| heard.barriers && heard.complete;
+        let others = self.inner.neighbours.lock().named();
+        let behind_barrier = |heard: &[Heard]| {
+            let vouching = heard.iter().filter(vouches);
+            let vouching = vouching.map(|heard| heard.name.as_str()).collect();
+            roll.has_majority(&vouching, &others)
+        };
+        let heard = self.hear_all(&roll, deadline, behind_barrier).await?;
+        if !behind_barrier(&heard) {
+            return Err(ReadError::NoMajority);
+        }
+        let mut everything = Requirement::default();
+        for heard in heard.iter().filter(|heard| heard.barriers) {
+            everything.unite(&heard.holds);
+        }
+        // All of them may lack a batch whose successor one of them holds.
+        Ok(everything.closed())
+    }
+}

@@ -1,0 +1,41 @@
+//! A counter: a replica that applies every batch exactly once to its store and answers queries.
+//!
+//! Invariant: an answer's numbers and what it says it covers come from the same commit.
+//!
+
+pub mod catch_up;
+mod control;
+mod full;
+#[cfg(test)]
+mod full_tests;
+mod gathered;
+#[cfg(test)]
+mod halt_tests;
+mod healer;
+mod host;
+mod local;
+mod meters;
+#[cfg(test)]
+mod patience_tests;
+mod peer;
+mod pending;
+mod progress;
+mod signing;
+#[cfg(test)]
+mod signing_tests;
+pub mod snapshot;
+mod step;
+mod task;
+mod waiting;
+
+pub use control::{ControlError, CounterControl};
+pub use healer::{Cluster, Healer, HealerOptions, NotReached, Peers};
+pub use host::host;
+pub use local::LocalCounter;
+pub use step::{Applied, apply, apply_marking};
+pub use task::{CounterError, CounterTask};
+
+use headcount_rpc::{
+    Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+    SnapshotStream, Status,
+};

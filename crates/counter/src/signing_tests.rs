@@ -1,0 +1,169 @@
+//! A counter that is told of losses and of an operator's signatures, in any order, as its log brings them.
+//!
+//! Invariant: see [`signing`](super::signing).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{CounterTask, Cover, Demand, LocalCounter, Queries};
+use headcount_log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
+use headcount_model::{
+    Acceptance, Batch, BatchId, Completes, CounterName, Epoch, LossId, NamedLosses, Partition,
+    Partitioning,
+};
+use headcount_store::StoreShape;
+use headcount_store::memory::{MemoryReader, MemoryStore};
+
+/// A log that delivers what a test sends, and lets commits wait for as long as they like.
+struct Sent {
+    deliveries: mpsc::UnboundedReceiver<Delivered>,
+    last: DeliveryTag,
+}
+
+impl Deliveries for Sent {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
+        let delivered = self.deliveries.recv().await;
+        self.last = self.last.next();
+        let tag = self.last;
+        Ok(delivered.map(|delivered| Delivery { tag, delivered }))
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(3_600)
+    }
+
+    fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
+        false
+    }
+
+    async fn acknowledge(&mut self, _: DeliveryTag) {}
+}
+
+/// A counter `c1` that begins as not complete and with nothing, as after the loss of its disk.
+struct Lost {
+    log: mpsc::UnboundedSender<Delivered>,
+    counter: LocalCounter<MemoryReader>,
+    barriers: u128,
+}
+
+impl Lost {
+    fn start(life: u64) -> Self {
+        let (log, deliveries) = mpsc::unbounded_channel();
+        let sent = Sent {
+            deliveries,
+            last: DeliveryTag::default(),
+        };
+        let store = MemoryStore::new(StoreShape {
+            partitioning: Partitioning::SINGLE,
+        });
+        let (task, counter) = CounterTask::new("c1".into(), life, store, sent);
+        tokio::spawn(task.run());
+        Self {
+            log,
+            counter,
+            barriers: 0,
+        }
+    }
+
+    fn deliver(&self, delivered: Delivered) {
+        self.log.send(delivered).expect("it runs");
+    }
+
+    fn lose(&self) {
+        let why = "the queue was gone".into();
+        self.deliver(Delivered::MayHaveLost { why });
+    }
+
+    /// How far it goes once all that was delivered is committed.
+    async fn cover(&mut self) -> Cover {
+        self.barriers += 1;
+        let barrier = BatchId {
+            partition: Partition(0),
+            epoch: Epoch(1_000 + self.barriers),
+            sequence: 1,
+        };
+        let batch = Batch::new(barrier, 0, Vec::new());
+        self.deliver(Delivered::Batches(vec![Arc::new(batch)]));
+        let demand = Demand {
+            barriers: vec![barrier],
+            wait: Duration::from_secs(30),
+            ..Demand::default()
+        };
+        let counts = self.counter.counts(Arc::new([]), demand).await;
+        let cover = counts.expect("answers").cover;
+        assert!(cover.barriers);
+        cover
+    }
+
+    /// What names its loss, as a plan would show it; none once it is complete.
+    async fn loss(&mut self) -> Option<LossId> {
+        let cover = self.cover().await;
+        assert_eq!(cover.partitions, [(Partition(0), cover.loss.is_none())]);
+        cover.loss
+    }
+}
+
+fn signature(sequence: u64, loss: LossId) -> Delivered {
+    let id = BatchId {
+        partition: Partition(0),
+        epoch: Epoch(1),
+        sequence,
+    };
+    let name = CounterName::new("c1").expect("a name");
+    let acceptance = Acceptance {
+        losses: Vec::new(),
+        completes: Completes::Named(NamedLosses::new(vec![(name, loss)]).expect("one")),
+    };
+    Delivered::Batches(vec![Arc::new(Batch::accepting(id, 0, acceptance))])
+}
+
+#[tokio::test]
+async fn a_signature_for_the_loss_that_a_plan_showed_makes_complete() {
+    let mut counter = Lost::start(1);
+    counter.lose();
+    let loss = counter.loss().await.expect("not complete");
+    counter.deliver(signature(1, loss));
+    assert_eq!(counter.loss().await, None);
+}
+
+#[tokio::test]
+async fn another_loss_before_the_signature_leaves_it_not_complete() {
+    let mut counter = Lost::start(1);
+    counter.lose();
+    let loss = counter.loss().await.expect("not complete");
+    counter.lose();
+    let again = counter.loss().await.expect("not complete");
+    assert_ne!(again, loss);
+    counter.deliver(signature(1, loss));
+    assert_eq!(counter.loss().await, Some(again));
+    counter.deliver(signature(2, again));
+    assert_eq!(counter.loss().await, None, "a new plan's signature");
+}
+
+/// Its disk was lost after the plan, and its queue still has what was signed before.
+#[tokio::test]
+async fn another_life_is_not_complete_by_an_old_signature_in_its_queue() {
+    let mut counter = Lost::start(1);
+    counter.lose();
+    let loss = counter.loss().await.expect("not complete");
+    let mut counter = Lost::start(2);
+    counter.lose();
+    counter.deliver(signature(1, loss));
+    let again = counter.loss().await.expect("not complete");
+    // It was skipped as a batch that was applied, too.
+    counter.deliver(signature(1, loss));
+    assert_eq!(counter.loss().await, Some(again));
+}
+
+/// Order decides between two that share a commit.
+#[tokio::test]
+async fn a_loss_after_the_signature_is_not_covered_by_it() {
+    let mut counter = Lost::start(1);
+    counter.lose();
+    let loss = counter.loss().await.expect("not complete");
+    counter.deliver(signature(1, loss));
+    counter.lose();
+    assert!(counter.loss().await.is_some());
+}

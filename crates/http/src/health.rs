@@ -1,0 +1,136 @@
+//! `GET /healthz`, `GET /readyz`, `GET /metrics`.
+//!
+//! Invariant: `/readyz` is 200 only while posts are admitted, the log takes them, and reads can be exact.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::Problem;
+use super::{App, Whole, gauges, json};
+use headcount_coordinator::CounterView;
+use headcount_rpc::Status;
+use headcount_runtime::supervisor::UnaskedEnd;
+
+/// The paths that are answered when as many connections are open as may.
+pub(super) const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// That a node is well.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"status": "ok"}))]
+pub struct Health {
+    /// Always `ok`.
+    status: &'static str,
+}
+
+/// Tells that the process lives.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "operation",
+    responses((status = 200, description = "The process lives.", body = Health)),
+)]
+pub async fn healthz() -> Whole {
+    json(&Health { status: "ok" })
+}
+
+/// Tells whether this node can accept items and answer reads.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operation",
+    responses(
+        (status = 200, description = "It can.", body = Health),
+        (status = 503, description = "It can't, and why.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
+    if let Some(end) = app.coordinator.unasked_end() {
+        return Err(ends(&end));
+    }
+    if app.coordinator.is_leaving() || !app.coordinator.is_open() {
+        return Err(going_down());
+    }
+    if !app.coordinator.is_started() {
+        let not_yet = "It has not yet learned what was acknowledged before it started";
+        return Err(Problem::not_ready(with_refusal(not_yet, (app.refusal)())));
+    }
+    let log = app.coordinator.log_state();
+    if !log.connected {
+        let nothing = "The broker can't be reached, or does not do as asked";
+        return Err(Problem::not_ready(with_refusal(nothing, (app.refusal)())));
+    }
+    if !log.writable {
+        return Err(Problem::not_ready(
+            "The broker takes nothing now: it is short of memory or disk.",
+        ));
+    }
+    match counters_lack(&app.coordinator.counters().await) {
+        Some(why) => Err(Problem::not_ready(why)),
+        None => Ok(json(&Health { status: "ok" })),
+    }
+}
+
+/// A sentence, and another on what the broker refuses.
+pub(super) fn with_refusal(what: &str, refusal: Option<String>) -> String {
+    match refusal {
+        Some(refusal) => format!("{what}. The broker: {refusal}."),
+        None => format!("{what}."),
+    }
+}
+
+/// Why none of the counters is enough to be ready; none if one is.
+fn counters_lack(counters: &[CounterView]) -> Option<String> {
+    let answers = counters.iter().filter_map(|view| view.status.as_ref().ok());
+    let complete: Vec<&Status> = answers.filter(|status| status.complete).collect();
+    if complete.iter().any(|status| status.problem.is_none()) {
+        return None;
+    }
+    let problem = complete.iter().find_map(|status| {
+        let (name, problem) = (&status.name, status.problem.as_ref()?);
+        Some(format!(
+            "Nothing is counted now, and reads go on. The counter {name}: {problem}."
+        ))
+    });
+    let nobody =
+        || "No complete counter answers that takes what is posted; see GET /counters.".to_owned();
+    Some(problem.unwrap_or_else(nobody))
+}
+
+/// Why a node is not ready that was told to stop.
+pub fn going_down() -> Problem {
+    Problem::not_ready("It is going down.")
+}
+
+/// Why a node is not ready that goes down because one of its tasks has ended.
+pub fn ends(end: &UnaskedEnd) -> Problem {
+    Problem::not_ready(format!("It is going down, since {end}. See its log."))
+}
+
+/// Metrics in the Prometheus text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operation",
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+)]
+pub async fn get_metrics(State(app): State<Arc<App>>) -> Response {
+    for counter in app.coordinator.counters().await {
+        gauges::report(&counter);
+    }
+    app.coordinator.report();
+    metrics_text((app.render_metrics)())
+}
+
+/// Metrics as an answer.
+pub fn metrics_text(rendered: String) -> Response {
+    let headers = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (headers, rendered).into_response()
+}

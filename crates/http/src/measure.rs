@@ -1,0 +1,140 @@
+//! Counting and timing requests, by route: never by path, which holds tenants and ids.
+//!
+//! Invariant: there are as many series as routes, methods and statuses that were used, however many requests come.
+//!
+//! A metric's handle is looked up once for each series: finding it anew by its labels costs more than parsing an item.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use metrics::{Counter, Histogram};
+use parking_lot::RwLock;
+
+use headcount_telemetry as telemetry;
+
+/// The route of requests for nothing that there is.
+pub(super) const NO_ROUTE: &str = "none";
+
+/// Handles by route.
+type Routes = HashMap<Box<str>, Handles>;
+
+/// The handles of all series so far, by method and status, then by route.
+#[derive(Default)]
+pub(super) struct Measures(RwLock<HashMap<(&'static str, u16), Routes>>);
+
+#[derive(Clone)]
+struct Handles {
+    requests: Counter,
+    seconds: Histogram,
+}
+
+/// The requests of one route and method, whose handles for successes are at hand.
+pub(super) struct Series {
+    measures: Arc<Measures>,
+    route: &'static str,
+    method: &'static str,
+    ok: OnceLock<Handles>,
+}
+
+impl Series {
+    pub(super) fn new(measures: &Arc<Measures>, route: &'static str, method: &'static str) -> Self {
+        Self {
+            measures: Arc::clone(measures),
+            route,
+            method,
+            ok: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn route(&self) -> &'static str {
+        self.route
+    }
+
+    /// Counts a request and how long it took.
+    pub(super) fn note(&self, status: StatusCode, took: Duration) {
+        let find = || self.measures.of(self.route, self.method, status.as_u16());
+        match status {
+            StatusCode::OK => self.ok.get_or_init(find).note(took),
+            _ => find().note(took),
+        }
+    }
+}
+
+impl Handles {
+    fn note(&self, took: Duration) {
+        self.seconds.record(took);
+        self.requests.increment(1);
+    }
+}
+
+impl Measures {
+    fn of(&self, route: &str, method: &'static str, status: u16) -> Handles {
+        if let Some(known) = self
+            .0
+            .read()
+            .get(&(method, status))
+            .and_then(|routes| routes.get(route))
+        {
+            return known.clone();
+        }
+        let handles = Handles {
+            requests: metrics::counter!(
+                telemetry::REQUESTS,
+                "route" => route.to_owned(),
+                "method" => method,
+                "status" => status.to_string(),
+            ),
+            seconds: metrics::histogram!(
+                telemetry::REQUEST_SECONDS,
+                "route" => route.to_owned(),
+                "method" => method,
+            ),
+        };
+        let mut series = self.0.write();
+        let routes = series.entry((method, status)).or_default();
+        routes.insert(route.into(), handles.clone());
+        handles
+    }
+}
+
+/// Counts and times a request.
+pub(super) async fn measure(
+    State(measures): State<Arc<Measures>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let method = method_label(request.method());
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+    measures
+        .of(route, method, response.status().as_u16())
+        .note(started.elapsed());
+    if response.status().is_server_error()
+        && let Some(matched) = matched
+    {
+        // For the log's line.
+        response.extensions_mut().insert(matched);
+    }
+    response
+}
+
+/// A method as a label: clients may invent methods, labels must stay few.
+fn method_label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}

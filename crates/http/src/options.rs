@@ -1,0 +1,380 @@
+//! What clients say in paths and query strings.
+//!
+//! Invariant: a parameter that can't be honoured is refused by name, never guessed: one that is not known, bytes that are not
+//! UTF-8, a value out of range, a single-valued parameter given twice. What is not percent-encoded as it should be is refused.
+//! Routes that take no parameters don't look at them.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use super::error::Problem;
+use headcount_coordinator::{Consistency, ReadOptions};
+use headcount_model::{Partition, Partitioning, TenantName, Token, is_percent_encoded};
+
+/// The default of `timeout_ms`.
+pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
+/// The greatest `timeout_ms`.
+pub const TIMEOUT_MS_MAX: u64 = 30_000;
+
+/// The parameters of `POST /items`.
+pub const POST_PARAMS: &[&str] = &["partial"];
+/// Those of a tenant's count: the options of every read.
+pub const COUNT_PARAMS: &[&str] = &["after", "consistency", "timeout_ms"];
+/// Those of one item.
+pub const ITEM_PARAMS: &[&str] = COUNT_PARAMS;
+/// Those of several counts.
+pub const COUNTS_PARAMS: &[&str] = &["tenant", "after", "consistency", "timeout_ms"];
+/// Those of a page of tenants.
+pub const TENANTS_PARAMS: &[&str] = &[
+    "prefix",
+    "limit",
+    "cursor",
+    "after",
+    "consistency",
+    "timeout_ms",
+];
+
+/// Characters of an unknown parameter's name that are looked at and told.
+const UNKNOWN_CHARS_MAX: usize = 64;
+
+/// A request's query parameters, decoded, in order.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Decodes a query string (`application/x-www-form-urlencoded`).
+    pub fn parse(raw: &str) -> Result<Self, Problem> {
+        if !is_percent_encoded(raw) {
+            return Err(Problem::invalid_parameter(
+                "The query string has a % that no two hexadecimal digits follow; %25 stands for it.",
+            ));
+        }
+        let decode = |text: &str| {
+            let text = text.replace('+', " ");
+            percent_decode_str(&text)
+                .decode_utf8()
+                .map(|text| text.into_owned())
+                .map_err(|_| Problem::invalid_parameter("The query string is not UTF-8."))
+        };
+        let pairs = raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        });
+        Ok(Self(pairs.collect::<Result<_, Problem>>()?))
+    }
+
+    /// Refuses all parameters but those `known`, which are not none.
+    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let mut names = self.0.iter().map(|(name, _)| name.as_str());
+        names
+            .find(|name| !known.contains(name))
+            .map_or(Ok(()), |name| Err(unknown(name, known)))
+    }
+
+    /// Every value of a parameter.
+    pub fn all<'q>(&'q self, name: &str) -> impl Iterator<Item = &'q str> {
+        self.0
+            .iter()
+            .filter(move |(given, _)| given == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that may be given once.
+    pub fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
+        let mut values = self.all(name);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(Problem::invalid_parameter(format!(
+                "{name} may be given only once."
+            )));
+        }
+        Ok(first)
+    }
+
+    /// A text of at most `chars_max` characters.
+    pub fn text(&self, name: &str, chars_max: usize) -> Result<Option<&str>, Problem> {
+        let text = self.one(name)?;
+        if text.is_some_and(|text| text.chars().nth(chars_max).is_some()) {
+            let detail = format!("{name} may have at most {chars_max} characters.");
+            return Err(Problem::invalid_parameter(detail));
+        }
+        Ok(text)
+    }
+
+    /// A whole number from `min` to `max`.
+    pub fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(number) if digits && (min..=max).contains(&number) => Ok(Some(number)),
+            _ => Err(Problem::invalid_parameter(format!(
+                "{name} must be a whole number from {min} to {max}."
+            ))),
+        }
+    }
+
+    /// Whether something is asked for; not if it is not given.
+    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.one(name)? {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::invalid_parameter(format!(
+                "{name} must be true or false."
+            ))),
+        }
+    }
+
+    /// How the client wants to read: `consistency`, `after`, `timeout_ms`. A token must be of a cluster split like this.
+    pub fn read_options(&self, partitioning: Partitioning) -> Result<ReadOptions, Problem> {
+        let consistency = match self.one("consistency")? {
+            None | Some("session") => Consistency::Session,
+            Some("strong") => Consistency::Strong,
+            Some("eventual") => Consistency::Eventual,
+            Some(_) => {
+                let detail = "consistency must be session, strong or eventual.";
+                return Err(Problem::invalid_parameter(detail));
+            }
+        };
+        let after = self.one("after")?.map(|text| after(text, partitioning));
+        let timeout_ms = self.number("timeout_ms", 0, TIMEOUT_MS_MAX)?;
+        Ok(ReadOptions {
+            consistency,
+            after: after.transpose()?,
+            timeout: Duration::from_millis(timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT)),
+        })
+    }
+}
+
+fn unknown(name: &str, known: &[&str]) -> Problem {
+    let mut shown: String = name.chars().take(UNKNOWN_CHARS_MAX).collect();
+    let lower = shown.to_lowercase();
+    let distance = |known: &&&str| strsim::damerau_levenshtein(&lower, known);
+    let nearest = known.iter().min_by_key(distance).unwrap_or(&"none");
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    let all = known.join(", ");
+    Problem::invalid_parameter(format!(
+        "There is no parameter {shown:?} here. The nearest is {nearest}; all that there are: {all}."
+    ))
+}
+
+/// The token of an answer of this cluster. Partitions that it does not have are nobody's to cover: a token that names one
+/// is refused, or an answer without it would be called exact.
+fn after(text: &str, partitioning: Partitioning) -> Result<Token, Problem> {
+    let refused = |why: String| {
+        let detail =
+            format!("after is {why}. Give the token of an answer to POST /items as it was.");
+        Problem::invalid_parameter(detail)
+    };
+    let token = Token::decode(text).map_err(|error| refused(error.to_string()))?;
+    let partitions = partitioning.count();
+    match token.sequences.iter().find(|(of, _)| of.0 >= partitions) {
+        None => Ok(token),
+        Some((Partition(of), _)) => Err(refused(format!(
+            "a token for partition {of}, and this cluster has {partitions}, numbered from 0"
+        ))),
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::parse(parts.uri.query().unwrap_or_default())
+    }
+}
+
+/// Path parameters, percent-decoded.
+pub struct PathParams<T>(pub T);
+
+impl<T, S> FromRequestParts<S> for PathParams<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<T>, PathRejection> = Path::from_request_parts(parts, state).await;
+        path.map(|Path(params)| Self(params))
+            .map_err(|_| path_not_utf8())
+    }
+}
+
+fn path_not_utf8() -> Problem {
+    Problem::invalid_parameter("The path is not UTF-8 once it is percent-decoded.")
+}
+
+fn path_not_encoded() -> Problem {
+    Problem::invalid_parameter(
+        "The path has a % that no two hexadecimal digits follow; %25 stands for it.",
+    )
+}
+
+/// Passes on only requests whose path is percent-encoded as it should be.
+pub async fn check_path(request: Request, next: Next) -> Result<Response, Problem> {
+    if !is_percent_encoded(request.uri().path()) {
+        return Err(path_not_encoded());
+    }
+    Ok(next.run(request).await)
+}
+
+/// One segment of a path, percent-decoded.
+pub fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
+    if !is_percent_encoded(raw) {
+        return Err(path_not_encoded());
+    }
+    percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| path_not_utf8())
+}
+
+/// A tenant given in a path or a query string.
+pub fn tenant(text: &str) -> Result<TenantName, Problem> {
+    TenantName::new(text)
+        .map_err(|error| Problem::invalid_parameter(format!("The tenant {error}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headcount_model::Epoch;
+
+    fn query(raw: &str) -> Query {
+        Query::parse(raw).unwrap_or_else(|problem| panic!("{raw}: {problem:?}"))
+    }
+
+    #[test]
+    fn values_are_decoded_and_repeatable() {
+        let query = query("tenant=a%2Fb&tenant=c+d&&tenant=%C3%A9&x");
+        let tenants: Vec<_> = query.all("tenant").collect();
+        assert_eq!(tenants, ["a/b", "c d", "é"]);
+        assert_eq!(query.one("x").expect("once"), Some(""));
+        assert!(query.one("tenant").is_err());
+        assert!(Query::parse("tenant=%ff").is_err());
+    }
+
+    fn refusal(raw: &str, known: &[&str]) -> String {
+        let refused = query(raw).only(known).expect_err(raw);
+        serde_json::to_string(&refused).expect("JSON")
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_named_with_the_nearest_known_one() {
+        for (raw, name, nearest) in [
+            ("consistancy=strong", "consistancy", "consistency"),
+            ("timeout_ms=1&Timeout=5", "Timeout", "timeout_ms"),
+            ("From=2026-01-01", "From", ""),
+            ("=x", "", ""),
+            ("AFTER=x", "AFTER", "after"),
+        ] {
+            let told = refusal(raw, COUNT_PARAMS);
+            let named = serde_json::to_string(&format!("There is no parameter {name:?} here."));
+            let named = named.expect("JSON");
+            assert!(told.contains(named.trim_matches('"')), "{told}");
+            assert!(
+                told.contains(&format!("The nearest is {nearest}")),
+                "{told}"
+            );
+            assert!(told.contains("after, consistency, timeout_ms."), "{told}");
+        }
+        let long = refusal(&"x".repeat(60_000), POST_PARAMS);
+        assert!(long.len() < 400, "{long}");
+        assert!(
+            query("tenant=a&tenant=b&after=x")
+                .only(COUNTS_PARAMS)
+                .is_ok()
+        );
+        assert!(query("").only(POST_PARAMS).is_ok());
+    }
+
+    #[test]
+    fn a_flag_is_true_or_false() {
+        let flag = |raw| query(raw).flag("partial").ok();
+        assert_eq!(flag(""), Some(false));
+        assert_eq!(flag("partial=false"), Some(false));
+        assert_eq!(flag("partial=true"), Some(true));
+        for bad in [
+            "partial",
+            "partial=1",
+            "partial=True",
+            "partial=true&partial=true",
+        ] {
+            assert_eq!(flag(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_percent_sign_begins_the_code_of_a_byte() {
+        for good in ["", "abc", "%25", "100%25", "%C3%A9", "a%2fb"] {
+            assert!(is_percent_encoded(good), "{good}");
+        }
+        for bad in ["%", "100%", "%2", "%zz", "%%25", "a%2gb", "%+1", "%é"] {
+            assert!(!is_percent_encoded(bad), "{bad}");
+            assert!(Query::parse(bad).is_err() && path_segment(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn read_options_have_defaults_and_limits() {
+        let options = query("")
+            .read_options(Partitioning::SINGLE)
+            .expect("defaults");
+        assert_eq!(options.consistency, Consistency::Session);
+        assert_eq!(options.timeout, Duration::from_secs(5));
+        assert!(
+            query("timeout_ms=30000&consistency=strong")
+                .read_options(Partitioning::SINGLE)
+                .is_ok()
+        );
+        for bad in [
+            "timeout_ms=30001",
+            "timeout_ms=-1",
+            "timeout_ms=%2B5",
+            "timeout_ms=",
+            "timeout_ms=1&timeout_ms=1",
+            "consistency=Strong",
+            "consistency=",
+            "after=",
+            "after=abc",
+        ] {
+            assert!(
+                query(bad).read_options(Partitioning::SINGLE).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_of_partitions_that_there_are_not_is_refused() {
+        let two = Partitioning::new(2).expect("valid");
+        for (partitions, of_one, of_two) in [
+            (vec![], true, true),
+            (vec![0], true, true),
+            (vec![1], false, true),
+            (vec![0, 1], false, true),
+            (vec![0, 2], false, false),
+            (vec![u16::MAX], false, false),
+        ] {
+            let sequences = partitions.iter().map(|&of| (Partition(of), 1));
+            let token = Token {
+                epoch: Epoch(7),
+                sequences: sequences.collect(),
+            };
+            let query = query(&format!("after={token}"));
+            let allowed = |partitioning| query.read_options(partitioning).is_ok();
+            let seen = (allowed(Partitioning::SINGLE), allowed(two));
+            assert_eq!(seen, (of_one, of_two), "{partitions:?}");
+        }
+    }
+}

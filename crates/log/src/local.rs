@@ -1,0 +1,145 @@
+//! The log of a process that runs alone: a bounded channel to the one counter in the same process.
+//!
+//! Invariant: nothing is stored here. An append completes when the counter acknowledges, that is when its
+//! commit is on disk: the store's journal is the durability, a second log would only repeat it. What the counter has no
+//! room for is refused, and is nowhere.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use headcount_model::{Batch, BatchId, NewItems};
+
+use super::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log};
+
+/// Appends that may wait in the channel; each (epoch, partition) has one in flight.
+const APPENDS_WAITING_MAX: usize = 64;
+
+struct Append {
+    batch: Arc<Batch>,
+    done: oneshot::Sender<Outcome>,
+}
+
+/// What becomes of an append: what of it was new, as far as the counter has said.
+type Outcome = Result<Option<NewItems>, AppendError>;
+
+/// An append that waits.
+struct Waiting {
+    /// The delivery that it came by.
+    tag: DeliveryTag,
+    batch: BatchId,
+    is_barrier: bool,
+    /// What the counter has said of it.
+    new: Option<NewItems>,
+    done: oneshot::Sender<Outcome>,
+}
+
+/// Makes a log that ends in this process.
+#[must_use]
+pub fn local() -> (LocalLog, LocalDeliveries) {
+    let (sender, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
+    let deliveries = LocalDeliveries {
+        receiver,
+        received: Vec::new(),
+        last: DeliveryTag::default(),
+        unacknowledged: VecDeque::new(),
+    };
+    (LocalLog { sender }, deliveries)
+}
+
+/// The appending end of a [`local`] log.
+#[derive(Clone)]
+pub struct LocalLog {
+    sender: mpsc::Sender<Append>,
+}
+
+/// The consuming end of a [`local`] log.
+pub struct LocalDeliveries {
+    receiver: mpsc::Receiver<Append>,
+    received: Vec<Append>,
+    last: DeliveryTag,
+    unacknowledged: VecDeque<Waiting>,
+}
+
+impl LocalDeliveries {
+    /// Ends the waiting of all that came up to `up_to`, each with what became of it.
+    fn settle(&mut self, up_to: DeliveryTag, outcome: impl Fn(&mut Waiting) -> Outcome) {
+        let covered = self
+            .unacknowledged
+            .partition_point(|waiting| waiting.tag <= up_to);
+        for mut waiting in self.unacknowledged.drain(..covered) {
+            let outcome = outcome(&mut waiting);
+            // An appender that no longer waits has nothing to learn.
+            let _ = waiting.done.send(outcome);
+        }
+    }
+}
+
+impl Log for LocalLog {
+    async fn append(&self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
+        let (done, acknowledged) = oneshot::channel();
+        self.sender
+            .send(Append { batch, done })
+            .await
+            .map_err(|_| AppendError::OutcomeUnknown)?;
+        acknowledged
+            .await
+            .unwrap_or(Err(AppendError::OutcomeUnknown))
+    }
+
+    fn tells_new(&self) -> bool {
+        true
+    }
+}
+
+impl Deliveries for LocalDeliveries {
+    async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
+        self.receiver
+            .recv_many(&mut self.received, APPENDS_WAITING_MAX)
+            .await;
+        if self.received.is_empty() {
+            return Ok(None);
+        }
+        self.last = self.last.next();
+        let tag = self.last;
+        let mut batches = Vec::with_capacity(self.received.len());
+        for append in self.received.drain(..) {
+            self.unacknowledged.push_back(Waiting {
+                tag,
+                batch: append.batch.id(),
+                is_barrier: append.batch.is_barrier(),
+                new: None,
+                done: append.done,
+            });
+            batches.push(append.batch);
+        }
+        let delivered = Delivered::Batches(batches);
+        Ok(Some(Delivery { tag, delivered }))
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn acknowledge(&mut self, up_to: DeliveryTag) {
+        self.settle(up_to, |waiting| Ok(waiting.new.take()));
+    }
+
+    fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool {
+        self.settle(up_to, |waiting| match waiting.is_barrier {
+            true => Ok(waiting.new.take()),
+            false => Err(AppendError::Full(why.to_owned())),
+        });
+        true
+    }
+
+    fn tell(&mut self, batch: BatchId, new: NewItems) {
+        // Few wait, and the one that is told of is mostly among the last.
+        let mut waiting = self.unacknowledged.iter_mut().rev();
+        if let Some(told) = waiting.find(|waiting| waiting.batch == batch) {
+            told.new = Some(new);
+        }
+    }
+}

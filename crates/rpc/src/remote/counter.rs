@@ -1,0 +1,335 @@
+//! A counter of another process, asked over HTTP.
+//!
+//! Invariant: an answer is the counter's own, to the query asked; when none comes in time the counter counts as
+//! unreachable. What waits is bounded: in number here, in time there. A query that need not wait never stands behind
+//! those that do.
+//!
+//! Every query first asks for what the counter has: a single item, a list or a whole position as a request of its own,
+//! counts in groups ([lane]). What is known to be covered is asked for at once. Other queries give the counter a moment, in
+//! requests and groups of their own: one that commits patiently is asked for its commit by that. Only what is
+//! not covered then, and may wait, becomes a request that the counter answers when it covers it. There are so many of
+//! those at most; others wait here for a place, and ask again meanwhile, so that those that have one keep nobody from an
+//! answer that is there. What demands a barrier goes alone from the beginning.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use parking_lot::Mutex;
+use reqwest::Response;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::known::Known;
+use super::lane::{self, Lane};
+use super::node::{Address, Failure, NodeClient, Sent};
+use super::places::{MOMENT, Places};
+use super::{ClientError, cause};
+use crate::messages::{
+    CONTAINS_PATH, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup, CountsQuery, LIST_PATH,
+    ListingQuery, Message, SNAPSHOT_PATH, STATUS_PATH, WAIT_MAX,
+};
+use crate::{
+    Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+    SnapshotStream, Status,
+};
+use headcount_model::{ClusterSecret, CounterName, ItemHash, Requirement, TenantName};
+
+/// How much longer than it may wait a counter may take to answer.
+pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a request goes on when nobody waits for it any more, because another counter was faster: cut at once,
+/// it would cost its connection.
+const ABANDONED_GRACE: Duration = Duration::from_millis(100);
+
+/// How long a snapshot may take to begin, and each part of it to come.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A counter that is asked over HTTP.
+pub struct RemoteCounter {
+    name: CounterName,
+    address: Address,
+    /// For counts that are known to be covered, or must not wait.
+    at_once: Lane,
+    /// For the other counts.
+    shortly: Lane,
+    places: Places,
+    known: Mutex<Known>,
+}
+
+impl RemoteCounter {
+    /// The counter `name` at `url`, where `secret` is shown. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When `url` is no HTTP URL.
+    pub fn new(
+        name: CounterName,
+        url: &str,
+        secret: Option<ClusterSecret>,
+        client: &NodeClient,
+    ) -> Result<Self, ClientError> {
+        let address = Address::new(&name, url, secret.as_ref(), client)?;
+        Ok(Self {
+            name,
+            at_once: Lane::start(address.clone(), &client.supervisor),
+            shortly: Lane::start(address.clone(), &client.supervisor),
+            address,
+            places: Places::default(),
+            known: Mutex::default(),
+        })
+    }
+
+    async fn counts_of(&self, query: CountsQuery) -> Result<Counts, Failure> {
+        let deadline = deadline(&query.demand);
+        if !query.demand.barriers.is_empty() {
+            let place = self.places.proving(deadline).await?;
+            return self.counts_alone(place, query, deadline).await;
+        }
+        let early = || async {
+            if !query.demand.whole_position {
+                return self.counts_in_group(query.clone(), deadline).await;
+            }
+            let is_known = self.is_known(&query.demand.requirement);
+            let (place, wait) = self.places.early(is_known, deadline).await?;
+            let until = Instant::now() + wait;
+            self.counts_alone(place, query.clone(), until).await
+        };
+        let late = |place| self.counts_alone(place, query.clone(), deadline);
+        let is_full = |counts: &Counts| self.note(&counts.cover);
+        self.places
+            .early_or_late(deadline, is_full, early, late)
+            .await
+    }
+
+    /// Whether earlier answers told that this is covered.
+    fn is_known(&self, requirement: &Requirement) -> bool {
+        self.known.lock().covers(requirement)
+    }
+
+    /// Takes note of an answer's cover; says whether it covers what it must.
+    fn note(&self, cover: &Cover) -> bool {
+        self.known.lock().note(cover);
+        cover.is_full()
+    }
+
+    async fn counts_in_group(
+        &self,
+        mut query: CountsQuery,
+        deadline: Instant,
+    ) -> Result<Counts, Failure> {
+        let demand = &mut query.demand;
+        let is_known = self.is_known(&demand.requirement);
+        let lane = match is_known || demand.wait.is_zero() {
+            true => {
+                demand.wait = Duration::ZERO;
+                &self.at_once
+            }
+            false => {
+                demand.wait = demand.wait.min(MOMENT);
+                &self.shortly
+            }
+        };
+        timeout_at(deadline + ANSWER_GRACE, lane.ask(query))
+            .await
+            .unwrap_or(Err(Failure::TimedOut))
+    }
+
+    async fn counts_alone<P: Send + 'static>(
+        &self,
+        place: P,
+        mut query: CountsQuery,
+        deadline: Instant,
+    ) -> Result<Counts, Failure> {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        query.demand.wait = wait;
+        let group = CountsGroup(vec![query]);
+        let asked = self.alone(place, wait, COUNTS_PATH, group.encode());
+        let answers: CountsAnswers = asked.await?;
+        let mut answers = lane::check(&group, answers)?;
+        answers.pop().unwrap_or(Err(Failure::TimedOut))
+    }
+
+    /// Asks for what the counter has; if that does not cover what it must, for what it has when it does. `body` hears how
+    /// long the counter may wait.
+    async fn look_up<A: Message + Send + 'static>(
+        &self,
+        path: &'static str,
+        requirement: &Requirement,
+        deadline: Instant,
+        cover: impl Fn(&A) -> &Cover,
+        body: impl Fn(Duration) -> Vec<u8>,
+    ) -> Result<A, Failure> {
+        let early = || async {
+            let is_known = self.is_known(requirement);
+            let (place, wait) = self.places.early(is_known, deadline).await?;
+            self.alone(place, wait, path, body(wait)).await
+        };
+        let late = |place| {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            self.alone(place, wait, path, body(wait))
+        };
+        let is_full = |answer: &A| self.note(cover(answer));
+        self.places
+            .early_or_late(deadline, is_full, early, late)
+            .await
+    }
+
+    /// Sends one request, whose place is free again when it has ended.
+    async fn alone<A: Message + Send + 'static, P: Send + 'static>(
+        &self,
+        place: P,
+        wait: Duration,
+        path: &'static str,
+        body: Vec<u8>,
+    ) -> Result<A, Failure> {
+        let sent = Sent::Post(body.into());
+        let address = self.address.clone();
+        let (mut answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let _place = place;
+            let result = tokio::select! {
+                result = address.ask(path, sent, wait + ANSWER_GRACE) => result,
+                () = async { answer.closed().await; sleep(ABANDONED_GRACE).await } => return,
+            };
+            let _ = answer.send(result);
+        });
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Failure::unreachable("the asking has ended")))
+    }
+}
+
+/// Until when a counter may wait, as far as one request can.
+fn deadline(demand: &Demand) -> Instant {
+    Instant::now() + demand.wait.min(WAIT_MAX)
+}
+
+impl Queries for RemoteCounter {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    fn counts(
+        &self,
+        tenants: Arc<[TenantName]>,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Counts, QueryError>> {
+        async move { Ok(self.counts_of(CountsQuery { tenants, demand }).await?) }.boxed()
+    }
+
+    fn contains(
+        &self,
+        tenant: TenantName,
+        hash: ItemHash,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        async move {
+            let deadline = deadline(&demand);
+            let body = |wait| {
+                let query = ContainsQuery {
+                    tenant: tenant.clone(),
+                    hash,
+                    demand: Demand {
+                        wait,
+                        ..demand.clone()
+                    },
+                };
+                query.encode()
+            };
+            let cover: fn(&Membership) -> &Cover = |membership| &membership.cover;
+            let required = &demand.requirement;
+            Ok(self
+                .look_up(CONTAINS_PATH, required, deadline, cover, body)
+                .await?)
+        }
+        .boxed()
+    }
+
+    fn list(
+        &self,
+        query: Arc<ListQuery>,
+        demand: Demand,
+    ) -> BoxFuture<'_, Result<Listing, QueryError>> {
+        async move {
+            let deadline = deadline(&demand);
+            let limit = query.limit;
+            let body = |wait| {
+                let demand = Demand {
+                    wait,
+                    ..demand.clone()
+                };
+                let list = ListQuery::clone(&query);
+                ListingQuery { list, demand }.encode()
+            };
+            let cover: fn(&Listing) -> &Cover = |listing| &listing.cover;
+            let required = &demand.requirement;
+            let listing = self
+                .look_up(LIST_PATH, required, deadline, cover, body)
+                .await?;
+            if listing.tenants.len() > limit {
+                return Err(QueryError::Unreachable("it lists more than asked".into()));
+            }
+            Ok(listing)
+        }
+        .boxed()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>> {
+        async move {
+            Ok(self
+                .address
+                .ask(STATUS_PATH, Sent::Get, ANSWER_GRACE)
+                .await?)
+        }
+        .boxed()
+    }
+}
+
+impl Peer for RemoteCounter {
+    fn snapshot(&self) -> BoxFuture<'_, Result<SnapshotStream, QueryError>> {
+        async move {
+            let begun = timeout(
+                SNAPSHOT_TIMEOUT,
+                self.address.send(SNAPSHOT_PATH, Sent::Get),
+            );
+            let response = begun.await.unwrap_or(Err(Failure::TimedOut))?;
+            let parts = stream::unfold(Some(response), async |response| {
+                let mut response = response?;
+                match next_part(&mut response).await {
+                    Ok(part) => Some((Ok(part?), Some(response))),
+                    // An error is the last that is heard.
+                    Err(error) => Some((Err(error), None)),
+                }
+            });
+            Ok(parts.boxed())
+        }
+        .boxed()
+    }
+}
+
+async fn next_part(response: &mut Response) -> Result<Option<Bytes>, QueryError> {
+    match timeout(SNAPSHOT_TIMEOUT, response.chunk()).await {
+        Ok(Ok(part)) => Ok(part),
+        Ok(Err(error)) => Err(QueryError::Unreachable(cause(&error))),
+        Err(_) => Err(QueryError::Unreachable("its snapshot has stalled".into())),
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl RemoteCounter {
+    /// Places of requests that wait, and of queries that wait for one or have one.
+    #[must_use]
+    pub fn waiting_places(&self) -> (&tokio::sync::Semaphore, &tokio::sync::Semaphore) {
+        (&self.places.waiting, &self.places.waiting_here)
+    }
+}
+
+#[cfg(test)]
+#[path = "counter_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "waiting_tests.rs"]
+mod waiting_tests;

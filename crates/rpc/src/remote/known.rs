@@ -1,0 +1,74 @@
+//! What a counter elsewhere covers at least, as its answers told: which queries it need not wait for.
+//!
+//! Invariant: it is a guess that no answer relies on; it is what the answers of one life, the last one, told.
+
+use crate::Cover;
+use headcount_model::Requirement;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Known {
+    life: u64,
+    covered: Requirement,
+}
+
+impl Known {
+    /// Whether the counter will cover this, unless it has started again or has lost something.
+    pub fn covers(&self, requirement: &Requirement) -> bool {
+        requirement.iter().all(|(partition, epoch, required)| {
+            let covered = self.covered.get(partition, epoch);
+            covered.is_some_and(|covered| covered.includes(required))
+        })
+    }
+
+    /// Takes note of how far an answer went.
+    pub fn note(&mut self, cover: &Cover) {
+        if self.life != cover.life {
+            *self = Self {
+                life: cover.life,
+                covered: cover.covered.clone(),
+            };
+        } else if !self.covers(&cover.covered) {
+            self.covered.unite(&cover.covered);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headcount_model::{Epoch, Partition};
+
+    fn up_to(epoch: u128, sequence: u64) -> Requirement {
+        let mut requirement = Requirement::default();
+        requirement.add(Partition(0), Epoch(epoch), sequence);
+        requirement
+    }
+
+    fn cover(life: u64, covered: Requirement) -> Cover {
+        Cover {
+            life,
+            covered,
+            ..Cover::default()
+        }
+    }
+
+    #[test]
+    fn what_one_life_covered_is_known_until_the_next() {
+        let mut known = Known::default();
+        assert!(known.covers(&Requirement::default()), "nothing is required");
+        assert!(!known.covers(&up_to(1, 1)));
+        known.note(&cover(7, up_to(1, 5)));
+        known.note(&cover(7, up_to(2, 3)));
+        known.note(&cover(7, up_to(1, 4)));
+        let mut both = up_to(1, 5);
+        both.unite(&up_to(2, 3));
+        assert!(
+            known.covers(&both),
+            "an answer that was late takes nothing away"
+        );
+        assert!(!known.covers(&up_to(1, 6)));
+        known.note(&cover(8, up_to(1, 1)));
+        assert!(!known.covers(&up_to(1, 2)), "it may have lost that");
+    }
+}

@@ -1,0 +1,112 @@
+//! The store's generation, beside its commits.
+//!
+//! Invariant: the file is replaced whole: after a crash it says what it said before or what it was to say.
+//!
+//! The file `GENERATION`, little-endian: magic `HCGN`, version (u32, 1), the generation (16 bytes), whether the broker had it
+//! (u8, 0 or 1), CRC-32 (u32) of all before it. A folder of a store that never stood behind a broker has none.
+
+use super::super::StoreError;
+use crate::bytes::Cursor;
+use crate::files::Files;
+use headcount_model::{Generation, KeptGeneration};
+
+/// The file's name.
+pub(super) const NAME: &str = "GENERATION";
+const MAGIC: [u8; 4] = *b"HCGN";
+const VERSION: u32 = 1;
+/// A longer file is damage.
+const BYTES_MAX: u64 = 64;
+
+/// Puts it in place of the old one.
+pub(super) fn write(files: &dyn Files, kept: KeptGeneration) -> Result<(), StoreError> {
+    files.replace(NAME, &encode(kept))
+}
+
+/// Reads the store's; none where there is no such file.
+pub(super) fn read(files: &dyn Files) -> Result<Option<KeptGeneration>, StoreError> {
+    if !files.names()?.iter().any(|name| name == NAME) {
+        return Ok(None);
+    }
+    let file = files.open_file(NAME)?;
+    let bytes = file.read_all(BYTES_MAX)?;
+    file.check_head(&bytes, MAGIC, VERSION, "a generation")?;
+    let kept = decode(&bytes);
+    kept.map(Some)
+        .ok_or_else(|| file.damaged(8, "its checksum or a field is wrong"))
+}
+
+fn encode(kept: KeptGeneration) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BYTES_MAX as usize);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&kept.generation.0);
+    out.push(u8::from(kept.is_placed));
+    let crc = crc32fast::hash(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(bytes: &[u8]) -> Option<KeptGeneration> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let mut cursor = Cursor::new(body);
+    cursor.array().filter(|magic| *magic == MAGIC)?;
+    cursor.u32().filter(|version| *version == VERSION)?;
+    let kept = KeptGeneration {
+        generation: Generation(cursor.array()?),
+        is_placed: match cursor.u8()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        },
+    };
+    (cursor.remaining() == 0).then_some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn generations_survive_the_round_trip_and_damage_is_noticed(
+            bytes: [u8; 16],
+            is_placed: bool,
+            at: prop::sample::Index,
+            flip in 1_u8..=255,
+        ) {
+            let kept = KeptGeneration { generation: Generation(bytes), is_placed };
+            let mut bytes = encode(kept);
+            prop_assert_eq!(decode(&bytes), Some(kept));
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert_eq!(decode(&bytes), None);
+        }
+
+        #[test]
+        fn what_decodes_has_one_form(body: Vec<u8>) {
+            for start in [Vec::new(), [&MAGIC[..], &VERSION.to_le_bytes()].concat()] {
+                let body = [start, body.clone()].concat();
+                let bytes = [&body[..], &crc32fast::hash(&body).to_le_bytes()].concat();
+                if let Some(kept) = decode(&bytes) {
+                    prop_assert_eq!(encode(kept), bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let kept = KeptGeneration {
+            generation: Generation(*b"the generation's"),
+            is_placed: true,
+        };
+        let body = b"HCGN\x01\0\0\0the generation's\x01";
+        assert_eq!(encode(kept)[..body.len()], body[..]);
+        assert_eq!(encode(kept).len(), body.len() + 4);
+    }
+}

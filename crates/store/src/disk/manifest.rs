@@ -1,0 +1,146 @@
+//! The manifest: which files are the store.
+//!
+//! Invariant: it is replaced whole, after everything that it names is on disk, and before anything that it no
+//! longer names is removed.
+//!
+//! The file `MANIFEST`, little-endian: magic `HCMF`, version (u32), partitions (u16), commit (u64: the last
+//! one that runs and checkpoint hold), checkpoint (u64, 0 for none), first segment (u64), next number (u64),
+//! runs (u32 of them; each its number u64 and keys u64), CRC-32 (u32) of all before it.
+
+use super::super::StoreError;
+use crate::bytes::Cursor;
+use crate::files::Files;
+use headcount_model::Partitioning;
+
+/// The manifest's name.
+pub(super) use crate::data_dir::MANIFEST as NAME;
+const MAGIC: [u8; 4] = *b"HCMF";
+const VERSION: u32 = 1;
+const RUN_BYTES: usize = 16;
+/// A longer manifest is damage: runs are merged long before there are so many.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// A run as the manifest names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RunEntry {
+    pub(super) number: u64,
+    pub(super) keys: u64,
+}
+
+/// What the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Manifest {
+    pub(super) partitioning: Partitioning,
+    /// The last commit that the runs and the checkpoint hold; 0 for none.
+    pub(super) commit: u64,
+    /// The checkpoint's number; 0 when there is none yet.
+    pub(super) checkpoint: u64,
+    /// The segment that starts with the commit after.
+    pub(super) first_segment: u64,
+    /// Greater than the number of every run and checkpoint ever named.
+    pub(super) next_number: u64,
+    pub(super) runs: Vec<RunEntry>,
+}
+
+impl Manifest {
+    /// A new store's.
+    pub(super) fn new(partitioning: Partitioning) -> Self {
+        Self {
+            partitioning,
+            commit: 0,
+            checkpoint: 0,
+            first_segment: 1,
+            next_number: 1,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Puts it in place of the old one.
+    pub(super) fn write(&self, files: &dyn Files) -> Result<(), StoreError> {
+        // The names of the files that it names must not be lost where its own name is not.
+        files.sync_names()?;
+        files.replace(NAME, &self.encode())
+    }
+
+    /// Reads the store's.
+    pub(super) fn read(files: &dyn Files) -> Result<Self, StoreError> {
+        let file = files.open_file(NAME)?;
+        let bytes = file.read_all(BYTES_MAX)?;
+        file.check_head(&bytes, MAGIC, VERSION, "a manifest")?;
+        Self::decode(&bytes).ok_or_else(|| file.damaged(8, "its checksum or a field is wrong"))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.runs.len() * RUN_BYTES);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.partitioning.count().to_le_bytes());
+        out.extend_from_slice(&self.commit.to_le_bytes());
+        out.extend_from_slice(&self.checkpoint.to_le_bytes());
+        out.extend_from_slice(&self.first_segment.to_le_bytes());
+        out.extend_from_slice(&self.next_number.to_le_bytes());
+        out.extend_from_slice(&(self.runs.len() as u32).to_le_bytes());
+        for run in &self.runs {
+            out.extend_from_slice(&run.number.to_le_bytes());
+            out.extend_from_slice(&run.keys.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut cursor = Cursor::new(body);
+        cursor.array().filter(|magic| *magic == MAGIC)?;
+        cursor.u32().filter(|version| *version == VERSION)?;
+        let mut manifest = Self {
+            partitioning: Partitioning::new(cursor.u16()?)?,
+            commit: cursor.u64()?,
+            checkpoint: cursor.u64()?,
+            first_segment: cursor.u64()?,
+            next_number: cursor.u64()?,
+            runs: Vec::new(),
+        };
+        let count = cursor.count(RUN_BYTES)?;
+        manifest.runs.reserve(count);
+        for _ in 0..count {
+            manifest.runs.push(RunEntry {
+                number: cursor.u64()?,
+                keys: cursor.u64()?,
+            });
+        }
+        (cursor.remaining() == 0).then_some(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn manifests_survive_the_round_trip_and_damage_is_noticed(
+            numbers: [u64; 4],
+            runs in prop::collection::vec((any::<u64>(), any::<u64>()), 0..5),
+            at: prop::sample::Index,
+            flip in 1_u8..=255,
+        ) {
+            let [commit, checkpoint, first_segment, next_number] = numbers;
+            let runs = runs.into_iter().map(|(number, keys)| RunEntry { number, keys }).collect();
+            let partitioning = Partitioning::SINGLE;
+            let manifest =
+                Manifest { partitioning, commit, checkpoint, first_segment, next_number, runs };
+            let mut bytes = manifest.encode();
+            prop_assert_eq!(Manifest::decode(&bytes), Some(manifest));
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert_eq!(Manifest::decode(&bytes), None);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! A run: an immutable file of keys in ascending order.
+//!
+//! Invariant: a run's file never changes once it has a manifest's word; it is removed when it is obsolete and
+//! the last who reads it lets go.
+//!
+//! Layout, little-endian: a head block ([`BLOCK_BYTES`]: magic `HCRN`, version u32, run u64, CRC-32 of these,
+//! zeros); the blocks (see [`super::block`]); the first key of each; the filter's words (see
+//! [`super::filter`]; none when there was no room for it); the foot, [`FOOT_BYTES`]: magic `HCRF`, run u64, blocks u64,
+//! keys u64, filter bytes u64, CRC-32 of the first keys, CRC-32 of the filter, CRC-32 of the foot before it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::super::{KEY_BYTES, Key, StoreError};
+use super::block::{self, BLOCK_BYTES};
+use super::budget::Share;
+use super::filter::{self, ASKED_AT_ONCE, Filter, Fingerprint};
+use super::filters::RunFilter;
+use crate::bytes::Cursor;
+use crate::files::{DiskFile, Files};
+
+pub(super) const HEAD_MAGIC: [u8; 4] = *b"HCRN";
+pub(super) const FOOT_MAGIC: [u8; 4] = *b"HCRF";
+/// 2: the bits of filters are fields of the fingerprint.
+pub(super) const VERSION: u32 = 2;
+pub(super) const FOOT_BYTES: u64 = 48;
+/// Bytes of the head that mean something.
+pub(super) const HEAD_BYTES: usize = 20;
+
+/// Bytes of a filter read at once: whole blocks of it.
+const FILTER_READ_BYTES: u64 = 1 << 18;
+
+/// The name of a run's file.
+pub(super) fn name(run: u64) -> String {
+    format!("run-{run:016x}")
+}
+
+/// An open run: its index and what there is room for of its filter in memory, its blocks on disk.
+pub(super) struct Run {
+    pub(super) number: u64,
+    pub(super) keys: u64,
+    file: DiskFile,
+    foot: Foot,
+    first_keys: Vec<Key>,
+    pub(super) filter: Arc<RunFilter>,
+    files: Arc<dyn Files>,
+    obsolete: AtomicBool,
+}
+
+/// A run's foot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Foot {
+    pub(super) run: u64,
+    pub(super) blocks: u64,
+    pub(super) keys: u64,
+    pub(super) filter_bytes: u64,
+    pub(super) index_crc: u32,
+    pub(super) filter_crc: u32,
+}
+
+impl Foot {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FOOT_BYTES as usize);
+        out.extend_from_slice(&FOOT_MAGIC);
+        out.extend_from_slice(&self.run.to_le_bytes());
+        out.extend_from_slice(&self.blocks.to_le_bytes());
+        out.extend_from_slice(&self.keys.to_le_bytes());
+        out.extend_from_slice(&self.filter_bytes.to_le_bytes());
+        out.extend_from_slice(&self.index_crc.to_le_bytes());
+        out.extend_from_slice(&self.filter_crc.to_le_bytes());
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut cursor = Cursor::new(body);
+        cursor.array().filter(|magic| *magic == FOOT_MAGIC)?;
+        let foot = Self {
+            run: cursor.u64()?,
+            blocks: cursor.u64()?,
+            keys: cursor.u64()?,
+            filter_bytes: cursor.u64()?,
+            index_crc: cursor.u32()?,
+            filter_crc: cursor.u32()?,
+        };
+        (cursor.remaining() == 0).then_some(foot)
+    }
+
+    /// Where the first keys start.
+    pub(super) fn index_at(&self) -> Option<u64> {
+        self.blocks.checked_add(1)?.checked_mul(BLOCK_BYTES as u64)
+    }
+
+    /// Where the filter starts.
+    pub(super) fn filter_at(&self) -> Option<u64> {
+        self.blocks
+            .checked_mul(KEY_BYTES as u64)?
+            .checked_add(self.index_at()?)
+    }
+
+    /// The length of the whole file.
+    pub(super) fn file_bytes(&self) -> Option<u64> {
+        self.filter_at()?
+            .checked_add(self.filter_bytes)?
+            .checked_add(FOOT_BYTES)
+    }
+}
+
+impl Run {
+    /// A run that was just written.
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        file: DiskFile,
+        foot: Foot,
+        first_keys: Vec<Key>,
+        filter: Arc<RunFilter>,
+    ) -> Self {
+        Self {
+            number: foot.run,
+            keys: foot.keys,
+            file,
+            foot,
+            first_keys,
+            filter,
+            files,
+            obsolete: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens a run that a manifest names, and reads its index. [`Self::read_filter`] reads its filter.
+    pub(super) fn open(files: Arc<dyn Files>, number: u64, keys: u64) -> Result<Self, StoreError> {
+        let file = files.open_file(&name(number))?;
+        let len = file.len()?;
+        let mut head = [0; HEAD_BYTES];
+        if len < BLOCK_BYTES as u64 + FOOT_BYTES {
+            return Err(file.damaged(len, "it is shorter than a run can be"));
+        }
+        file.read_at(&mut head, 0)?;
+        check_head(&file, &head, number)?;
+        let foot_at = len - FOOT_BYTES;
+        let mut bytes = [0; FOOT_BYTES as usize];
+        file.read_at(&mut bytes, foot_at)?;
+        let foot = Foot::decode(&bytes)
+            .filter(|foot| (foot.run, foot.keys) == (number, keys))
+            .filter(|foot| foot.file_bytes() == Some(len))
+            .filter(|foot| foot.filter_bytes.is_multiple_of(filter::BLOCK_BYTES as u64))
+            .ok_or_else(|| file.damaged(foot_at, "its foot is not what was written"))?;
+        let index_at = foot.index_at().unwrap_or_default();
+        let filter_at = foot.filter_at().unwrap_or_default();
+        // Its length is a part of the file's, so it can't ask for more memory than the file has bytes.
+        let mut index = vec![0; (filter_at - index_at) as usize];
+        file.read_at(&mut index, index_at)?;
+        if crc32fast::hash(&index) != foot.index_crc {
+            return Err(file.damaged(index_at, "its index is not what was written"));
+        }
+        let (first_keys, _) = index.as_chunks::<KEY_BYTES>();
+        let first_keys = first_keys.iter().copied().map(Key).collect();
+        let filter = RunFilter::new(keys);
+        Ok(Self::new(files, file, foot, first_keys, filter))
+    }
+
+    /// The filter as the file has it.
+    pub(super) fn stored_share(&self) -> Share {
+        Share {
+            keys: self.keys,
+            bytes: self.foot.filter_bytes,
+            is_fixed: false,
+        }
+    }
+
+    /// Reads the filter and folds it to `bytes`; with none it is only checked.
+    pub(super) fn read_filter(&self, bytes: u64) -> Result<Option<Filter>, StoreError> {
+        let stored_bytes = self.foot.filter_bytes;
+        let folds = filter::folds(stored_bytes, bytes);
+        let start = self.foot.filter_at().unwrap_or_default();
+        let mut filter = (bytes > 0).then(|| Filter::new(bytes));
+        let mut crc = crc32fast::Hasher::new();
+        let mut part = vec![0; stored_bytes.min(FILTER_READ_BYTES) as usize];
+        for from in (0..stored_bytes).step_by(FILTER_READ_BYTES as usize) {
+            part.truncate((stored_bytes - from) as usize);
+            self.file.read_at(&mut part, start + from)?;
+            crc.update(&part);
+            if let Some(filter) = &mut filter {
+                filter.add_folded(&part, from as usize / filter::BLOCK_BYTES, folds);
+            }
+        }
+        if crc.finalize() != self.foot.filter_crc {
+            let detail = "its filter is not what was written";
+            return Err(self.file.damaged(start, detail));
+        }
+        Ok(filter)
+    }
+
+    /// Bytes of memory for the index.
+    pub(super) fn index_bytes(&self) -> u64 {
+        (self.first_keys.len() * KEY_BYTES) as u64
+    }
+
+    /// Bytes of the file.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.foot.file_bytes().unwrap_or_default()
+    }
+
+    /// How many blocks it has.
+    pub(super) fn blocks(&self) -> u64 {
+        self.first_keys.len() as u64
+    }
+
+    /// Says that no manifest names it any more: its file goes with its last user.
+    pub(super) fn retire(&self) {
+        self.obsolete.store(true, Ordering::Release);
+        self.filter.retire();
+    }
+
+    /// Removes from `keys` those that it has, and from `fingerprints` theirs; neighbours of one block share its
+    /// read.
+    pub(super) fn remove_known(
+        &self,
+        keys: &mut Vec<Key>,
+        fingerprints: &mut Vec<Fingerprint>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let mut may = [true; ASKED_AT_ONCE];
+        let mut loaded = None;
+        let filter = self.filter.read();
+        let (mut kept, mut from) = (0, 0);
+        while from < keys.len() {
+            let to = keys.len().min(from + ASKED_AT_ONCE);
+            if let Some(filter) = &*filter {
+                filter.ask(&fingerprints[from..to], &mut may);
+            }
+            for at in from..to {
+                let key = keys[at];
+                if !may[at - from] || !self.find(&key, scratch, &mut loaded)? {
+                    keys[kept] = key;
+                    fingerprints[kept] = fingerprints[at];
+                    kept += 1;
+                }
+            }
+            from = to;
+        }
+        keys.truncate(kept);
+        fingerprints.truncate(kept);
+        Ok(())
+    }
+
+    /// Looks for `key` in its block; `loaded` is the block that `scratch` holds.
+    fn find(
+        &self,
+        key: &Key,
+        scratch: &mut Vec<u8>,
+        loaded: &mut Option<u64>,
+    ) -> Result<bool, StoreError> {
+        let after = self.first_keys.partition_point(|first| first <= key) as u64;
+        let Some(number) = after.checked_sub(1) else {
+            return Ok(false);
+        };
+        if *loaded != Some(number) {
+            *loaded = None;
+            self.read_blocks(number, 1, scratch)?;
+            *loaded = Some(number);
+        }
+        block::contains(scratch, key).ok_or_else(|| self.bad_block(number))
+    }
+
+    /// Fills `bytes` with `count` blocks from the `first` on, each checked.
+    pub(super) fn read_blocks(
+        &self,
+        first: u64,
+        count: u64,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        bytes.resize(count as usize * BLOCK_BYTES, 0);
+        self.file.read_at(bytes, block_at(first))?;
+        for (number, block) in (first..).zip(bytes.chunks(BLOCK_BYTES)) {
+            if !block::is_intact(block, self.number, number) {
+                return Err(self.bad_block(number));
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of a block that is not as it was written.
+    pub(super) fn bad_block(&self, number: u64) -> StoreError {
+        self.file
+            .damaged(block_at(number), "a block of keys is not what was written")
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            // A file that stays is removed at the next opening: no manifest names it. One that another process made under
+            // the name is not ours.
+            let name = name(self.number);
+            let is_ours = self.file.id().is_ok_and(|id| {
+                let checked = self.files.check_name(&name, &self.file, id);
+                checked.is_ok()
+            });
+            if is_ours {
+                let _ = self.files.remove(&name);
+            }
+        }
+    }
+}
+
+fn block_at(number: u64) -> u64 {
+    (number + 1) * BLOCK_BYTES as u64
+}
+
+fn check_head(file: &DiskFile, head: &[u8; HEAD_BYTES], number: u64) -> Result<(), StoreError> {
+    let mut cursor = Cursor::new(head);
+    if cursor.array() != Some(HEAD_MAGIC) {
+        return Err(file.damaged(0, "it does not start as a run does"));
+    }
+    match cursor.u32() {
+        Some(VERSION) => {}
+        found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
+    }
+    let crc = crc32fast::hash(&head[..16]);
+    if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
+        return Err(file.damaged(0, "its head is not what was written"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn feet_survive_the_round_trip_and_damage_is_noticed(
+            numbers: [u64; 4],
+            crcs: [u32; 2],
+            at in 0..FOOT_BYTES as usize,
+            flip in 1_u8..=255,
+        ) {
+            let [run, blocks, keys, filter_bytes] = numbers;
+            let [index_crc, filter_crc] = crcs;
+            let foot = Foot { run, blocks, keys, filter_bytes, index_crc, filter_crc };
+            let mut bytes = foot.encode();
+            prop_assert_eq!(Foot::decode(&bytes), Some(foot));
+            let _ = foot.file_bytes();
+            bytes[at] ^= flip;
+            prop_assert_eq!(Foot::decode(&bytes), None);
+        }
+    }
+}

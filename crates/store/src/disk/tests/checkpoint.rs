@@ -1,0 +1,111 @@
+//! Checkpoints: what is written is read, and nothing else passes.
+//!
+//! Invariant: see [`super::super::checkpoint`].
+
+use proptest::prelude::*;
+
+use super::super::checkpoint::{self, Image};
+use super::super::frames;
+use super::sim::SimFiles;
+use crate::files::Files;
+use crate::{Cut, Staged, StoreError};
+use headcount_model::{BatchId, Epoch, Partition, Partitioning, Position, TenantName};
+
+const COMMIT: u64 = 77;
+
+fn partitioning() -> Partitioning {
+    Partitioning::new(2).expect("valid")
+}
+
+fn cut() -> impl Strategy<Value = Cut> {
+    let tenant = ("[a-zé]{1,12}", any::<u32>(), any::<u32>());
+    let record = (0_u16..2, 0_u128..3, 1_u64..12, any::<u32>());
+    (
+        prop::collection::vec(tenant, 0..30),
+        prop::collection::vec(record, 0..30),
+        any::<bool>(),
+    )
+        .prop_map(|(tenants, records, complete)| {
+            let mut cut = Cut::new(partitioning(), Position::default());
+            let mut staged = Staged::default();
+            for (name, first, second) in tenants {
+                let name = TenantName::new(&name).expect("valid");
+                let number = staged.number_or_new(&cut, &name).expect("few");
+                staged.add(number, Partition(0), u64::from(first));
+                staged.add(number, Partition(1), u64::from(second));
+            }
+            for (partition, epoch, sequence, checksum) in records {
+                let (partition, epoch) = (Partition(partition), Epoch(epoch));
+                staged.record(
+                    BatchId {
+                        partition,
+                        epoch,
+                        sequence,
+                    },
+                    checksum,
+                );
+            }
+            staged.set_complete(complete);
+            cut.apply(&staged);
+            cut
+        })
+}
+
+fn write(files: &SimFiles, cut: &Cut) {
+    let image = Image::of(cut, COMMIT);
+    let names = |from: usize, count: usize| {
+        let names = cut.names().iter().skip(from).take(count.min(7));
+        names.cloned().collect()
+    };
+    image.write(files, 5, names).expect("written");
+}
+
+fn read(files: &SimFiles) -> Result<Cut, StoreError> {
+    checkpoint::read(files, 5, COMMIT, partitioning())
+}
+
+proptest! {
+    #[test]
+    fn checkpoints_survive_the_round_trip_and_damage_is_noticed(
+        cut in cut(),
+        at: prop::sample::Index,
+        flip in 1_u8..=255,
+    ) {
+        let files = SimFiles::new();
+        write(&files, &cut);
+        let again = read(&files).expect("intact");
+        prop_assert_eq!(again.names(), cut.names());
+        prop_assert_eq!(again.position(), cut.position());
+        prop_assert_eq!((again.items(), again.complete()), (cut.items(), cut.complete()));
+        for name in cut.names() {
+            prop_assert_eq!(again.counts(name.as_str()), cut.counts(name.as_str()));
+        }
+        prop_assert!(checkpoint::read(&files, 5, COMMIT + 1, partitioning()).is_err());
+
+        let file = files.open(&checkpoint::name(5)).expect("there");
+        let mut bytes = vec![0; file.len().expect("known") as usize];
+        file.read_at(&mut bytes, 0).expect("read");
+        let at = at.index(bytes.len());
+        file.write_at(&[bytes[at] ^ flip], at as u64).expect("written");
+        let refused = read(&files).map(|_| ());
+        let is_refused =
+            matches!(refused, Err(StoreError::Damaged { .. } | StoreError::Version { .. }));
+        prop_assert!(is_refused, "{refused:?}");
+    }
+
+    #[test]
+    fn any_frames_are_read_without_a_panic(contents in prop::collection::vec(
+        prop::collection::vec(0_u8..3, 0..80), 0..4,
+    )) {
+        let files = SimFiles::new();
+        write(&files, &Cut::new(partitioning(), Position::default()));
+        let file = files.open(&checkpoint::name(5)).expect("there");
+        let mut at = frames::HEAD_BYTES as u64;
+        for content in contents {
+            let bytes = frames::frame(at, &content);
+            file.write_at(&bytes, at).expect("written");
+            at += bytes.len() as u64;
+        }
+        let _ = read(&files);
+    }
+}

@@ -1,0 +1,241 @@
+//! Uniting the store with another's snapshot: the finish.
+//!
+//! Invariant: until the manifest that names the united run and the united checkpoint is in place, nothing of
+//! the unite is part of the store; from then on all of it is. A unite that finds no room is over, and nothing of it stays.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::{Key, Staged, StoreError, TenantNumber};
+use super::aside::{Aside, Resolved};
+use super::checkpoint::{self, Image};
+use super::manifest::RunEntry;
+use super::run::{self, Run};
+use super::run_writer::RunWriter;
+use super::shared::View;
+use super::writer::DiskStore;
+use headcount_model::{ItemHash, Partition, Position, TenantName};
+
+/// Keys looked up at once.
+const KEYS_AT_ONCE: usize = 1 << 12;
+
+impl DiskStore {
+    /// Sets those keys aside that the store does not have now. What arrives later is looked up at the finish.
+    pub(super) fn set_aside(
+        &mut self,
+        tenant: &TenantName,
+        hashes: &[ItemHash],
+    ) -> Result<(), StoreError> {
+        let done = self.sort_out(tenant, hashes);
+        if done.as_ref().is_err_and(StoreError::is_full) {
+            self.forget_aside();
+        }
+        done
+    }
+
+    fn sort_out(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+        self.shared.check_room()?;
+        let aside = self.aside.as_mut().ok_or(StoreError::NoUnite)?;
+        if hashes.is_empty() {
+            return Ok(());
+        }
+        let (number, is_known) = {
+            let cut = self.shared.cut.read();
+            aside.number(&self.staged, &cut, tenant)?
+        };
+        for some in hashes.chunks(KEYS_AT_ONCE) {
+            let mut keys: Vec<Key> = some.iter().map(|hash| Key::new(number, hash)).collect();
+            if is_known {
+                keys.sort_unstable();
+                keys.dedup();
+                self.remove_committed(&mut keys)?;
+            }
+            if let Some(aside) = self.aside.as_mut() {
+                aside.push(&self.shared, &keys)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was set aside.
+    pub(super) fn forget_aside(&mut self) {
+        if let Some(aside) = self.aside.take() {
+            aside.forget(&self.shared);
+        }
+    }
+
+    /// Commits what is staged, then makes what was set aside part of the store.
+    pub(super) fn take_in(
+        &mut self,
+        position: &Position,
+        complete: bool,
+    ) -> Result<(), StoreError> {
+        let mut aside = self.aside.take().ok_or(StoreError::NoUnite)?;
+        let done = self.take_in_aside(&mut aside, position, complete);
+        aside.forget(&self.shared);
+        done
+    }
+
+    fn take_in_aside(
+        &mut self,
+        aside: &mut Aside,
+        position: &Position,
+        complete: bool,
+    ) -> Result<(), StoreError> {
+        self.shared.check_room()?;
+        if !self.staged.is_empty() {
+            self.commit_staged()?;
+        }
+        if !self.journal.is_empty() {
+            self.freeze()?;
+        }
+        let mut staged = Staged::default();
+        let resolved = aside.resolve(&self.shared, &mut staged)?;
+        // From here on every commit is in a run and in the checkpoint, and the journal is empty.
+        self.shared.wait_for_flush()?;
+        let shared = Arc::clone(&self.shared);
+        let (of_run, of_checkpoint) = (shared.take_number()?, shared.take_number()?);
+        let names = [run::name(of_run), checkpoint::name(of_checkpoint)];
+        let old_checkpoint = shared.or_discard(&names[0], || {
+            shared.or_discard(&names[1], || {
+                let run = self.write_united(aside, resolved, of_run, &mut staged)?;
+                if complete {
+                    staged.set_complete(true);
+                }
+                self.install_united(run, of_checkpoint, &staged, position)
+            })
+        })?;
+        if old_checkpoint != 0 {
+            let name = checkpoint::name(old_checkpoint);
+            shared.files.remove_file(&name)?;
+        }
+        // There may be something to merge now.
+        shared.wake();
+        self.position.unite(position);
+        Ok(())
+    }
+
+    /// Writes the keys that were set aside and that the store does not have as the run `number`, and stages their counts.
+    fn write_united(
+        &mut self,
+        aside: &Aside,
+        resolved: Resolved,
+        number: u64,
+        staged: &mut Staged,
+    ) -> Result<Option<Run>, StoreError> {
+        let keys_max = aside.keys_max();
+        let first_new = resolved.first_new;
+        let mut stream = aside.resolved_stream(resolved)?;
+        let mut run = None;
+        let mut counter = Counter::default();
+        let mut keys = Vec::with_capacity(KEYS_AT_ONCE);
+        loop {
+            keys.clear();
+            stream.read(KEYS_AT_ONCE, &mut keys)?;
+            let Some(first) = keys.first() else {
+                break;
+            };
+            // They ascend: behind the first new tenant there is nothing that the store could have.
+            if first.tenant() < first_new {
+                self.remove_committed(&mut keys)?;
+            }
+            if keys.is_empty() {
+                continue;
+            }
+            let mut writer = match run.take() {
+                Some(writer) => writer,
+                None => {
+                    let filter = self.shared.filters.make(keys_max);
+                    RunWriter::create(Arc::clone(&self.shared.files), number, filter)?
+                }
+            };
+            let partitioning = self.shared.cut.read().partitioning();
+            for key in &keys {
+                writer.push(*key)?;
+                counter.count(key.tenant(), partitioning.of(&key.hash()), staged);
+            }
+            run = Some(writer);
+        }
+        counter.end(staged);
+        run.map(RunWriter::finish).transpose()
+    }
+
+    /// Puts the united run and cut in place of the old cut: on disk by one manifest, for readers under one lock. Returns the
+    /// number of the checkpoint that is not needed any more.
+    fn install_united(
+        &self,
+        run: Option<Run>,
+        number: u64,
+        staged: &Staged,
+        position: &Position,
+    ) -> Result<u64, StoreError> {
+        let shared = &self.shared;
+        let mut cut = shared.cut.read().clone();
+        cut.unite(staged, position);
+        let image = Image::of(&cut, self.commit);
+        let checkpoint_bytes = image.write(&*shared.files, number, |from, count| {
+            cut.names().iter().skip(from).take(count).cloned().collect()
+        })?;
+
+        let mut manifest = shared.manifest.lock();
+        let mut next = manifest.clone();
+        let is_settled = (next.commit, next.first_segment) == (self.commit, self.journal.segment);
+        if !is_settled {
+            // Only a bug brings us here: what the journal has would be lost.
+            return Err(StoreError::Poisoned);
+        }
+        let old_checkpoint = next.checkpoint;
+        next.checkpoint = number;
+        next.next_number = shared.next_number();
+        next.runs.extend(run.iter().map(|run| RunEntry {
+            number: run.number,
+            keys: run.keys,
+        }));
+        shared.write_manifest(&next)?;
+        self.look()?;
+        *manifest = next;
+        let old_cut = {
+            let mut shown = shared.cut.write();
+            let mut view = shared.view.write();
+            let mut changed = View::clone(&view);
+            changed.runs.extend(run.map(Arc::new));
+            *view = Arc::new(changed);
+            std::mem::replace(&mut *shown, cut)
+        };
+        drop(manifest);
+        drop(old_cut);
+        let of_checkpoint = &shared.checkpoint_bytes;
+        of_checkpoint.store(checkpoint_bytes, Ordering::Relaxed);
+        Ok(old_checkpoint)
+    }
+
+    /// A new unite, in place of any other.
+    pub(super) fn start_aside(&mut self) {
+        self.forget_aside();
+        self.aside = Some(Aside::default());
+    }
+}
+
+/// Sums up the keys of a tenant and partition that follow each other.
+#[derive(Default)]
+struct Counter {
+    last: Option<(TenantNumber, Partition)>,
+    keys: u64,
+}
+
+impl Counter {
+    fn count(&mut self, tenant: TenantNumber, partition: Partition, staged: &mut Staged) {
+        if self.last != Some((tenant, partition)) {
+            self.end(staged);
+            self.last = Some((tenant, partition));
+        }
+        self.keys += 1;
+    }
+
+    fn end(&mut self, staged: &mut Staged) {
+        if let Some((tenant, partition)) = self.last.take() {
+            staged.add(tenant, partition, self.keys);
+        }
+        self.keys = 0;
+    }
+}
