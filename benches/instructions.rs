@@ -1,9 +1,22 @@
-//! The hot paths, one a run, for `cargo xtask instructions` to count their instructions under callgrind.
+//! The hot paths, one a run, for `cargo xtask instructions` to count their instructions under
+//! callgrind.
 //!
-//! Invariant: a case does the same work at every run, and only what is inside [`counted`] is counted.
+//! Invariant: a case does the same work at every run, and only what is inside [`counted`] is
+//! counted.
 //!
-//! Without an argument it prints each case's name and how often it does its work. With a case's name it does
-//! that. The counts to compare with are in `benches/instructions.toml`.
+//! Without an argument it prints each case's name and how often it does its work. With a case's
+//! name it does that. The counts to compare with are in `benches/instructions.toml`.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
 
 mod kit;
 
@@ -76,7 +89,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Does what is counted: callgrind collects from its entry to its return, on the thread that calls it.
+/// Does what is counted: callgrind collects from its entry to its return, on the thread that calls
+/// it.
 #[inline(never)]
 fn counted<T>(work: impl FnOnce() -> T) -> T {
     black_box(work())

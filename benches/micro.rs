@@ -1,7 +1,18 @@
 //! Micro-benches of the hot paths, by the clock: `cargo bench`.
 //!
-//! Invariant: what prepares an iteration is not timed. Commits are durable ones, so they measure the disk below
-//! the system's folder for temporary files; all else measures the processor.
+//! Invariant: what prepares an iteration is not timed. Commits are durable ones, so they measure
+//! the disk below the system's folder for temporary files; all else measures the processor.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
 
 mod kit;
 

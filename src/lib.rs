@@ -1,7 +1,8 @@
-//! Headcount counts items per tenant, each item once, and never loses or doubles one, whatever crashes.
+//! Headcount counts items per tenant, each item once, and never loses or doubles one, whatever
+//! crashes.
 //!
-//! Invariant: data flows one way, `http → coordinator → log → counter → store`, and answers come back; who may
-//! import whom is written in ARCHITECTURE.md and checked by `tests/tidy`.
+//! Invariant: data flows one way, `http → coordinator → log → counter → store`, and answers come
+//! back; who may import whom is written in ARCHITECTURE.md and checked by `tests/tidy`.
 //!
 //! ```text
 //!                  POST /items                          GET /items/{tenant}/count

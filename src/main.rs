@@ -1,7 +1,7 @@
 //! The program: reads the command line, starts logging, runs what was asked for.
 //!
-//! Invariant: it ends with 0 only if everything asked for was done; an error is one line on standard error, in JSON where the log
-//! is.
+//! Invariant: it ends with 0 only if everything asked for was done; an error is one line on
+//! standard error, in JSON where the log is.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -143,7 +143,8 @@ fn greet(node: &Listening, json: bool) {
     let _ = cli::print(&format!("{greeting}\n"));
 }
 
-/// A command's end: false is that it was not confirmed, that there was nothing to do, or that its result could not be written.
+/// A command's end: false is that it was not confirmed, that there was nothing to do, or that its
+/// result could not be written.
 fn asked(result: Result<bool, impl Display>, told: Told) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,7 +1,8 @@
-//! `headcount-bench ceiling`: a server that does nothing but speak HTTP and JSON, for what the rest costs.
+//! `headcount-bench ceiling`: a server that does nothing but speak HTTP and JSON, for what the rest
+//! costs.
 //!
-//! Invariant: it parses every body into typed items and answers in the shape and size of ours, on the same
-//! runtime, so that what it can't do no server of this kind can.
+//! Invariant: it parses every body into typed items and answers in the shape and size of ours, on
+//! the same runtime, so that what it can't do no server of this kind can.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;

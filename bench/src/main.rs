@@ -1,6 +1,8 @@
-//! What Headcount is measured against, on the machine it runs on: its own engine alone, other stores, no-op servers.
+//! What Headcount is measured against, on the machine it runs on: its own engine alone, other
+//! stores, no-op servers.
 //!
-//! Invariant: every command starts from nothing, checks the counts that it made, and prints one JSON object.
+//! Invariant: every command starts from nothing, checks the counts that it made, and prints one
+//! JSON object.
 
 mod ceiling;
 mod engine;

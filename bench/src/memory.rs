@@ -1,6 +1,8 @@
-//! Our own path from HTTP to the counter, over the store in memory: what the disk costs is the difference.
+//! Our own path from HTTP to the counter, over the store in memory: what the disk costs is the
+//! difference.
 //!
-//! Invariant: everything but the store is put together as `headcount serve` does it, with its default settings.
+//! Invariant: everything but the store is put together as `headcount serve` does it, with its
+//! default settings.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

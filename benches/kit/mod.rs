@@ -1,7 +1,7 @@
 //! What the benches share: items, bodies, batches and stores, the same at every run.
 //!
-//! Invariant: nothing here draws a random number, and a store is settled before it is handed out, so what is
-//! measured starts from the same state each time.
+//! Invariant: nothing here draws a random number, and a store is settled before it is handed out,
+//! so what is measured starts from the same state each time.
 
 use headcount::counter::apply;
 use headcount::model::{
@@ -104,8 +104,8 @@ pub struct Disk {
     _folder: TempDir,
 }
 
-/// A store on disk that holds the first `items` items, committed a table at a time: a run for each full table,
-/// but for the last one, and where there are four of them, one for all.
+/// A store on disk that holds the first `items` items, committed a table at a time: a run for each
+/// full table, but for the last one, and where there are four of them, one for all.
 pub fn disk_store(memory_bytes_max: usize, items: u32) -> Disk {
     let folder = tempfile::tempdir().expect("a folder");
     let belonging = Belonging {

@@ -1,4 +1,5 @@
-//! Any bytes may come out of a queue: decoding them never panics, and what decodes has exactly one form.
+//! Any bytes may come out of a queue: decoding them never panics, and what decodes has exactly one
+//! form.
 //!
 //! Each input is tried as it is, and with its checksum put right: chance alone never gets past one.
 

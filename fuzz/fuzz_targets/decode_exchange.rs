@@ -1,5 +1,5 @@
-//! Any bytes may come from another node: reading them as a message never panics, and what is read is written and
-//! read again as the same.
+//! Any bytes may come from another node: reading them as a message never panics, and what is read
+//! is written and read again as the same.
 
 #![no_main]
 

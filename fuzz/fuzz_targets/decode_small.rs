@@ -1,7 +1,8 @@
-//! Tokens, announcements, identities of folders, names and generations: whatever the bytes are, reading them never panics,
-//! and what is read is written and read again as the same.
+//! Tokens, announcements, identities of folders, names and generations: whatever the bytes are,
+//! reading them never panics, and what is read is written and read again as the same.
 //!
-//! The first byte says which of them the rest is; what has a checksum is tried with it put right too.
+//! The first byte says which of them the rest is; what has a checksum is tried with it put right
+//! too.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Any bytes may come from a peer: decoding them as a snapshot never panics, in pieces of any size, and the
-//! pieces make no difference.
+//! Any bytes may come from a peer: decoding them as a snapshot never panics, in pieces of any size,
+//! and the pieces make no difference.
 //!
 //! Each input is tried as it is, and as the contents of frames with their checksums put right.
 
@@ -33,8 +33,8 @@ fn decode(bytes: &[u8], piece: usize) -> Result<Vec<Part>, SnapshotError> {
     Ok(parts)
 }
 
-/// A stream of frames with these contents, each with two bytes of length before it; the end's checksum of
-/// everything is put right too.
+/// A stream of frames with these contents, each with two bytes of length before it; the end's
+/// checksum of everything is put right too.
 fn framed(mut contents: &[u8]) -> Vec<u8> {
     let mut out = b"HCSN\x01\0\0\0".to_vec();
     let mut number = 0_u64;

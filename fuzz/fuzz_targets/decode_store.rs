@@ -1,8 +1,9 @@
-//! Any bytes may lie in a store's files: opening and using it never panics, takes no more memory than the files
-//! say, and a store that could be used opens again where it was left.
+//! Any bytes may lie in a store's files: opening and using it never panics, takes no more memory
+//! than the files say, and a store that could be used opens again where it was left.
 //!
-//! An input edits the files of a small store: each edit is the file's number (1 byte), what to do (1), where
-//! (2), how many bytes (1), and these. Every store is tried as it is, and with its checksums put right.
+//! An input edits the files of a small store: each edit is the file's number (1 byte), what to do
+//! (1), where (2), how many bytes (1), and these. Every store is tried as it is, and with its
+//! checksums put right.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Any bytes may be posted as a body: parsing them, as JSON or as NDJSON, all or nothing or partly, never panics.
+//! Any bytes may be posted as a body: parsing them, as JSON or as NDJSON, all or nothing or partly,
+//! never panics.
 
 #![no_main]
 

@@ -1,6 +1,7 @@
 //! A part of a file on its way: items in NDJSON, and the lines that they are from.
 //!
-//! Invariant: the body has a line for each item and no other, so that an item's index in it is its index in an answer.
+//! Invariant: the body has a line for each item and no other, so that an item's index in it is its
+//! index in an answer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 /// A part of a file, ready to be posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceBatch {
+pub(super) struct SourceBatch {
     /// The file's name.
     pub file: Arc<str>,
     /// The line of each item in the file, from 1; of a CSV record that with which it begins.
@@ -22,7 +23,7 @@ pub struct SourceBatch {
 
 impl SourceBatch {
     /// Cuts it in two; the second half is empty if there is but one item.
-    pub fn halves(mut self) -> (Self, Self) {
+    pub(super) fn halves(mut self) -> (Self, Self) {
         let first_items = self.lines.len().div_ceil(2);
         let first_bytes = self.items().take(first_items).map(|item| item.len()).sum();
         let second = Self {
@@ -36,7 +37,7 @@ impl SourceBatch {
     }
 
     /// What is left of it without the items of these indexes.
-    pub fn without(&self, indexes: &BTreeSet<usize>) -> Self {
+    pub(super) fn without(&self, indexes: &BTreeSet<usize>) -> Self {
         let (mut lines, mut body) = (Vec::new(), BytesMut::new());
         for (index, (item, line)) in self.items().zip(&self.lines).enumerate() {
             if !indexes.contains(&index) {

@@ -1,6 +1,7 @@
 //! The arguments that commands share which are clients of a node.
 //!
-//! Invariant: the node that is asked, unless a flag or HEADCOUNT_URL says which, is the one of the same environment.
+//! Invariant: the node that is asked, unless a flag or HEADCOUNT_URL says which, is the one of the
+//! same environment.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

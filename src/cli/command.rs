@@ -1,6 +1,7 @@
 //! The declarations of all commands and their arguments.
 //!
-//! Invariant: every command says what it does and what it needs; an operator's command says what it risks.
+//! Invariant: every command says what it does and what it needs; an operator's command says what it
+//! risks.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! `headcount count`.
 //!
-//! Invariant: one line a tenant on standard output, tenant and count between tabs, or one JSON object; a count that may be
-//! short says so.
+//! Invariant: one line a tenant on standard output, tenant and count between tabs, or one JSON
+//! object; a count that may be short says so.
 
 use serde::Serialize;
 
@@ -23,7 +23,8 @@ struct Row<'a> {
     exact: bool,
 }
 
-/// Prints the counts that `request` asks the coordinator at `url` for; says whether they were written.
+/// Prints the counts that `request` asks the coordinator at `url` for; says whether they were
+/// written.
 ///
 /// # Errors
 /// When the coordinator does not answer them.

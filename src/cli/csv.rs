@@ -1,11 +1,13 @@
-//! CSV as RFC 4180 defines it, strictly: what breaks its rules is an error with the line that breaks them.
+//! CSV as RFC 4180 defines it, strictly: what breaks its rules is an error with the line that
+//! breaks them.
 //!
-//! Invariant: a record is either read as it was written or refused; no fault makes one record swallow others.
+//! Invariant: a record is either read as it was written or refused; no fault makes one record
+//! swallow others.
 //!
-//! The crate `csv` can't do this: "this reader will never return an error and will always find *a* parse"
-//! (csv-core), so that a quote that nobody closes takes all rows up to the next one for one field. Beyond the RFC,
-//! lines may end with a line feed alone, blank lines are skipped, and spaces and tabs around a field are not part of it,
-//! unless they stand between quotes.
+//! The crate `csv` can't do this: "this reader will never return an error and will always find *a*
+//! parse" (csv-core), so that a quote that nobody closes takes all rows up to the next one for one
+//! field. Beyond the RFC, lines may end with a line feed alone, blank lines are skipped, and spaces
+//! and tabs around a field are not part of it, unless they stand between quotes.
 
 use std::io::{self, BufRead, Read};
 
@@ -58,12 +60,12 @@ pub(super) struct Record {
 
 impl Record {
     /// Its fields.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
     /// The bytes of a field; none where it has fewer.
-    pub fn get(&self, index: usize) -> Option<&[u8]> {
+    pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;
         let start = match index {
             0 => 0,
@@ -95,7 +97,7 @@ pub(super) struct CsvReader<R> {
 }
 
 impl<R: BufRead> CsvReader<R> {
-    pub fn new(input: R, record_bytes_max: usize) -> Self {
+    pub(super) fn new(input: R, record_bytes_max: usize) -> Self {
         Self {
             input,
             row: Vec::new(),
@@ -107,17 +109,17 @@ impl<R: BufRead> CsvReader<R> {
     }
 
     /// Lines read so far, blank ones too.
-    pub fn lines(&self) -> u64 {
+    pub(super) fn lines(&self) -> u64 {
         self.line
     }
 
     /// Bytes read so far.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Reads the next record into `record`; false at the end.
-    pub fn read(&mut self, record: &mut Record) -> Result<bool, CsvError> {
+    pub(super) fn read(&mut self, record: &mut Record) -> Result<bool, CsvError> {
         record.clear();
         loop {
             record.line = self.line + 1;
@@ -141,7 +143,8 @@ impl<R: BufRead> CsvReader<R> {
         }
     }
 
-    /// Reads the field that begins at `at`; returns where it ends: at a comma, or at the end of the row.
+    /// Reads the field that begins at `at`; returns where it ends: at a comma, or at the end of the
+    /// row.
     fn field(&mut self, at: usize, record: &mut Record) -> Result<usize, CsvError> {
         let start = at + spaces(&self.row[at..]);
         if self.row.get(start) == Some(&b'"') {

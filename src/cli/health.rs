@@ -1,4 +1,5 @@
-//! `headcount health`: for health checks where nothing else can speak HTTP, as in a small container.
+//! `headcount health`: for health checks where nothing else can speak HTTP, as in a small
+//! container.
 //!
 //! Invariant: it succeeds only when the node itself said that it is well.
 

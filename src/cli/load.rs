@@ -1,7 +1,7 @@
 //! `headcount load`: the items of files, posted until all of them are durable.
 //!
-//! Invariant: it ends with success only if every item was acknowledged. Whatever it says or however it ends,
-//! running it again is safe.
+//! Invariant: it ends with success only if every item was acknowledged. Whatever it says or however
+//! it ends, running it again is safe.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -128,7 +128,8 @@ async fn post_all(poster: &Poster, receiver: Batches, connections: usize) -> Res
     Ok(())
 }
 
-/// Reads the files on a thread of their own, which, unlike the runtime's, the process's end does not wait for.
+/// Reads the files on a thread of their own, which, unlike the runtime's, the process's end does
+/// not wait for.
 fn start_reading(
     options: &LoadOptions,
     read_so_far: &Arc<ReadSoFar>,

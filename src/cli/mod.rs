@@ -1,6 +1,12 @@
 //! The command line: what it offers, and the commands that are clients of a running service.
 //!
-//! Invariant: results go to standard output, everything else to standard error; an error is one line.
+//! Invariant: results go to standard output, everything else to standard error; an error is one
+//! line.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a command waits for all that it starts"
+)]
 
 mod batch;
 mod bench;
@@ -138,8 +144,8 @@ pub enum UsageError {
     Setting(#[from] ConfigError),
 }
 
-/// Reads the command line. Help and version end the process here, and so does misuse that is told as text: with colours,
-/// and what would be right.
+/// Reads the command line. Help and version end the process here, and so does misuse that is told
+/// as text: with colours, and what would be right.
 ///
 /// # Errors
 /// Misuse that is told otherwise, and a setting that is not allowed.

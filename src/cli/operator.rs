@@ -1,4 +1,5 @@
-//! `remove-counter`, `accept-loss`, `skip-poison`, `remake-queue`: what an operator does when something is gone for good.
+//! `remove-counter`, `accept-loss`, `skip-poison`, `remake-queue`: what an operator does when
+//! something is gone for good.
 //!
 //! Invariant: each says what it is about to do, and does it only after a yes.
 

@@ -1,6 +1,7 @@
 //! Posts batches until each item is durable or refused.
 //!
-//! Invariant: what is counted as accepted was acknowledged, and each refused item is told with its line.
+//! Invariant: what is counted as accepted was acknowledged, and each refused item is told with its
+//! line.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,7 +57,7 @@ struct RefusedItem<'a> {
 }
 
 impl Poster {
-    pub fn new(client: PublicClient, posting: Posting, progress: ProgressBar) -> Self {
+    pub(super) fn new(client: PublicClient, posting: Posting, progress: ProgressBar) -> Self {
         Self {
             client,
             posting,
@@ -68,7 +69,7 @@ impl Poster {
     }
 
     /// Posts a batch, in parts if need be.
-    pub async fn post(&self, batch: SourceBatch) -> Result<(), LoadError> {
+    pub(super) async fn post(&self, batch: SourceBatch) -> Result<(), LoadError> {
         // Those to come, the next one last.
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
@@ -153,7 +154,8 @@ impl Poster {
         }
     }
 
-    /// Tells that a batch is posted again: on the bar, or, where nobody sees it, in a line now and then.
+    /// Tells that a batch is posted again: on the bar, or, where nobody sees it, in a line now and
+    /// then.
     fn notice(&self, error: &ClientError) {
         let text = format!("trying again: {error}");
         if !self.progress.is_hidden() {
@@ -210,7 +212,8 @@ fn refused(part: &SourceBatch, mut error: ClientError) -> LoadError {
     }
 }
 
-/// A detail without the index of its line in the request, which would mislead beside the line in the file.
+/// A detail without the index of its line in the request, which would mislead beside the line in
+/// the file.
 fn without_index(detail: &str) -> &str {
     let rest = detail
         .strip_prefix("line index ")

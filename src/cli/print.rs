@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::telemetry::LogLine;
 
-/// Writes a result to standard output; says whether it was written. Why not is said on standard error, unless
-/// the reader has simply gone, as `head` does.
+/// Writes a result to standard output; says whether it was written. Why not is said on standard
+/// error, unless the reader has simply gone, as `head` does.
 #[must_use]
 pub fn print(text: &str) -> bool {
     let mut output = io::stdout().lock();
@@ -28,7 +28,7 @@ pub fn print(text: &str) -> bool {
 }
 
 /// Writes an error to standard error; if that is gone too, nobody can be told.
-pub fn print_error(text: &str) {
+pub(super) fn print_error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "headcount: {text}");
 }
 

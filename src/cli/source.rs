@@ -1,7 +1,7 @@
 //! Files of items, cut into batches of NDJSON.
 //!
-//! Invariant: every item of every file is in exactly one batch, in order, and its line is known; what is read ahead is
-//! bounded.
+//! Invariant: every item of every file is in exactly one batch, in order, and its line is known;
+//! what is read ahead is bounded.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -62,7 +62,7 @@ pub enum SourceError {
 
 /// How files are cut.
 #[derive(Debug, Clone)]
-pub struct Cutting {
+pub(super) struct Cutting {
     /// Items in a batch.
     pub batch_items: usize,
     /// `ndjson` or `csv` for all files; by their names if not given.
@@ -71,7 +71,7 @@ pub struct Cutting {
 
 /// What was read so far, of all files together.
 #[derive(Debug, Default)]
-pub struct ReadSoFar {
+pub(super) struct ReadSoFar {
     /// Lines, with headers and blank ones.
     pub lines: AtomicU64,
     /// CSV records with spaces around a field, which were left out.
@@ -79,7 +79,7 @@ pub struct ReadSoFar {
 }
 
 /// The bytes of all files together, when they are known.
-pub fn total_bytes(files: &[String]) -> Option<u64> {
+pub(super) fn total_bytes(files: &[String]) -> Option<u64> {
     let sizes = files.iter().map(|file| {
         let metadata = std::fs::metadata(file).ok()?;
         metadata.is_file().then_some(metadata.len())
@@ -87,8 +87,9 @@ pub fn total_bytes(files: &[String]) -> Option<u64> {
     sizes.sum()
 }
 
-/// Reads the files one after another into `batches`. Ends early, without an error, when nobody receives.
-pub fn read_files(
+/// Reads the files one after another into `batches`. Ends early, without an error, when nobody
+/// receives.
+pub(super) fn read_files(
     files: &[String],
     cutting: &Cutting,
     read_so_far: &ReadSoFar,

@@ -36,7 +36,8 @@ pub(super) enum Step {
     Refuse(ClientError),
 }
 
-/// What to do after `outcome` of posting `items` items; with `skip_invalid` refused items are left out.
+/// What to do after `outcome` of posting `items` items; with `skip_invalid` refused items are left
+/// out.
 pub(super) fn step(outcome: Result<Posted, ClientError>, items: usize, skip_invalid: bool) -> Step {
     let error = match outcome {
         Ok(posted) => return done(posted, items),
@@ -89,8 +90,8 @@ pub(super) fn indexes(faults: &Faults) -> BTreeSet<usize> {
     faults.iter().map(|(index, _)| *index).collect()
 }
 
-/// How long to wait before a batch is posted again: what the answer asks for, if that is longer than `backoff`, and no
-/// longer than what is `left` of the time to try. `spread` is 0.5 to 1.5.
+/// How long to wait before a batch is posted again: what the answer asks for, if that is longer
+/// than `backoff`, and no longer than what is `left` of the time to try. `spread` is 0.5 to 1.5.
 pub(super) fn wait(
     backoff: Duration,
     retry_after: Option<Duration>,

@@ -1,7 +1,7 @@
 //! How an error is told: as text, as a line of a log in JSON, or as a JSON object.
 //!
-//! Invariant: it is known before the command line and the settings are checked, so that what is wrong with them is told in
-//! the same way as everything after.
+//! Invariant: it is known before the command line and the settings are checked, so that what is
+//! wrong with them is told in the same way as everything after.
 
 use std::io::IsTerminal;
 use std::path::Path;

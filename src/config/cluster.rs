@@ -75,7 +75,8 @@ fn broker_of(values: &Values<'_>) -> Result<BrokerConfig, ConfigError> {
     })
 }
 
-/// What a prefix and a cluster's id may be: names on the broker take at most 255 bytes, and it keeps `amq.` for itself.
+/// What a prefix and a cluster's id may be: names on the broker take at most 255 bytes, and it
+/// keeps `amq.` for itself.
 const WORD: &str = "1 to 64 letters, digits, -, _ and ., and not begin with amq.";
 
 fn word(text: &str) -> Option<String> {

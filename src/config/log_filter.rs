@@ -1,12 +1,13 @@
 //! What is logged: a level for all, and others for modules.
 //!
-//! Invariant: a word that is no level silences nothing: it is refused, and what no level is given for keeps the default.
+//! Invariant: a word that is no level silences nothing: it is refused, and what no level is given
+//! for keeps the default.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-/// Reads a filter in the syntax of `EnvFilter`, in which a word alone must be a level; without such a word, `default` is
-/// the level of what nothing else names.
+/// Reads a filter in the syntax of `EnvFilter`, in which a word alone must be a level; without such
+/// a word, `default` is the level of what nothing else names.
 pub(super) fn parse(text: &str, default: &str) -> Option<EnvFilter> {
     let directives: Vec<&str> = text
         .split(',')

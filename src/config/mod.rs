@@ -1,8 +1,8 @@
 //! Settings: flags over environment over file over defaults, checked before anything starts.
 //!
-//! Invariant: every setting is declared once, in [`SETTINGS`], and every limit of the program is one of them
-//! or a named constant. A bad setting ends the program with one line that says which, whence and what is
-//! allowed.
+//! Invariant: every setting is declared once, in [`SETTINGS`], and every limit of the program is
+//! one of them or a named constant. A bad setting ends the program with one line that says which,
+//! whence and what is allowed.
 
 mod cluster;
 mod log_filter;
@@ -31,7 +31,8 @@ use crate::model::CounterName;
 use crate::socket::SocketPlace;
 use crate::telemetry::LogFormat;
 
-/// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a message.
+/// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a
+/// message.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
 
 /// What an address to listen at looks like.
@@ -45,7 +46,8 @@ const ORIGINS: &str = "origins with commas between, such as https://app.example,
 const HOSTS: &str =
     "names of hosts with commas between, such as counts.example, without a port; or *";
 
-/// Strong reads at once, at most: some hundred kilobytes of positions each where coordinators restarted often.
+/// Strong reads at once, at most: some hundred kilobytes of positions each where coordinators
+/// restarted often.
 const STRONG_READS_MAX: usize = 256;
 
 /// What every node needs.
@@ -223,7 +225,8 @@ fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
     })
 }
 
-/// The parts of a text with commas between, each of which must be as it `must_be`; none of an empty text.
+/// The parts of a text with commas between, each of which must be as it `must_be`; none of an empty
+/// text.
 fn list(text: &str, must_be: impl Fn(&str) -> bool) -> Option<Vec<String>> {
     let parts = text.split(',').map(str::trim).filter(|_| !text.is_empty());
     parts

@@ -1,7 +1,7 @@
 //! Settings that are secrets, or name a file that holds one.
 //!
-//! Invariant: no text of an address is ever shown, since it may hold a password; whatever is wrong with it names where it
-//! is from.
+//! Invariant: no text of an address is ever shown, since it may hold a password; whatever is wrong
+//! with it names where it is from.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,8 @@ impl NamedFile {
     }
 }
 
-/// Reads a file that holds a secret: without a byte order mark, and without space or line ends around it.
+/// Reads a file that holds a secret: without a byte order mark, and without space or line ends
+/// around it.
 ///
 /// # Errors
 /// Why it can't be read, without anything of what is in it.
@@ -102,8 +103,8 @@ pub(super) fn management_urls(values: &Values<'_>) -> Result<SecretTexts, Config
     )
 }
 
-/// The addresses of the setting `key` and of the file that `file_key` names: of both only if they are from the same place,
-/// else of the one that is from the higher.
+/// The addresses of the setting `key` and of the file that `file_key` names: of both only if they
+/// are from the same place, else of the one that is from the higher.
 fn urls(
     values: &Values<'_>,
     key: &str,
@@ -175,7 +176,8 @@ mod tests {
             .expect("flags")
     }
 
-    /// The addresses by flags and by a settings file in which `FILE` stands for a file that holds `content`.
+    /// The addresses by flags and by a settings file in which `FILE` stands for a file that holds
+    /// `content`.
     fn resolve(flags: &[&str], settings: &str, content: &[u8]) -> Result<Vec<String>, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret").display().to_string();

@@ -1,6 +1,7 @@
 //! The declarations of all settings, and the flags made of them.
 //!
-//! Invariant: a setting is declared here and nowhere else; README.md shows the same table, which a test checks.
+//! Invariant: a setting is declared here and nowhere else; README.md shows the same table, which a
+//! test checks.
 
 use clap::{Arg, ArgAction};
 

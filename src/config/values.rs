@@ -1,6 +1,7 @@
 //! Where a setting's value is from: flag, environment, file or default, in this order.
 //!
-//! Invariant: every refusal names the setting, the source of its value and what is allowed, in one line.
+//! Invariant: every refusal names the setting, the source of its value and what is allowed, in one
+//! line.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -145,7 +146,7 @@ pub(super) struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    pub fn new(matches: &'a ArgMatches, file: Option<&Path>) -> Result<Self, ConfigError> {
+    pub(super) fn new(matches: &'a ArgMatches, file: Option<&Path>) -> Result<Self, ConfigError> {
         let read = file.map(read_file).transpose();
         let path = file.unwrap_or(Path::new("")).to_owned();
         Ok(Self {
@@ -162,7 +163,7 @@ impl<'a> Values<'a> {
     }
 
     /// A setting's text and where it is from.
-    pub fn get(&self, key: &str) -> (String, Source) {
+    pub(super) fn get(&self, key: &str) -> (String, Source) {
         // A setting that this command does not know has only its default.
         if let Ok(Some(texts)) = self.matches.try_get_many::<String>(key) {
             let texts: Vec<&str> = texts.map(String::as_str).collect();
@@ -182,7 +183,7 @@ impl<'a> Values<'a> {
         (default(key).to_owned(), source)
     }
 
-    pub fn parse<T>(
+    pub(super) fn parse<T>(
         &self,
         key: &str,
         allowed: &str,
@@ -199,11 +200,11 @@ impl<'a> Values<'a> {
     }
 
     /// Whether nobody gave the setting a value.
-    pub fn is_default(&self, key: &str) -> bool {
+    pub(super) fn is_default(&self, key: &str) -> bool {
         self.get(key).1.rank == Rank::Default
     }
 
-    pub fn number(&self, key: &str, min: u64, max: u64) -> Result<usize, ConfigError> {
+    pub(super) fn number(&self, key: &str, min: u64, max: u64) -> Result<usize, ConfigError> {
         self.parse(
             key,
             &format!("a whole number from {min} to {max}"),
@@ -214,17 +215,21 @@ impl<'a> Values<'a> {
         )
     }
 
-    pub fn milliseconds(&self, key: &str) -> Result<Duration, ConfigError> {
+    pub(super) fn milliseconds(&self, key: &str) -> Result<Duration, ConfigError> {
         self.milliseconds_to(key, Duration::from_millis(WAIT_MS_CEILING))
     }
 
     /// The same where it may be none.
-    pub fn milliseconds_or_none(&self, key: &str) -> Result<Duration, ConfigError> {
+    pub(super) fn milliseconds_or_none(&self, key: &str) -> Result<Duration, ConfigError> {
         let milliseconds = self.number(key, 0, WAIT_MS_CEILING)?;
         Ok(Duration::from_millis(milliseconds as u64))
     }
 
-    pub fn milliseconds_to(&self, key: &str, max: Duration) -> Result<Duration, ConfigError> {
+    pub(super) fn milliseconds_to(
+        &self,
+        key: &str,
+        max: Duration,
+    ) -> Result<Duration, ConfigError> {
         let milliseconds = self.number(key, 1, max.as_millis() as u64)?;
         Ok(Duration::from_millis(milliseconds as u64))
     }

@@ -1,7 +1,8 @@
-//! Asks RabbitMQ's management API now and then where the counters' queues are kept, and warns of what is wrong with that.
+//! Asks RabbitMQ's management API now and then where the counters' queues are kept, and warns of
+//! what is wrong with that.
 //!
-//! Invariant: nothing that is counted or answered depends on it; one look is under way at a time, and what is no longer known is no
-//! longer told.
+//! Invariant: nothing that is counted or answered depends on it; one look is under way at a time,
+//! and what is no longer known is no longer told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -35,7 +36,10 @@ pub(super) struct BrokerWatch {
 
 impl BrokerWatch {
     /// What asks at the addresses of a coordinator's settings; none where it is not to ask.
-    pub fn prepare(urls: &SecretTexts, amqp: &AmqpOptions) -> Result<Option<Self>, NodeError> {
+    pub(super) fn prepare(
+        urls: &SecretTexts,
+        amqp: &AmqpOptions,
+    ) -> Result<Option<Self>, NodeError> {
         if urls.0.is_empty() {
             return Ok(None);
         }
@@ -55,7 +59,7 @@ impl BrokerWatch {
     }
 
     /// Looks for as long as the node lives, and tells `coordinator`.
-    pub async fn run(mut self, coordinator: Coordinator) -> Infallible {
+    pub(super) async fn run(mut self, coordinator: Coordinator) -> Infallible {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -116,7 +120,8 @@ impl BrokerWatch {
     }
 }
 
-/// What a look tells of each counter's queues: of several, the one that is worst off. None where there is none.
+/// What a look tells of each counter's queues: of several, the one that is worst off. None where
+/// there is none.
 fn replicas(vhost: &str, queues: &[Vec<String>], look: Look) -> Vec<Option<Replicas>> {
     let nodes: BTreeSet<String> = look.nodes.iter().map(|node| node.name.clone()).collect();
     let running = look.nodes.iter().filter(|node| node.running);

@@ -1,4 +1,5 @@
-//! What coordinators and counters of a cluster share: the broker's address, the secret, who is there.
+//! What coordinators and counters of a cluster share: the broker's address, the secret, who is
+//! there.
 //!
 //! Invariant: a password or secret is in no error and no log line.
 
@@ -124,7 +125,10 @@ pub(super) struct Changes {
 }
 
 impl Remotes {
-    pub fn new(secret: Option<ClusterSecret>, supervisor: &Supervisor) -> Result<Self, NodeError> {
+    pub(super) fn new(
+        secret: Option<ClusterSecret>,
+        supervisor: &Supervisor,
+    ) -> Result<Self, NodeError> {
         Ok(Self {
             client: NodeClient::new(supervisor)?,
             secret,
@@ -133,7 +137,7 @@ impl Remotes {
     }
 
     /// Takes in who is there now.
-    pub fn update(&self, nodes: &Nodes) -> Changes {
+    pub(super) fn update(&self, nodes: &Nodes) -> Changes {
         let mut known = self.known.lock();
         let mut changes = Changes::default();
         let counters: HashMap<&str, &Announcement> = nodes
@@ -168,7 +172,7 @@ impl Remotes {
     }
 
     /// Every counter known now but `own`.
-    pub fn others(&self, own: &str) -> Vec<Arc<RemoteCounter>> {
+    pub(super) fn others(&self, own: &str) -> Vec<Arc<RemoteCounter>> {
         let known = self.known.lock();
         known
             .iter()

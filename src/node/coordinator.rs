@@ -1,6 +1,7 @@
 //! `headcount coordinator`: the HTTP face of a cluster.
 //!
-//! Invariant: nothing of it is on disk: whatever it acknowledged is in the broker, and a start read finds it.
+//! Invariant: nothing of it is on disk: whatever it acknowledged is in the broker, and a start read
+//! finds it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -131,7 +132,8 @@ fn announcement(config: &CoordinatorConfig, life: u64, epoch: Epoch, url: String
     }
 }
 
-/// The broker's options of the settings, and what watches where its queues are kept, if anything does.
+/// The broker's options of the settings, and what watches where its queues are kept, if anything
+/// does.
 fn broker_of(
     config: &CoordinatorConfig,
     supervisor: &Supervisor,

@@ -1,6 +1,7 @@
 //! `headcount counter`: one replica of a cluster.
 //!
-//! Invariant: it acknowledges to the broker only what its store has committed, and ends when its store fails.
+//! Invariant: it acknowledges to the broker only what its store has committed, and ends when its
+//! store fails.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,14 +17,15 @@ use crate::model::{CounterName, LossId, Partition};
 /// How long making a plan may take.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the counters may take to say how they stand after a signature, which is durable by then.
+/// How long the counters may take to say how they stand after a signature, which is durable by
+/// then.
 const AFTERMATH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Desk(Coordinator);
 
 impl Desk {
-    pub fn new(coordinator: Coordinator) -> Self {
+    pub(super) fn new(coordinator: Coordinator) -> Self {
         Self(coordinator)
     }
 

@@ -94,7 +94,8 @@ pub enum NodeError {
     /// An operator's command did not succeed.
     #[error(transparent)]
     Operator(#[from] OperatorError),
-    /// The store was not closed in time. Nothing acknowledged is lost: opening it recovers, as after a crash.
+    /// The store was not closed in time. Nothing acknowledged is lost: opening it recovers, as
+    /// after a crash.
     #[error("the store was not closed in time; the next start recovers")]
     CloseTimedOut,
 }
@@ -125,7 +126,8 @@ pub enum Listening {
     },
 }
 
-/// An error if a task has ended that nobody had asked to: a node without it must not look as if all had gone well.
+/// An error if a task has ended that nobody had asked to: a node without it must not look as if all
+/// had gone well.
 fn check_tasks(supervisor: &Supervisor) -> Result<(), NodeError> {
     match supervisor.unasked() {
         Some(end) => Err(end.into()),
@@ -133,8 +135,8 @@ fn check_tasks(supervisor: &Supervisor) -> Result<(), NodeError> {
     }
 }
 
-/// Waits until told to stop by `stop`, says so to whoever looks, and works on for `delay`: whoever sends requests here hears of it
-/// late.
+/// Waits until told to stop by `stop`, says so to whoever looks, and works on for `delay`: whoever
+/// sends requests here hears of it late.
 async fn told_to_stop(
     stop: impl Future<Output = &'static str>,
     supervisor: &Supervisor,
@@ -146,7 +148,8 @@ async fn told_to_stop(
     tokio::time::sleep(delay).await;
 }
 
-/// Serves until told to stop, and says whom that cut off. Probes are answered until the last request is.
+/// Serves until told to stop, and says whom that cut off. Probes are answered until the last
+/// request is.
 async fn run_server(endpoints: Endpoints, routes: http::Routes, stopped: impl Future<Output = ()>) {
     let (answered, all_answered) = oneshot::channel::<()>();
     let probes = async {

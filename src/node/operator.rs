@@ -22,8 +22,8 @@ pub async fn remove_counter(broker: &BrokerConfig, name: &CounterName) -> Result
     Ok(amqp::remove_counter(options_of(broker)?, name).await?)
 }
 
-/// Takes a batch that can't be read from the head of a stopped counter's queue, when `confirm` says so; returns
-/// what it was, or none.
+/// Takes a batch that can't be read from the head of a stopped counter's queue, when `confirm` says
+/// so; returns what it was, or none.
 ///
 /// # Errors
 /// When the counter runs, its folder is another's, or the broker does not do it.
@@ -65,7 +65,8 @@ pub async fn skip_poison(
     })
 }
 
-/// Makes the queues of a counter again when `confirm`, told what is wrong with them, says so; returns whether it did.
+/// Makes the queues of a counter again when `confirm`, told what is wrong with them, says so;
+/// returns whether it did.
 ///
 /// # Errors
 /// When nothing is wrong and not `force`, or the broker does not do it.

@@ -1,7 +1,7 @@
 //! `headcount serve`: everything in one process.
 //!
-//! Invariant: going down goes the way of the data: take no more connections, answer what is in flight, admit nothing more,
-//! end the log, close the store.
+//! Invariant: going down goes the way of the data: take no more connections, answer what is in
+//! flight, admit nothing more, end the log, close the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,8 @@ pub async fn serve(
     };
     let (mut store, opened) = open_store(&config.store, &belonging)?;
     if !opened.holds_position && !opened.complete {
-        // A new store has everything from the beginning. One that knows it starts on a full disk, too.
+        // A new store has everything from the beginning. One that knows it starts on a full disk,
+        // too.
         store.set_complete(true);
         store.commit()?;
     } else if !opened.complete {

@@ -43,8 +43,9 @@ pub(super) fn run_counter<S: Store, D: Deliveries>(
 }
 
 impl RunningCounter {
-    /// Waits for its end, however that comes. Of a panic, which leaves no result, the supervisor knows afterwards.
-    pub async fn end(self) -> Result<(), CounterError> {
+    /// Waits for its end, however that comes. Of a panic, which leaves no result, the supervisor
+    /// knows afterwards.
+    pub(super) async fn end(self) -> Result<(), CounterError> {
         let _ = self.task.await;
         self.result.await.unwrap_or(Ok(()))
     }
@@ -117,7 +118,8 @@ pub(super) fn open_existing(data_dir: &Path, name: &str) -> Result<DiskStore, No
     Ok(open_disk(dir, MEMORY_BYTES_MAX_DEFAULT)?)
 }
 
-/// Recounts every tenant of a stopped service's folder, or of a copy of it. It only reads, and needs no other right.
+/// Recounts every tenant of a stopped service's folder, or of a copy of it. It only reads, and
+/// needs no other right.
 ///
 /// # Errors
 /// When the folder is none of ours, is in use, or can't be read.

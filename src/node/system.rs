@@ -19,8 +19,9 @@ use crate::socket::{Listener, SocketPlace};
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry;
 
-/// Files kept for the store: its runs (64 at most, those set aside, and those being merged), journal, manifest
-/// and the like; and for probes: their connections, those of their own endpoint too, and that.
+/// Files kept for the store: its runs (64 at most, those set aside, and those being merged),
+/// journal, manifest and the like; and for probes: their connections, those of their own endpoint
+/// too, and that.
 const FILES_RESERVED: usize = 160 + 2 * PROBE_CONNECTIONS;
 
 /// How often metrics that gather are tidied.
@@ -47,8 +48,8 @@ async fn keep_up(metrics: PrometheusHandle) -> Infallible {
     }
 }
 
-/// Lets the process have as many files as the system allows it, and no more connections than leave enough of
-/// them to the store: without a file, the store could not go on.
+/// Lets the process have as many files as the system allows it, and no more connections than leave
+/// enough of them to the store: without a file, the store could not go on.
 fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
     let mut files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
@@ -148,7 +149,8 @@ fn random<const N: usize>() -> Result<[u8; N], NodeError> {
     Ok(bytes)
 }
 
-/// Resolves with the signal's name once the process is told to stop. A second signal ends it at once.
+/// Resolves with the signal's name once the process is told to stop. A second signal ends it at
+/// once.
 pub(super) fn stop_signal(
     supervisor: &Supervisor,
 ) -> Result<impl Future<Output = &'static str> + use<>, NodeError> {

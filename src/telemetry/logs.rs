@@ -1,6 +1,7 @@
 //! Logs: lines of text for people, or of JSON.
 //!
-//! Invariant: where lines are JSON, each is one object, whatever it tells; a secret never reaches a line.
+//! Invariant: where lines are JSON, each is one object, whatever it tells; a secret never reaches a
+//! line.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;
@@ -36,7 +37,8 @@ impl LogFormat {
     }
 }
 
-/// A line in JSON as the log has them, for what is said beside it: before it is started, or whatever its filter is.
+/// A line in JSON as the log has them, for what is said beside it: before it is started, or
+/// whatever its filter is.
 #[derive(Serialize)]
 pub struct LogLine<'a> {
     timestamp: String,
@@ -105,8 +107,8 @@ fn log_panics() {
     }));
 }
 
-/// The broker's client reports every refusal as an error, also those that we ask for: whether something is
-/// there is answered by refusing. What matters of them we tell ourselves.
+/// The broker's client reports every refusal as an error, also those that we ask for: whether
+/// something is there is answered by refusing. What matters of them we tell ourselves.
 fn without_client_noise(filter: EnvFilter) -> EnvFilter {
     if filter.to_string().contains("lapin") {
         return filter;
@@ -117,15 +119,16 @@ fn without_client_noise(filter: EnvFilter) -> EnvFilter {
     }
 }
 
-/// Starts logging to standard error. `filter` is in the syntax of `tracing_subscriber::EnvFilter`; one that
-/// does not parse was refused with the settings before.
+/// Starts logging to standard error. `filter` is in the syntax of `tracing_subscriber::EnvFilter`;
+/// one that does not parse was refused with the settings before.
 pub fn start_logs(filter: EnvFilter, format: LogFormat) {
     let terminal = io::stderr().is_terminal();
     let filter = without_client_noise(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        // A line that can't be written is lost; to report that on the same standard error would panic.
+        // A line that can't be written is lost; to report that on the same standard error would
+        // panic.
         .log_internal_errors(false)
         .with_target(false);
     let json = format.is_json(terminal);

@@ -20,8 +20,8 @@ pub struct Done {
     pub is_news: bool,
 }
 
-/// Asks the coordinator at `url` and holds its answer against the ledger; none when it gives no answer within `limit`, or
-/// refuses.
+/// Asks the coordinator at `url` and holds its answer against the ledger; none when it gives no
+/// answer within `limit`, or refuses.
 ///
 /// # Panics
 /// When the answer breaks a promise.

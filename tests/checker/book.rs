@@ -1,6 +1,7 @@
 //! One tenant's items as clients know them.
 //!
-//! Invariant: for each coordinator, how many ids an exact answer must count is kept along, never counted anew.
+//! Invariant: for each coordinator, how many ids an exact answer must count is kept along, never
+//! counted anew.
 
 use std::collections::HashMap;
 
@@ -21,7 +22,8 @@ impl Known {
         (self.acknowledged_by | self.shown_by) & (1 << face) != 0
     }
 
-    /// Whether every exact answer of the coordinator must count it that is to hold what anyone acknowledged.
+    /// Whether every exact answer of the coordinator must count it that is to hold what anyone
+    /// acknowledged.
     fn is_certain_strongly(self, face: usize) -> bool {
         self.acknowledged || self.is_certain(face)
     }
@@ -102,8 +104,8 @@ impl Book {
         }
     }
 
-    /// A new life of a coordinator has shown nothing yet. What an earlier one acknowledged it must still count: its
-    /// first exact answer holds all that anyone had acknowledged when it started.
+    /// A new life of a coordinator has shown nothing yet. What an earlier one acknowledged it must
+    /// still count: its first exact answer holds all that anyone had acknowledged when it started.
     pub fn enter(&mut self, face: usize, life: u64) {
         if life <= self.sights[face].life {
             return;
@@ -120,7 +122,8 @@ impl Book {
         self.sights[face] = sight;
     }
 
-    /// What an exact answer must count at least; `token` are distinct ids that it must hold as well.
+    /// What an exact answer must count at least; `token` are distinct ids that it must hold as
+    /// well.
     pub fn floor<'a>(&self, read: &Read, token: impl Iterator<Item = &'a str>) -> u64 {
         let sight = &self.sights[read.face];
         if !self.demands(read) {

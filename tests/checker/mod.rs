@@ -1,11 +1,13 @@
 //! What clients know of a system that counts, and what each of its answers must be for it.
 //!
-//! Invariant: pure. Who posts and reads says what it attempted, what was acknowledged, when a read began and what it was
-//! answered; a wrong answer is a [`Violation`], and whoever asked makes a failure of it.
+//! Invariant: pure. Who posts and reads says what it attempted, what was acknowledged, when a read
+//! began and what it was answered; a wrong answer is a [`Violation`], and whoever asked makes a
+//! failure of it.
 //!
-//! Every answer is held against one ledger, whatever it is about. For each tenant: no more is ever counted than was
-//! attempted, and an exact answer holds what was acknowledged before the read began and all that earlier exact answers
-//! of the same coordinator showed, be it by a count, by an item or on a page.
+//! Every answer is held against one ledger, whatever it is about. For each tenant: no more is ever
+//! counted than was attempted, and an exact answer holds what was acknowledged before the read
+//! began and all that earlier exact answers of the same coordinator showed, be it by a count, by an
+//! item or on a page.
 
 mod ask;
 mod book;
@@ -90,8 +92,8 @@ pub struct Token {
     items: HashSet<Item>,
 }
 
-/// A read, and which coordinator of `faces` is asked in which of its lives. What a coordinator has shown, it has shown in
-/// one life.
+/// A read, and which coordinator of `faces` is asked in which of its lives. What a coordinator has
+/// shown, it has shown in one life.
 #[derive(Debug, Clone)]
 pub struct Read {
     pub face: usize,
@@ -262,8 +264,8 @@ impl Ledger {
         }
     }
 
-    /// Holds an answer against what is known, and learns from it. Says whether it showed an item that nothing
-    /// known before demanded.
+    /// Holds an answer against what is known, and learns from it. Says whether it showed an item
+    /// that nothing known before demanded.
     pub fn judge(&mut self, begun: &Begun, answer: &Answer) -> Result<bool, Violation> {
         let read = &begun.read;
         self.enter(read);

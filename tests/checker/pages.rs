@@ -1,6 +1,8 @@
-//! Pages of tenants: in order, within their bounds, and without anything left out up to where they end.
+//! Pages of tenants: in order, within their bounds, and without anything left out up to where they
+//! end.
 //!
-//! Invariant: a page without a next cursor ends the listing, so nothing that must be counted may come after it.
+//! Invariant: a page without a next cursor ends the listing, so nothing that must be counted may
+//! come after it.
 
 use std::collections::BTreeMap;
 

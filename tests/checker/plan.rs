@@ -1,7 +1,7 @@
 //! What a reader asks for next, by chance.
 //!
-//! Invariant: every kind of read is asked with every consistency, with tokens, and with timeouts that are too short; what
-//! is being posted just now is asked for more often than what is old.
+//! Invariant: every kind of read is asked with every consistency, with tokens, and with timeouts
+//! that are too short; what is being posted just now is asked for more often than what is old.
 
 use super::{Answer, Consistency, Dice, Item, Ledger, Page, Read, Shown, What};
 
@@ -85,7 +85,8 @@ impl Habits {
         What::Counts(tenants)
     }
 
-    /// One that is being posted, any one, the one that will be posted next, or one that never will be.
+    /// One that is being posted, any one, the one that will be posted next, or one that never will
+    /// be.
     fn some_item(&self, dice: &mut Dice, ledger: &Ledger) -> Item {
         let tenant = self.some_tenant(dice, ledger);
         let attempted = ledger.attempted(&tenant);
@@ -119,8 +120,8 @@ impl Habits {
     }
 }
 
-/// The read that comes right after one, if any: the next page; or, when an item was shown that nothing demanded, another
-/// look at it.
+/// The read that comes right after one, if any: the next page; or, when an item was shown that
+/// nothing demanded, another look at it.
 pub fn follow(dice: &mut Dice, read: &Read, answer: &Answer, is_news: bool) -> Option<Read> {
     let what = match (&read.what, &answer.shown) {
         (

@@ -1,4 +1,5 @@
-//! A client of AMQP 0-9-1 with just what tests need: to publish what no node of ours would, and to look.
+//! A client of AMQP 0-9-1 with just what tests need: to publish what no node of ours would, and to
+//! look.
 //!
 //! Invariant: it shares no code with the product, so a fault of a library is not on both sides.
 

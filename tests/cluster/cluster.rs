@@ -1,7 +1,7 @@
 //! A cluster of real processes around a broker, with a relay on every link.
 //!
-//! Invariant: each process has links of its own, so that one can be spoiled alone; when a test fails, the ends of
-//! all logs are printed.
+//! Invariant: each process has links of its own, so that one can be spoiled alone; when a test
+//! fails, the ends of all logs are printed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use crate::relay::{Flow, Relay};
 use crate::vhost::Vhost;
 use crate::wait;
 
-/// What a client of ours waits for an answer: longer than any timeout of the product's that is set below.
+/// What a client of ours waits for an answer: longer than any timeout of the product's that is set
+/// below.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 
 /// Flags of all coordinators: give up sooner than by default, so that tests see it.
@@ -87,7 +88,8 @@ impl Setup {
     }
 }
 
-/// The links of a process to those of the broker's nodes that it uses, in the order in which it tries them.
+/// The links of a process to those of the broker's nodes that it uses, in the order in which it
+/// tries them.
 pub struct Links(Vec<Relay>);
 
 impl Links {
@@ -175,7 +177,8 @@ impl Cluster {
         }
     }
 
-    /// A cluster whose counters are all complete, and whose coordinators know what was acknowledged before them.
+    /// A cluster whose counters are all complete, and whose coordinators know what was acknowledged
+    /// before them.
     pub async fn start(setup: Setup) -> Self {
         let mut cluster = Self::prepare(setup);
         cluster.start_coordinators();
@@ -195,7 +198,8 @@ impl Cluster {
         }
     }
 
-    /// Starts a coordinator whose settings name `counters`, and which uses only these nodes of the broker.
+    /// Starts a coordinator whose settings name `counters`, and which uses only these nodes of the
+    /// broker.
     pub fn start_coordinator_through(
         &mut self,
         nodes: &[usize],
@@ -355,7 +359,8 @@ impl Cluster {
         std::fs::remove_dir_all(&member.data_dir).expect("removed");
     }
 
-    /// Copies a folder of a counter that is stopped, as a backup does; puts it in another's place, as a restore does.
+    /// Copies a folder of a counter that is stopped, as a backup does; puts it in another's place,
+    /// as a restore does.
     pub fn copy_folder(from: &Path, to: &Path) {
         let _ = std::fs::remove_dir_all(to);
         let copied = Command::new("cp").arg("-a").args([from, to]).status();
@@ -492,7 +497,8 @@ impl Cluster {
         ran
     }
 
-    /// Stops everything as an operator would; every counter's folder then has `items` of `tenants`, by a recount.
+    /// Stops everything as an operator would; every counter's folder then has `items` of `tenants`,
+    /// by a recount.
     pub fn stop_and_verify(&mut self, tenants: usize, items: u64) {
         for member in &mut self.coordinators {
             if member.process.runs() {

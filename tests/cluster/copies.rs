@@ -1,7 +1,9 @@
-//! What a broker's operator does to exchanges, bindings and queues while clients post, and who has a copy afterwards.
+//! What a broker's operator does to exchanges, bindings and queues while clients post, and who has
+//! a copy afterwards.
 //!
-//! Invariant: no acknowledgement without a copy in the queue of each named counter, or in its store: any one counter alone has
-//! everything that was acknowledged, whatever becomes of the others.
+//! Invariant: no acknowledgement without a copy in the queue of each named counter, or in its
+//! store: any one counter alone has everything that was acknowledged, whatever becomes of the
+//! others.
 
 use crate::amqp::Client;
 use crate::broker::{PASSWORD, USER};

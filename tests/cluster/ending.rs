@@ -1,7 +1,7 @@
 //! What a cluster holds when all is quiet: exactly what was posted, whoever is asked.
 //!
-//! Invariant: every coordinator, and every counter that runs, alone, gives the same counts, the same items and the same
-//! listing, page by page.
+//! Invariant: every coordinator, and every counter that runs, alone, gives the same counts, the
+//! same items and the same listing, page by page.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,8 @@ const LIMIT: usize = 7;
 /// Items of which every coordinator and every counter is asked.
 const ITEMS: u64 = 5;
 
-/// Asserts that every coordinator, and every running counter alone, answers exactly what the ledger says.
+/// Asserts that every coordinator, and every running counter alone, answers exactly what the ledger
+/// says.
 pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
     for coordinator in 0..cluster.faces().len() {
         let who = format!("coordinator {coordinator}");
@@ -31,8 +32,8 @@ pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
         }
     })
     .await;
-    // Not before: one with an old folder says what it may have lost only when it has looked, and what it misses it gets from others
-    // while it is not complete yet.
+    // Not before: one with an old folder says what it may have lost only when it has looked, and
+    // what it misses it gets from others while it is not complete yet.
     cluster.wait_until_complete().await;
     for name in &names {
         for other in names.iter().filter(|other| *other != name) {
@@ -45,7 +46,8 @@ pub async fn check(cluster: &mut Cluster, ledger: &Ledger) {
     }
 }
 
-/// Asserts that every counter has everything, all others killed: what was acknowledged has a copy with each of them.
+/// Asserts that every counter has everything, all others killed: what was acknowledged has a copy
+/// with each of them.
 pub async fn check_survivors(cluster: &mut Cluster, ledger: &Ledger) {
     let names = cluster.running();
     for name in &names {
@@ -60,7 +62,8 @@ pub async fn check_survivors(cluster: &mut Cluster, ledger: &Ledger) {
             cluster.counter(other).process.restart();
         }
         for other in &others {
-            // Before it consumes it says what it may have lost: until then it calls itself what it was.
+            // Before it consumes it says what it may have lost: until then it calls itself what it
+            // was.
             cluster.consumers(other, 1);
         }
         cluster.wait_until_complete().await;
@@ -129,8 +132,8 @@ impl Cluster {
         });
     }
 
-    /// Asserts that a coordinator's exact answers show the items `0` to `count - 1` of a tenant, and no others: by its count,
-    /// one by one, and in the listing.
+    /// Asserts that a coordinator's exact answers show the items `0` to `count - 1` of a tenant,
+    /// and no others: by its count, one by one, and in the listing.
     pub async fn shows(&mut self, coordinator: usize, tenant: &str, count: u64, options: &str) {
         let counted = self.exact_count(coordinator, tenant, options).await;
         assert_eq!(counted, count, "{tenant}");
@@ -146,7 +149,8 @@ impl Cluster {
         assert_eq!(rows(&page["tenants"]), listed);
     }
 
-    /// Asserts that no answer about a tenant is exact: not its count, not the item `0`, and no listing.
+    /// Asserts that no answer about a tenant is exact: not its count, not the item `0`, and no
+    /// listing.
     pub async fn shows_nothing_exactly(&mut self, tenant: &str, timeout_ms: u64) {
         for path in [
             format!("/items/{tenant}/count?"),

@@ -1,7 +1,7 @@
 //! Kills, cuts, stalls and alarms under load.
 //!
-//! Invariant: afterwards every counter alone holds the same, exact counts; meanwhile no exact answer misses an
-//! acknowledged item or goes backwards.
+//! Invariant: afterwards every counter alone holds the same, exact counts; meanwhile no exact
+//! answer misses an acknowledged item or goes backwards.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ async fn a_counter_alone_is_killed_and_loses_and_doubles_nothing() {
     load.finish(&mut cluster).await;
 }
 
-/// The links to the broker and those to a counter's HTTP server: both ways, and one way, which is worse, since one
-/// side goes on.
+/// The links to the broker and those to a counter's HTTP server: both ways, and one way, which is
+/// worse, since one side goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_and_cut_links_lose_and_double_nothing() {
     let mut cluster = Cluster::start(Setup::new()).await;
@@ -127,8 +127,8 @@ async fn a_killed_and_a_restarted_broker_and_a_memory_alarm_lose_and_double_noth
     load.finish(&mut cluster).await;
 }
 
-/// The longest that writes may be away when a node of three is lost: what the broker takes to elect new leaders, and
-/// the coordinator's `--confirm-timeout-ms`, twice.
+/// The longest that writes may be away when a node of three is lost: what the broker takes to elect
+/// new leaders, and the coordinator's `--confirm-timeout-ms`, twice.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]

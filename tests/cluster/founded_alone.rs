@@ -1,8 +1,8 @@
-//! Queues that were founded on a broker of one node, which others joined later: they have one member, and are beyond repair when its
-//! disk is lost.
+//! Queues that were founded on a broker of one node, which others joined later: they have one
+//! member, and are beyond repair when its disk is lost.
 //!
-//! Invariant: the warning comes before the loss, the command repairs after it, and no answer is exact that misses an
-//! acknowledged item.
+//! Invariant: the warning comes before the loss, the command repairs after it, and no answer is
+//! exact that misses an acknowledged item.
 //!
 //! By hand, as the hardships of [`crate::three_nodes`].
 
@@ -16,7 +16,8 @@ use crate::wait;
 
 const NAMES: [&str; 3] = ["c1", "c2", "c3"];
 
-/// A broker of one node that can get two more, and a cluster around it whose coordinator asks the management API.
+/// A broker of one node that can get two more, and a cluster around it whose coordinator asks the
+/// management API.
 async fn founded_on_one_node() -> Cluster {
     let broker = Broker::of_one_that_grows(Nodes {
         management: true,
@@ -58,8 +59,8 @@ async fn join_two(cluster: &mut Cluster) {
     cluster.wait_until_complete().await;
 }
 
-/// Waits until `/counters` tells so much of a counter's queue: its members, the broker's nodes, and parts of the warning; none
-/// for no warning.
+/// Waits until `/counters` tells so much of a counter's queue: its members, the broker's nodes, and
+/// parts of the warning; none for no warning.
 async fn told(cluster: &mut Cluster, name: &str, members: usize, nodes: u64, warning: &[&str]) {
     let what =
         format!("{members} members of {name} on {nodes} nodes, with a warning of {warning:?}");
@@ -80,8 +81,8 @@ async fn told(cluster: &mut Cluster, name: &str, members: usize, nodes: u64, war
     .await;
 }
 
-/// Runs the commands that the warning of a counter ends with, as they are written there, until it has no warning: while a
-/// queue gets one member, RabbitMQ does not give it another.
+/// Runs the commands that the warning of a counter ends with, as they are written there, until it
+/// has no warning: while a queue gets one member, RabbitMQ does not give it another.
 async fn grow_as_told(cluster: &mut Cluster, name: &str) {
     let what = format!("three members of each queue of {name}, and no warning");
     wait::until(&what, async || {
@@ -210,8 +211,8 @@ async fn queues_whose_only_node_is_lost_are_made_again_and_nothing_is_exact_befo
     cluster.stop_and_verify(1, 25);
 }
 
-/// No counter is complete, and no answer exact, before the loss is accepted. Then 25 items are counted: 10 from before, and
-/// 20 that are posted now, 5 of them again.
+/// No counter is complete, and no answer exact, before the loss is accepted. Then 25 items are
+/// counted: 10 from before, and 20 that are posted now, 5 of them again.
 async fn goes_on_once_the_loss_is_accepted(cluster: &mut Cluster) {
     for name in NAMES {
         cluster.wait_for_state(name, "incomplete").await;

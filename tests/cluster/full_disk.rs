@@ -1,6 +1,7 @@
 //! A counter whose disk is full, in a cluster whose others have room.
 //!
-//! Invariant: it gives back what it can't keep, answers, and has everything once it has room; nobody waits for it.
+//! Invariant: it gives back what it can't keep, answers, and has everything once it has room;
+//! nobody waits for it.
 
 use std::os::unix::fs::symlink;
 

@@ -1,4 +1,5 @@
-//! Losing disks and queues, joining, leaving: what is healed, and what is reported instead of guessed.
+//! Losing disks and queues, joining, leaving: what is healed, and what is reported instead of
+//! guessed.
 //!
 //! Invariant: no answer is exact that misses an acknowledged item.
 

@@ -17,12 +17,14 @@ use crate::process::Face;
 use crate::relay::Flow;
 use crate::wait;
 
-/// Coordinators whose sessions only read: each has a chance of its own to be the one that asks in the wrong moment.
+/// Coordinators whose sessions only read: each has a chance of its own to be the one that asks in
+/// the wrong moment.
 const READERS: usize = 4;
 
 const ROUNDS: u64 = 25;
 
-/// The longest that a counter which is asked for what it does not have may wait for it, in milliseconds.
+/// The longest that a counter which is asked for what it does not have may wait for it, in
+/// milliseconds.
 const LOOK_MS: u64 = 200;
 
 const COUNTED: Shown = Shown::Item { counted: true };
@@ -90,8 +92,8 @@ async fn post(clients: &Clients, face: usize, item: &Item) {
         .acknowledge(face, std::slice::from_ref(item), &token);
 }
 
-/// An item is committed while it is asked for: at once, one counter says that it is counted, and the other one, which
-/// does not have it yet, is asked next.
+/// An item is committed while it is asked for: at once, one counter says that it is counted, and
+/// the other one, which does not have it yet, is asked next.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_was_shown_while_it_was_committed_stays_shown() {
     let setup = Setup::new()
@@ -129,8 +131,8 @@ async fn an_item_that_was_shown_while_it_was_committed_stays_shown() {
     }
 }
 
-/// Two coordinators, each with a session of its own, and counters that lag and are away in turn: whoever was asked last is
-/// seldom the one that is asked next.
+/// Two coordinators, each with a session of its own, and counters that lag and are away in turn:
+/// whoever was asked last is seldom the one that is asked next.
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_of_everything_hold_while_counters_lag_in_turn() {
     let mut cluster = Cluster::start(Setup::new().coordinators(2)).await;
@@ -158,8 +160,8 @@ async fn reads_of_everything_hold_while_counters_lag_in_turn() {
     load.finish(&mut cluster).await;
 }
 
-/// A counter that lags knows of a tenant that the other one, whose queue silently lost it, does not know yet: its page is cut
-/// where the other's page begins.
+/// A counter that lags knows of a tenant that the other one, whose queue silently lost it, does not
+/// know yet: its page is cut where the other's page begins.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listing_does_not_end_because_of_a_counter_that_lags() {
     let setup = Setup::new().counters(&["c1", "c2"]).coordinators(2);

@@ -1,7 +1,9 @@
-//! A load of clients that retry and of readers that ask for everything, whose every answer is checked.
+//! A load of clients that retry and of readers that ask for everything, whose every answer is
+//! checked.
 //!
-//! Invariant: what the checker promises (tests/checker) holds for every answer: for counts, single items and pages
-//! of tenants. At the end, when all is retried: equality, on every coordinator and on every counter alone.
+//! Invariant: what the checker promises (tests/checker) holds for every answer: for counts, single
+//! items and pages of tenants. At the end, when all is retried: equality, on every coordinator and
+//! on every counter alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -202,7 +204,8 @@ impl World {
         }
     }
 
-    /// Posts one new item to one coordinator, and asks another for it strongly as soon as it is acknowledged.
+    /// Posts one new item to one coordinator, and asks another for it strongly as soon as it is
+    /// acknowledged.
     async fn probe_until_done(self: Arc<Self>, post_to: usize, ask: usize) {
         let mut dice = Dice::new();
         while !self.done.load(Ordering::SeqCst) {
@@ -362,8 +365,9 @@ impl Load {
         );
     }
 
-    /// Ends the load, posts again what was not acknowledged, and checks that every coordinator, every counter
-    /// alone, and every counter's folder hold exactly the same. Then everything is stopped.
+    /// Ends the load, posts again what was not acknowledged, and checks that every coordinator,
+    /// every counter alone, and every counter's folder hold exactly the same. Then everything is
+    /// stopped.
     pub async fn finish(self, cluster: &mut Cluster) {
         let ledger = self.settle(cluster).await;
         ending::check(cluster, &ledger).await;

@@ -1,7 +1,19 @@
-//! The distributed system: real coordinators and counters around a real RabbitMQ, and everything that can happen
-//! to them.
+//! The distributed system: real coordinators and counters around a real RabbitMQ, and everything
+//! that can happen to them.
 //!
-//! Invariant: a test starts what it needs, breaks only what it started, and asserts what a user would notice.
+//! Invariant: a test starts what it needs, breaks only what it started, and asserts what a user
+//! would notice.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
 
 mod amqp;
 mod broker_tests;

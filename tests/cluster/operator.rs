@@ -1,7 +1,8 @@
-//! What an operator does by hand: a batch that can't be read, a local folder that joins a cluster, a first look at
-//! `cargo xtask cluster`.
+//! What an operator does by hand: a batch that can't be read, a local folder that joins a cluster,
+//! a first look at `cargo xtask cluster`.
 //!
-//! Invariant: nothing that was acknowledged is missing afterwards, unless the operator was told so and agreed.
+//! Invariant: nothing that was acknowledged is missing afterwards, unless the operator was told so
+//! and agreed.
 
 use std::process::{Command, Stdio};
 
@@ -25,7 +26,8 @@ fn publish(cluster: &Cluster, exchange: &str, queue: &str) {
     client.publish(exchange, queue, POISON).expect("confirmed");
 }
 
-/// Waits until the counter stands at what it can't read: it runs and answers, takes nothing more, and says why.
+/// Waits until the counter stands at what it can't read: it runs and answers, takes nothing more,
+/// and says why.
 async fn stands_at_poison(cluster: &mut Cluster, name: &str) {
     let what = format!("counter {name} that stands at its poison");
     let problem = wait::until(&what, async || {
@@ -127,7 +129,8 @@ async fn a_batch_that_nobody_can_read_is_given_up_by_the_operator_alone() {
     for name in ["c1", "c2", "c3"] {
         stands_at_poison(&mut cluster, name).await;
     }
-    // What was acknowledged before is counted by all of them, and reads that ask for no more are exact.
+    // What was acknowledged before is counted by all of them, and reads that ask for no more are
+    // exact.
     assert_eq!(cluster.exact_count(0, "asd", "").await, 10);
     let ready = cluster.get(0, "/readyz").await;
     assert_eq!(ready.status, 503, "{}", ready.text);
@@ -189,7 +192,8 @@ async fn a_local_folder_moves_behind_the_broker_with_every_count() {
     assert!(!refused.status.success(), "it belongs to a cluster now");
 }
 
-/// The chore's own cluster, with the commands of the README as they are written there, but for the port.
+/// The chore's own cluster, with the commands of the README as they are written there, but for the
+/// port.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_curls_of_the_readme_work_against_cargo_xtask_cluster() {
     let port = guardian::free_port();

@@ -1,6 +1,7 @@
 //! A task that panics takes its process with it.
 //!
-//! Invariant: every task that is watched is made to panic, in each kind of node that has one of its own way to notice.
+//! Invariant: every task that is watched is made to panic, in each kind of node that has one of its
+//! own way to notice.
 
 use std::time::{Duration, Instant};
 

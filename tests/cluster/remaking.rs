@@ -1,6 +1,8 @@
-//! Where queues are kept, and making one again: on a broker of one node. [`crate::founded_alone`] has what needs three.
+//! Where queues are kept, and making one again: on a broker of one node. [`crate::founded_alone`]
+//! has what needs three.
 //!
-//! Invariant: a queue that works is made again only on demand, and then nothing is lost that another counter has.
+//! Invariant: a queue that works is made again only on demand, and then nothing is lost that
+//! another counter has.
 
 use crate::broker::{Broker, PASSWORD, USER};
 use crate::broker_cluster::Nodes;

@@ -1,6 +1,8 @@
-//! Backups that are put back, and a broker that lost its disk: what is old is not taken for what is.
+//! Backups that are put back, and a broker that lost its disk: what is old is not taken for what
+//! is.
 //!
-//! Invariant: no answer is exact that misses an acknowledged item, until the operator has signed that it is lost.
+//! Invariant: no answer is exact that misses an acknowledged item, until the operator has signed
+//! that it is lost.
 
 use crate::broker::Broker;
 use crate::cluster::{Cluster, Setup};
@@ -138,7 +140,8 @@ async fn a_broker_restored_from_definitions_is_not_taken_for_the_old_one() {
     cluster.shows(0, "asd", 20, "consistency=strong").await;
 }
 
-/// No renewal comes through while the broker takes no messages, and its memory is freed by what counters take.
+/// No renewal comes through while the broker takes no messages, and its memory is freed by what
+/// counters take.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_that_starts_while_the_broker_takes_nothing_empties_its_queue() {
     let mut cluster = Cluster::start(Setup::on(Broker::private())).await;

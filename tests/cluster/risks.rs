@@ -1,4 +1,5 @@
-//! The four risks of the system that Headcount replaces, in the distributed form, and items before any counter.
+//! The four risks of the system that Headcount replaces, in the distributed form, and items before
+//! any counter.
 //!
 //! Invariant: each test is named for its risk and does literally what the risk says.
 

@@ -1,6 +1,7 @@
 //! What an operator signs as lost, and what happens between the plan and the signature.
 //!
-//! Invariant: no answer is exact that misses an acknowledged item, until the operator has signed that it is lost.
+//! Invariant: no answer is exact that misses an acknowledged item, until the operator has signed
+//! that it is lost.
 
 use std::time::Duration;
 
@@ -97,7 +98,8 @@ async fn a_counter_that_loses_its_disk_after_the_plan_is_not_complete_by_it() {
     );
 }
 
-/// One coordinator can't know whether the last batch of another, which is there, was acknowledged: that one can.
+/// One coordinator can't know whether the last batch of another, which is there, was acknowledged:
+/// that one can.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_batch_of_another_coordinator_is_signed_for_at_that_one() {
     let mut cluster = Cluster::start(Setup::new().coordinators(2)).await;
@@ -128,7 +130,8 @@ async fn the_last_batch_of_another_coordinator_is_signed_for_at_that_one() {
     assert_eq!(cluster.exact_count(1, "asd", "").await, 0);
 }
 
-/// The same when that one is gone: the batch is lost once it has been silent for long, and not before.
+/// The same when that one is gone: the batch is lost once it has been silent for long, and not
+/// before.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_batch_of_a_coordinator_that_is_gone_is_lost_after_a_while() {
     let mut cluster = Cluster::start(Setup::new().coordinators(2)).await;

@@ -1,12 +1,12 @@
-//! Hardships of a broker of three nodes, under a load of 32 clients: a node that is paused and goes on with what it knew,
-//! under each way of handling partitions, and a node that loses its disk.
+//! Hardships of a broker of three nodes, under a load of 32 clients: a node that is paused and goes
+//! on with what it knew, under each way of handling partitions, and a node that loses its disk.
 //!
-//! Invariant: as for every load; and at the end each counter, as the only one that is left, has everything that was
-//! acknowledged.
+//! Invariant: as for every load; and at the end each counter, as the only one that is left, has
+//! everything that was acknowledged.
 //!
-//! They take minutes of a machine that does nothing else, so they are run by hand:
-//! `cargo test --test cluster three_nodes -- --ignored --test-threads=1 --nocapture`. docs/testing/three-nodes.md has the
-//! report.
+//! They take minutes of a machine that does nothing else, so they are run by hand: `cargo test
+//! --test cluster three_nodes -- --ignored --test-threads=1 --nocapture`.
+//! docs/testing/three-nodes.md has the report.
 
 use std::time::{Duration, Instant};
 
@@ -50,10 +50,12 @@ fn nodes(partition_handling: PartitionHandling) -> Nodes {
     }
 }
 
-/// What came through one node was confirmed by all queues that this node knows of, and it knows of fewer than there are.
+/// What came through one node was confirmed by all queues that this node knows of, and it knows of
+/// fewer than there are.
 ///
-/// One coordinator uses the first node alone and names only `c1`; another uses the other nodes. The first node is paused;
-/// `c2` and `c3` join meanwhile, so that the queues and bindings are made without it.
+/// One coordinator uses the first node alone and names only `c1`; another uses the other nodes. The
+/// first node is paused; `c2` and `c3` join meanwhile, so that the queues and bindings are made
+/// without it.
 async fn joiners_meet_a_node_that_was_paused(partition_handling: PartitionHandling) {
     let broker = Broker::of_three_with(nodes(partition_handling));
     let mut cluster = Cluster::prepare(Setup::on(broker));
@@ -95,7 +97,8 @@ async fn joiners_meet_a_node_that_was_paused(partition_handling: PartitionHandli
     finish(load, &mut cluster).await;
 }
 
-/// Waits until the nodes are one cluster again, and starts the first again, as an operator does, when they stay apart.
+/// Waits until the nodes are one cluster again, and starts the first again, as an operator does,
+/// when they stay apart.
 fn unite(cluster: &Cluster) {
     let node = cluster.broker.node(0);
     let deadline = Instant::now() + REUNION_LIMIT;
@@ -114,7 +117,8 @@ fn unite(cluster: &Cluster) {
     }
 }
 
-/// The load goes on, and what the broker sends to a counter comes late every now and then, as over a busy link.
+/// The load goes on, and what the broker sends to a counter comes late every now and then, as over
+/// a busy link.
 async fn runs_with_late_deliveries(load: &mut Load, cluster: &mut Cluster, name: &str) {
     let since = Instant::now();
     while since.elapsed() < AFTERMATH {
@@ -125,7 +129,8 @@ async fn runs_with_late_deliveries(load: &mut Load, cluster: &mut Cluster, name:
     }
 }
 
-/// Everything is retried; then all hold the same, and each counter alone, the others killed, has everything.
+/// Everything is retried; then all hold the same, and each counter alone, the others killed, has
+/// everything.
 async fn finish(load: Load, cluster: &mut Cluster) {
     let ledger = load.settle(cluster).await;
     ending::check(cluster, &ledger).await;
@@ -152,7 +157,8 @@ async fn a_paused_node_goes_on_with_old_bindings_until_partitions_are_healed() {
     joiners_meet_a_node_that_was_paused(PartitionHandling::Autoheal).await;
 }
 
-/// Each node in turn, that with the leaders of the queues too. It comes back under its name with an empty disk.
+/// Each node in turn, that with the leaders of the queues too. It comes back under its name with an
+/// empty disk.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes with three broker nodes: by hand"]
 async fn a_node_that_lost_its_disk_joins_again() {

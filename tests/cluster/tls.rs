@@ -1,4 +1,5 @@
-//! A broker that is spoken to by TLS, with a certificate of an authority that the system does not know.
+//! A broker that is spoken to by TLS, with a certificate of an authority that the system does not
+//! know.
 //!
 //! Invariant: nothing is said to a broker that can't prove who it is.
 

@@ -1,6 +1,8 @@
-//! Reads that wait in a cluster: what they leave to others, and that they end with their clients everywhere.
+//! Reads that wait in a cluster: what they leave to others, and that they end with their clients
+//! everywhere.
 //!
-//! Invariant: whoever waits here waits for nothing that comes; every test ends long before their time is up.
+//! Invariant: whoever waits here waits for nothing that comes; every test ends long before their
+//! time is up.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! The log over RabbitMQ: what a counter is told at its start, and what becomes of lost queues.
 //!
-//! Invariant: what is lost is told of, and what is there comes; nothing is taken for whole that may not be.
+//! Invariant: what is lost is told of, and what is there comes; nothing is taken for whole that may
+//! not be.
 
 use std::sync::Arc;
 use std::time::Duration;

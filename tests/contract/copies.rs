@@ -1,6 +1,8 @@
-//! The log over RabbitMQ: an append that returned has a copy in the queue of each counter that the coordinator names.
+//! The log over RabbitMQ: an append that returned has a copy in the queue of each counter that the
+//! coordinator names.
 //!
-//! Invariant: that holds whatever exchanges and bindings the broker has, and nobody is told of a loss for them.
+//! Invariant: that holds whatever exchanges and bindings the broker has, and nobody is told of a
+//! loss for them.
 
 use headcount::log::Delivered;
 use std::sync::Arc;
@@ -64,7 +66,8 @@ async fn without_the_exchange_each_named_counter_has_its_copy() {
     }
 }
 
-/// Whoever finds a queue missing leaves the word; the counter may be consuming from the one that was made since.
+/// Whoever finds a queue missing leaves the word; the counter may be consuming from the one that
+/// was made since.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_that_consumes_is_told_of_a_loss_that_is_found_then() {
     let cluster = Cluster::new();

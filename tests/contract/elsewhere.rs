@@ -1,4 +1,5 @@
-//! A broker of several nodes, one of which does not know the cluster: it lost its disk, and has not joined the others again.
+//! A broker of several nodes, one of which does not know the cluster: it lost its disk, and has not
+//! joined the others again.
 //!
 //! Invariant: nothing is declared there, and nothing acknowledged, whoever is sent to it first.
 
@@ -45,7 +46,8 @@ async fn who_starts_at_a_node_without_the_cluster_goes_on_to_the_next() {
     }
 }
 
-/// What a wiped node got back of the cluster tells of no founding that holds: the messages are missing.
+/// What a wiped node got back of the cluster tells of no founding that holds: the messages are
+/// missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_starts_at_a_node_with_imported_definitions_goes_on_to_the_next() {
     let mut cluster = Cluster::new();

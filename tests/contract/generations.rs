@@ -1,6 +1,8 @@
-//! What lies beside a counter's queue, so that an older copy of the broker or of a store does not pass for the present one.
+//! What lies beside a counter's queue, so that an older copy of the broker or of a store does not
+//! pass for the present one.
 //!
-//! Invariant: what does not go together is told as a loss, and a renewal that is broken off anywhere is none.
+//! Invariant: what does not go together is told as a loss, and a renewal that is broken off
+//! anywhere is none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

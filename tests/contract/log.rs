@@ -52,7 +52,8 @@ async fn takes(deliveries: &mut impl Deliveries, batch: Arc<Batch>) -> DeliveryT
     tag
 }
 
-/// `append` returns `Ok` only once the batch is acknowledged by the counter, if that is what makes it durable.
+/// `append` returns `Ok` only once the batch is acknowledged by the counter, if that is what makes
+/// it durable.
 async fn an_append_waits_for_durability(log: impl Log, mut deliveries: impl Deliveries) {
     let appended = batch(1, 1);
     let mut append = tokio::spawn({
@@ -88,7 +89,8 @@ async fn an_acknowledgement_covers_no_later_delivery(
     assert_eq!(second.await.expect("joined"), Ok(None));
 }
 
-/// What a counter says of a batch comes with the acknowledgement, for that batch alone, where the log tells of it.
+/// What a counter says of a batch comes with the acknowledgement, for that batch alone, where the
+/// log tells of it.
 async fn what_was_new_comes_with_the_acknowledgement(
     log: impl Log,
     mut deliveries: impl Deliveries,

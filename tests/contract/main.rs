@@ -2,6 +2,17 @@
 //!
 //! Invariant: what is asserted here is what coordinators and counters rely on.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
+
 mod amqp;
 mod amqp_tests;
 mod copies;

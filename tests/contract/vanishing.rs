@@ -1,4 +1,5 @@
-//! What vanishes from the broker between a look at it and the declaration that follows, and what only seems to.
+//! What vanishes from the broker between a look at it and the declaration that follows, and what
+//! only seems to.
 //!
 //! Invariant: whoever saw a queue never creates it: its counter is told of the loss first.
 
@@ -63,7 +64,8 @@ async fn a_queue_that_vanishes_behind_a_first_start_is_a_loss() {
     consumes_as_incomplete(&mut counter).await;
 }
 
-/// Created without word of the loss, as earlier releases do: what was seen to be gone is a loss all the same.
+/// Created without word of the loss, as earlier releases do: what was seen to be gone is a loss all
+/// the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_vanished_and_came_back_is_a_loss() {
     let cluster = Cluster::new();
@@ -122,7 +124,8 @@ async fn a_counter_that_is_removed_behind_its_look_creates_no_queue() {
     assert_eq!(known, Ok(vec![(name("c4"), None)]));
 }
 
-/// Created by a counter, the exchange would reach no queue but its own, and what is posted would be confirmed.
+/// Created by a counter, the exchange would reach no queue but its own, and what is posted would be
+/// confirmed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_that_is_gone_is_left_to_the_coordinators() {
     let cluster = Cluster::new();

@@ -1,6 +1,7 @@
 //! `headcount bench`, against a real node and against what is none.
 //!
-//! Invariant: what it says of a node is what the node says of itself, and a count that can't be is never success.
+//! Invariant: what it says of a node is what the node says of itself, and a count that can't be is
+//! never success.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -114,8 +115,8 @@ async fn an_open_loop_keeps_its_rate() {
     let flags = ["--rate", "200", "--duration-s", "1", "--connections", "8"];
     let report = report(&bench(node.url(), &flags));
     assert_eq!(report["rate"], 200.0);
-    // What is answered in the measured second counts: on a slow machine some that were due in the warm-up too, and
-    // some that are due in it not.
+    // What is answered in the measured second counts: on a slow machine some that were due in the
+    // warm-up too, and some that are due in it not.
     let requests = number(&report, "requests");
     assert!((100.0..=220.0).contains(&requests), "{report}");
     assert_eq!(report["checked"]["wrong"], 0);
@@ -243,8 +244,8 @@ fn what_is_refused_or_closed_is_sent_again() {
     assert_eq!(report["checked"]["exact"], true);
 }
 
-/// A server that refuses the first `refusals` posts, accepts all others, and always gives the same count. Each
-/// answer closes its connection.
+/// A server that refuses the first `refusals` posts, accepts all others, and always gives the same
+/// count. Each answer closes its connection.
 fn fake(count: u64, refusals: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("an address");

@@ -128,7 +128,8 @@ async fn a_post_is_told_what_was_new() {
     assert_eq!(node.post(&body).await.json["new"], json!(0));
 }
 
-/// Clients that post the same ids at once, in bodies of all sizes: together they are told each id once.
+/// Clients that post the same ids at once, in bodies of all sizes: together they are told each id
+/// once.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_new_is_told_to_one_post() {
     const CLIENTS: u64 = 16;

@@ -1,7 +1,8 @@
 //! `kill -9` under load, with clients that retry.
 //!
-//! Invariant checked at every read of counts, items and pages: that of the checker (tests/checker), where everything that
-//! was shown stays shown over all lives, since a single process shows only what is durable; afterwards, equality.
+//! Invariant checked at every read of counts, items and pages: that of the checker (tests/checker),
+//! where everything that was shown stays shown over all lives, since a single process shows only
+//! what is durable; afterwards, equality.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,7 +43,8 @@ impl World {
     }
 }
 
-/// One client's share of the ids: its own and its pair's, each posted until acknowledged, some of them twice.
+/// One client's share of the ids: its own and its pair's, each posted until acknowledged, some of
+/// them twice.
 async fn post_all(world: Arc<World>, http: Client, client: usize, posts: u64) {
     for post in 0..posts {
         let pair = client / 2;

@@ -1,7 +1,8 @@
-//! What ordinary clients send, and what reaches them: bodies that nobody wants, refusals, origins, hosts and methods.
+//! What ordinary clients send, and what reaches them: bodies that nobody wants, refusals, origins,
+//! hosts and methods.
 //!
-//! Invariant: a client that sends a whole request gets its answer, whatever that is, and may send the next one unless it is told that the
-//! connection is closed.
+//! Invariant: a client that sends a whole request gets its answer, whatever that is, and may send
+//! the next one unless it is told that the connection is closed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,7 +1,8 @@
-//! The data folder under a running service: locked, moved, replaced, deleted, and copied for reading only.
+//! The data folder under a running service: locked, moved, replaced, deleted, and copied for
+//! reading only.
 //!
-//! Invariant: nothing is acknowledged that the folder's name no longer stands for, and no process writes into a
-//! folder that is not the one that it opened.
+//! Invariant: nothing is acknowledged that the folder's name no longer stands for, and no process
+//! writes into a folder that is not the one that it opened.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -229,7 +230,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, (u32, SystemTime)> {
         .collect()
 }
 
-/// The program for a user who may read and nothing else, whoever runs the tests. The copy lies where that user may go.
+/// The program for a user who may read and nothing else, whoever runs the tests. The copy lies
+/// where that user may go.
 fn as_a_reader(folder: &Path) -> std::process::Command {
     let mut command = headcount();
     // Root may do everything, whatever a file's mode says.

@@ -1,6 +1,7 @@
 //! A full disk, as a real one: reads go on, posts are refused and resume by themselves.
 //!
-//! Invariant: a refused post counts nothing, not even after a crash, and an acknowledged one counts for ever.
+//! Invariant: a refused post counts nothing, not even after a crash, and an acknowledged one counts
+//! for ever.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ const FLAGS: [&str; 2] = ["--memory-mb", "2"];
 /// Items of one post.
 const POST_ITEMS: u64 = 10_000;
 
-/// Posts new items until they are refused; returns how many were acknowledged before, and the refusal.
+/// Posts new items until they are refused; returns how many were acknowledged before, and the
+/// refusal.
 async fn post_until_refused(node: &Node, first: u64) -> (u64, Answer) {
     for post in 0..500 {
         let from = first + post * POST_ITEMS;

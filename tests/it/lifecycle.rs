@@ -59,7 +59,8 @@ async fn what_is_acknowledged_while_stopping_is_there_afterwards() {
     );
 }
 
-/// Whoever sends requests hears of the end late: from another place that looks at `/readyz` now and then.
+/// Whoever sends requests hears of the end late: from another place that looks at `/readyz` now and
+/// then.
 #[tokio::test]
 async fn readiness_goes_before_the_listener() {
     let mut node = Node::start(&["--shutdown-delay-ms", "1500"]);
@@ -171,7 +172,8 @@ async fn connections_that_say_nothing_do_not_spoil_the_stop() {
     assert_eq!(node.terminate().code(), Some(0));
 }
 
-/// A read that meets damage tells which file and where, and the process does not go on as if all were well.
+/// A read that meets damage tells which file and where, and the process does not go on as if all
+/// were well.
 #[tokio::test]
 async fn damage_that_a_read_meets_stops_the_process_and_is_named() {
     let mut node = Node::start(&[]);
@@ -369,7 +371,8 @@ fn help_and_version_teach() {
     }
 }
 
-/// A limit on the size of files stands for all but a full disk: the write that would exceed it fails.
+/// A limit on the size of files stands for all but a full disk: the write that would exceed it
+/// fails.
 #[tokio::test]
 async fn a_failed_write_stops_the_process_and_loses_nothing_acknowledged() {
     let folder = tempfile::tempdir().expect("a folder");

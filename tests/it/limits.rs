@@ -192,7 +192,8 @@ async fn connections_leave_files_to_the_store() {
     let node = Node::start_limited(
         &data_dir,
         "-n 232",
-        // Idle ones make room after a while, so that a new connection of this client has its turn too.
+        // Idle ones make room after a while, so that a new connection of this client has its turn
+        // too.
         &["--memory-mb", "2", "--idle-timeout-ms", "500"],
     );
     let address = node.url().trim_start_matches("http://").to_owned();
@@ -207,7 +208,8 @@ async fn connections_leave_files_to_the_store() {
         loop {
             let request = node.request(reqwest::Method::POST, "/items").json(&items);
             match Answer::try_of(request).await {
-                // Its own kept connection may have been idle for too long, and another finds no place: like any client, it tries again.
+                // Its own kept connection may have been idle for too long, and another finds no
+                // place: like any client, it tries again.
                 Ok(answer) if answer.status == 503 => assert!(Instant::now() < deadline),
                 Ok(answer) => break assert_eq!(answer.status, 200, "{}", answer.text),
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),

@@ -1,6 +1,7 @@
 //! `headcount load`, against real nodes and against what stands in front of them.
 //!
-//! Invariant: no row is dropped in silence: what was not acknowledged is told with its line, and the status is not 0.
+//! Invariant: no row is dropped in silence: what was not acknowledged is told with its line, and
+//! the status is not 0.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +33,8 @@ fn lines(ids: std::ops::Range<u32>) -> String {
 /// A request as a server sees it: its first line and its body.
 type Request = (String, String);
 
-/// Answers each request with what `answer` makes of it and of how many came before; keeps all of them.
+/// Answers each request with what `answer` makes of it and of how many came before; keeps all of
+/// them.
 fn server(answer: impl Fn(&Request, usize) -> String + Send + 'static) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -1,6 +1,18 @@
 //! Integration tests: the real program, started, asked and killed as its users would.
 //!
-//! Invariant: nothing here looks inside the process; every claim is checked through what a user can see.
+//! Invariant: nothing here looks inside the process; every claim is checked through what a user can
+//! see.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
 
 mod api;
 mod bench;

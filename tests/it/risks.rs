@@ -6,7 +6,8 @@ use reqwest::StatusCode;
 
 use crate::node::{Node, long};
 
-/// A counter's memory grew with every item that it held: about 40 bytes and more an item in a hash set.
+/// A counter's memory grew with every item that it held: about 40 bytes and more an item in a hash
+/// set.
 #[tokio::test]
 async fn risk_1_memory_does_not_grow_with_items() {
     const PER_POST: u64 = 20_000;
@@ -32,8 +33,8 @@ async fn risk_1_memory_does_not_grow_with_items() {
     assert_eq!(node.count("t7").await, total / 100);
     let grown = node.resident_bytes().saturating_sub(resident_before);
     let per_item = grown as f64 / (total - warm) as f64;
-    // Filters have their 4 MiB; indexes are about 0.06 bytes an item, and as much again while all runs are merged into
-    // one; the rest of the bound is what an allocator may keep.
+    // Filters have their 4 MiB; indexes are about 0.06 bytes an item, and as much again while all
+    // runs are merged into one; the rest of the bound is what an allocator may keep.
     let allowance = 16.0 * 1024.0 * 1024.0 / (total - warm) as f64;
     assert!(
         per_item < 0.2 + allowance,

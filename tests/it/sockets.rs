@@ -1,6 +1,7 @@
 //! A node that listens at a path instead of an address.
 //!
-//! Invariant: whatever speaks HTTP to a Unix socket is served as over TCP, and the path is free again after any end.
+//! Invariant: whatever speaks HTTP to a Unix socket is served as over TCP, and the path is free
+//! again after any end.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -129,7 +130,8 @@ async fn probes_have_a_path_of_their_own() {
     }
 }
 
-/// A client that takes nothing of a long answer is given up, though nothing but the node knows of it.
+/// A client that takes nothing of a long answer is given up, though nothing but the node knows of
+/// it.
 #[tokio::test]
 async fn who_takes_no_answer_is_cut_off_at_a_path_too() {
     use std::io::{Read, Write};

@@ -1,6 +1,8 @@
-//! Reads that wait, as clients meet them: what they cost others, and how they end with their clients.
+//! Reads that wait, as clients meet them: what they cost others, and how they end with their
+//! clients.
 //!
-//! Invariant: whoever waits here waits for nothing that comes; every test ends long before their time is up.
+//! Invariant: whoever waits here waits for nothing that comes; every test ends long before their
+//! time is up.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};

@@ -1,7 +1,7 @@
 //! RabbitMQ nodes of our own: on free ports, in a folder of their own, with their own port mapper.
 //!
-//! Invariant: no node, port, cookie or folder of the machine's own broker is ever touched; what is started here
-//! ends with the test process.
+//! Invariant: no node, port, cookie or folder of the machine's own broker is ever touched; what is
+//! started here ends with the test process.
 
 use std::fs;
 use std::io::Write;
@@ -32,8 +32,8 @@ const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// The longest that one evaluation may take.
 const EVAL_LIMIT: Duration = Duration::from_secs(60);
 
-/// Memory above which a node would stop publishers by itself; absolute, so that the machine's size is no part
-/// of a test.
+/// Memory above which a node would stop publishers by itself; absolute, so that the machine's size
+/// is no part of a test.
 const MEMORY_LIMIT: &str = "8GB";
 
 /// The folder of another system's tree, in which the broker runs instead of here.
@@ -207,7 +207,8 @@ impl BrokerNode {
         *child = Some(guardian::spawn(&mut command));
     }
 
-    /// A program of RabbitMQ's for this node, in the node's tree and with nothing of the machine's own settings.
+    /// A program of RabbitMQ's for this node, in the node's tree and with nothing of the machine's
+    /// own settings.
     pub(super) fn command(&self, program: &str) -> Command {
         let program = format!("{PROGRAMS}/{program}");
         let mut command = match other_root() {
@@ -281,8 +282,9 @@ impl BrokerNode {
         running.parse().map_err(|_| running)
     }
 
-    /// Makes sure that queues declared just now survive a [`Self::kill`]. RabbitMQ keeps their names in tables that
-    /// it writes some seconds late; killed before that, it comes back with a queue that never answers.
+    /// Makes sure that queues declared just now survive a [`Self::kill`]. RabbitMQ keeps their
+    /// names in tables that it writes some seconds late; killed before that, it comes back with a
+    /// queue that never answers.
     pub fn settle(&self) {
         self.eval("[ok = dets:sync(Table) || Table <- dets:all()]");
     }
@@ -328,7 +330,8 @@ impl BrokerNode {
             .collect()
     }
 
-    /// Evaluates an Erlang expression in the node and gives the result as text, in Erlang's notation.
+    /// Evaluates an Erlang expression in the node and gives the result as text, in Erlang's
+    /// notation.
     ///
     /// # Errors
     /// When the node does not answer or the expression fails.
@@ -375,7 +378,8 @@ impl BrokerNode {
     /// The same where it must work.
     #[track_caller]
     pub fn eval(&self, expression: &str) -> String {
-        // A node that is busy or just starting may not be reached at once; then nothing was evaluated.
+        // A node that is busy or just starting may not be reached at once; then nothing was
+        // evaluated.
         until_blocking("an evaluation", EVAL_LIMIT, || {
             match self.try_eval(expression) {
                 Err(why) if why.contains("failed to connect") => Err(why),

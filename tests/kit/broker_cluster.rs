@@ -1,7 +1,8 @@
-//! Three RabbitMQ nodes that are one broker: how they become that, lose each other, lose a disk, and come back.
+//! Three RabbitMQ nodes that are one broker: how they become that, lose each other, lose a disk,
+//! and come back.
 //!
-//! Invariant: what is done here to a node is what an operator or a failing machine does: signals, files, and RabbitMQ's
-//! own commands.
+//! Invariant: what is done here to a node is what an operator or a failing machine does: signals,
+//! files, and RabbitMQ's own commands.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ impl PartitionHandling {
 #[derive(Debug, Clone, Copy)]
 pub struct Nodes {
     pub partition_handling: PartitionHandling,
-    /// After so many seconds without a word of a node, to within a quarter, the others take it for gone.
+    /// After so many seconds without a word of a node, to within a quarter, the others take it for
+    /// gone.
     pub net_ticktime_s: u32,
     /// Whether they have the management API.
     pub management: bool,
@@ -175,8 +177,8 @@ impl Broker {
         Arc::new(broker)
     }
 
-    /// Makes a node that holds nothing that is needed a part of another's cluster; one that discovers the others by itself is that
-    /// already.
+    /// Makes a node that holds nothing that is needed a part of another's cluster; one that
+    /// discovers the others by itself is that already.
     pub fn join(&self, number: usize, to: usize) {
         let node = self.node(number);
         let seen = self.node(to).running_nodes().expect("it answers");
@@ -190,8 +192,8 @@ impl Broker {
         node.wait_until_of(seen + 1);
     }
 
-    /// Takes a node that is gone for good out of the cluster, as `by` sees it. Quorum queues lose their member there, but for
-    /// those that have no other.
+    /// Takes a node that is gone for good out of the cluster, as `by` sees it. Quorum queues lose
+    /// their member there, but for those that have no other.
     pub fn forget(&self, number: usize, by: usize) {
         let name = self.node(number).name();
         self.node(by)

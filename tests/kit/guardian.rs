@@ -1,6 +1,7 @@
 //! What ends everything that a test process started, however that process ends.
 //!
-//! Invariant: no broker, no node, no mount and no folder outlives the test process by more than a moment.
+//! Invariant: no broker, no node, no mount and no folder outlives the test process by more than a
+//! moment.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -12,8 +13,9 @@ use std::sync::LazyLock;
 
 use parking_lot::Mutex;
 
-/// Lives until its input ends, which the kernel does for a process that ends by whatever means. Then it kills
-/// the process groups that it was told of, waits for their end, unmounts, and removes the folders.
+/// Lives until its input ends, which the kernel does for a process that ends by whatever means.
+/// Then it kills the process groups that it was told of, waits for their end, unmounts, and removes
+/// the folders.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 set -f
@@ -110,9 +112,9 @@ pub fn unmount_at_the_end(folder: &Path) {
     remove_at_the_end(folder);
 }
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections: a restart finds
-/// it free again. It is found by asking, not by listening: what is started meanwhile would keep the listener until
-/// its exec.
+/// A port that nobody listens on, below those that the system gives to outgoing connections: a
+/// restart finds it free again. It is found by asking, not by listening: what is started meanwhile
+/// would keep the listener until its exec.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
@@ -130,7 +132,8 @@ pub fn free_port() -> u16 {
     panic!("no free port");
 }
 
-/// Frees the port of a listener at once, also when a child that was just started still has a copy of it.
+/// Frees the port of a listener at once, also when a child that was just started still has a copy
+/// of it.
 pub fn stop_listening(listener: impl AsFd) {
     rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).expect("it listened");
 }

@@ -81,7 +81,8 @@ impl Node {
         Self::spawn(command, data_dir, &[])
     }
 
-    /// Starts a node from a working folder, from where `data_dir` is found. Its log goes to the file `log`.
+    /// Starts a node from a working folder, from where `data_dir` is found. Its log goes to the
+    /// file `log`.
     pub fn start_from(working: &Path, data_dir: &Path, log: &Path) -> Self {
         let mut command = headcount();
         let log = std::fs::File::create(log).expect("a file");

@@ -4,7 +4,8 @@
 
 use std::process::Command;
 
-/// The shell blocks of the README that hold a curl, each with the answers shown below it as comments.
+/// The shell blocks of the README that hold a curl, each with the answers shown below it as
+/// comments.
 fn curls() -> Vec<(String, String)> {
     let readme = include_str!("../../README.md");
     let mut found = Vec::new();
@@ -24,8 +25,8 @@ fn curls() -> Vec<(String, String)> {
     found
 }
 
-/// Asserts that every curl of the README, sent to `url`, is answered as the README says. Only a node that is `alone` knows what
-/// was new.
+/// Asserts that every curl of the README, sent to `url`, is answered as the README says. Only a
+/// node that is `alone` knows what was new.
 pub fn assert_answers(url: &str, alone: bool) {
     let curls = curls();
     assert!(curls.len() >= 2, "{curls:?}");

@@ -53,7 +53,8 @@ enum Links {
 struct Ends {
     /// Connections opened before the `cut`th cut are reset.
     cut: u64,
-    /// Connections opened before the `orphan`th orphaning have lost their client, and their server does not know.
+    /// Connections opened before the `orphan`th orphaning have lost their client, and their server
+    /// does not know.
     orphan: u64,
 }
 
@@ -155,14 +156,14 @@ impl Relay {
         self.shared.links.send_replace(Links::Open);
     }
 
-    /// Takes the client away from every connection without telling its server, as when a host dies. What the
-    /// server sends is not read any more. New connections pass.
+    /// Takes the client away from every connection without telling its server, as when a host dies.
+    /// What the server sends is not read any more. New connections pass.
     pub fn orphan(&self) {
         self.shared.ends.send_modify(|ends| ends.orphan += 1);
     }
 
-    /// Stalls what clients say as soon as one says `pattern` in one piece, which does not pass. [`up`](Self::up) lets
-    /// it go.
+    /// Stalls what clients say as soon as one says `pattern` in one piece, which does not pass.
+    /// [`up`](Self::up) lets it go.
     pub fn hold_at(&self, pattern: &[u8]) {
         *self.shared.held_at.lock() = Some(pattern.to_vec());
     }
@@ -178,8 +179,8 @@ impl Relay {
         .await;
     }
 
-    /// Loses what the server says until it has said `pattern`, then resets the connections: the client never
-    /// hears of what has happened.
+    /// Loses what the server says until it has said `pattern`, then resets the connections: the
+    /// client never hears of what has happened.
     pub async fn swallow(&self, pattern: &[u8]) {
         self.shared.swallowed.lock().clear();
         self.shared.to_client.send_replace(Flow::Swallow);

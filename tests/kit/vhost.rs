@@ -109,7 +109,8 @@ impl Vhost {
         self.with_queue(node, queue, what).expect("a queue");
     }
 
-    /// Sets what the broker believes of a queue's process, as `crashed` or `live`; the queue itself is not touched.
+    /// Sets what the broker believes of a queue's process, as `crashed` or `live`; the queue itself
+    /// is not touched.
     pub fn set_queue_state(&self, node: &BrokerNode, queue: &str, state: &str) {
         let update = format!(
             "rabbit_amqqueue:update(rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>), \
@@ -145,7 +146,8 @@ impl Vhost {
         });
     }
 
-    /// What an export of definitions has of it: exchanges, queues and bindings, and no message. For [`define`](Self::define).
+    /// What an export of definitions has of it: exchanges, queues and bindings, and no message. For
+    /// [`define`](Self::define).
     pub fn definitions(&self, node: &BrokerNode) -> String {
         let name = &self.name;
         node.eval(&format!(

@@ -1,6 +1,7 @@
 //! Waiting for conditions.
 //!
-//! Invariant: a wait ends when its condition holds, or fails at its deadline and says what was last seen.
+//! Invariant: a wait ends when its condition holds, or fails at its deadline and says what was last
+//! seen.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The longest wait for anything that the system does by itself: a start, a reconnect, a round of catching up.
+/// The longest wait for anything that the system does by itself: a start, a reconnect, a round of
+/// catching up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looks until `look` gives a value; its error says what was seen instead.

@@ -1,6 +1,7 @@
 //! Reads that wait for what nobody will ever bring.
 //!
-//! Invariant: their tokens are well-formed and of nobody's batch, so that they wait as long as they may.
+//! Invariant: their tokens are well-formed and of nobody's batch, so that they wait as long as they
+//! may.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -1,6 +1,7 @@
 //! What a disk store does with files that are not as it wrote them.
 //!
-//! Invariant: damage is refused by the file's name and the place in it, and nothing is changed on disk.
+//! Invariant: damage is refused by the file's name and the place in it, and nothing is changed on
+//! disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -139,8 +140,9 @@ fn a_folder_whose_store_is_gone_is_refused() {
     assert_refused(folder.path(), &manifest, 0..=0);
 }
 
-/// A store killed while a full table's segment and the next one are both live: [`killed`]'s files with the
-/// old segment and manifest put back, as if the flush had not got that far. Returns the old segment.
+/// A store killed while a full table's segment and the next one are both live: [`killed`]'s files
+/// with the old segment and manifest put back, as if the flush had not got that far. Returns the
+/// old segment.
 fn killed_between_segments(folder: &Path) -> PathBuf {
     killed(folder, 28);
     let journal = only_file(folder, "journal-");

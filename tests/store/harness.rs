@@ -1,6 +1,7 @@
 //! The stores under test, and small words for them.
 //!
-//! Invariant: a disk store's table holds some dozen keys, so flushes and merges happen in every longer test.
+//! Invariant: a disk store's table holds some dozen keys, so flushes and merges happen in every
+//! longer test.
 
 use std::collections::BTreeMap;
 use std::fs;

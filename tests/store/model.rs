@@ -146,7 +146,8 @@ fn reopen<H: Harness>(
     }
 }
 
-/// Inserts the items of several tenants, of one partition after the other; which of them are new is told of each.
+/// Inserts the items of several tenants, of one partition after the other; which of them are new is
+/// told of each.
 fn insert_all(store: &mut impl Store, model: &mut Model, groups: &[(u8, Vec<u32>)]) {
     for partition in shape().partitioning.all() {
         let mut items = Vec::new();

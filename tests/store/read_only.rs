@@ -1,6 +1,7 @@
 //! Reading a stopped store's folder without changing it.
 //!
-//! Invariant: it shows what opening the store would, whatever a crash left, and no file changes by it.
+//! Invariant: it shows what opening the store would, whatever a crash left, and no file changes by
+//! it.
 
 use std::fs;
 use std::path::Path;

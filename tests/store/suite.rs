@@ -1,6 +1,7 @@
 //! The contract's single promises, each by its name, for every store.
 //!
-//! Invariant: every test runs against every implementation; what needs a disk is skipped where there is none.
+//! Invariant: every test runs against every implementation; what needs a disk is skipped where
+//! there is none.
 
 use headcount::model::{Generation, ItemHash, KeptGeneration, Partition, Verdict};
 use headcount::store::verify::recount;
@@ -293,7 +294,8 @@ fn readers_and_writer_work_at_once<H: Harness>() {
                     let hash = ItemHash::of_id(&newest.to_string());
                     assert!(reader.contains(&tenant("a"), &hash).expect("read"));
                 }
-                // And one that is not counted yet is not, whatever is committed before the look-up is finished.
+                // And one that is not counted yet is not, whatever is committed before the look-up
+                // is finished.
                 let (of_cut, next) = {
                     let cut = reader.cut();
                     let of_cut = cut.counts("a").iter().sum::<u64>();

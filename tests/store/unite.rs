@@ -1,6 +1,7 @@
 //! Another store's snapshot enters in one step, for every store.
 //!
-//! Invariant: every test runs against every implementation; what needs a disk is skipped where there is none.
+//! Invariant: every test runs against every implementation; what needs a disk is skipped where
+//! there is none.
 
 use headcount::model::{EpochPosition, ItemHash, Partition, Position, Sequences, Verdict};
 use headcount::store::verify::recount;

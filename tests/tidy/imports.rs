@@ -1,12 +1,14 @@
 //! Which module may know which: the house map's table.
 //!
-//! Invariant: every path into our own crate is looked up, in `use` trees and inline, by `crate::` or `super::`;
-//! a module that is not in the table is refused until it is. Test code may know anything.
+//! Invariant: every path into our own crate is looked up, in `use` trees and inline, by `crate::`
+//! or `super::`; a module that is not in the table is refused until it is. Test code may know
+//! anything.
 
 use crate::Finding;
 use crate::source::{Source, is_word};
 
-/// Each module with those that it may import; all may import themselves and what is [for all](FOR_ALL).
+/// Each module with those that it may import; all may import themselves and what is [for
+/// all](FOR_ALL).
 const TABLE: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("clock", &[]),
@@ -45,7 +47,8 @@ const EVERYTHING: &[&str] = &[
     "node",
 ];
 
-/// Parts of a module that only the listed modules, and the module itself, may name; others use the contract.
+/// Parts of a module that only the listed modules, and the module itself, may name; others use the
+/// contract.
 const PARTS: [(&str, &str, &[&str]); 7] = [
     ("log", "local", &["node"]),
     ("log", "amqp", &["node"]),

@@ -1,6 +1,18 @@
 //! The house map and the house rules, enforced: headers, sizes, imports, words, who starts tasks.
 //!
-//! Invariant: a finding names file, line and rule; each rule is shown in `samples` to refuse something.
+//! Invariant: a finding names file, line and rule; each rule is shown in `samples` to refuse
+//! something.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
 
 mod imports;
 mod processes;
@@ -90,7 +102,8 @@ fn check(files: &[(String, String)]) -> Vec<Finding> {
     findings
 }
 
-/// A file that another declares by `#[cfg(test)] mod name;` is test code as a whole, with all below it.
+/// A file that another declares by `#[cfg(test)] mod name;` is test code as a whole, with all below
+/// it.
 fn mark_test_files(sources: &mut [Source]) {
     let roots: HashSet<Vec<String>> = sources.iter().flat_map(Source::test_modules).collect();
     for source in sources {

@@ -1,7 +1,8 @@
 //! Which test programs may start processes: those that lock no folder themselves.
 //!
-//! Invariant: between its fork and its exec, a child has every descriptor of its parent, and with it the locks. So a test
-//! that opens a folder again finds it in use when another test of the same process has just started something.
+//! Invariant: between its fork and its exec, a child has every descriptor of its parent, and with
+//! it the locks. So a test that opens a folder again finds it in use when another test of the same
+//! process has just started something.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Each rule refuses something and lets its neighbour pass, so that none passes everything in silence.
+//! Each rule refuses something and lets its neighbour pass, so that none passes everything in
+//! silence.
 //!
 //! Invariant: a sample breaks exactly the rules that its test names.
 
@@ -87,7 +88,8 @@ fn a_long_function_is_refused() {
         passes("src/model/a.rs", &function(head, body));
         refused("src/model/a.rs", &function(head, body + 1), "fn a has");
     }
-    // Neither a declaration nor a pointer's type is a body, and braces in texts and comments don't count.
+    // Neither a declaration nor a pointer's type is a body, and braces in texts and comments don't
+    // count.
     let far = "// {\n".repeat(FUNCTION_LINES_MAX);
     passes(
         "src/model/a.rs",

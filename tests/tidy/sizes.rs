@@ -1,6 +1,7 @@
 //! How long a file and a function may be.
 //!
-//! Invariant: lengths are lines of a file that rustfmt has formatted, from `fn` to the closing brace.
+//! Invariant: lengths are lines of a file that rustfmt has formatted, from `fn` to the closing
+//! brace.
 
 use crate::Finding;
 use crate::source::{Source, is_word};
@@ -45,7 +46,8 @@ fn function_in(line: &str) -> Option<(&str, usize)> {
     (!name.is_empty()).then_some((name, start + 3 + name.len()))
 }
 
-/// Lines of the function whose name ends at `column` of the first line; a mere declaration ends at its `;`.
+/// Lines of the function whose name ends at `column` of the first line; a mere declaration ends at
+/// its `;`.
 fn length(code: &[String], column: usize) -> usize {
     let mut braces = 0_usize;
     // Inside these, a `;` is part of an array's type.

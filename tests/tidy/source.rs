@@ -1,4 +1,5 @@
-//! A Rust file as the rules see it: each line's code without comments and texts, and whether it is test code.
+//! A Rust file as the rules see it: each line's code without comments and texts, and whether it is
+//! test code.
 //!
 //! Invariant: lines keep their numbers, and characters their columns.
 
@@ -41,7 +42,8 @@ impl Source {
         self.test.fill(true);
     }
 
-    /// The module that the file is: `src/log/amqp/mod.rs` is `log`, `amqp`; the root of a crate is nothing.
+    /// The module that the file is: `src/log/amqp/mod.rs` is `log`, `amqp`; the root of a crate is
+    /// nothing.
     pub fn module(&self) -> Vec<String> {
         let path = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let path = path.strip_suffix(".rs").unwrap_or(path);

@@ -1,6 +1,7 @@
 //! Who may start tasks and threads: the supervisor, and those listed with what they start.
 //!
-//! Invariant: a task that lives as long as its node is watched, or its end is told to somebody who ends the node.
+//! Invariant: a task that lives as long as its node is watched, or its end is told to somebody who
+//! ends the node.
 
 use crate::Finding;
 use crate::source::{Source, is_word};

@@ -1,6 +1,7 @@
 //! Words that may not stand in some places: panics, prints, foreign crates, folders of one machine.
 //!
-//! Invariant: code is searched without comments and texts; texts of all kinds are searched for folders.
+//! Invariant: code is searched without comments and texts; texts of all kinds are searched for
+//! folders.
 
 use crate::Finding;
 use crate::source::{Source, is_word};

@@ -1,7 +1,7 @@
 //! A RabbitMQ node of our own: where it keeps its things, and the commands that start and ask it.
 //!
-//! Invariant: everything that it writes is below one folder, and it listens on the loopback alone, on ports
-//! that were free; the machine's own node is never touched.
+//! Invariant: everything that it writes is below one folder, and it listens on the loopback alone,
+//! on ports that were free; the machine's own node is never touched.
 
 use std::fs;
 use std::io;
@@ -13,8 +13,8 @@ use std::process::Command;
 /// Where Debian's package has the programs. Those on the PATH are wrappers that change the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
-/// The node's name. Its folder belongs to this name, so it stays the same from run to run; the port mapper is
-/// our own, so it meets no other.
+/// The node's name. Its folder belongs to this name, so it stays the same from run to run; the port
+/// mapper is our own, so it meets no other.
 const NODE: &str = "headcount@localhost";
 
 /// Settings for the log: all of it in a file of its own, what is wrong on standard output too.
@@ -75,7 +75,8 @@ impl Broker {
         command
     }
 
-    /// Runs the node. The start script is a parent of the node: end the process [`Self::pid`], then it ends too.
+    /// Runs the node. The start script is a parent of the node: end the process [`Self::pid`], then
+    /// it ends too.
     pub fn server(&self) -> Command {
         let mut command = self.command("rabbitmq-server");
         command

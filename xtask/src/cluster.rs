@@ -1,6 +1,8 @@
-//! `cargo xtask cluster`: the cluster of `docker-compose.yml` as plain processes, for who has no containers.
+//! `cargo xtask cluster`: the cluster of `docker-compose.yml` as plain processes, for who has no
+//! containers.
 //!
-//! Invariant: the nodes get the settings of the compose file, and nothing that was started outlives the command.
+//! Invariant: the nodes get the settings of the compose file, and nothing that was started outlives
+//! the command.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The stage that checks the image and the cluster's compose file as far as that goes without containers.
+//! The stage that checks the image and the cluster's compose file as far as that goes without
+//! containers.
 //!
 //! Invariant: it never claims more than it did; what could not be rendered is said.
 

@@ -1,10 +1,11 @@
 //! The stage that counts the hot paths' instructions, and compares them with a committed baseline.
 //!
-//! Invariant: the baseline changes only by [`renew`]; both more and fewer instructions than it allows fail.
+//! Invariant: the baseline changes only by [`renew`]; both more and fewer instructions than it
+//! allows fail.
 //!
-//! `benches/instructions.rs` has the cases. A processor's clock says something else at every run; callgrind, which
-//! executes each instruction itself, says the same to within a part in a hundred on every machine of one
-//! architecture.
+//! `benches/instructions.rs` has the cases. A processor's clock says something else at every run;
+//! callgrind, which executes each instruction itself, says the same to within a part in a hundred
+//! on every machine of one architecture.
 
 use std::collections::BTreeMap;
 use std::env;

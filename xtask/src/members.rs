@@ -1,6 +1,7 @@
 //! The processes of a cluster: started, logged, started again, stopped.
 //!
-//! Invariant: a process never outlives its value, and each of its lines is in its log file and on the terminal.
+//! Invariant: a process never outlives its value, and each of its lines is in its log file and on
+//! the terminal.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};

@@ -1,6 +1,7 @@
 //! The stage that holds the running server against its own `OpenAPI` description.
 //!
-//! Invariant: the same code gets the same requests: `schemathesis.toml` fixes the seed and keeps nothing.
+//! Invariant: the same code gets the same requests: `schemathesis.toml` fixes the seed and keeps
+//! nothing.
 
 use std::fs;
 use std::time::Duration;

@@ -81,7 +81,8 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Asks the server, which must still be ready, to stop, as an operator would, and waits for a clean end.
+    /// Asks the server, which must still be ready, to stop, as an operator would, and waits for a
+    /// clean end.
     ///
     /// # Errors
     /// When it isn't ready any more, ends otherwise than with zero, or not in time.

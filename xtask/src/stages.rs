@@ -10,7 +10,8 @@ use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
 use crate::{deploy, fuzz, instructions, process, schemathesis};
 
-/// The longest that one command of a stage may take; a cold build on two busy cores is the longest of them.
+/// The longest that one command of a stage may take; a cold build on two busy cores is the longest
+/// of them.
 const COMMAND_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// The same with `--long`.

@@ -1,6 +1,7 @@
 //! The stores that are driven: Headcount's engine, and fjall put to the same use.
 //!
-//! Invariant: all keep the same promise: when `commit` returns, the batch's keys and counts are on disk together.
+//! Invariant: all keep the same promise: when `commit` returns, the batch's keys and counts are on
+//! disk together.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -138,8 +139,8 @@ pub struct Fjall {
 }
 
 impl Fjall {
-    /// Opens the database in `dir`, or makes one: a cache of our memory's size, filters of as many bits as ours,
-    /// no compression (keys are random), its own defaults otherwise.
+    /// Opens the database in `dir`, or makes one: a cache of our memory's size, filters of as many
+    /// bits as ours, no compression (keys are random), its own defaults otherwise.
     pub fn open(dir: &Path, tenants: u32, memory_bytes: usize) -> Result<Self, BenchError> {
         let database = Database::builder(dir)
             .cache_size(memory_bytes as u64)

@@ -1,7 +1,7 @@
 //! `headcount-bench engine`: what a store alone can take, without HTTP, hashing or a log around it.
 //!
-//! Invariant: every contender gets the same batches in the same order and makes each durable before the next;
-//! making batches is not part of what is measured.
+//! Invariant: every contender gets the same batches in the same order and makes each durable before
+//! the next; making batches is not part of what is measured.
 
 mod contenders;
 mod workload;

@@ -1,6 +1,7 @@
 //! The items of an engine's run: cheap to make, the same every time, their counts known.
 //!
-//! Invariant: the n-th distinct item is a function of n alone, so a duplicate needs no memory of what was sent.
+//! Invariant: the n-th distinct item is a function of n alone, so a duplicate needs no memory of
+//! what was sent.
 
 use std::ops::Range;
 

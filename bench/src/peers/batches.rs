@@ -1,6 +1,7 @@
 //! Batches for PostgreSQL: one prepared statement with two arrays.
 //!
-//! Invariant: each batch is one transaction, its tenants ascending, so that no two wait for each other.
+//! Invariant: each batch is one transaction, its tenants ascending, so that no two wait for each
+//! other.
 
 use std::time::{Duration, Instant};
 

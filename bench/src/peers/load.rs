@@ -1,7 +1,7 @@
 //! What all load on a peer has in common: when it counts, and what comes of it.
 //!
-//! Invariant: an item is measured when its answer came after the warm-up and before the end, and is always part
-//! of what must be in the store.
+//! Invariant: an item is measured when its answer came after the warm-up and before the end, and is
+//! always part of what must be in the store.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! `headcount-bench postgres`: PostgreSQL, with every commit synced before it is answered.
 //!
-//! Invariant: a run ends with every item in one row, and every tenant's count equal to the number of its rows.
+//! Invariant: a run ends with every item in one row, and every tenant's count equal to the number
+//! of its rows.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;

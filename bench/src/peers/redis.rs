@@ -1,6 +1,7 @@
 //! `headcount-bench redis`: Redis, with its log of changes synced at every write or every second.
 //!
-//! Invariant: a run ends with every item in exactly one set, and the counts equal to the sets' sizes.
+//! Invariant: a run ends with every item in exactly one set, and the counts equal to the sets'
+//! sizes.
 
 use std::fs::File;
 use std::path::PathBuf;

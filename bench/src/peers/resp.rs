@@ -143,8 +143,9 @@ fn render_script(out: &mut Vec<u8>, script: &str, tenants: &[u64], items: &mut I
     1
 }
 
-/// One SADD for each tenant, sent together, as one transaction if there are several. Returns the answers to read:
-/// in a transaction one for its beginning, one for each command that is queued, one that says how many follow.
+/// One SADD for each tenant, sent together, as one transaction if there are several. Returns the
+/// answers to read: in a transaction one for its beginning, one for each command that is queued,
+/// one that says how many follow.
 fn render_plain(out: &mut Vec<u8>, tenants: &[u64], items: &mut Items) -> usize {
     let is_transaction = tenants.len() > 1;
     if is_transaction {

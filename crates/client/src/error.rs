@@ -1,6 +1,7 @@
 //! Why a request to a coordinator did not succeed, and what its answer says of that.
 //!
-//! Invariant: whatever may be answered by the same request later says so; what is not from a coordinator is told as well.
+//! Invariant: whatever may be answered by the same request later says so; what is not from a
+//! coordinator is told as well.
 
 use std::time::{Duration, SystemTime};
 

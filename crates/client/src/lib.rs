@@ -1,6 +1,7 @@
 //! A client of the public API.
 //!
-//! Invariant: an outcome that is not known is never reported as success, and whatever may be repeated says so.
+//! Invariant: an outcome that is not known is never reported as success, and whatever may be
+//! repeated says so.
 
 mod error;
 mod public;

@@ -1,6 +1,7 @@
 //! A client of the public API of any coordinator.
 //!
-//! Invariant: an error that is `retryable` may be answered by the same request again; nothing counts twice.
+//! Invariant: an error that is `retryable` may be answered by the same request again; nothing
+//! counts twice.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use serde::de::DeserializeOwned;
 use super::error::{ClientError, Fault, by_index, no_answer, refusal};
 use super::reach::Reach;
 
-/// How long a request may take in all: longer than a coordinator's own limits, so that it answers first.
+/// How long a request may take in all: longer than a coordinator's own limits, so that it answers
+/// first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a node may take to tell how it is; whoever checks has little patience.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,7 +122,8 @@ impl PublicClient {
     }
 
     fn over(reach: &Reach, client: reqwest::ClientBuilder) -> Result<Self, ClientError> {
-        // A provider that is installed already, by whoever uses this crate as a library, is as good.
+        // A provider that is installed already, by whoever uses this crate as a library, is as
+        // good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client
             .timeout(REQUEST_TIMEOUT)
@@ -134,8 +137,8 @@ impl PublicClient {
         })
     }
 
-    /// Posts items in NDJSON; all that are accepted are durable. With `partial` good items are accepted beside bad ones,
-    /// where the coordinator's release can do that.
+    /// Posts items in NDJSON; all that are accepted are durable. With `partial` good items are
+    /// accepted beside bad ones, where the coordinator's release can do that.
     ///
     /// # Errors
     /// [`ClientError`]; after a retryable one, post the same again.
@@ -218,7 +221,8 @@ fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
             .iter()
             .take(TENANTS_PER_REQUEST)
             .take_while(|tenant| {
-                // Each byte takes three at most, percent-encoded, and each tenant its parameter's name.
+                // Each byte takes three at most, percent-encoded, and each tenant its parameter's
+                // name.
                 bytes += "tenant=&".len() + 3 * tenant.len();
                 bytes <= QUERY_BYTES_MAX
             });

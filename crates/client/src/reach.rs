@@ -1,6 +1,7 @@
 //! Where a node is asked, and by which way.
 //!
-//! Invariant: what is asked of this machine never goes through a proxy, and no request follows a redirect.
+//! Invariant: what is asked of this machine never goes through a proxy, and no request follows a
+//! redirect.
 
 use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;

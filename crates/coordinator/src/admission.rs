@@ -1,7 +1,8 @@
 //! Admission: which posts may wait for a batch, so that what waits is bounded, here and in the log.
 //!
-//! Invariant: the bytes and posts admitted and not yet released never exceed the limits, but for one post
-//! alone that is larger than the byte limit. Nothing is admitted while the log says that it takes nothing.
+//! Invariant: the bytes and posts admitted and not yet released never exceed the limits, but for
+//! one post alone that is larger than the byte limit. Nothing is admitted while the log says that
+//! it takes nothing.
 
 use std::sync::Arc;
 
@@ -136,11 +137,11 @@ pub(super) struct Ticket {
 }
 
 impl Gate {
-    pub fn new(limits: AdmissionLimits) -> Self {
+    pub(crate) fn new(limits: AdmissionLimits) -> Self {
         Self(Arc::new(Mutex::new(Admission::new(limits))))
     }
 
-    pub fn admit(&self, bytes: usize) -> Result<Ticket, Refusal> {
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Ticket, Refusal> {
         self.0.lock().admit(bytes)?;
         Ok(Ticket {
             gate: self.clone(),
@@ -148,28 +149,28 @@ impl Gate {
         })
     }
 
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.lock().close();
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.0.lock().open
     }
 
-    pub fn check_open(&self) -> Result<(), Refusal> {
+    pub(crate) fn check_open(&self) -> Result<(), Refusal> {
         self.0.lock().check_open()
     }
 
-    pub fn set_log_state(&self, log: LogState) {
+    pub(crate) fn set_log_state(&self, log: LogState) {
         self.0.lock().set_log_state(log);
     }
 
-    pub fn log_state(&self) -> LogState {
+    pub(crate) fn log_state(&self) -> LogState {
         self.0.lock().log.clone()
     }
 
     /// Sets the gauges of what waits.
-    pub fn report(&self) {
+    pub(crate) fn report(&self) {
         let (posts, bytes) = {
             let admission = self.0.lock();
             (admission.posts, admission.bytes)
@@ -187,7 +188,8 @@ impl Drop for Ticket {
 
 /// Bytes of memory that a tenant's items hold while they wait, about.
 pub(super) fn waiting_bytes(items: &TenantItems) -> usize {
-    /// Headers of the name and the list, what allocators round up, and the group's place in the batch.
+    /// Headers of the name and the list, what allocators round up, and the group's place in the
+    /// batch.
     const GROUP_BYTES: usize = 160;
     GROUP_BYTES + items.tenant.as_str().len() + items.hashes.capacity() * ITEM_HASH_BYTES
 }

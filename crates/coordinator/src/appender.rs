@@ -1,7 +1,8 @@
-//! What a batcher has gathered, on its way to the log: sealed, appended, in parts where it must be, and told to whoever waits.
+//! What a batcher has gathered, on its way to the log: sealed, appended, in parts where it must be,
+//! and told to whoever waits.
 //!
-//! Invariant: an append that returned is followed by the next sequence, and one that the log did not keep by the same again. Nobody is told
-//! that nothing of a post counts once a part of it may.
+//! Invariant: an append that returned is followed by the next sequence, and one that the log did
+//! not keep by the same again. Nobody is told that nothing of a post counts once a part of it may.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub(super) struct Appender<L> {
     pub ending: Arc<Ending>,
     batch_items: Histogram,
     append_seconds: Histogram,
-    /// What the next batch is named. A batch that the log does not keep leaves its name to the next.
+    /// What the next batch is named. A batch that the log does not keep leaves its name to the
+    /// next.
     next: BatchId,
     /// The most encoded bytes of a batch that the log takes, as far as it has said so.
     pub bytes_max: usize,
@@ -33,7 +35,7 @@ pub(super) struct Appender<L> {
 
 impl<L: Log> Appender<L> {
     /// Begins with the batch that is named `first`.
-    pub fn new(log: L, first: BatchId, reached: Arc<Reached>, ending: Arc<Ending>) -> Self {
+    pub(crate) fn new(log: L, first: BatchId, reached: Arc<Reached>, ending: Arc<Ending>) -> Self {
         Self {
             log,
             reached,
@@ -46,7 +48,7 @@ impl<L: Log> Appender<L> {
     }
 
     /// Makes what `posts` hold durable and tells whoever waits; none is left.
-    pub async fn append(&mut self, posts: &mut Vec<Submission>) -> Result<(), LogEnded> {
+    pub(crate) async fn append(&mut self, posts: &mut Vec<Submission>) -> Result<(), LogEnded> {
         let (batch, shares) = self.sealed(posts);
         let appended = self.append_batch(batch).await;
         let told = match appended {
@@ -177,7 +179,8 @@ impl<L: Log> Appender<L> {
         Ok(told)
     }
 
-    /// One batch of what `posts` hold, and, if somebody is to tell them what was new, whose its items are.
+    /// One batch of what `posts` hold, and, if somebody is to tell them what was new, whose its
+    /// items are.
     fn sealed(&self, posts: &mut [Submission]) -> (Batch, Option<Shares>) {
         let id = self.next;
         let mut acceptance = None;

@@ -27,7 +27,8 @@ async fn a_batch_that_the_log_does_not_take_goes_in_parts_that_it_does() {
     assert_eq!(batcher.submit(many_items(0..10), None).await, durable(5));
     // What came together for a larger one does not when the limit is known.
     assert_eq!(batcher.submit(many_items(0..11), None).await, durable(7));
-    // It may take still less, at a node of a broker with another limit; and every item is in one of the parts.
+    // It may take still less, at a node of a broker with another limit; and every item is in one of
+    // the parts.
     log.bytes_max
         .store(batch_bytes(&items(0)), Ordering::Release);
     assert_eq!(batcher.submit(many_items(50..55), None).await, durable(12));

@@ -1,7 +1,7 @@
 //! Asking counters: all at once, each above the floor, each heard for signs of a clone.
 //!
-//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that gave it, and lacks nothing
-//! below what it covers.
+//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that
+//! gave it, and lacks nothing below what it covers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use headcount_rpc::{Counts, Cover, Demand, Queries, QueryError};
 /// How much longer than the counters a coordinator waits for their answers to arrive.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
 
-/// How long the other counters are waited for once those that answered are enough: what one of them has beyond those is
-/// asked for as well, whatever path it came by.
+/// How long the other counters are waited for once those that answered are enough: what one of them
+/// has beyond those is asked for as well, whatever path it came by.
 const BEYOND_ENOUGH: Duration = Duration::from_millis(10);
 
 /// What a counter said when it was asked for its whole position behind a barrier.
@@ -56,8 +56,9 @@ impl Coordinator {
         gather(all, Vec::new(), wait, ask, enough).await.answers
     }
 
-    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life, and that has
-    /// no hole: what is missing below a batch that it holds was acknowledged.
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its
+    /// present life, and that has no hole: what is missing below a batch that it holds was
+    /// acknowledged.
     pub(super) async fn ask_above<A: Covered>(
         &self,
         member: &Member,
@@ -86,15 +87,16 @@ impl Coordinator {
                 }
                 return Ok(answer);
             }
-            // It may be about to fill them: it waits for those as for what a read asks for by itself.
+            // It may be about to fill them: it waits for those as for what a read asks for by
+            // itself.
             demand.requirement.unite(&holes);
             demand.wait = deadline.saturating_duration_since(Instant::now());
             is_second = true;
         }
     }
 
-    /// Asks a counter for an answer that covers the floor as well, unless that is known of its present life; all that by the
-    /// deadline.
+    /// Asks a counter for an answer that covers the floor as well, unless that is known of its
+    /// present life; all that by the deadline.
     async fn ask_known<A: Covered>(
         &self,
         member: &Member,
@@ -134,8 +136,8 @@ impl Coordinator {
         Ok(answer)
     }
 
-    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that. Collects answers until
-    /// they are `enough` and a moment longer, or until the time is up.
+    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that.
+    /// Collects answers until they are `enough` and a moment longer, or until the time is up.
     ///
     /// # Errors
     /// When the log did not take the barrier in time.
@@ -190,9 +192,10 @@ impl Coordinator {
         Ok(heard)
     }
 
-    /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter whose answers
-    /// always come second is known to hold the floor too, so that reads need not carry it. One that takes nothing more
-    /// from its queue is known by that, so that reads which ask for nothing don't go to it first.
+    /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter
+    /// whose answers always come second is known to hold the floor too, so that reads need not
+    /// carry it. One that takes nothing more from its queue is known by that, so that reads which
+    /// ask for nothing don't go to it first.
     pub(super) async fn look_around(&self, timeout: Duration) {
         let roll = self.inner.members.roll();
         let floor = self.inner.session.floor();

@@ -1,7 +1,7 @@
 //! A partition's barriers: all who ask while one is on its way share the next.
 //!
-//! Invariant: a barrier is named only once all who share it have asked. So one that was named before a machine was copied
-//! or brought back serves nobody who asks after that.
+//! Invariant: a barrier is named only once all who share it have asked. So one that was named
+//! before a machine was copied or brought back serves nobody who asks after that.
 
 use std::sync::Arc;
 
@@ -31,9 +31,10 @@ struct Appender<L> {
 }
 
 impl Barriers {
-    /// Starts to append barriers of `partition` to `log`. It ends when this handle is dropped, when the log ends, or when
-    /// the coordinator must not go on. At most `waiting_max` may wait for the next one.
-    pub fn start(
+    /// Starts to append barriers of `partition` to `log`. It ends when this handle is dropped, when
+    /// the log ends, or when the coordinator must not go on. At most `waiting_max` may wait for the
+    /// next one.
+    pub(crate) fn start(
         log: impl Log,
         partition: Partition,
         epochs: BarrierEpochs,
@@ -54,7 +55,7 @@ impl Barriers {
     }
 
     /// Appends a barrier that is named after this call began, and waits until it is durable.
-    pub async fn append(&self) -> Result<BatchId, LogEnded> {
+    pub(crate) async fn append(&self) -> Result<BatchId, LogEnded> {
         let (done, durable) = oneshot::channel();
         self.asking.send(done).await.map_err(|_| LogEnded)?;
         durable.await.map_err(|_| LogEnded)

@@ -1,9 +1,11 @@
-//! Group commit for one partition: while one batch is being made durable, the next gathers. Whoever was just answered may
-//! be about to post again, and gets a turn to do so before the next batch closes (docs/adr/0014-a-turn-before-a-batch.md).
+//! Group commit for one partition: while one batch is being made durable, the next gathers. Whoever
+//! was just answered may be about to post again, and gets a turn to do so before the next batch
+//! closes (docs/adr/0014-a-turn-before-a-batch.md).
 //!
-//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in one batch, unless the log takes none
-//! so large: then they are in batches that follow one another, and the post is answered once all are durable. A batch that the log
-//! does not keep never was, and its sequence is the next one's.
+//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in
+//! one batch, unless the log takes none so large: then they are in batches that follow one another,
+//! and the post is answered once all are durable. A batch that the log does not keep never was, and
+//! its sequence is the next one's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +19,8 @@ use headcount_log::{Log, batch_bytes, encoded_bytes};
 use headcount_model::{Acceptance, BatchId, Epoch, Partition, Sequence, TenantItems};
 use headcount_runtime::supervisor::{Ended, Supervisor, Task};
 
-/// Posts of a batch after which the next one waits a turn. A post that comes alone is waited for by nobody else.
+/// Posts of a batch after which the next one waits a turn. A post that comes alone is waited for by
+/// nobody else.
 const TOGETHER_POSTS_MIN: usize = 2;
 
 /// What a submission is of.
@@ -68,7 +71,8 @@ pub(super) struct LogEnded;
 pub(super) enum NotAppended {
     /// There is no room for it: nothing of it is there, nor ever will be.
     Full,
-    /// The log takes no batch so large, and this one has no parts: nothing of it is there, nor ever will be.
+    /// The log takes no batch so large, and this one has no parts: nothing of it is there, nor ever
+    /// will be.
     TooLarge { bytes_max: usize },
     /// The log ended: whether it becomes durable is unknown.
     LogEnded,
@@ -76,7 +80,7 @@ pub(super) enum NotAppended {
 
 impl NotAppended {
     /// For the metric of refused posts.
-    pub fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Full => "disk_full",
             Self::TooLarge { .. } => "too_large",
@@ -97,9 +101,9 @@ pub(super) struct BatcherOptions {
 }
 
 impl Batcher {
-    /// Starts a batcher over `log`. It ends when every handle is dropped and the last batch is confirmed, when
-    /// the log ends, or when the coordinator must not go on.
-    pub fn start(
+    /// Starts a batcher over `log`. It ends when every handle is dropped and the last batch is
+    /// confirmed, when the log ends, or when the coordinator must not go on.
+    pub(crate) fn start(
         log: impl Log,
         options: BatcherOptions,
         ending: Arc<Ending>,
@@ -121,7 +125,7 @@ impl Batcher {
     }
 
     /// Hands items over and waits until their batch is durable.
-    pub async fn submit(
+    pub(crate) async fn submit(
         &self,
         items: Vec<TenantItems>,
         ticket: Option<Arc<Ticket>>,
@@ -129,8 +133,9 @@ impl Batcher {
         self.hand_over(Load::Items(items), ticket).await
     }
 
-    /// Hands an operator's signature over and waits until its batch is durable; returns its sequence.
-    pub async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, NotAppended> {
+    /// Hands an operator's signature over and waits until its batch is durable; returns its
+    /// sequence.
+    pub(crate) async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, NotAppended> {
         let load = Load::Acceptance(acceptance);
         Ok(self.hand_over(load, None).await?.sequence)
     }
@@ -151,17 +156,17 @@ impl Batcher {
 
     /// Posts that wait to be gathered.
     #[cfg(test)]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.submissions.max_capacity() - self.submissions.capacity()
     }
 
     /// The sequence of the last durable batch; 0 before the first.
-    pub fn confirmed(&self) -> Sequence {
+    pub(crate) fn confirmed(&self) -> Sequence {
         self.reached.confirmed.load(Ordering::Acquire)
     }
 
     /// The sequence of the last batch that the log was given; 0 before the first.
-    pub fn handed(&self) -> Sequence {
+    pub(crate) fn handed(&self) -> Sequence {
         self.reached.handed.load(Ordering::Acquire)
     }
 }

@@ -1,7 +1,13 @@
-//! The coordinator: admits items, groups them into batches, appends those to the log, answers reads.
+//! The coordinator: admits items, groups them into batches, appends those to the log, answers
+//! reads.
 //!
-//! Invariant: an item is acknowledged only after the append of its batch returned `Ok`. Where that is not
-//! known, the client hears so, and posting again is safe.
+//! Invariant: an item is acknowledged only after the append of its batch returned `Ok`. Where that
+//! is not known, the client hears so, and posting again is safe.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests start what they test")
+)]
 
 mod admission;
 mod appender;
@@ -67,15 +73,17 @@ pub struct CoordinatorOptions {
     pub batch_bytes_max: usize,
     /// What may be admitted and not yet durable.
     pub admission: AdmissionLimits,
-    /// How long a post may wait to become durable, in all; at most [`ACCEPT_TIMEOUT_MAX`](Self::ACCEPT_TIMEOUT_MAX).
+    /// How long a post may wait to become durable, in all; at most
+    /// [`ACCEPT_TIMEOUT_MAX`](Self::ACCEPT_TIMEOUT_MAX).
     pub accept_timeout: Duration,
     /// Strong reads at once; each has a barrier and asks for whole positions.
     pub strong_reads_max: usize,
 }
 
 impl CoordinatorOptions {
-    /// The longest that a post may wait to become durable. What a coordinator that fell silent acknowledges late must not be
-    /// what was signed as lost in its absence: a signature takes it for gone after twice as long.
+    /// The longest that a post may wait to become durable. What a coordinator that fell silent
+    /// acknowledges late must not be what was signed as lost in its absence: a signature takes it
+    /// for gone after twice as long.
     pub const ACCEPT_TIMEOUT_MAX: Duration = Duration::from_secs(SILENCE_MAX.as_secs() / 2);
 }
 
@@ -126,8 +134,8 @@ impl From<NotAppended> for AcceptError {
 pub struct Receipt {
     /// What a read must cover to include its items.
     pub token: Token,
-    /// How many of its items were counted for the first time, where the log tells that: an item that several posts bring at once is
-    /// told to one of them.
+    /// How many of its items were counted for the first time, where the log tells that: an item
+    /// that several posts bring at once is told to one of them.
     pub new: Option<u64>,
 }
 
@@ -160,10 +168,10 @@ struct Inner {
 }
 
 impl Coordinator {
-    /// A coordinator of a new life over a log: its items go under `epoch`, each of its barriers under one
-    /// of `barrier_epochs`.
-    /// A majority is one of the counters in `named` and of those that [are seen](Self::set_member). Reads are not exact
-    /// until [`start`](Self::start). Must be called on a Tokio runtime, where `supervisor` watches over the batchers.
+    /// A coordinator of a new life over a log: its items go under `epoch`, each of its barriers
+    /// under one of `barrier_epochs`. A majority is one of the counters in `named` and of those
+    /// that [are seen](Self::set_member). Reads are not exact until [`start`](Self::start). Must be
+    /// called on a Tokio runtime, where `supervisor` watches over the batchers.
     pub fn new(
         epoch: Epoch,
         barrier_epochs: BarrierEpochs,
@@ -217,8 +225,8 @@ impl Coordinator {
         }
     }
 
-    /// The start read: learns everything that was acknowledged before this life, so that exact reads include
-    /// it. It also proves that the log and a majority of the counters work.
+    /// The start read: learns everything that was acknowledged before this life, so that exact
+    /// reads include it. It also proves that the log and a majority of the counters work.
     ///
     /// # Errors
     /// When they did not answer within `timeout`; it may be tried again.
@@ -248,13 +256,15 @@ impl Coordinator {
         self.inner.supervisor.is_leaving()
     }
 
-    /// The end of a task of this process that nobody asked for, if there was one: the process goes down.
+    /// The end of a task of this process that nobody asked for, if there was one: the process goes
+    /// down.
     #[must_use]
     pub fn unasked_end(&self) -> Option<UnaskedEnd> {
         self.inner.supervisor.unasked()
     }
 
-    /// Takes note of how the log is: while it is blocked, or a counter is too far behind, posts are refused.
+    /// Takes note of how the log is: while it is blocked, or a counter is too far behind, posts are
+    /// refused.
     pub fn set_log_state(&self, state: LogState) {
         self.inner.gate.set_log_state(state);
     }
@@ -265,13 +275,14 @@ impl Coordinator {
         self.inner.gate.log_state()
     }
 
-    /// Resolves, with the reason, once this coordinator must not go on: the process has to end. From then on it
-    /// acknowledges nothing.
+    /// Resolves, with the reason, once this coordinator must not go on: the process has to end.
+    /// From then on it acknowledges nothing.
     pub async fn fatal(&self) -> Fatal {
         self.inner.ending.fatal().await
     }
 
-    /// Admits no post from now on; what was admitted goes on. Ends the tasks beside posts and reads.
+    /// Admits no post from now on; what was admitted goes on. Ends the tasks beside posts and
+    /// reads.
     pub fn close(&self) {
         self.inner.gate.close();
         self.inner.ending.close();
@@ -326,8 +337,8 @@ impl Coordinator {
         Ok(Receipt { token, new })
     }
 
-    /// Hands items to the batchers of their partitions and waits until all are durable; tells how many were new, if that is known of
-    /// all.
+    /// Hands items to the batchers of their partitions and waits until all are durable; tells how
+    /// many were new, if that is known of all.
     async fn submit(
         &self,
         items: Vec<TenantItems>,

@@ -1,8 +1,9 @@
-//! What nobody holds: what may be dropped from the requirement, and what only an operator may give up.
+//! What nobody holds: what may be dropped from the requirement, and what only an operator may give
+//! up.
 //!
-//! Invariant: everything here is a pure function of what counters said. A sequence with a known successor was
-//! acknowledged, since a coordinator sends the next only after it: it is never dropped. Of each epoch at most one
-//! sequence, the last, can be in doubt.
+//! Invariant: everything here is a pure function of what counters said. A sequence with a known
+//! successor was acknowledged, since a coordinator sends the next only after it: it is never
+//! dropped. Of each epoch at most one sequence, the last, can be in doubt.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,7 +32,8 @@ pub struct Loss {
 pub struct Incomplete {
     /// Its name.
     pub name: String,
-    /// What names its last loss; `None` where its release doesn't say, so that it can't be accepted.
+    /// What names its last loss; `None` where its release doesn't say, so that it can't be
+    /// accepted.
     pub loss: Option<LossId>,
     /// Why it can't be accepted yet, and what an operator does about that.
     pub not_yet: Option<String>,
@@ -56,11 +58,13 @@ pub struct NotLost {
 /// What an operator would give up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LossPlan {
-    /// What is known to have been acknowledged, or shown, and nobody that was heard holds; ascending.
+    /// What is known to have been acknowledged, or shown, and nobody that was heard holds;
+    /// ascending.
     pub losses: Vec<Loss>,
     /// Counters that are not sure to have everything, by name.
     pub incomplete: Vec<Incomplete>,
-    /// Named counters that did not answer behind a fresh barrier: what is missing may be with them still.
+    /// Named counters that did not answer behind a fresh barrier: what is missing may be with them
+    /// still.
     pub silent: Vec<String>,
     /// What nobody that was heard holds either, and is not lost yet.
     pub not_lost: Vec<NotLost>,
@@ -94,10 +98,11 @@ pub(super) fn united(heard: &[Heard]) -> Requirement {
     held
 }
 
-/// What of `required` was never acknowledged and is held by nobody: the last sequence of an epoch that a counter
-/// had, showed and lost before its coordinator could finish. Empty unless every one of `names` answered behind a
-/// barrier that was appended after `required` was read, and is complete; none of the epoch `own`; and of an epoch
-/// of which something was `dropped` before, only the same again; and none of an epoch whose last batch `may_come`.
+/// What of `required` was never acknowledged and is held by nobody: the last sequence of an epoch
+/// that a counter had, showed and lost before its coordinator could finish. Empty unless every one
+/// of `names` answered behind a barrier that was appended after `required` was read, and is
+/// complete; none of the epoch `own`; and of an epoch of which something was `dropped` before, only
+/// the same again; and none of an epoch whose last batch `may_come`.
 pub(super) fn never_acknowledged(
     own: Epoch,
     names: &BTreeSet<&str>,
@@ -150,9 +155,10 @@ pub(super) struct Known<'a> {
     pub heard: &'a [Heard],
 }
 
-/// What is lost, as far as those heard know: all that is required, and all that must have come before what is
-/// known, but for what somebody holds; and but for an epoch's last one that `may_come`, for a reason that is given. A counter
-/// that a coordinator `passes_by`, which is named, or that lacks what another holds, can't be taken for complete yet.
+/// What is lost, as far as those heard know: all that is required, and all that must have come
+/// before what is known, but for what somebody holds; and but for an epoch's last one that
+/// `may_come`, for a reason that is given. A counter that a coordinator `passes_by`, which is
+/// named, or that lacks what another holds, can't be taken for complete yet.
 pub(super) fn plan(
     known: &Known<'_>,
     may_come: impl Fn(BatchId) -> Option<String>,
@@ -231,8 +237,9 @@ fn incomplete(
     incomplete
 }
 
-/// What every counter that lacks nothing holds by now: what any of them held up to the first barrier, and all that one holds
-/// which had not come to that barrier then, since its queue may still have had it.
+/// What every counter that lacks nothing holds by now: what any of them held up to the first
+/// barrier, and all that one holds which had not come to that barrier then, since its queue may
+/// still have had it.
 fn before(first: &[Heard], heard: &[Heard]) -> Requirement {
     let mut before = united(first);
     let came = |of: &&Heard| first.iter().any(|one| one.name == of.name && one.barriers);
@@ -242,7 +249,8 @@ fn before(first: &[Heard], heard: &[Heard]) -> Requirement {
     before
 }
 
-/// Why a counter can't be taken for complete that lacks so many batches which another holds, and that a coordinator passes by.
+/// Why a counter can't be taken for complete that lacks so many batches which another holds, and
+/// that a coordinator passes by.
 fn not_yet(lacks: u64, passed_by: Option<String>) -> Option<String> {
     const LACKS: &str = "that another counter holds, and takes them over from that one: make a new plan in some seconds, or see \
                          its log";
@@ -319,9 +327,9 @@ pub(super) fn aftermath(
     aftermath
 }
 
-/// A partition's accepting records: at most [`LOSSES_PER_RECORD_MAX`] sequences each, and the last ones say that the counters
-/// `named`, in ascending order, are complete from there on, at most [`COMPLETED_PER_RECORD_MAX`] each. None when there is
-/// nothing to say.
+/// A partition's accepting records: at most [`LOSSES_PER_RECORD_MAX`] sequences each, and the last
+/// ones say that the counters `named`, in ascending order, are complete from there on, at most
+/// [`COMPLETED_PER_RECORD_MAX`] each. None when there is nothing to say.
 pub(super) fn records(
     partition: Partition,
     losses: &[Loss],

@@ -162,7 +162,8 @@ fn nothing_is_dropped_while_its_coordinator_may_bring_it() {
     assert_eq!(never, of(&[(2, &[1])]));
 }
 
-/// Of each epoch at most one, the last, can be on its way: what has a successor was acknowledged, and is lost.
+/// Of each epoch at most one, the last, can be on its way: what has a successor was acknowledged,
+/// and is lost.
 #[test]
 fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     let required = of(&[(1, &[1, 2, 5]), (2, &[3]), (3, &[2]), (4, &[])]);
@@ -187,7 +188,8 @@ fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     assert!(!planned.plan.includes(&lost(1, 2, 5)));
 }
 
-/// Else it would answer exactly without what another holds, or what is posted without a copy for it.
+/// Else it would answer exactly without what another holds, or what is posted without a copy for
+/// it.
 #[test]
 fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
     let heard = ["a", "b", "c"].map(|name| Heard {

@@ -1,7 +1,9 @@
-//! The counters that a coordinator knows of: those that configuration names, and those that presence showed.
+//! The counters that a coordinator knows of: those that configuration names, and those that
+//! presence showed.
 //!
-//! Invariant: a name counts towards the majority from the moment it is known, whether its counter was ever seen
-//! or not, and a majority is one of those that configuration names as well. A counter is taken to hold the floor only in the life in which an answer of its own covered it.
+//! Invariant: a name counts towards the majority from the moment it is known, whether its counter
+//! was ever seen or not, and a majority is one of those that configuration names as well. A counter
+//! is taken to hold the floor only in the life in which an answer of its own covered it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -55,8 +57,8 @@ pub struct Hearsay {
 pub(super) struct Known {
     /// The life.
     pub life: u64,
-    /// What it held beyond the floor when it first covered that. Later answers of this life name only what has
-    /// changed in it.
+    /// What it held beyond the floor when it first covered that. Later answers of this life name
+    /// only what has changed in it.
     pub beyond_floor: Arc<Requirement>,
 }
 
@@ -79,17 +81,18 @@ impl Member {
         }
     }
 
-    /// The life in which it has covered the floor. In that life its position only grows, so it always will.
-    pub fn known(&self) -> Option<Known> {
+    /// The life in which it has covered the floor. In that life its position only grows, so it
+    /// always will.
+    pub(crate) fn known(&self) -> Option<Known> {
         self.known.lock().clone()
     }
 
-    pub fn note(&self, known: Known) {
+    pub(crate) fn note(&self, known: Known) {
         *self.known.lock() = Some(known);
     }
 
     /// What it says of itself, within a time.
-    pub async fn status(&self) -> Result<Status, QueryError> {
+    pub(crate) async fn status(&self) -> Result<Status, QueryError> {
         let status = tokio::time::timeout(STATUS_TIMEOUT, self.queries.status())
             .await
             .unwrap_or_else(|_| Err(unreachable("it does not answer")))?;
@@ -99,12 +102,12 @@ impl Member {
     }
 
     /// Whether it falls behind for as long as it lives.
-    pub fn is_halted(&self) -> bool {
+    pub(crate) fn is_halted(&self) -> bool {
         self.halted.load(Ordering::Relaxed)
     }
 
     /// Notes that `life` is over: in the next one the counter may hold less.
-    pub fn forget(&self, life: u64) {
+    pub(crate) fn forget(&self, life: u64) {
         self.known.lock().take_if(|known| known.life == life);
     }
 }
@@ -119,21 +122,25 @@ pub(super) struct Roll {
 }
 
 impl Roll {
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         self.present.values().map(Arc::as_ref)
     }
 
     /// Every name, seen or not, in order.
-    pub fn names(&self) -> BTreeSet<&str> {
+    pub(crate) fn names(&self) -> BTreeSet<&str> {
         let present = self.present.keys();
         let names = present.chain(&self.configured);
         names.map(String::as_str).collect()
     }
 
-    /// Whether `counters` are more than half of all names, of those of configuration, and of those that each other
-    /// coordinator names (`others`): whoever acknowledged something has a copy with each counter that its settings name,
-    /// which no majority may leave out.
-    pub fn has_majority(&self, counters: &BTreeSet<&str>, others: &[BTreeSet<String>]) -> bool {
+    /// Whether `counters` are more than half of all names, of those of configuration, and of those
+    /// that each other coordinator names (`others`): whoever acknowledged something has a copy with
+    /// each counter that its settings name, which no majority may leave out.
+    pub(crate) fn has_majority(
+        &self,
+        counters: &BTreeSet<&str>,
+        others: &[BTreeSet<String>],
+    ) -> bool {
         let is_majority =
             |voters: &BTreeSet<&str>| voters.intersection(counters).count() > voters.len() / 2;
         let of = |names: &'_ BTreeSet<String>| -> bool {
@@ -151,7 +158,7 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub fn new(configured: Vec<String>) -> Self {
+    pub(crate) fn new(configured: Vec<String>) -> Self {
         let roll = Roll {
             configured: configured.into_iter().collect(),
             present: BTreeMap::new(),
@@ -162,7 +169,7 @@ impl Members {
         }
     }
 
-    pub fn roll(&self) -> Arc<Roll> {
+    pub(crate) fn roll(&self) -> Arc<Roll> {
         Arc::clone(&self.roll.lock())
     }
 
@@ -178,8 +185,9 @@ impl Members {
 }
 
 impl Coordinator {
-    /// Makes a counter known, or known anew: a new address or a new life comes as a new object. With
-    /// `configured` its name stays one of those that a majority is counted of, until the process ends.
+    /// Makes a counter known, or known anew: a new address or a new life comes as a new object.
+    /// With `configured` its name stays one of those that a majority is counted of, until the
+    /// process ends.
     pub fn set_member(&self, name: &str, queries: Arc<dyn Queries>, configured: bool) {
         self.inner.members.change(|roll| {
             if configured {
@@ -190,15 +198,16 @@ impl Coordinator {
         });
     }
 
-    /// Asks a counter no more: for one that was removed from the cluster, never for one that is merely silent. A
-    /// configured name stays named.
+    /// Asks a counter no more: for one that was removed from the cluster, never for one that is
+    /// merely silent. A configured name stays named.
     pub fn remove_member(&self, name: &str) {
         self.inner.members.change(|roll| {
             roll.present.remove(name);
         });
     }
 
-    /// Takes note of what is known of a counter without asking it: for those who look, never for an answer.
+    /// Takes note of what is known of a counter without asking it: for those who look, never for an
+    /// answer.
     pub fn note_hearsay(&self, name: &str, note: impl FnOnce(&mut Hearsay)) {
         let mut hearsay = self.inner.members.hearsay.lock();
         note(hearsay.entry(name.to_owned()).or_default());

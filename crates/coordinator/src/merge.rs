@@ -1,7 +1,7 @@
 //! Merging: the answers of several counters into one.
 //!
-//! Invariant: in each partition the first answer that covers the demand wins; where none does, the greatest
-//! count known is given and the whole is not exact.
+//! Invariant: in each partition the first answer that covers the demand wins; where none does, the
+//! greatest count known is given and the whole is not exact.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use headcount_model::{Partitioning, Requirement, TenantName};
 use headcount_rpc::{Counts, Cover, Listing, Membership};
 
 /// An answer that says how far it goes.
-pub trait Covered {
+pub(crate) trait Covered {
     /// How far it goes.
     fn cover(&self) -> &Cover;
 
@@ -61,13 +61,13 @@ fn winners<A: Covered>(
 
 /// Whether every partition has an answer that covers it.
 #[must_use]
-pub fn is_covered<A: Covered>(partitioning: Partitioning, answers: &[A]) -> bool {
+pub(crate) fn is_covered<A: Covered>(partitioning: Partitioning, answers: &[A]) -> bool {
     winners(partitioning, answers).all(|winner| winner.is_some())
 }
 
 /// Everything that the winning answers cover: what later reads must cover too.
 #[must_use]
-pub fn shown<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Requirement {
+pub(crate) fn shown<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Requirement {
     let mut shown = Requirement::default();
     for answer in winners(partitioning, answers).flatten() {
         shown.unite(&answers[answer].cover().covered);
@@ -77,7 +77,7 @@ pub fn shown<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Requireme
 
 /// For each tenant asked for, its count over all partitions.
 #[must_use]
-pub fn counts(partitioning: Partitioning, tenants: usize, answers: &[Counts]) -> Vec<u64> {
+pub(crate) fn counts(partitioning: Partitioning, tenants: usize, answers: &[Counts]) -> Vec<u64> {
     let mut totals = vec![0; tenants];
     for (partition, winner) in partitioning.all().zip(winners(partitioning, answers)) {
         let chosen = match winner {
@@ -98,7 +98,7 @@ pub fn counts(partitioning: Partitioning, tenants: usize, answers: &[Counts]) ->
 
 /// Whether the item is counted, as far as anyone knows.
 #[must_use]
-pub fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
+pub(crate) fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
     if is_covered(partitioning, answers) {
         return winners(partitioning, answers)
             .flatten()
@@ -111,7 +111,7 @@ pub fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
 ///
 /// Once every partition is covered, only the answers that cover one have a say; else all have.
 #[must_use]
-pub fn listing(
+pub(crate) fn listing(
     partitioning: Partitioning,
     limit: usize,
     answers: &[Listing],
@@ -269,8 +269,8 @@ mod tests {
     }
 
     proptest! {
-        /// A page never ends a listing early: where there is more, it has a name that the next one begins after. Once
-        /// it is covered, it is what the first answer that covers gave.
+        /// A page never ends a listing early: where there is more, it has a name that the next one
+        /// begins after. Once it is covered, it is what the first answer that covers gave.
         #[test]
         fn a_page_with_more_after_it_is_not_empty(
             answers in prop::collection::vec(
@@ -295,8 +295,8 @@ mod tests {
             }
         }
 
-        /// However answers are ordered, an exact count is one that a covering counter gave, and an inexact
-        /// one is the greatest that anyone gave.
+        /// However answers are ordered, an exact count is one that a covering counter gave, and an
+        /// inexact one is the greatest that anyone gave.
         #[test]
         fn merged_counts_are_somebodys(answers in prop::collection::vec((any::<bool>(), 0_u64..50), 0..6)) {
             let answers: Vec<_> = answers

@@ -1,4 +1,5 @@
-//! The metrics that every request touches, looked up once: finding one by its name costs more than counting in it.
+//! The metrics that every request touches, looked up once: finding one by its name costs more than
+//! counting in it.
 //!
 //! Invariant: made after the process's recorder is set, or nothing is recorded.
 
@@ -16,7 +17,7 @@ pub(super) struct Meters {
 }
 
 impl Meters {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let reads = |consistency: Consistency| {
             ["false", "true"].map(|exact| {
                 metrics::counter!(
@@ -38,7 +39,7 @@ impl Meters {
     }
 
     /// Reads of a kind.
-    pub fn reads(&self, consistency: Consistency, exact: bool) -> &Counter {
+    pub(crate) fn reads(&self, consistency: Consistency, exact: bool) -> &Counter {
         let of_consistency = match consistency {
             Consistency::Session => &self.reads[0],
             Consistency::Strong => &self.reads[1],

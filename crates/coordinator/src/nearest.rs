@@ -1,12 +1,13 @@
-//! Asking for an answer that one counter can give: the one that gave the last is asked first, the others as well when it
-//! does not answer well or soon.
+//! Asking for an answer that one counter can give: the one that gave the last is asked first, the
+//! others as well when it does not answer well or soon.
 //!
-//! Invariant: as long as an answer is missing, every counter is asked before the time is up; so what a read can
-//! learn does not depend on who is asked first.
+//! Invariant: as long as an answer is missing, every counter is asked before the time is up; so
+//! what a read can learn does not depend on who is asked first.
 //!
-//! Every counter has everything, so one answer is enough nearly always, and three cost three times as much: here, and in
-//! counters that commit at once because a query waits. How long to wait for the first is that of "The Tail at Scale"
-//! (Dean & Barroso, 2013): longer than nearly all answers take.
+//! Every counter has everything, so one answer is enough nearly always, and three cost three times
+//! as much: here, and in counters that commit at once because a query waits. How long to wait for
+//! the first is that of "The Tail at Scale" (Dean & Barroso, 2013): longer than nearly all answers
+//! take.
 
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use super::members::{Member, Roll};
 use headcount_rpc::QueryError;
 use headcount_runtime::clock::within;
 
-/// How long the first counter is waited for before the others are asked too: some commits of a busy one.
+/// How long the first counter is waited for before the others are asked too: some commits of a busy
+/// one.
 const OTHERS_AFTER: Duration = Duration::from_millis(20);
 
 /// The name of the counter that gave the last answer that was enough.
@@ -29,7 +31,8 @@ const OTHERS_AFTER: Duration = Duration::from_millis(20);
 pub(super) struct Nearest(Mutex<Option<String>>);
 
 impl Nearest {
-    /// The counters of a roll, this one first; those that fall behind for as long as they live come last.
+    /// The counters of a roll, this one first; those that fall behind for as long as they live come
+    /// last.
     fn first_of<'a>(&self, roll: &'a Roll) -> Vec<&'a Member> {
         let mut members: Vec<&Member> = roll.members().collect();
         let nearest = self.0.lock();
@@ -47,7 +50,8 @@ impl Nearest {
 }
 
 impl Coordinator {
-    /// Asks counters of `roll` and collects answers until they are `enough`, or until the time is up.
+    /// Asks counters of `roll` and collects answers until they are `enough`, or until the time is
+    /// up.
     pub(super) async fn ask_nearest<'a, A, F>(
         &self,
         roll: &'a Roll,
@@ -99,8 +103,8 @@ impl<A> Gathered<'_, A> {
     }
 }
 
-/// Asks `first`, and `others` too when those do not answer well or soon. Collects answers until they are `enough`, or until
-/// the time is up.
+/// Asks `first`, and `others` too when those do not answer well or soon. Collects answers until
+/// they are `enough`, or until the time is up.
 pub(super) async fn gather<'a, A, F>(
     first: Vec<&'a Member>,
     mut others: Vec<&'a Member>,
@@ -144,7 +148,8 @@ where
     }
 }
 
-/// The same where there is only one: a process that runs alone need not keep a set of whom it waits for.
+/// The same where there is only one: a process that runs alone need not keep a set of whom it waits
+/// for.
 async fn alone<'a, A, F>(
     only: &'a Member,
     limit: Duration,

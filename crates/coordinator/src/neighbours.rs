@@ -1,7 +1,9 @@
-//! The other nodes as their announcements show them: whose last batch may still come, and who can't read what.
+//! The other nodes as their announcements show them: whose last batch may still come, and who can't
+//! read what.
 //!
-//! Invariant: a coordinator is taken for gone only once this one has heard its own announcements for [`SILENCE_MAX`] without
-//! a break, and none of that one. Time is that of what was heard: none passes while nothing is heard.
+//! Invariant: a coordinator is taken for gone only once this one has heard its own announcements
+//! for [`SILENCE_MAX`] without a break, and none of that one. Time is that of what was heard: none
+//! passes while nothing is heard.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,11 +14,13 @@ use tokio::time::Instant;
 use super::Coordinator;
 use headcount_model::Epoch;
 
-/// How long a coordinator must have been silent, among nodes that are heard, before it is taken for gone. Nodes announce
-/// themselves every second; one whose connection is lost without a word takes two heartbeats, 20 s, to notice.
+/// How long a coordinator must have been silent, among nodes that are heard, before it is taken for
+/// gone. Nodes announce themselves every second; one whose connection is lost without a word takes
+/// two heartbeats, 20 s, to notice.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// The longest break in this node's own announcements in which it is still taken to have heard the others.
+/// The longest break in this node's own announcements in which it is still taken to have heard the
+/// others.
 const BREAK_MAX: Duration = Duration::from_secs(10);
 
 /// A node as it announced itself last.
@@ -107,8 +111,9 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Takes note of all nodes that are known, of which the coordinator of the epoch `own` is this one.
-    pub fn note(&mut self, own: Epoch, nodes: Vec<Neighbour>) {
+    /// Takes note of all nodes that are known, of which the coordinator of the epoch `own` is this
+    /// one.
+    pub(crate) fn note(&mut self, own: Epoch, nodes: Vec<Neighbour>) {
         let echo = |node: &&Neighbour| node.role == NeighbourRole::Appends(Some(own));
         if let Some(heard_at) = nodes.iter().find(echo).map(|node| node.heard_at) {
             let unbroken = |&(_, last): &(Instant, Instant)| heard_at <= last + BREAK_MAX;
@@ -118,9 +123,9 @@ impl Neighbours {
         self.nodes = nodes;
     }
 
-    /// The counters that each coordinator names which was heard in the last [`SILENCE_MAX`]: what it acknowledges has copies
-    /// with those.
-    pub fn named(&self) -> Vec<BTreeSet<String>> {
+    /// The counters that each coordinator names which was heard in the last [`SILENCE_MAX`]: what
+    /// it acknowledges has copies with those.
+    pub(crate) fn named(&self) -> Vec<BTreeSet<String>> {
         let named = self.coordinators();
         let named = named.map(|node| node.named.iter().cloned().collect());
         named
@@ -128,8 +133,9 @@ impl Neighbours {
             .collect()
     }
 
-    /// A coordinator heard in the last [`SILENCE_MAX`] that appends without a copy for `counter`: its name.
-    pub fn passes_by(&self, counter: &str) -> Option<&str> {
+    /// A coordinator heard in the last [`SILENCE_MAX`] that appends without a copy for `counter`:
+    /// its name.
+    pub(crate) fn passes_by(&self, counter: &str) -> Option<&str> {
         let misses = |reaches: &Vec<String>| !reaches.iter().any(|name| name == counter);
         let mut passing = self
             .coordinators()
@@ -145,8 +151,9 @@ impl Neighbours {
         })
     }
 
-    /// Why the last batch of another coordinator's `epoch` may still come; `None` when that one is gone.
-    pub fn may_come(&self, epoch: Epoch) -> Option<MayCome> {
+    /// Why the last batch of another coordinator's `epoch` may still come; `None` when that one is
+    /// gone.
+    pub(crate) fn may_come(&self, epoch: Epoch) -> Option<MayCome> {
         let (since, now) = self.hearing.unwrap_or_else(|| {
             let now = Instant::now();
             (now, now)
@@ -170,7 +177,7 @@ impl Neighbours {
     }
 
     /// A node that would stand at a batch of `version`.
-    pub fn cannot_read(&self, version: u8) -> Option<&Neighbour> {
+    pub(crate) fn cannot_read(&self, version: u8) -> Option<&Neighbour> {
         let mut nodes = self.nodes.iter();
         nodes.find(|node| matches!(node.role, NeighbourRole::Reads(newest) if newest < version))
     }

@@ -82,7 +82,8 @@ fn who_has_not_listened_for_a_minute_takes_nobody_for_gone() {
     assert_eq!(neighbours.may_come(OTHER), None);
 }
 
-/// Its connection was lost, its process stopped, or the broker took nothing: the others were not silent, but not heard.
+/// Its connection was lost, its process stopped, or the broker took nothing: the others were not
+/// silent, but not heard.
 #[test]
 fn nobody_is_silent_while_nobody_listens() {
     let (clock, mut neighbours) = (clock(), Neighbours::default());

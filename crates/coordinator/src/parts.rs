@@ -1,6 +1,7 @@
 //! A batch that the log takes in parts only.
 //!
-//! Invariant: pure. The parts hold each of the batch's items once, in its order, and none is larger than allowed but for one item.
+//! Invariant: pure. The parts hold each of the batch's items once, in its order, and none is larger
+//! than allowed but for one item.
 
 use headcount_log::{batch_bytes, encoded_bytes};
 use headcount_model::{ITEM_HASH_BYTES, ItemHashes, TenantItems};

@@ -1,7 +1,7 @@
 //! Reads: ask the nearest counter, or all, take the first answer that covers what it must, merge.
 //!
-//! Invariant: an answer is called exact only if it covers everything that its consistency asks for; exact
-//! answers of one coordinator never go backwards.
+//! Invariant: an answer is called exact only if it covers everything that its consistency asks for;
+//! exact answers of one coordinator never go backwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,7 +185,8 @@ impl Coordinator {
             .await;
         let answers = match gathered.answers {
             none if none.is_empty() && gathered.busy => {
-                // Else a requirement that nobody can meet would never be doubted while others fill all places.
+                // Else a requirement that nobody can meet would never be doubted while others fill
+                // all places.
                 if floor.is_some() && options.after.is_none() {
                     session.note_exact(false);
                 }
@@ -220,10 +221,10 @@ impl Coordinator {
         })
     }
 
-    /// Appends a barrier, waits until a majority of the counters have applied it and are complete, and
-    /// returns all that those have who applied it, and all that must have come before that: everything that anyone
-    /// acknowledged before the call began. One
-    /// that is not complete knows that it may have lost just that, so it vouches for nothing.
+    /// Appends a barrier, waits until a majority of the counters have applied it and are complete,
+    /// and returns all that those have who applied it, and all that must have come before that:
+    /// everything that anyone acknowledged before the call began. One that is not complete knows
+    /// that it may have lost just that, so it vouches for nothing.
     pub(super) async fn everything_acknowledged(
         &self,
         deadline: Instant,

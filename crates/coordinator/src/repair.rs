@@ -1,6 +1,8 @@
-//! Beside posts and reads: the start read until it succeeds, tending what can't be covered, accepting losses.
+//! Beside posts and reads: the start read until it succeeds, tending what can't be covered,
+//! accepting losses.
 //!
-//! Invariant: a task here only carries out what `losses` decides, and ends when the coordinator is closed.
+//! Invariant: a task here only carries out what `losses` decides, and ends when the coordinator is
+//! closed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,10 +50,12 @@ pub enum AcceptLossError {
     /// Nothing was appended: some of it is not in the last plan.
     #[error("not all of this is lost by the last plan; make a new one and accept what it says")]
     NotInPlan,
-    /// Nothing was appended: recording that many would keep every counter busy for more than an hour.
+    /// Nothing was appended: recording that many would keep every counter busy for more than an
+    /// hour.
     #[error("these are more than {LOSSES_ACCEPTED_MAX} batches; accept some of them at a time")]
     TooMany,
-    /// Nothing was appended: whoever may still bring one of these batches has been heard again since the plan.
+    /// Nothing was appended: whoever may still bring one of these batches has been heard again
+    /// since the plan.
     #[error("batch {sequence} of epoch {epoch} is not lost yet: {why}")]
     MayCome {
         /// Its epoch.
@@ -78,8 +82,8 @@ pub enum AcceptLossError {
 }
 
 impl Coordinator {
-    /// Repeats the [start read](Self::start), each within `timeout`, with `pause` between, until it succeeds or
-    /// the coordinator ends. Posts are admitted meanwhile; reads are not exact.
+    /// Repeats the [start read](Self::start), each within `timeout`, with `pause` between, until it
+    /// succeeds or the coordinator ends. Posts are admitted meanwhile; reads are not exact.
     pub async fn run_start(&self, timeout: Duration, pause: Duration) {
         let started = async {
             let mut failures: u64 = 0;
@@ -104,7 +108,8 @@ impl Coordinator {
         self.inner.session.uncovered_for()
     }
 
-    /// Looks for clones, and doubts the requirement when reads fail to be exact, until the coordinator ends.
+    /// Looks for clones, and doubts the requirement when reads fail to be exact, until the
+    /// coordinator ends.
     pub async fn tend(&self, options: TendOptions) {
         let looks = async {
             loop {
@@ -115,7 +120,8 @@ impl Coordinator {
                     if let Err(error) = self.drop_unheld(options.timeout).await {
                         tracing::debug!(%error, "the requirement could not be doubted");
                     }
-                    // The next doubt comes only after as long again: a round asks for whole positions.
+                    // The next doubt comes only after as long again: a round asks for whole
+                    // positions.
                     tokio::time::sleep(options.uncovered_min).await;
                 }
             }
@@ -126,9 +132,10 @@ impl Coordinator {
         }
     }
 
-    /// Drops from what reads must cover those sequences of other coordinators that were never acknowledged and
-    /// that no counter holds any more, and says how many. Only when their coordinator is gone and every named counter is complete and has
-    /// applied a barrier that was appended afterwards can that be known; else nothing is dropped.
+    /// Drops from what reads must cover those sequences of other coordinators that were never
+    /// acknowledged and that no counter holds any more, and says how many. Only when their
+    /// coordinator is gone and every named counter is complete and has applied a barrier that was
+    /// appended afterwards can that be known; else nothing is dropped.
     ///
     /// # Errors
     /// When the log did not take the barrier in time.
@@ -177,7 +184,8 @@ impl Coordinator {
         let required = inner.session.requirement_and_floor(&inner.batchers);
         // What is confirmed by now is before the barrier in every queue.
         let confirmed: Vec<Sequence> = inner.batchers.iter().map(|own| own.confirmed()).collect();
-        // Twice: what a counter finds in its queue up to the first barrier, all others must hold at the second.
+        // Twice: what a counter finds in its queue up to the first barrier, all others must hold at
+        // the second.
         let first = self
             .hear_all(&roll, Instant::now() + timeout / 2, |_| false)
             .await?;
@@ -206,8 +214,8 @@ impl Coordinator {
         Ok(plan)
     }
 
-    /// Why a batch that no counter holds may still come, if it is its epoch's last and `confirmed` is our own last
-    /// confirmed one.
+    /// Why a batch that no counter holds may still come, if it is its epoch's last and `confirmed`
+    /// is our own last confirmed one.
     fn may_come(&self, id: BatchId, confirmed: Sequence) -> Option<MayCome> {
         match id.epoch == self.inner.epoch {
             true => (id.sequence > confirmed).then_some(MayCome::InFlightHere),
@@ -215,10 +223,11 @@ impl Coordinator {
         }
     }
 
-    /// Appends an operator's signature that `losses` are lost for good: counters go on as if they had been
-    /// applied. Each of `counters` is complete from there on, with what it holds, if the loss that it is named with is
-    /// still its last one; what one of them holds, every exact answer of this coordinator must cover, until the others have
-    /// it too. Only what the last [plan](Self::loss_plan) names is taken.
+    /// Appends an operator's signature that `losses` are lost for good: counters go on as if they
+    /// had been applied. Each of `counters` is complete from there on, with what it holds, if the
+    /// loss that it is named with is still its last one; what one of them holds, every exact answer
+    /// of this coordinator must cover, until the others have it too. Only what the last
+    /// [plan](Self::loss_plan) names is taken.
     ///
     /// # Errors
     /// [`AcceptLossError`]; the same may be accepted again.
@@ -263,7 +272,8 @@ impl Coordinator {
         })
     }
 
-    /// Checks a signature against the last plan, and what has been heard since; gives what those heard for that plan held.
+    /// Checks a signature against the last plan, and what has been heard since; gives what those
+    /// heard for that plan held.
     fn check_planned(
         &self,
         losses: &[Loss],
@@ -318,7 +328,8 @@ impl Coordinator {
         }
     }
 
-    /// How the counters stand once a signature that named `counters` has come to them, within `timeout`.
+    /// How the counters stand once a signature that named `counters` has come to them, within
+    /// `timeout`.
     ///
     /// # Errors
     /// When the log did not take a barrier in time.

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 
-/// Members that a quorum queue should have, where the broker has as many nodes: with three, any one node may be lost.
+/// Members that a quorum queue should have, where the broker has as many nodes: with three, any one
+/// node may be lost.
 const MEMBERS_WANTED: usize = 3;
 
-/// Where a counter's queue is, as the broker's management API told it last. Of several queues of a counter it is the one that
-/// is worst off.
+/// Where a counter's queue is, as the broker's management API told it last. Of several queues of a
+/// counter it is the one that is worst off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replicas {
     /// The queue's name.
@@ -30,7 +31,8 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// What is wrong with where the queue of `counter` is, and what its operator does about that; none when nothing is.
+    /// What is wrong with where the queue of `counter` is, and what its operator does about that;
+    /// none when nothing is.
     #[must_use]
     pub fn warning(&self, counter: &str) -> Option<String> {
         if !self.quorum {

@@ -1,7 +1,9 @@
-//! What a coordinator's reads must cover so that clients read their own writes and never go backwards.
+//! What a coordinator's reads must cover so that clients read their own writes and never go
+//! backwards.
 //!
-//! Invariant: during one life of a coordinator it only grows, but for sequences of other epochs that were never
-//! acknowledged and that nobody holds any more: `losses` decides which, and at most one of an epoch ever goes.
+//! Invariant: during one life of a coordinator it only grows, but for sequences of other epochs
+//! that were never acknowledged and that nobody holds any more: `losses` decides which, and at most
+//! one of an epoch ever goes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +25,16 @@ pub(super) struct Session {
 #[derive(Default)]
 struct Needs {
     shown: Requirement,
-    /// What the start read found: one entry for each life of a coordinator ever, so it is kept apart from what
-    /// every read carries. A counter that covered it once covers it for the rest of its life.
+    /// What the start read found: one entry for each life of a coordinator ever, so it is kept
+    /// apart from what every read carries. A counter that covered it once covers it for the rest of
+    /// its life.
     floor: Option<Arc<Requirement>>,
     /// What was dropped of the two.
     dropped: Requirement,
 }
 
 impl Session {
-    pub fn new(epoch: Epoch) -> Self {
+    pub(crate) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
             needs: Mutex::default(),
@@ -40,7 +43,7 @@ impl Session {
     }
 
     /// What a read that begins now must cover beside the floor.
-    pub fn requirement(&self, batchers: &[Batcher]) -> Requirement {
+    pub(crate) fn requirement(&self, batchers: &[Batcher]) -> Requirement {
         let mut requirement = self.needs.lock().shown.clone();
         for (partition, batcher) in (0..).zip(batchers) {
             requirement.add(Partition(partition), self.epoch, batcher.confirmed());
@@ -49,7 +52,7 @@ impl Session {
     }
 
     /// What a read that begins now must cover, the floor included.
-    pub fn requirement_and_floor(&self, batchers: &[Batcher]) -> Requirement {
+    pub(crate) fn requirement_and_floor(&self, batchers: &[Batcher]) -> Requirement {
         let mut requirement = self.requirement(batchers);
         if let Some(floor) = self.floor() {
             requirement.unite(&floor);
@@ -57,13 +60,14 @@ impl Session {
         requirement
     }
 
-    /// Notes what an exact answer covered, or what an operator was shown: later answers cover no less.
-    pub fn note_shown(&self, covered: &Requirement) {
+    /// Notes what an exact answer covered, or what an operator was shown: later answers cover no
+    /// less.
+    pub(crate) fn note_shown(&self, covered: &Requirement) {
         self.needs.lock().shown.unite(covered);
     }
 
     /// Notes what the first start read found; later ones find no less.
-    pub fn set_floor(&self, floor: Requirement) {
+    pub(crate) fn set_floor(&self, floor: Requirement) {
         self.needs
             .lock()
             .floor
@@ -71,17 +75,17 @@ impl Session {
     }
 
     /// What every exact answer must cover; `None` before the start read.
-    pub fn floor(&self) -> Option<Arc<Requirement>> {
+    pub(crate) fn floor(&self) -> Option<Arc<Requirement>> {
         self.needs.lock().floor.clone()
     }
 
     /// What was dropped so far.
-    pub fn dropped(&self) -> Requirement {
+    pub(crate) fn dropped(&self) -> Requirement {
         self.needs.lock().dropped.clone()
     }
 
     /// Asks no more for what was never acknowledged.
-    pub fn drop_all(&self, never_acknowledged: &Requirement) {
+    pub(crate) fn drop_all(&self, never_acknowledged: &Requirement) {
         let mut needs = self.needs.lock();
         needs.shown = needs.shown.minus(never_acknowledged);
         if let Some(floor) = &mut needs.floor {
@@ -91,7 +95,7 @@ impl Session {
     }
 
     /// Notes whether a read of this session was exact.
-    pub fn note_exact(&self, exact: bool) {
+    pub(crate) fn note_exact(&self, exact: bool) {
         let mut since = self.uncovered.lock();
         if exact {
             *since = None;
@@ -101,7 +105,7 @@ impl Session {
     }
 
     /// How long no read of this session has been exact, if the last one was not.
-    pub fn uncovered_for(&self) -> Option<Duration> {
+    pub(crate) fn uncovered_for(&self) -> Option<Duration> {
         self.uncovered.lock().map(|since| since.elapsed())
     }
 }

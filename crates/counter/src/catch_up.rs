@@ -1,13 +1,14 @@
 //! Catching up: what a counter does about batches that it misses. Decisions only.
 //!
-//! Invariant: a counter takes itself for complete only after a complete counter, which had applied a barrier of
-//! ours from its own queue after we began, gave it everything it held. A hole that nobody can fill holds up
-//! nothing else. What a counter holds it holds, complete or not: counters none of which is complete still come to hold
-//! the same, so that an operator who signs for one of them gives up nothing that another has.
+//! Invariant: a counter takes itself for complete only after a complete counter, which had applied
+//! a barrier of ours from its own queue after we began, gave it everything it held. A hole that
+//! nobody can fill holds up nothing else. What a counter holds it holds, complete or not: counters
+//! none of which is complete still come to hold the same, so that an operator who signs for one of
+//! them gives up nothing that another has.
 //!
-//! It works in rounds. What is missing is noticed first; then a barrier goes through the log. What is still
-//! missing when it comes back through our own queue will not come any more: it is fetched from a counter that
-//! has it.
+//! It works in rounds. What is missing is noticed first; then a barrier goes through the log. What
+//! is still missing when it comes back through our own queue will not come any more: it is fetched
+//! from a counter that has it.
 
 use headcount_model::Requirement;
 
@@ -62,8 +63,8 @@ pub enum Next {
     },
 }
 
-/// Decides from what is held now; `tried` are peers that gave or failed to give a snapshot in this round, and `reached` is
-/// whether all that is appended from now on comes to the own queue.
+/// Decides from what is held now; `tried` are peers that gave or failed to give a snapshot in this
+/// round, and `reached` is whether all that is appended from now on comes to the own queue.
 #[must_use]
 pub fn next(
     own: &Holding,

@@ -1,6 +1,7 @@
 //! Steering a running counter: another's keys into its store, and its end.
 //!
-//! Invariant: a command is carried out between two commits, and whoever gave it hears what came of it.
+//! Invariant: a command is carried out between two commits, and whoever gave it hears what came of
+//! it.
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -39,8 +40,8 @@ pub enum ControlError {
     Full(String),
 }
 
-/// Steers a running counter: takes another's keys into its store, or stops it. Cheap to clone; one at a time
-/// may unite.
+/// Steers a running counter: takes another's keys into its store, or stops it. Cheap to clone; one
+/// at a time may unite.
 #[derive(Clone)]
 pub struct CounterControl {
     commands: mpsc::Sender<Command>,
@@ -51,7 +52,8 @@ impl CounterControl {
         Self { commands }
     }
 
-    /// Ends the task as the log's end would: the store is closed, what is not acknowledged comes again.
+    /// Ends the task as the log's end would: the store is closed, what is not acknowledged comes
+    /// again.
     ///
     /// # Errors
     /// When it has ended already.
@@ -72,8 +74,9 @@ impl CounterControl {
         self.send(Wish::Keys(keys)).await
     }
 
-    /// Takes all that was set aside in, at once. The store is complete then where it `completes`, unless the log has said since
-    /// that batches may be lost: it is how often it had said so when the round began.
+    /// Takes all that was set aside in, at once. The store is complete then where it `completes`,
+    /// unless the log has said since that batches may be lost: it is how often it had said so when
+    /// the round began.
     pub(super) async fn finish(
         &self,
         position: Position,

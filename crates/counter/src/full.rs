@@ -1,10 +1,11 @@
 //! A counter without room on its disk.
 //!
-//! Invariant: what found no room is not acknowledged and leaves no trace; the counter answers, and goes on by itself once
-//! its store has room.
+//! Invariant: what found no room is not acknowledged and leaves no trace; the counter answers, and
+//! goes on by itself once its store has room.
 //!
-//! Where appends wait for the commit they are told. Behind a broker everything that is not acknowledged goes back to the queue,
-//! and nothing is consumed meanwhile: a delivery that is kept for long would break the broker's `consumer_timeout`.
+//! Where appends wait for the commit they are told. Behind a broker everything that is not
+//! acknowledged goes back to the queue, and nothing is consumed meanwhile: a delivery that is kept
+//! for long would break the broker's `consumer_timeout`.
 
 use super::pending::Pending;
 use super::task::{CounterError, CounterTask};

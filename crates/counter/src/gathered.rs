@@ -19,7 +19,7 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Takes a part in; returns what is to be handed on, once it is enough.
-    pub fn take(&mut self, part: Part) -> Option<Vec<(TenantName, Vec<ItemHash>)>> {
+    pub(crate) fn take(&mut self, part: Part) -> Option<Vec<(TenantName, Vec<ItemHash>)>> {
         match part {
             Part::Head { position, .. } => self.position = Some(position),
             Part::Keys { tenant, hashes } => {

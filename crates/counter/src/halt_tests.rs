@@ -1,4 +1,5 @@
-//! A counter whose log has a batch that can't be read: what it still does, and what it no longer does.
+//! A counter whose log has a batch that can't be read: what it still does, and what it no longer
+//! does.
 //!
 //! Invariant: see the [module above](super).
 
@@ -146,7 +147,8 @@ async fn a_counter_stands_at_what_it_cannot_read_and_answers() {
     let (task, counter) = task(script.clone());
     let control = task.control();
     let running = tokio::spawn(task.run());
-    // What came before is committed although its log is in no hurry; what lies behind is not asked for.
+    // What came before is committed although its log is in no hurry; what lies behind is not asked
+    // for.
     script.was_asked(&[Asked::Acknowledge, Asked::Leave]).await;
     while counter.status().await.expect("it runs").problem.is_none() {
         tokio::task::yield_now().await;

@@ -1,7 +1,8 @@
-//! Carries out what [`catch_up`](super::catch_up) decides: asks peers, sends barriers, fetches snapshots.
+//! Carries out what [`catch_up`](super::catch_up) decides: asks peers, sends barriers, fetches
+//! snapshots.
 //!
-//! Invariant: it never holds up consuming. It does one round at a time, and a round that fails changes nothing
-//! but what a whole snapshot brought.
+//! Invariant: it never holds up consuming. It does one round at a time, and a round that fails
+//! changes nothing but what a whole snapshot brought.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,8 @@ impl Default for HealerOptions {
 /// The other counters that can be reached now.
 pub type Peers = Arc<dyn Fn() -> Vec<Arc<dyn Peer>> + Send + Sync>;
 
-/// Why batches that are appended from now on may not reach the own queue, by what was said since this moment; none when all do.
+/// Why batches that are appended from now on may not reach the own queue, by what was said since
+/// this moment; none when all do.
 pub type NotReached = Arc<dyn Fn(Instant) -> Option<String> + Send + Sync>;
 
 /// What a healer sees of its cluster.
@@ -200,9 +202,9 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
-    /// Whether somebody may append what does not come through the own queue. A counter that took itself for complete then
-    /// would miss it. To be asked before the barrier: what was appended until now without this counter comes before that in
-    /// the queues of the others.
+    /// Whether somebody may append what does not come through the own queue. A counter that took
+    /// itself for complete then would miss it. To be asked before the barrier: what was appended
+    /// until now without this counter comes before that in the queues of the others.
     fn waits_to_be_reached(&mut self) -> bool {
         if self.lost.0 != self.own.losses() {
             self.lost = (self.own.losses(), Instant::now());
@@ -224,7 +226,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         Ok(holding)
     }
 
-    /// What each reachable peer holds, once `barriers` have come through its queue or the time is up.
+    /// What each reachable peer holds, once `barriers` have come through its queue or the time is
+    /// up.
     async fn ask_peers(&self, barriers: &[BatchId]) -> Vec<PeerView> {
         let wait = if barriers.is_empty() {
             Duration::ZERO
@@ -280,7 +283,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
-    /// Unites the snapshot of a peer that must hold at least `holding`, and is complete by it if no losses but these are told.
+    /// Unites the snapshot of a peer that must hold at least `holding`, and is complete by it if no
+    /// losses but these are told.
     async fn fetch(
         &self,
         name: &str,

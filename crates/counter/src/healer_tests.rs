@@ -1,6 +1,7 @@
 //! Tests of catching up: several counters in one process over a log that can lose what it queued.
 //!
-//! Invariant: every test waits for a condition; the log is the only part that is not real, beside the disks.
+//! Invariant: every test waits for a condition; the log is the only part that is not real, beside
+//! the disks.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

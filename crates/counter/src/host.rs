@@ -1,11 +1,12 @@
-//! Where a counter's task runs: on a thread of its own, or on the runtime while items come one at a time.
+//! Where a counter's task runs: on a thread of its own, or on the runtime while items come one at a
+//! time.
 //!
-//! Invariant: the task is in one place at a time, and its end, however it comes, is told. On the runtime it blocks a worker
-//! for the commit of one post at most, and never the only one.
+//! Invariant: the task is in one place at a time, and its end, however it comes, is told. On the
+//! runtime it blocks a worker for the commit of one post at most, and never the only one.
 //!
-//! To wake a sleeping thread takes about as long as half a commit to a fast disk, and with a thread of its own a post alone
-//! pays for two such wake-ups: there and back. Posts that come together share them. Hence the two places
-//! (docs/adr/0012-a-counter-moves.md).
+//! To wake a sleeping thread takes about as long as half a commit to a fast disk, and with a thread
+//! of its own a post alone pays for two such wake-ups: there and back. Posts that come together
+//! share them. Hence the two places (docs/adr/0012-a-counter-moves.md).
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -34,8 +35,8 @@ struct Work<S: Store, D: Deliveries> {
 /// Runs a counter until its log ends.
 ///
 /// # Errors
-/// When its store failed, its log can't go on, or its thread does not start. What was delivered since its last commit is
-/// not acknowledged.
+/// When its store failed, its log can't go on, or its thread does not start. What was delivered
+/// since its last commit is not acknowledged.
 pub async fn host<S: Store, D: Deliveries>(
     mut task: CounterTask<S, D>,
 ) -> Result<(), CounterError> {
@@ -56,12 +57,15 @@ pub async fn host<S: Store, D: Deliveries>(
     }
 }
 
-/// Wakes another worker, if all others sleep: it serves everybody else while this one waits for the disk.
+/// Wakes another worker, if all others sleep: it serves everybody else while this one waits for the
+/// disk.
 ///
-/// A worker keeps the task that it was given last to itself, and has others help with what it was given before: so the first
-/// of two tasks is one that wakes a helper, who also takes whatever else waits here.
+/// A worker keeps the task that it was given last to itself, and has others help with what it was
+/// given before: so the first of two tasks is one that wakes a helper, who also takes whatever else
+/// waits here.
 fn wake_another_worker() {
     for _ in 0..2 {
+        #[expect(clippy::disallowed_methods, reason = "a waker that does nothing")]
         tokio::spawn(std::future::ready(()));
     }
 }
@@ -113,12 +117,17 @@ async fn run_together<S: Store, D: Deliveries>(
     }
 }
 
-/// Starts the thread, which gives tasks back if they are to leave it. It ends when its handle is dropped.
+/// Starts the thread, which gives tasks back if they are to leave it. It ends when its handle is
+/// dropped.
 fn start_thread<S: Store, D: Deliveries>(
     leaves: bool,
 ) -> Result<mpsc::Sender<Work<S, D>>, CounterError> {
     let (sender, mut receiver) = mpsc::channel::<Work<S, D>>(1);
     let runtime = Handle::current();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "its host hears of a panic of the counter's thread"
+    )]
     std::thread::Builder::new()
         .name("counter".into())
         .spawn(move || {

@@ -1,4 +1,5 @@
-//! Where commits happen, seen by who acknowledges them, and that one that is slow holds up nobody else.
+//! Where commits happen, seen by who acknowledges them, and that one that is slow holds up nobody
+//! else.
 //!
 //! Invariant: see the [module above](super).
 
@@ -180,7 +181,8 @@ fn behind_a_log_that_nobody_waits_for_the_counter_keeps_its_thread() {
 
 #[test]
 fn a_slow_commit_of_a_post_alone_holds_up_nobody_else() {
-    // Looked at from outside: what is woken in the runtime from here on is the counter's doing alone.
+    // Looked at from outside: what is woken in the runtime from here on is the counter's doing
+    // alone.
     let runtime = runtime(2);
     let _inside = runtime.enter();
     let setting = Setting::start(Duration::ZERO);
@@ -195,7 +197,8 @@ fn a_slow_commit_of_a_post_alone_holds_up_nobody_else() {
     setting.wait.store(true, Ordering::Release);
     let log = setting.log.clone();
     let append = runtime.spawn(async move {
-        // Long enough for both workers to fall asleep: the one that watches the sockets is woken, and blocks.
+        // Long enough for both workers to fall asleep: the one that watches the sockets is woken,
+        // and blocks.
         tokio::time::sleep(Duration::from_millis(50)).await;
         log.append(batch(1, 1)).await
     });

@@ -54,7 +54,8 @@ impl<R: StoreReader> LocalCounter<R> {
         LocalCounter::new(self.name.to_string(), self.life, reader, self.progress)
     }
 
-    /// Waits until `barriers` have come through the counter's queue in this life; says whether they have.
+    /// Waits until `barriers` have come through the counter's queue in this life; says whether they
+    /// have.
     pub(super) async fn passed(&self, barriers: &[BatchId], deadline: Instant) -> bool {
         while let Some(unseen) = self.progress.unseen(barriers) {
             let mut registered = self.progress.waiters().register(Lack::Barrier(unseen));
@@ -78,14 +79,16 @@ impl<R: StoreReader> LocalCounter<R> {
         self.progress.tally().losses
     }
 
-    /// Answers from the first commit that covers the demand, or from the last one when the time is up.
+    /// Answers from the first commit that covers the demand, or from the last one when the time is
+    /// up.
     async fn answer<A>(
         &self,
         demand: Demand,
         read: impl Fn(&Held<'_>, Cover) -> A,
     ) -> Result<A, QueryError> {
         let deadline = Instant::now() + demand.wait;
-        // Mostly the last commit has it all, and whoever waits for the next shares memory with all other readers.
+        // Mostly the last commit has it all, and whoever waits for the next shares memory with all
+        // other readers.
         let mut lack = match self.look(&demand, deadline, &read) {
             Ok(answer) => return Ok(answer),
             Err(lack) => lack,
@@ -120,7 +123,8 @@ impl<R: StoreReader> LocalCounter<R> {
         }
     }
 
-    /// Answers from the last commit if that covers the demand, or if the time is up; otherwise says what it lacks.
+    /// Answers from the last commit if that covers the demand, or if the time is up; otherwise says
+    /// what it lacks.
     fn look<A>(
         &self,
         demand: &Demand,
@@ -163,6 +167,10 @@ impl<R: StoreReader> LocalCounter<R> {
             tokio::time::timeout(LOOK_UP_TIMEOUT, Arc::clone(&self.look_ups).acquire_owned());
         let place = waited.await.map_err(|_| QueryError::Busy)?;
         // The seen-set reads from disk, which must not hold up this thread's other requests.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "one look-up, whose caller hears of a panic"
+        )]
         let looked_up = tokio::task::spawn_blocking(move || {
             let _place = place;
             on_disk.finish()
@@ -186,8 +194,8 @@ impl<R: StoreReader> LocalCounter<R> {
                 .map(|partition| (partition, covers(partition)))
                 .collect(),
             covered: cut.covered(demand.whole_position),
-            // Counted only after the commit that says so: in between it names the loss before, for which nobody signs with
-            // any effect any more.
+            // Counted only after the commit that says so: in between it names the loss before, for
+            // which nobody signs with any effect any more.
             loss: (!cut.complete()).then(|| LossId::new(self.life, self.losses())),
         }
     }
@@ -223,8 +231,9 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: Demand,
     ) -> BoxFuture<'_, Result<Membership, QueryError>> {
         async move {
-            // Begun under the lock of the cut that the cover is of, so that it is of the same commit, however long it
-            // takes: an item of a later one would be shown though no later read has to cover it, and go again.
+            // Begun under the lock of the cut that the cover is of, so that it is of the same
+            // commit, however long it takes: an item of a later one would be shown though no later
+            // read has to cover it, and go again.
             let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
             let (cover, look_up) = self.answer(demand, read).await?;
             let counted = self.finish(look_up).await?;

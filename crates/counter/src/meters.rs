@@ -1,4 +1,5 @@
-//! The metrics of a counter's task, looked up once: finding one by its name costs more than counting an item.
+//! The metrics of a counter's task, looked up once: finding one by its name costs more than
+//! counting an item.
 //!
 //! Invariant: made after the process's recorder is set, or nothing is recorded.
 
@@ -21,7 +22,7 @@ pub(super) struct Meters {
 }
 
 impl Meters {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             commit_seconds: metrics::histogram!(telemetry::COMMIT_SECONDS),
             counted: metrics::counter!(telemetry::ITEMS_COUNTED),
@@ -33,7 +34,7 @@ impl Meters {
     }
 
     /// Times a commit.
-    pub fn commit<T>(&self, commit: impl FnOnce() -> T) -> T {
+    pub(crate) fn commit<T>(&self, commit: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let committed = commit();
         self.commit_seconds.record(started.elapsed());
@@ -41,7 +42,7 @@ impl Meters {
     }
 
     /// Counts what became of batches that are committed.
-    pub fn committed(&self, pending: &Pending) {
+    pub(crate) fn committed(&self, pending: &Pending) {
         self.counted.increment(pending.counted);
         self.duplicates.increment(pending.duplicates);
         if pending.redeliveries > 0 {

@@ -108,7 +108,8 @@ async fn a_query_that_waits_brings_the_commit() {
             let (log, batch) = (log.clone(), batch(1, sequence, &[sequence as u32]));
             async move { log.append(batch).await }
         });
-        // Whether it asks before the batch is there or after: it need not wait for the log's patience.
+        // Whether it asks before the batch is there or after: it need not wait for the log's
+        // patience.
         if sequence != 2 {
             tokio::task::yield_now().await;
         }
@@ -180,7 +181,8 @@ async fn what_waits_is_committed_before_the_counter_stops() {
 /// Whether the store is complete, its items and its generation.
 type Noted = (bool, u64, Option<KeptGeneration>);
 
-/// A log that delivers what it is told to, and notes at each acknowledgement of an event what the store says then.
+/// A log that delivers what it is told to, and notes at each acknowledgement of an event what the
+/// store says then.
 struct Scripted {
     script: VecDeque<Delivered>,
     last: DeliveryTag,
@@ -239,8 +241,8 @@ async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> Noted {
     soon(notes.recv()).await.expect("acknowledged")
 }
 
-/// An event behind a batch that waits for its commit: the log acts on the event as soon as it is acknowledged, so what
-/// it says must be committed by then, with the batch.
+/// An event behind a batch that waits for its commit: the log acts on the event as soon as it is
+/// acknowledged, so what it says must be committed by then, with the batch.
 #[tokio::test]
 async fn an_event_is_committed_before_it_is_acknowledged() {
     let lost = || Delivered::MayHaveLost { why: "test".into() };

@@ -1,6 +1,7 @@
 //! A counter of this process as a peer: its snapshot, read while it goes on.
 //!
-//! Invariant: the reading is never more than a few frames ahead of whoever takes them, and ends with them.
+//! Invariant: the reading is never more than a few frames ahead of whoever takes them, and ends
+//! with them.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -23,6 +24,10 @@ impl<R: StoreReader> Peer for LocalCounter<R> {
             let (frames, read) = mpsc::channel(FRAMES_AHEAD);
             let (taken, ready) = oneshot::channel();
             // It reads from disk, and waits for whoever takes the frames.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the reading of one snapshot, which breaks off before its end"
+            )]
             tokio::task::spawn_blocking(move || send(&reader, taken, &frames));
             ready
                 .await
@@ -37,7 +42,8 @@ impl<R: StoreReader> Peer for LocalCounter<R> {
     }
 }
 
-/// Takes a snapshot, says whether that went well, and sends its frames as long as someone takes them.
+/// Takes a snapshot, says whether that went well, and sends its frames as long as someone takes
+/// them.
 fn send<R: StoreReader>(
     reader: &R,
     taken: oneshot::Sender<Result<(), QueryError>>,

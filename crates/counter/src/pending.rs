@@ -31,14 +31,14 @@ pub(super) struct Pending {
     pub forks: u64,
     /// What the store is to remember with it.
     pub generation: Option<KeptGeneration>,
-    /// Whether any query may be covered by the commit: a loss is accepted, which may be of any batches, or the log said
-    /// something of the store.
+    /// Whether any query may be covered by the commit: a loss is accepted, which may be of any
+    /// batches, or the log said something of the store.
     pub concerns_all: bool,
 }
 
 impl Pending {
     /// Nothing yet, to be committed at `due`.
-    pub fn new(due: Instant) -> Self {
+    pub(crate) fn new(due: Instant) -> Self {
         Self {
             due,
             up_to: DeliveryTag::default(),
@@ -57,7 +57,7 @@ impl Pending {
     }
 
     /// Whether the commit is due now.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         !self.barriers.is_empty()
             || self.concerns_all
             || self.items >= COMMIT_ITEMS_MAX

@@ -1,6 +1,7 @@
 //! What a counter's task has done in this life, for queries that wait and for its status.
 //!
-//! Invariant: a barrier is noted only after everything that came before it in the queue is committed.
+//! Invariant: a barrier is noted only after everything that came before it in the queue is
+//! committed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -26,12 +27,12 @@ pub(super) struct Tally {
     pub losses: u64,
 }
 
-/// Epochs of barriers remembered at most: each barrier has one, and is asked for within some seconds. Who asks for a
-/// barrier that is forgotten publishes another.
+/// Epochs of barriers remembered at most: each barrier has one, and is asked for within some
+/// seconds. Who asks for a barrier that is forgotten publishes another.
 const EPOCHS_MAX: usize = 16_384;
 
-/// The last barrier of each epoch, and when it came, by the number of notes before it. Earlier releases gave all barriers of
-/// a life one epoch, in which a later one stands for those before it.
+/// The last barrier of each epoch, and when it came, by the number of notes before it. Earlier
+/// releases gave all barriers of a life one epoch, in which a later one stands for those before it.
 #[derive(Default)]
 struct Barriers {
     last: BTreeMap<(Partition, Epoch), (Sequence, u64)>,
@@ -80,7 +81,7 @@ pub(super) struct Progress(Arc<Shared>);
 pub(super) struct Watching(Arc<Shared>);
 
 impl Progress {
-    pub fn new() -> (Self, Watching) {
+    pub(crate) fn new() -> (Self, Watching) {
         let shared = Arc::new(Shared {
             tally: Mutex::default(),
             barriers: Mutex::default(),
@@ -94,8 +95,9 @@ impl Progress {
         (Self(shared), watching)
     }
 
-    /// Notes barriers that came through the queue, and what else a commit changed; wakes whoever waits for the barriers.
-    pub fn note(&self, barriers: &[BatchId], change: impl FnOnce(&mut Tally)) {
+    /// Notes barriers that came through the queue, and what else a commit changed; wakes whoever
+    /// waits for the barriers.
+    pub(crate) fn note(&self, barriers: &[BatchId], change: impl FnOnce(&mut Tally)) {
         change(&mut self.0.tally.lock());
         if !barriers.is_empty() {
             let mut seen = self.0.barriers.lock();
@@ -108,53 +110,53 @@ impl Progress {
     }
 
     /// Wakes whoever waits for one of these batches, which are committed.
-    pub fn committed(&self, batches: &[BatchId]) {
+    pub(crate) fn committed(&self, batches: &[BatchId]) {
         self.0.waiters.wake_for_batches(batches);
     }
 
     /// Wakes everybody: the store is complete, or has taken another's position in.
-    pub fn changed(&self) {
+    pub(crate) fn changed(&self) {
         self.0.waiters.wake_all();
     }
 
     /// Resolves once a query waits for more than the last commit has.
-    pub async fn wanted(&self) {
+    pub(crate) async fn wanted(&self) {
         self.0.wanted.notified().await;
     }
 
     /// Whether a query waits for one of these batches, which are not committed.
-    pub fn wants_any(&self, batches: &[BatchId]) -> bool {
+    pub(crate) fn wants_any(&self, batches: &[BatchId]) -> bool {
         self.0.waiters.lacks_any(batches)
     }
 
     /// Says why batches may have been lost.
-    pub fn doubt(&self, why: String) {
+    pub(crate) fn doubt(&self, why: String) {
         *self.0.doubt.lock() = Some(why);
     }
 
     /// Says that nothing more is taken from the log in this life, and why.
-    pub fn halt(&self, why: String) {
+    pub(crate) fn halt(&self, why: String) {
         // The first reason is the one that matters.
         let _ = self.0.problem.set(why);
     }
 
     /// Whether nothing more is taken from the log in this life.
-    pub fn is_halted(&self) -> bool {
+    pub(crate) fn is_halted(&self) -> bool {
         self.0.problem.get().is_some()
     }
 
     /// Says why there is no room on the disk, or that there is some again.
-    pub fn set_full(&self, why: Option<String>) {
+    pub(crate) fn set_full(&self, why: Option<String>) {
         *self.0.full.lock() = why;
     }
 
     /// Whether there was no room on the disk when it was looked for last.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.0.full.lock().is_some()
     }
 
     /// How often the log has said that batches may have been lost.
-    pub fn losses(&self) -> u64 {
+    pub(crate) fn losses(&self) -> u64 {
         self.0.tally.lock().losses
     }
 }
@@ -167,38 +169,42 @@ impl Drop for Progress {
 
 impl Watching {
     /// What is counted so far.
-    pub fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         *self.0.tally.lock()
     }
 
     /// Whoever waits.
-    pub fn waiters(&self) -> &Waiters {
+    pub(crate) fn waiters(&self) -> &Waiters {
         &self.0.waiters
     }
 
-    /// Says that a query waits for a batch that the last commit does not have: if it is applied, it should be committed now.
-    pub fn want(&self) {
+    /// Says that a query waits for a batch that the last commit does not have: if it is applied, it
+    /// should be committed now.
+    pub(crate) fn want(&self) {
         self.0.wanted.notify_one();
     }
 
     /// Why batches may have been lost, as the log said last in this life.
-    pub fn doubt(&self) -> Option<String> {
+    pub(crate) fn doubt(&self) -> Option<String> {
         self.0.doubt.lock().clone()
     }
 
-    /// Why nothing is taken from the log, in this life or as long as the disk is full, if that is so.
-    pub fn problem(&self) -> Option<String> {
+    /// Why nothing is taken from the log, in this life or as long as the disk is full, if that is
+    /// so.
+    pub(crate) fn problem(&self) -> Option<String> {
         let halted = self.0.problem.get().cloned();
         halted.or_else(|| self.0.full.lock().clone())
     }
 
-    /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in this life.
-    pub fn has_seen(&self, barriers: &[BatchId]) -> bool {
+    /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in
+    /// this life.
+    pub(crate) fn has_seen(&self, barriers: &[BatchId]) -> bool {
         self.unseen(barriers).is_none()
     }
 
-    /// The first of `barriers` that has not come through the queue in this life, nor a later one of its epoch.
-    pub fn unseen(&self, barriers: &[BatchId]) -> Option<BatchId> {
+    /// The first of `barriers` that has not come through the queue in this life, nor a later one of
+    /// its epoch.
+    pub(crate) fn unseen(&self, barriers: &[BatchId]) -> Option<BatchId> {
         if barriers.is_empty() {
             return None;
         }

@@ -1,7 +1,8 @@
 //! What an operator's signature makes of this counter.
 //!
-//! Invariant: a counter is complete by a signature only if that names it together with its last loss, one that still waits
-//! for its commit included. An old signature in its queue, from before its disk was lost, says nothing.
+//! Invariant: a counter is complete by a signature only if that names it together with its last
+//! loss, one that still waits for its commit included. An old signature in its queue, from before
+//! its disk was lost, says nothing.
 
 use headcount_model::{Acceptance, LossId, Signed};
 use headcount_store::{Store, StoreReader};
@@ -14,9 +15,14 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Stages what `acceptance` says of this counter, which has been told of a loss `losses` times in this life, and tells the
-    /// operator.
-    pub fn heed(&self, store: &mut impl Store, acceptance: &Acceptance, losses: u64) -> Signed {
+    /// Stages what `acceptance` says of this counter, which has been told of a loss `losses` times
+    /// in this life, and tells the operator.
+    pub(crate) fn heed(
+        &self,
+        store: &mut impl Store,
+        acceptance: &Acceptance,
+        losses: u64,
+    ) -> Signed {
         let loss = LossId::new(self.life, losses);
         let signed = acceptance.completes.of(&self.name, loss);
         if signed == Signed::Complete {

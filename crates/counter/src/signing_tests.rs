@@ -1,4 +1,5 @@
-//! A counter that is told of losses and of an operator's signatures, in any order, as its log brings them.
+//! A counter that is told of losses and of an operator's signatures, in any order, as its log
+//! brings them.
 //!
 //! Invariant: see [`signing`](super::signing).
 

@@ -1,8 +1,8 @@
 //! One step of a counter: a delivered batch in, changes to the store out.
 //!
-//! Invariant: after any batches in any order, any number of times each, a tenant's count is the number of
-//! distinct hashes among them. The seen-set makes it so; the position only saves work and tells what is
-//! covered.
+//! Invariant: after any batches in any order, any number of times each, a tenant's count is the
+//! number of distinct hashes among them. The seen-set makes it so; the position only saves work and
+//! tells what is covered.
 
 use headcount_model::{Acceptance, Batch, BatchId, Marks, Verdict};
 use headcount_store::{Store, StoreError};
@@ -16,7 +16,8 @@ pub enum Applied {
         new: u64,
         /// Items that had been counted before.
         duplicates: u64,
-        /// Whether the same sequence had come before with other content: two coordinators share an epoch.
+        /// Whether the same sequence had come before with other content: two coordinators share an
+        /// epoch.
         fork: bool,
     },
     /// It had been applied before, and all of its items are counted.
@@ -58,8 +59,8 @@ pub fn apply_marking(
     }
     let id = batch.id();
     let verdict = store.judge(id, batch.checksum());
-    // Also when its sequence had come before: a position remembers no more than its last batch's checksum, and a
-    // clone that is behind sends other items under an earlier one.
+    // Also when its sequence had come before: a position remembers no more than its last batch's
+    // checksum, and a clone that is behind sends other items under an earlier one.
     let new = match marks {
         None => store.insert_all(id.partition, batch.tenants())?,
         Some(marks) => store.insert_all_marking(id.partition, batch.tenants(), marks)?,
@@ -80,8 +81,8 @@ pub fn apply_marking(
     })
 }
 
-/// What is lost for good counts as applied from here on: nothing waits for it any more. Whether the counter is complete
-/// from here on is for its task to say, which knows what it lost and when.
+/// What is lost for good counts as applied from here on: nothing waits for it any more. Whether the
+/// counter is complete from here on is for its task to say, which knows what it lost and when.
 fn accept(store: &mut impl Store, id: BatchId, acceptance: &Acceptance) {
     for &(epoch, first, last) in &acceptance.losses {
         for sequence in first..=last {
@@ -97,7 +98,8 @@ fn accept(store: &mut impl Store, id: BatchId, acceptance: &Acceptance) {
     }
 }
 
-/// The checksum recorded for what is lost. Should it come after all, it comes as a fork, and counts.
+/// The checksum recorded for what is lost. Should it come after all, it comes as a fork, and
+/// counts.
 const LOST: u32 = 0;
 
 #[cfg(test)]
@@ -136,8 +138,8 @@ mod tests {
     }
 
     proptest! {
-        /// Two coordinators' batches, delivered in any order, some again and again, committed in groups of
-        /// any size: always the naive count, and everything delivered is covered.
+        /// Two coordinators' batches, delivered in any order, some again and again, committed in
+        /// groups of any size: always the naive count, and everything delivered is covered.
         #[test]
         fn counts_what_a_naive_model_counts(
             first in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 1..6), 1..8),

@@ -1,14 +1,18 @@
-//! The counter's task: deliveries in, one commit for all that are there, then their acknowledgement.
+//! The counter's task: deliveries in, one commit for all that are there, then their
+//! acknowledgement.
 //!
-//! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit failed: the task
-//! ends, and with it the process. One commit holds all that one acknowledgement covers, batches and events alike.
+//! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit
+//! failed: the task ends, and with it the process. One commit holds all that one acknowledgement
+//! covers, batches and events alike.
 //!
 //! What there is no room for on the disk is refused, and the task goes on: see [`super::full`].
 //!
-//! A batch that can't be read is the end of consuming, not of the task: it goes on to answer until it is stopped.
+//! A batch that can't be read is the end of consuming, not of the task: it goes on to answer until
+//! it is stopped.
 //!
-//! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit with those that come
-//! soon after. A query that waits for them, or a barrier among them, ends the waiting: patience costs no reader anything.
+//! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit
+//! with those that come soon after. A query that waits for them, or a barrier among them, ends the
+//! waiting: patience costs no reader anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,8 +126,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         CounterControl::new(self.control.clone())
     }
 
-    /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk wherever it is
-    /// polled: [`host`](super::host()) finds it a place.
+    /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk
+    /// wherever it is polled: [`host`](super::host()) finds it a place.
     ///
     /// # Errors
     /// When the store failed. What was delivered since its last commit is not acknowledged.
@@ -231,8 +235,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         Ok(true)
     }
 
-    /// Commits what came before, and takes nothing more in this life: to go on would lose what can't be read. Queries are
-    /// answered with what there is.
+    /// Commits what came before, and takes nothing more in this life: to go on would lose what
+    /// can't be read. Queries are answered with what there is.
     async fn halt(&mut self, why: &DeliveryError) -> Result<bool, CounterError> {
         tracing::error!(%why, "this counter takes nothing more from its queue, and answers with what it has");
         self.commit_pending().await?;
@@ -273,7 +277,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             }
             if let Some(acceptance) = batch.acceptance() {
                 pending.concerns_all = true;
-                // One that is skipped was heeded when it came first, or came with a snapshot, which made complete.
+                // One that is skipped was heeded when it came first, or came with a snapshot, which
+                // made complete.
                 if applied != Applied::Skipped {
                     let losses = self.progress.losses() + pending.losses;
                     self.own.heed(&mut self.store, acceptance, losses);
@@ -285,7 +290,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         Ok(())
     }
 
-    /// Commits what is pending, shows it, and acknowledges it; or refuses it, where there is no room.
+    /// Commits what is pending, shows it, and acknowledges it; or refuses it, where there is no
+    /// room.
     pub(super) async fn commit_pending(&mut self) -> Result<(), CounterError> {
         let Some(pending) = self.pending.take() else {
             return Ok(());

@@ -1,10 +1,11 @@
 //! Queries that wait until a commit brings what they lack.
 //!
-//! Invariant: a commit wakes those that lack what it brought, and nobody else; one that brings nothing that somebody
-//! lacks wakes nobody, and looks no further than at how many wait while none does. How many wait is bounded.
+//! Invariant: a commit wakes those that lack what it brought, and nobody else; one that brings
+//! nothing that somebody lacks wakes nobody, and looks no further than at how many wait while none
+//! does. How many wait is bounded.
 //!
-//! A query may lack much. It is registered under one thing at a time; when that has come it is looked at again, and
-//! registered under the next.
+//! A query may lack much. It is registered under one thing at a time; when that has come it is
+//! looked at again, and registered under the next.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -20,8 +21,8 @@ use headcount_telemetry as telemetry;
 /// Queries that may wait for batches, or for completeness; more are refused.
 pub(super) const WAITING_MAX: usize = 2_048;
 
-/// Queries that may wait for barriers; more are refused. They don't stand behind the others: a counter that covers
-/// nothing leaves those waiting, and can prove a barrier all the same.
+/// Queries that may wait for barriers; more are refused. They don't stand behind the others: a
+/// counter that covers nothing leaves those waiting, and can prove a barrier all the same.
 pub(super) const PROVING_MAX: usize = 256;
 
 /// One thing that a query lacks.
@@ -73,7 +74,7 @@ pub(super) struct Registered<'w> {
 }
 
 impl Waiters {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             inside: Mutex::default(),
             registered: AtomicUsize::new(0),
@@ -83,8 +84,9 @@ impl Waiters {
         }
     }
 
-    /// A place for a query that waits, for barriers if it is `proving`; `None` when as many wait as may.
-    pub fn enter(&self, proving: bool) -> Option<Place<'_>> {
+    /// A place for a query that waits, for barriers if it is `proving`; `None` when as many wait as
+    /// may.
+    pub(crate) fn enter(&self, proving: bool) -> Option<Place<'_>> {
         let (taken, places_max) = match proving {
             true => (&self.proving, PROVING_MAX),
             false => (&self.waiting, WAITING_MAX),
@@ -100,8 +102,9 @@ impl Waiters {
         })
     }
 
-    /// Registers one that lacks something. It must look once more before it waits: what came before is not told.
-    pub fn register(&self, lack: Lack) -> Registered<'_> {
+    /// Registers one that lacks something. It must look once more before it waits: what came before
+    /// is not told.
+    pub(crate) fn register(&self, lack: Lack) -> Registered<'_> {
         let (wake, woken) = oneshot::channel();
         let mut inside = self.inside.lock();
         let key = (lack, inside.next);
@@ -118,15 +121,15 @@ impl Waiters {
         }
     }
 
-    /// Whether somebody waits. Who asks to wake has just shown what may be lacked, under a lock that whoever waits takes
-    /// to look for it (the cut's, or that of the barriers): one that looked before had registered before, which is seen
-    /// here; one that looks later finds it.
+    /// Whether somebody waits. Who asks to wake has just shown what may be lacked, under a lock
+    /// that whoever waits takes to look for it (the cut's, or that of the barriers): one that
+    /// looked before had registered before, which is seen here; one that looks later finds it.
     fn somebody_waits(&self) -> bool {
         self.registered.load(Ordering::Acquire) > 0
     }
 
     /// Whether somebody lacks one of `batches`.
-    pub fn lacks_any(&self, batches: &[BatchId]) -> bool {
+    pub(crate) fn lacks_any(&self, batches: &[BatchId]) -> bool {
         if !self.somebody_waits() {
             return false;
         }
@@ -136,14 +139,14 @@ impl Waiters {
     }
 
     /// Wakes those that lack one of `batches`.
-    pub fn wake_for_batches(&self, batches: &[BatchId]) {
+    pub(crate) fn wake_for_batches(&self, batches: &[BatchId]) {
         if self.somebody_waits() {
             self.wake(batches.iter().map(|id| only(Lack::Batch(*id))));
         }
     }
 
     /// Wakes those that lack one of `barriers`, or one before it in its epoch.
-    pub fn wake_for_barriers(&self, barriers: &[BatchId]) {
+    pub(crate) fn wake_for_barriers(&self, barriers: &[BatchId]) {
         if !barriers.is_empty() && self.somebody_waits() {
             let until = |id: &BatchId| {
                 let first = BatchId {
@@ -157,7 +160,7 @@ impl Waiters {
     }
 
     /// Wakes everybody: anything may have come.
-    pub fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         if self.somebody_waits() {
             let mut inside = self.inside.lock();
             let woken = std::mem::take(&mut inside.index);
@@ -168,7 +171,7 @@ impl Waiters {
     }
 
     /// Tells everybody, those who come later too, that nothing will come any more.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         let mut inside = self.inside.lock();
         inside.ended = true;
         let told = std::mem::take(&mut inside.index);
@@ -178,7 +181,7 @@ impl Waiters {
     }
 
     /// Whether the task has ended.
-    pub fn have_ended(&self) -> bool {
+    pub(crate) fn have_ended(&self) -> bool {
         self.inside.lock().ended
     }
 
@@ -218,7 +221,7 @@ impl Registered<'_> {
     ///
     /// # Errors
     /// When it will not.
-    pub async fn woken(&mut self) -> Result<(), Ended> {
+    pub(crate) async fn woken(&mut self) -> Result<(), Ended> {
         (&mut self.woken).await.map_err(|_| Ended)
     }
 }

@@ -1,9 +1,10 @@
-//! Who may ask: pages of other origins may not, unless they are named, and, of a service for its own machine only, names of other
-//! hosts may not lead to it.
+//! Who may ask: pages of other origins may not, unless they are named, and, of a service for its
+//! own machine only, names of other hosts may not lead to it.
 //!
-//! Invariant: nothing of a request is done before this has let it pass. Browsers add `Origin` to whatever a page of another host sends (Fetch,
-//! §3.2), and put into `Host` the name that they have resolved, so a page can't hide where it is from, nor that a name of its own was
-//! made to lead here (DNS rebinding).
+//! Invariant: nothing of a request is done before this has let it pass. Browsers add `Origin` to
+//! whatever a page of another host sends (Fetch, §3.2), and put into `Host` the name that they have
+//! resolved, so a page can't hide where it is from, nor that a name of its own was made to lead
+//! here (DNS rebinding).
 
 use std::net::IpAddr;
 
@@ -34,7 +35,8 @@ pub struct AccessLimits {
 pub(super) type Foreign = Option<HeaderValue>;
 
 impl AccessLimits {
-    /// Lets a request pass, or says why not. A service `is_local` while it listens on loopback only.
+    /// Lets a request pass, or says why not. A service `is_local` while it listens on loopback
+    /// only.
     pub(super) fn check(
         &self,
         heads: &Heads<'_>,
@@ -59,8 +61,8 @@ impl AccessLimits {
         }
     }
 
-    /// Whether a host's name may lead to a service for its own machine. A name without a dot can't be one that somebody else has
-    /// registered.
+    /// Whether a host's name may lead to a service for its own machine. A name without a dot can't
+    /// be one that somebody else has registered.
     fn leads_here(&self, host: &str) -> bool {
         let (name, _) = split_port(host);
         let name = name.strip_suffix('.').unwrap_or(name);
@@ -94,7 +96,8 @@ fn the_host<'h>(heads: &Heads<'h>, version: Version) -> Result<Option<&'h str>, 
     }
 }
 
-/// Whether an origin is the service's own, as `host` names that: the same scheme, host and port (RFC 6454 §4).
+/// Whether an origin is the service's own, as `host` names that: the same scheme, host and port
+/// (RFC 6454 §4).
 fn is_own(origin: &str, host: &str) -> bool {
     let scheme = origin.get(..HTTP.len());
     let Some(place) = origin.get(HTTP.len()..) else {

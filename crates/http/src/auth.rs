@@ -1,7 +1,8 @@
 //! Who may use the endpoints of the nodes.
 //!
-//! Invariant: where a secret is set, nothing behind the guard runs for a request that does not show it. Without
-//! one anybody is let in: such a node only listens on loopback, which its composition root checks.
+//! Invariant: where a secret is set, nothing behind the guard runs for a request that does not show
+//! it. Without one anybody is let in: such a node only listens on loopback, which its composition
+//! root checks.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -14,12 +15,12 @@ use headcount_telemetry as telemetry;
 
 /// Lets in whoever shows the cluster's secret.
 #[derive(Debug, Clone)]
-pub struct Guard(Option<ClusterSecret>);
+pub(crate) struct Guard(Option<ClusterSecret>);
 
 impl Guard {
     /// A guard that wants to see `secret`; without one it lets anybody in.
     #[must_use]
-    pub fn new(secret: Option<ClusterSecret>) -> Self {
+    pub(crate) fn new(secret: Option<ClusterSecret>) -> Self {
         Self(secret)
     }
 
@@ -37,7 +38,7 @@ impl Guard {
 }
 
 /// Passes on only what the guard lets in.
-pub async fn check(
+pub(crate) async fn check(
     State(guard): State<Guard>,
     request: Request,
     next: Next,

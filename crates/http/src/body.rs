@@ -27,11 +27,12 @@ pub struct BodyLimits {
 
 /// The room that a body holds, and what is made of it: given back when it is dropped.
 #[derive(Debug, Default)]
-pub struct Room(Option<OwnedSemaphorePermit>);
+pub(crate) struct Room(Option<OwnedSemaphorePermit>);
 
 impl Room {
-    /// Takes room for so many bytes more, if there is as much. Who holds none yet needs none: its body is empty.
-    pub fn take(&mut self, bytes: usize) -> bool {
+    /// Takes room for so many bytes more, if there is as much. Who holds none yet needs none: its
+    /// body is empty.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let Some(held) = &mut self.0 else { return true };
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let more = Arc::clone(held.semaphore()).try_acquire_many_owned(permits);
@@ -39,7 +40,7 @@ impl Room {
     }
 
     /// The same bytes, which give the room back once all of them are sent, or never will be.
-    pub fn hold(self, bytes: Bytes) -> Bytes {
+    pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
         struct Held(
             Bytes,
             #[expect(dead_code, reason = "it is dropped with the bytes")] Room,
@@ -56,7 +57,7 @@ impl Room {
 }
 
 /// The room that bodies share.
-pub struct Bodies {
+pub(crate) struct Bodies {
     limits: BodyLimits,
     room: Arc<Semaphore>,
 }
@@ -64,7 +65,7 @@ pub struct Bodies {
 impl Bodies {
     /// All room free.
     #[must_use]
-    pub fn new(limits: BodyLimits) -> Self {
+    pub(crate) fn new(limits: BodyLimits) -> Self {
         let room = limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
         Self {
             limits,
@@ -73,7 +74,7 @@ impl Bodies {
     }
 
     /// Receives a body. It takes its room until that is dropped.
-    pub async fn receive<B>(&self, body: B) -> Result<(Bytes, Room), Problem>
+    pub(crate) async fn receive<B>(&self, body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {

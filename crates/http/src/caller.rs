@@ -1,11 +1,12 @@
 //! The client at the other end of a connection: whether it still wants the answer to its read.
 //!
-//! Invariant: who watches a client reads nothing of what it sends. A read whose client has reset the connection goes on no
-//! longer, one whose client has ended its side no longer than [`HALF_CLOSED_MAX`], and is answered then with what is known.
+//! Invariant: who watches a client reads nothing of what it sends. A read whose client has reset
+//! the connection goes on no longer, one whose client has ended its side no longer than
+//! [`HALF_CLOSED_MAX`], and is answered then with what is known.
 //!
-//! The server does not look at a connection while a request is being answered, and allows a client to end its side
-//! after its request. So a client that has gone shows only here, and to wait for what nobody will take costs memory,
-//! a connection, and a place among the reads that wait.
+//! The server does not look at a connection while a request is being answered, and allows a client
+//! to end its side after its request. So a client that has gone shows only here, and to wait for
+//! what nobody will take costs memory, a connection, and a place among the reads that wait.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,10 +27,12 @@ use super::heads::Heads;
 use headcount_coordinator::{Read, ReadError, ReadOptions};
 use headcount_net::Stream;
 
-/// How long a read may wait after its client has ended its side: one that has closed its socket looks the same.
+/// How long a read may wait after its client has ended its side: one that has closed its socket
+/// looks the same.
 pub(super) const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of a `Host` that a connection remembers: a name has no more (RFC 1035 §2.3.4), and longer ones are not worth the memory.
+/// Bytes of a `Host` that a connection remembers: a name has no more (RFC 1035 §2.3.4), and longer
+/// ones are not worth the memory.
 const HOST_BYTES_MAX: usize = 255;
 
 /// A connection's client; cheap to clone. The default is one that never goes.
@@ -60,13 +63,13 @@ pub(super) fn split(
 
 impl Caller {
     /// Notes that a request is being answered.
-    pub fn answering(&self) -> Answering<'_> {
+    pub(crate) fn answering(&self) -> Answering<'_> {
         self.set_answering(true);
         Answering(self)
     }
 
     /// Lets a request pass, or says why not.
-    pub fn check(&self, heads: &Heads<'_>, version: Version) -> Result<Foreign, Problem> {
+    pub(crate) fn check(&self, heads: &Heads<'_>, version: Version) -> Result<Foreign, Problem> {
         let Some(connection) = &self.0 else {
             return Ok(None);
         };
@@ -86,14 +89,14 @@ impl Caller {
     }
 
     /// Whether nothing but probes is answered on its connection.
-    pub fn only_probes(&self) -> bool {
+    pub(crate) fn only_probes(&self) -> bool {
         self.0.as_ref().is_some_and(|connection| {
             connection.options.only_probes || connection.terms.only_probes
         })
     }
 
     /// Why there is nothing but probes.
-    pub fn why_only_probes(&self) -> Problem {
+    pub(crate) fn why_only_probes(&self) -> Problem {
         match &self.0 {
             Some(connection) if connection.options.only_probes => Problem::only_probes(),
             _ => Problem::not_found(),
@@ -107,16 +110,17 @@ impl Caller {
         }
     }
 
-    /// Has the connection, which is closed after this answer, read and drop what its client is still sending: one that is cut off
-    /// in that does not come to read its answer.
-    pub fn linger(&self) {
+    /// Has the connection, which is closed after this answer, read and drop what its client is
+    /// still sending: one that is cut off in that does not come to read its answer.
+    pub(crate) fn linger(&self) {
         if let Some(connection) = &self.0 {
             connection.lingers.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether nobody waits for anything on this connection: it has sent a part of a request's head, or only lingers.
-    pub fn is_idle(&self) -> bool {
+    /// Whether nobody waits for anything on this connection: it has sent a part of a request's
+    /// head, or only lingers.
+    pub(crate) fn is_idle(&self) -> bool {
         self.0.as_deref().is_some_and(|connection| {
             let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
             let is_between = !is(&connection.answering) && !is(&connection.write_waits);
@@ -128,8 +132,9 @@ impl Caller {
     async fn closed(&self) -> Closed {
         if let Some(connection) = &self.0 {
             let socket = &connection.write;
-            // That the client has ended its side comes with either of the interests to read; this one leaves out that
-            // bytes have come, of which a client may send any number for later requests.
+            // That the client has ended its side comes with either of the interests to read; this
+            // one leaves out that bytes have come, of which a client may send any number for later
+            // requests.
             match socket.ready(Interest::PRIORITY | Interest::ERROR).await {
                 Ok(ready) if !ready.is_error() && ready.is_read_closed() => return Closed::ItsSide,
                 Ok(ready) if !ready.is_error() => {}
@@ -148,7 +153,8 @@ impl Caller {
         }
     }
 
-    /// Resolves, with how the connection is then, once a client that has ended its side has had all the time that it may.
+    /// Resolves, with how the connection is then, once a client that has ended its side has had all
+    /// the time that it may.
     async fn has_been_heard(&self) -> Closed {
         tokio::select! {
             () = sleep(HALF_CLOSED_MAX) => Closed::ItsSide,
@@ -160,7 +166,7 @@ impl Caller {
     ///
     /// # Errors
     /// When it has gone; nobody will see the problem.
-    pub async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+    pub(crate) async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
         let gone = async {
             if self.closed().await == Closed::ItsSide {
                 self.has_been_heard().await;
@@ -173,12 +179,12 @@ impl Caller {
         }
     }
 
-    /// The answer to a read, as long as the client wants it: once it has ended its side for a while, `read` is done anew
-    /// without waiting.
+    /// The answer to a read, as long as the client wants it: once it has ended its side for a
+    /// while, `read` is done anew without waiting.
     ///
     /// # Errors
     /// Those of `read`; or when the client has gone, and nobody will see the problem.
-    pub async fn read<T, F>(
+    pub(crate) async fn read<T, F>(
         &self,
         options: ReadOptions,
         read: impl Fn(ReadOptions) -> F,
@@ -201,7 +207,8 @@ impl Caller {
                 closed = tokio::select! {
                     biased;
                     answer = &mut reading => return Ok(answer?),
-                    // Boxed, since it is rare: otherwise every request would have to have room for it.
+                    // Boxed, since it is rare: otherwise every request would have to have room for
+                    // it.
                     closed = Box::pin(self.has_been_heard()) => closed,
                 };
             }

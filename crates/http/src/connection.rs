@@ -1,8 +1,9 @@
 //! A connection's bytes: what is noted of them as they pass.
 //!
-//! Invariant: a connection that is closed after an answer has its client read that first, as far as the client comes to it in time; and one
-//! whose client takes nothing ends. Every answer but one says who gives it: to bytes that are no request, which the server
-//! answers by itself, the body of a problem is added here.
+//! Invariant: a connection that is closed after an answer has its client read that first, as far as
+//! the client comes to it in time; and one whose client takes nothing ends. Every answer but one
+//! says who gives it: to bytes that are no request, which the server answers by itself, the body of
+//! a problem is added here.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
@@ -19,7 +20,8 @@ use super::access::AccessLimits;
 use super::unparsed;
 use headcount_net::{ReadHalf, Stream, WriteHalf};
 
-/// How long a client that is not done sending is listened to after its answer, so that it comes to read that (RFC 9112 §9.6).
+/// How long a client that is not done sending is listened to after its answer, so that it comes to
+/// read that (RFC 9112 §9.6).
 const LINGER_MAX: Duration = Duration::from_secs(30);
 
 /// How much is read at once of what nobody wants.
@@ -41,8 +43,9 @@ pub(super) struct Terms {
 pub(super) struct ConnectionOptions {
     /// Whether it is one of those that are kept for probes.
     pub only_probes: bool,
-    /// How long its client may not make room for more of an answer, where the system does not see to that: a socket of either kind
-    /// has room again only once a good part was taken, so a slow client of TCP is left to the system.
+    /// How long its client may not make room for more of an answer, where the system does not see
+    /// to that: a socket of either kind has room again only once a good part was taken, so a slow
+    /// client of TCP is left to the system.
     pub untaken_timeout: Option<Duration>,
 }
 
@@ -51,8 +54,8 @@ pub(super) struct Connection {
     pub write: WriteHalf,
     pub terms: Arc<Terms>,
     pub options: ConnectionOptions,
-    /// The `Host` that its first request was let in by, which the next ones mostly have too. A copy: the header is a piece of the
-    /// connection's buffer.
+    /// The `Host` that its first request was let in by, which the next ones mostly have too. A
+    /// copy: the header is a piece of the connection's buffer.
     pub host: OnceLock<Box<[u8]>>,
     /// Whether it is closed while its client is still sending: what comes is read and dropped.
     pub lingers: AtomicBool,
@@ -82,7 +85,7 @@ struct Instead {
 
 impl Connection {
     /// The bytes of `stream`, and what is noted of them.
-    pub fn open(
+    pub(crate) fn open(
         stream: Stream,
         terms: Arc<Terms>,
         options: ConnectionOptions,
@@ -110,7 +113,8 @@ impl Connection {
 }
 
 impl Bytes {
-    /// Reads and drops what comes, until the client ends its side, resets the connection, or has had its time.
+    /// Reads and drops what comes, until the client ends its side, resets the connection, or has
+    /// had its time.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut unwanted = [MaybeUninit::uninit(); UNWANTED_BYTES];
         loop {

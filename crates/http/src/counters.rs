@@ -14,7 +14,7 @@ use headcount_runtime::clock::now_ms;
 
 /// The counters behind a coordinator.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CountersAnswer {
+pub(crate) struct CountersAnswer {
     /// Every counter that this coordinator was told of.
     counters: Vec<CounterAnswer>,
 }
@@ -22,7 +22,7 @@ pub struct CountersAnswer {
 /// How a counter is.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum CounterState {
+pub(crate) enum CounterState {
     /// It answers and has everything that it should have.
     Complete,
     /// It answers but is not sure to have everything.
@@ -51,7 +51,7 @@ pub enum CounterState {
     "disk_bytes": 4_194_304,
     "memory_bytes": 65_536,
 }))]
-pub struct CounterAnswer {
+pub(crate) struct CounterAnswer {
     /// Its name.
     name: String,
     /// How it is.
@@ -60,8 +60,8 @@ pub struct CounterAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     reason: Option<String>,
-    /// Why it takes nothing, and what its operator does about that; absent while it does take what comes. It answers
-    /// with what it has.
+    /// Why it takes nothing, and what its operator does about that; absent while it does take what
+    /// comes. It answers with what it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     problem: Option<String>,
@@ -97,8 +97,9 @@ pub struct CounterAnswer {
     /// Where other nodes ask it; null for a counter in the same process.
     #[schema(required = true)]
     url: Option<String>,
-    /// What is wrong with where the broker keeps its queue, and what to run; absent while nothing is known to be. Known only with
-    /// the coordinator's setting `management-url`, as are the next three.
+    /// What is wrong with where the broker keeps its queue, and what to run; absent while nothing
+    /// is known to be. Known only with the coordinator's setting `management-url`, as are the next
+    /// three.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     warning: Option<String>,
@@ -122,8 +123,8 @@ pub struct CounterAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     snapshots: Option<u64>,
-    /// Batches whose sequence had come before with other content, since it started: two coordinators share a
-    /// life, as after the cloning of a running machine.
+    /// Batches whose sequence had come before with other content, since it started: two
+    /// coordinators share a life, as after the cloning of a running machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     forks: Option<u64>,
@@ -139,7 +140,7 @@ pub struct CounterAnswer {
 
 /// A counter's position, in short.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct PositionAnswer {
+pub(crate) struct PositionAnswer {
     /// Coordinators' lives that it has applied batches of.
     epochs: u64,
     /// The life whose batch it applied last, since it started.
@@ -161,7 +162,7 @@ pub struct PositionAnswer {
     tag = "operation",
     responses((status = 200, description = "The counters.", body = CountersAnswer)),
 )]
-pub async fn get_counters(State(app): State<Arc<App>>) -> Whole {
+pub(crate) async fn get_counters(State(app): State<Arc<App>>) -> Whole {
     let counters = app.coordinator.counters().await;
     json(&CountersAnswer {
         counters: counters.into_iter().map(CounterAnswer::from).collect(),

@@ -37,12 +37,12 @@ const PAGE_DEFAULT: u64 = 100;
     dead_code,
     reason = "it only describes a parameter; options reads it without it"
 )]
-pub struct TenantText(String);
+pub(crate) struct TenantText(String);
 
 /// A tenant's count.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"tenant": "asd", "count": 3, "exact": true}))]
-pub struct CountAnswer {
+pub(crate) struct CountAnswer {
     /// The tenant asked for.
     tenant: String,
     /// How many distinct ids were accepted for it; 0 for an unknown tenant.
@@ -53,7 +53,7 @@ pub struct CountAnswer {
 
 /// A tenant and its count.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct TenantCount {
+pub(crate) struct TenantCount {
     /// The tenant's name.
     tenant: String,
     /// How many distinct ids were accepted for it.
@@ -63,7 +63,7 @@ pub struct TenantCount {
 /// Several tenants' counts, of one moment.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"counts": [{"tenant": "asd", "count": 3}], "exact": true}))]
-pub struct CountsAnswer {
+pub(crate) struct CountsAnswer {
     /// In the order asked for.
     counts: Vec<TenantCount>,
     /// Whether the counts include everything that the read asked for.
@@ -73,7 +73,7 @@ pub struct CountsAnswer {
 /// A page of tenants.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"tenants": [{"tenant": "asd", "count": 3}], "next_cursor": "asd", "exact": true}))]
-pub struct TenantsAnswer {
+pub(crate) struct TenantsAnswer {
     /// In ascending order of their names' bytes.
     tenants: Vec<TenantCount>,
     /// Give it as `cursor` for the next page; absent on the last one.
@@ -99,7 +99,7 @@ pub struct TenantsAnswer {
         (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_count(
+pub(crate) async fn get_count(
     State(app): State<Arc<App>>,
     caller: Caller,
     PathParams(name): PathParams<String>,
@@ -149,7 +149,7 @@ pub(super) async fn count(
         (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_counts(
+pub(crate) async fn get_counts(
     State(app): State<Arc<App>>,
     caller: Caller,
     query: Query,
@@ -181,8 +181,8 @@ pub async fn get_counts(
 
 /// Lists the tenants that have items, in pages.
 ///
-/// Ordered by the bytes of their names. A page is of one moment, the pages together are not: a tenant that
-/// appears meanwhile is listed if its name comes after the cursor.
+/// Ordered by the bytes of their names. A page is of one moment, the pages together are not: a
+/// tenant that appears meanwhile is listed if its name comes after the cursor.
 #[utoipa::path(
     get,
     path = "/tenants",
@@ -199,7 +199,7 @@ pub async fn get_counts(
         (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_tenants(
+pub(crate) async fn get_tenants(
     State(app): State<Arc<App>>,
     caller: Caller,
     query: Query,

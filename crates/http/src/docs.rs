@@ -1,5 +1,5 @@
-//! `GET /openapi.json` and `GET /docs`: the API's description, generated from the handlers, and a page that
-//! renders it without any other host.
+//! `GET /openapi.json` and `GET /docs`: the API's description, generated from the handlers, and a
+//! page that renders it without any other host.
 //!
 //! Invariant: every public route is described here; a test compares the two.
 
@@ -46,24 +46,24 @@ use super::{counters, counts, health, items};
 struct ApiDescription;
 
 /// The description as JSON, made once.
-pub fn openapi_json() -> Bytes {
+pub(crate) fn openapi_json() -> Bytes {
     to_json(&ApiDescription::openapi())
 }
 
-pub async fn get_openapi(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn get_openapi(State(app): State<Arc<App>>) -> Response {
     let headers = [(header::CONTENT_TYPE, JSON)];
     (headers, app.openapi.clone()).into_response()
 }
 
-pub async fn redirect_to_docs() -> Redirect {
+pub(crate) async fn redirect_to_docs() -> Redirect {
     Redirect::permanent("/docs/")
 }
 
-pub async fn get_docs_index() -> Response {
+pub(crate) async fn get_docs_index() -> Response {
     docs_file("").unwrap_or_else(Problem::into_response)
 }
 
-pub async fn get_docs_file(PathParams(path): PathParams<String>) -> Response {
+pub(crate) async fn get_docs_file(PathParams(path): PathParams<String>) -> Response {
     docs_file(&path).unwrap_or_else(Problem::into_response)
 }
 

@@ -1,7 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457).
 //!
-//! Invariant: the `type` of a problem never changes, and its `detail` says what to do. A 503 means that the
-//! request may be repeated as it is; nothing ever counts twice.
+//! Invariant: the `type` of a problem never changes, and its `detail` says what to do. A 503 means
+//! that the request may be repeated as it is; nothing ever counts twice.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,7 @@ use headcount_rpc::messages::{BUSY_PROBLEM, STORE_PROBLEM};
 use headcount_telemetry as telemetry;
 
 /// The media type of problems.
-pub const PROBLEM_JSON: &str = "application/problem+json";
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// What every problem's `type` starts with.
 const TYPE_PREFIX: &str = "urn:headcount:problem:";
@@ -29,7 +29,7 @@ const RETRY_AFTER_SECONDS: &str = "1";
 
 /// A problem, by RFC 9457.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Which problem it is; stable over releases.
     #[serde(rename = "type")]
     #[schema(example = "urn:headcount:problem:invalid-parameter")]
@@ -45,7 +45,8 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
-    /// With 5xx, the request's id in the log: what its header `X-Request-Id` says, or one made for it.
+    /// With 5xx, the request's id in the log: what its header `X-Request-Id` says, or one made for
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false, value_type = String)]
     request_id: Option<Box<str>>,
@@ -77,27 +78,27 @@ impl Problem {
         self.status
     }
 
-    pub fn set_request_id(&mut self, id: &str) {
+    pub(crate) fn set_request_id(&mut self, id: &str) {
         self.request_id = Some(id.into());
     }
 
     /// Its type without what all begin with, and its detail.
-    pub fn told(&self) -> (String, String) {
+    pub(crate) fn told(&self) -> (String, String) {
         let kind = self.kind.strip_prefix(TYPE_PREFIX).unwrap_or(&self.kind);
         (kind.to_owned(), self.detail.clone())
     }
 
-    pub fn invalid_parameter(detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid_parameter(detail: impl Into<String>) -> Self {
         let title = "A parameter is not valid";
         Self::new(StatusCode::BAD_REQUEST, "invalid-parameter", title, detail)
     }
 
-    pub fn unreadable_body(detail: impl Into<String>) -> Self {
+    pub(crate) fn unreadable_body(detail: impl Into<String>) -> Self {
         let title = "The body could not be read";
         Self::new(StatusCode::BAD_REQUEST, "unreadable-body", title, detail)
     }
 
-    pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
+    pub(crate) fn unsupported_media_type(detail: impl Into<String>) -> Self {
         let title = "The body's type is not supported";
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -107,14 +108,14 @@ impl Problem {
         )
     }
 
-    pub fn unsupported_encoding(detail: impl Into<String>) -> Self {
+    pub(crate) fn unsupported_encoding(detail: impl Into<String>) -> Self {
         let mut problem = Self::unsupported_media_type(detail);
         // Only where the encoding is what is wrong (RFC 9110, section 15.5.16).
         problem.is_of_encoding = true;
         problem
     }
 
-    pub fn body_too_large(bytes_max: usize) -> Self {
+    pub(crate) fn body_too_large(bytes_max: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
@@ -125,7 +126,7 @@ impl Problem {
         )
     }
 
-    pub fn request_timeout(seconds: f64) -> Self {
+    pub(crate) fn request_timeout(seconds: f64) -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
             "request-timeout",
@@ -136,7 +137,7 @@ impl Problem {
         )
     }
 
-    pub fn not_found() -> Self {
+    pub(crate) fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "not-found",
@@ -145,7 +146,7 @@ impl Problem {
         )
     }
 
-    pub fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",
@@ -154,11 +155,11 @@ impl Problem {
         )
     }
 
-    pub fn not_ready(detail: impl Into<String>) -> Self {
+    pub(crate) fn not_ready(detail: impl Into<String>) -> Self {
         Self::unavailable("not-ready", "This node is not ready", detail)
     }
 
-    pub fn bodies_in_flight() -> Self {
+    pub(crate) fn bodies_in_flight() -> Self {
         metrics::counter!(telemetry::POSTS_REFUSED, "reason" => "bodies").increment(1);
         Self::unavailable(
             "overloaded",
@@ -167,7 +168,7 @@ impl Problem {
         )
     }
 
-    pub fn snapshots_in_flight(snapshots_max: usize) -> Self {
+    pub(crate) fn snapshots_in_flight(snapshots_max: usize) -> Self {
         Self::unavailable(
             "overloaded",
             "Too much is waiting",
@@ -175,14 +176,14 @@ impl Problem {
         )
     }
 
-    pub fn queries_waiting(detail: impl Into<String>) -> Self {
+    pub(crate) fn queries_waiting(detail: impl Into<String>) -> Self {
         let mut problem = Self::unavailable("", "Too much is waiting", detail);
         problem.kind = BUSY_PROBLEM.to_owned();
         problem
     }
 
     /// Of a request whose client has gone: it shows in metrics only.
-    pub fn client_gone() -> Self {
+    pub(crate) fn client_gone() -> Self {
         /// As other servers count it; HTTP has none for an answer that nobody gets.
         const CLIENT_CLOSED_REQUEST: u16 = 499;
         let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST);
@@ -194,7 +195,7 @@ impl Problem {
         )
     }
 
-    pub fn unauthorized() -> Self {
+    pub(crate) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
@@ -203,7 +204,7 @@ impl Problem {
         )
     }
 
-    pub fn misdirected(detail: &str) -> Self {
+    pub(crate) fn misdirected(detail: &str) -> Self {
         Self::new(
             StatusCode::MISDIRECTED_REQUEST,
             "misdirected",
@@ -212,22 +213,22 @@ impl Problem {
         )
     }
 
-    pub fn counter_stopped(detail: impl Into<String>) -> Self {
+    pub(crate) fn counter_stopped(detail: impl Into<String>) -> Self {
         Self::unavailable("counter-stopped", "The counter does not run", detail)
     }
 
-    pub fn store_unreadable(detail: impl Into<String>) -> Self {
+    pub(crate) fn store_unreadable(detail: impl Into<String>) -> Self {
         let mut problem = Self::unavailable("", "The counter's store can't be read", detail);
         problem.kind = STORE_PROBLEM.to_owned();
         problem
     }
 
-    pub fn loss_refused(detail: impl Into<String>) -> Self {
+    pub(crate) fn loss_refused(detail: impl Into<String>) -> Self {
         let title = "The loss can't be accepted";
         Self::new(StatusCode::CONFLICT, "loss-refused", title, detail)
     }
 
-    pub fn loss_unknown(detail: impl Into<String>) -> Self {
+    pub(crate) fn loss_unknown(detail: impl Into<String>) -> Self {
         Self::unavailable("outcome-unknown", "The outcome is unknown", detail)
     }
 
@@ -373,9 +374,9 @@ impl IntoResponse for Problem {
 }
 
 /// An answer's JSON. The API's types hold nothing that JSON can't, so the empty text never shows.
-pub fn to_json(value: &impl Serialize) -> Bytes {
-    /// Most answers are shorter: written here first, they take one piece of memory, of their own length. A slice is written to with
-    /// no look at whether it must grow.
+pub(crate) fn to_json(value: &impl Serialize) -> Bytes {
+    /// Most answers are shorter: written here first, they take one piece of memory, of their own
+    /// length. A slice is written to with no look at whether it must grow.
     const SHORT_BYTES: usize = 256;
     let mut text = [0; SHORT_BYTES];
     let mut room = text.as_mut_slice();

@@ -1,4 +1,5 @@
-//! Faults of items as clients see them: in the problem of a refused batch, and in the answer to a partial one.
+//! Faults of items as clients see them: in the problem of a refused batch, and in the answer to a
+//! partial one.
 //!
 //! Invariant: a fault names its place in the body as it was sent.
 
@@ -9,7 +10,7 @@ use super::parse::ItemError;
 
 /// One fault in a batch of items.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The item's index in the array, or its line's index in NDJSON, from 0.
     index: usize,
     /// A JSON Pointer to the fault: into the body, or into the line in NDJSON.

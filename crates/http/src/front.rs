@@ -1,5 +1,5 @@
-//! The way in. The two requests that nearly all are, a post and a count, go straight to their handlers; every other one
-//! goes through the router.
+//! The way in. The two requests that nearly all are, a post and a count, go straight to their
+//! handlers; every other one goes through the router.
 //!
 //! Invariant: an answer does not tell which way its request took.
 //!
@@ -103,7 +103,8 @@ impl Routes {
 
     /// Answers a request of `caller`.
     ///
-    /// Parts and body stay where they are until they are read: passed on by value, each would be copied once for each function.
+    /// Parts and body stay where they are until they are read: passed on by value, each would be
+    /// copied once for each function.
     pub(super) async fn answer<B>(
         self,
         request: Request<B>,

@@ -86,7 +86,8 @@ pub(crate) async fn call(
     response.map(Body::new)
 }
 
-/// An answer as far as both ways can be compared: the server adds the length itself, and tokens differ with each post.
+/// An answer as far as both ways can be compared: the server adds the length itself, and tokens
+/// differ with each post.
 async fn seen(
     routes: &Routes,
     method: &str,

@@ -1,13 +1,13 @@
 //! Counters as gauges of `/metrics`.
 //!
-//! Invariant: what is not known is not set; a counter that can't be asked shows in its `up` alone, beside what was
-//! last known of it.
+//! Invariant: what is not known is not set; a counter that can't be asked shows in its `up` alone,
+//! beside what was last known of it.
 
 use headcount_coordinator::CounterView;
 use headcount_telemetry as telemetry;
 
 /// Sets the gauges of a counter.
-pub fn report(view: &CounterView) {
+pub(crate) fn report(view: &CounterView) {
     let name = view.name.as_str();
     let set = |gauge: &'static str, value: f64| {
         metrics::gauge!(gauge, "counter" => name.to_owned()).set(value);

@@ -1,7 +1,7 @@
 //! The headers that every request is looked at for, found in one pass over all of them.
 //!
-//! Invariant: nothing is decided here. A look-up by name costs a hash and a probe, which five times are more than a pass over the few that
-//! requests have.
+//! Invariant: nothing is decided here. A look-up by name costs a hash and a probe, which five times
+//! are more than a pass over the few that requests have.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -14,13 +14,13 @@ pub(super) struct Heads<'h> {
     pub has_more_hosts: bool,
     pub origin: Option<&'h HeaderValue>,
     pub request_id: Option<&'h HeaderValue>,
-    /// Whether the client waits to be told to go on before it sends a body (RFC 9110 §10.1.1). Once it has an answer, it sends
-    /// none.
+    /// Whether the client waits to be told to go on before it sends a body (RFC 9110 §10.1.1). Once
+    /// it has an answer, it sends none.
     pub waits_to_continue: bool,
 }
 
 impl<'h> Heads<'h> {
-    pub fn of(headers: &'h HeaderMap) -> Self {
+    pub(crate) fn of(headers: &'h HeaderMap) -> Self {
         let mut found = Self::default();
         for (name, value) in headers {
             if *name == header::HOST {

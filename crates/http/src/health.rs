@@ -1,6 +1,7 @@
 //! `GET /healthz`, `GET /readyz`, `GET /metrics`.
 //!
-//! Invariant: `/readyz` is 200 only while posts are admitted, the log takes them, and reads can be exact.
+//! Invariant: `/readyz` is 200 only while posts are admitted, the log takes them, and reads can be
+//! exact.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(super) const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// That a node is well.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"status": "ok"}))]
-pub struct Health {
+pub(crate) struct Health {
     /// Always `ok`.
     status: &'static str,
 }
@@ -34,7 +35,7 @@ pub struct Health {
     tag = "operation",
     responses((status = 200, description = "The process lives.", body = Health)),
 )]
-pub async fn healthz() -> Whole {
+pub(crate) async fn healthz() -> Whole {
     json(&Health { status: "ok" })
 }
 
@@ -48,7 +49,7 @@ pub async fn healthz() -> Whole {
         (status = 503, description = "It can't, and why.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
+pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
     if let Some(end) = app.coordinator.unasked_end() {
         return Err(ends(&end));
     }
@@ -102,12 +103,12 @@ fn counters_lack(counters: &[CounterView]) -> Option<String> {
 }
 
 /// Why a node is not ready that was told to stop.
-pub fn going_down() -> Problem {
+pub(crate) fn going_down() -> Problem {
     Problem::not_ready("It is going down.")
 }
 
 /// Why a node is not ready that goes down because one of its tasks has ended.
-pub fn ends(end: &UnaskedEnd) -> Problem {
+pub(crate) fn ends(end: &UnaskedEnd) -> Problem {
     Problem::not_ready(format!("It is going down, since {end}. See its log."))
 }
 
@@ -118,7 +119,7 @@ pub fn ends(end: &UnaskedEnd) -> Problem {
     tag = "operation",
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
 )]
-pub async fn get_metrics(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn get_metrics(State(app): State<Arc<App>>) -> Response {
     for counter in app.coordinator.counters().await {
         gauges::report(&counter);
     }
@@ -127,7 +128,7 @@ pub async fn get_metrics(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Metrics as an answer.
-pub fn metrics_text(rendered: String) -> Response {
+pub(crate) fn metrics_text(rendered: String) -> Response {
     let headers = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

@@ -1,7 +1,7 @@
 //! A counter's node: what other nodes ask it, and what its operator does.
 //!
-//! Invariant: an answer says of itself how far it goes; nothing that waits or streams here is without a bound. A
-//! request that is meant for another counter is refused.
+//! Invariant: an answer says of itself how far it goes; nothing that waits or streams here is
+//! without a bound. A request that is meant for another counter is refused.
 //!
 //! The bodies are those of [`exchange`](headcount_rpc::messages).
 
@@ -128,7 +128,8 @@ async fn post_counts(
     let answers = caller
         .unless_gone(futures_util::future::join_all(answers))
         .await?;
-    // In a group with others it can't be told from unreachable; alone, as those are that wait long, it can.
+    // In a group with others it can't be told from unreachable; alone, as those are that wait long,
+    // it can.
     if let [Err(busy @ QueryError::Busy)] = answers.as_slice() {
         return Err(busy.clone().into());
     }
@@ -163,8 +164,8 @@ async fn get_status(State(app): State<Arc<CounterApp>>) -> Result<Response, Prob
     Ok(message(&app.counter.status().await?))
 }
 
-/// Sends the counter's last commit with all its keys. The connection sets the pace; an error cuts it, so that
-/// part of a snapshot never looks like the whole.
+/// Sends the counter's last commit with all its keys. The connection sets the pace; an error cuts
+/// it, so that part of a snapshot never looks like the whole.
 async fn get_snapshot(State(app): State<Arc<CounterApp>>) -> Result<Response, Problem> {
     let permit = Arc::clone(&app.snapshots)
         .try_acquire_owned()
@@ -231,7 +232,7 @@ fn bounded(demand: Demand) -> Demand {
 }
 
 /// Receives a message.
-pub async fn receive<M: Message>(
+pub(crate) async fn receive<M: Message>(
     bodies: &Bodies,
     headers: &HeaderMap,
     body: Body,
@@ -251,7 +252,7 @@ pub async fn receive<M: Message>(
 }
 
 /// A message as an answer.
-pub fn message(message: &impl Message) -> Response {
+pub(crate) fn message(message: &impl Message) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json")];
     (headers, message.encode()).into_response()
 }

@@ -26,8 +26,8 @@ use headcount_model::{ItemHash, Token, check_item_id};
 /// The route that items are posted to.
 pub(super) const ITEMS_ROUTE: &str = "/items";
 
-/// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other requests on
-/// the same thread for more than about a millisecond.
+/// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other
+/// requests on the same thread for more than about a millisecond.
 const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
 /// An item: something of a tenant that counts once, however often it is posted.
@@ -37,7 +37,7 @@ const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
     dead_code,
     reason = "it only describes bodies; parse reads them without it"
 )]
-pub struct Item {
+pub(crate) struct Item {
     /// What makes the item the same item again. Compared byte for byte; never `.` or `..`.
     #[schema(
         min_length = 1,
@@ -61,7 +61,7 @@ pub struct Item {
     dead_code,
     reason = "it only describes bodies; parse reads them without it"
 )]
-pub enum ItemOrItems {
+pub(crate) enum ItemOrItems {
     /// One item.
     One(Item),
     /// At most 100,000 items, all or nothing.
@@ -71,17 +71,18 @@ pub enum ItemOrItems {
 /// The answer to a post.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"accepted": 1, "new": 1, "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow"}))]
-pub struct Accepted {
-    /// How many items the request had, or with `partial` how many of them are valid; items seen before are a success like any
-    /// other.
+pub(crate) struct Accepted {
+    /// How many items the request had, or with `partial` how many of them are valid; items seen
+    /// before are a success like any other.
     accepted: usize,
-    /// How many of them were counted for the first time: an id that several posts bring at once is told to one of them. Absent
-    /// where that is not known when the answer is given: through RabbitMQ.
+    /// How many of them were counted for the first time: an id that several posts bring at once is
+    /// told to one of them. Absent where that is not known when the answer is given: through
+    /// RabbitMQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     new: Option<u64>,
-    /// Give it as `after` to a read on any coordinator: that read includes these items. Absent only if `partial` was asked for and
-    /// no item was accepted.
+    /// Give it as `after` to a read on any coordinator: that read includes these items. Absent only
+    /// if `partial` was asked for and no item was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     token: Option<Token>,
@@ -94,7 +95,7 @@ pub struct Accepted {
 /// Whether an item is counted.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"tenant": "asd", "id": "5", "counted": true, "exact": true}))]
-pub struct ItemAnswer {
+pub(crate) struct ItemAnswer {
     /// The tenant asked for.
     tenant: String,
     /// The id asked for.
@@ -116,11 +117,13 @@ struct Reading {
 
 /// Counts items, each once.
 ///
-/// Answers once all of them are durable. All or nothing, unless `partial` says otherwise: if one item is invalid, none counts.
-/// Posting the same ids again is always safe: after a 503, or when no answer came, do so.
+/// Answers once all of them are durable. All or nothing, unless `partial` says otherwise: if one
+/// item is invalid, none counts. Posting the same ids again is always safe: after a 503, or when no
+/// answer came, do so.
 ///
-/// A body may be packed, with `Content-Encoding: gzip` or `zstd`; its limit holds before and after. JSON is taken by the names
-/// `text/json` and any that ends in `+json` too, NDJSON by `application/ndjson`, `jsonl`, `x-jsonl`, `jsonlines` and `x-jsonlines`.
+/// A body may be packed, with `Content-Encoding: gzip` or `zstd`; its limit holds before and after.
+/// JSON is taken by the names `text/json` and any that ends in `+json` too, NDJSON by
+/// `application/ndjson`, `jsonl`, `x-jsonl`, `jsonlines` and `x-jsonlines`.
 #[utoipa::path(
     post,
     path = "/items",
@@ -163,7 +166,7 @@ struct Reading {
         ),
     ),
 )]
-pub async fn post_items(
+pub(crate) async fn post_items(
     State(app): State<Arc<App>>,
     query: Query,
     headers: HeaderMap,
@@ -203,11 +206,11 @@ where
     Ok(whole(headers, json))
 }
 
-/// The items of a body, and the body's room: kept until they wait under the coordinator's own limit, and as long as there are faults
-/// to be told.
+/// The items of a body, and the body's room: kept until they wait under the coordinator's own
+/// limit, and as long as there are faults to be told.
 ///
-/// Headers and body are pieces of the connection's buffer, which it can use again only once they are gone: so they go
-/// before the items wait.
+/// Headers and body are pieces of the connection's buffer, which it can use again only once they
+/// are gone: so they go before the items wait.
 async fn receive_items<B>(
     app: &App,
     partial: bool,
@@ -235,8 +238,13 @@ where
         Some(_) => Some(Box::pin(app.unpackers.place(limits)).await?),
         None => None,
     };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one body, whose request hears of a panic"
+    )]
     let parsed = tokio::task::spawn_blocking(move || {
-        // With the room inside, a client that goes away does not free it while its body is still there.
+        // With the room inside, a client that goes away does not free it while its body is still
+        // there.
         let items = match reading.packing {
             None => reading.parse(&body, &mut room),
             Some(packing) => {
@@ -282,7 +290,7 @@ impl Reading {
         (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get_item(
+pub(crate) async fn get_item(
     State(app): State<Arc<App>>,
     caller: Caller,
     PathParams((name, id)): PathParams<(String, String)>,

@@ -1,6 +1,12 @@
 //! The HTTP face: what clients see of a coordinator.
 //!
-//! Invariant: only this folder knows about HTTP servers and status codes; it decides nothing about counting.
+//! Invariant: only this folder knows about HTTP servers and status codes; it decides nothing about
+//! counting.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests start what they test")
+)]
 
 mod access;
 mod auth;
@@ -130,7 +136,8 @@ impl App {
         }
     }
 
-    /// The same with a desk where operators accept losses, who show `secret`; without one, anybody may.
+    /// The same with a desk where operators accept losses, who show `secret`; without one, anybody
+    /// may.
     #[must_use]
     pub fn with_loss_desk(self, desk: Arc<dyn LossDesk>, secret: Option<ClusterSecret>) -> Self {
         let guard = Guard::new(secret);
@@ -152,9 +159,9 @@ struct ReadParams {
     /// The `token` of an answer to `POST /items`: the answer includes those items.
     #[param(nullable = false, min_length = 28, pattern = "^[A-Za-z0-9_-]+$")]
     after: Option<String>,
-    /// What an exact answer includes: `session`, everything that this coordinator acknowledged and nothing
-    /// less than it has answered before; `strong`, everything that any coordinator acknowledged; `eventual`,
-    /// whatever is known at once.
+    /// What an exact answer includes: `session`, everything that this coordinator acknowledged and
+    /// nothing less than it has answered before; `strong`, everything that any coordinator
+    /// acknowledged; `eventual`, whatever is known at once.
     #[param(inline, nullable = false)]
     consistency: Option<ConsistencyParam>,
     /// How long to wait for an answer that includes all that, in milliseconds; 5,000 if not given.
@@ -219,8 +226,8 @@ fn framed<S: Clone + Send + Sync + 'static>(
 /// An answer that is there as a whole.
 type Whole = Response<Full<Bytes>>;
 
-/// An answer in JSON. It takes over `headers`, emptied: a request's map for its own answer spares a new one, which would be
-/// the largest piece of memory that a small request needs.
+/// An answer in JSON. It takes over `headers`, emptied: a request's map for its own answer spares a
+/// new one, which would be the largest piece of memory that a small request needs.
 fn json_in(headers: HeaderMap, value: &impl Serialize) -> Whole {
     whole(headers, to_json(value))
 }

@@ -28,7 +28,8 @@ pub trait LossDesk: Send + Sync + 'static {
     /// [`LossError::Refused`] when it can't be told now.
     fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>>;
 
-    /// Accepts what `request` names; returns once every counter will hear of it, and tells how those stand that have.
+    /// Accepts what `request` names; returns once every counter will hear of it, and tells how
+    /// those stand that have.
     ///
     /// # Errors
     /// [`LossError`]: of the request nothing is accepted, or that is not known.
@@ -56,13 +57,13 @@ impl From<LossError> for Problem {
 }
 
 /// The desk, and who may come to it.
-pub struct Desk {
+pub(crate) struct Desk {
     pub desk: Arc<dyn LossDesk>,
     pub guard: Guard,
 }
 
 /// The routes to the desk, if there is one.
-pub fn routes(desk: Option<&Desk>) -> Router<Arc<App>> {
+pub(crate) fn routes(desk: Option<&Desk>) -> Router<Arc<App>> {
     match desk {
         None => Router::new(),
         Some(Desk { desk, guard }) => Router::new()

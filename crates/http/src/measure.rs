@@ -1,8 +1,10 @@
 //! Counting and timing requests, by route: never by path, which holds tenants and ids.
 //!
-//! Invariant: there are as many series as routes, methods and statuses that were used, however many requests come.
+//! Invariant: there are as many series as routes, methods and statuses that were used, however many
+//! requests come.
 //!
-//! A metric's handle is looked up once for each series: finding it anew by its labels costs more than parsing an item.
+//! A metric's handle is looked up once for each series: finding it anew by its labels costs more
+//! than parsing an item.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};

@@ -20,7 +20,7 @@ const LINES: [&str; 6] = [
 
 /// How a body is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
+pub(crate) enum Packing {
     /// RFC 1952.
     Gzip,
     /// RFC 8878.
@@ -29,7 +29,7 @@ pub enum Packing {
 
 impl Packing {
     /// Its name as a content coding.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
@@ -38,7 +38,7 @@ impl Packing {
 }
 
 /// How the body is written, and how it is packed.
-pub fn of(headers: &HeaderMap) -> Result<(Format, Option<Packing>), Problem> {
+pub(crate) fn of(headers: &HeaderMap) -> Result<(Format, Option<Packing>), Problem> {
     let (mut kind, mut is_packed) = (None, false);
     // One pass over the few that there are costs less than to look both up.
     for (name, value) in headers {

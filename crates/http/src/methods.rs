@@ -1,6 +1,8 @@
-//! What a resource can do, and for whom: `OPTIONS`, and answers to pages of other origins (Fetch, §3.3, "CORS protocol").
+//! What a resource can do, and for whom: `OPTIONS`, and answers to pages of other origins (Fetch,
+//! §3.3, "CORS protocol").
 //!
-//! Invariant: only an origin that the settings name is told anything, and an answer for it names it, so that no cache gives it to another.
+//! Invariant: only an origin that the settings name is told anything, and an answer for it names
+//! it, so that no cache gives it to another.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -19,7 +21,8 @@ const SHOWN: &str = "retry-after, x-request-id";
 /// How long a browser may remember that, in seconds.
 const AGE_MAX_S: &str = "600";
 
-/// The answer to a browser that asks whether a page may send a request, and to who asks for the methods of the whole service.
+/// The answer to a browser that asks whether a page may send a request, and to who asks for the
+/// methods of the whole service.
 pub(super) fn preflight(parts: &Parts, foreign: &Foreign) -> Option<Whole> {
     if parts.method != Method::OPTIONS {
         return None;

@@ -1,8 +1,9 @@
 //! What clients say in paths and query strings.
 //!
-//! Invariant: a parameter that can't be honoured is refused by name, never guessed: one that is not known, bytes that are not
-//! UTF-8, a value out of range, a single-valued parameter given twice. What is not percent-encoded as it should be is refused.
-//! Routes that take no parameters don't look at them.
+//! Invariant: a parameter that can't be honoured is refused by name, never guessed: one that is not
+//! known, bytes that are not UTF-8, a value out of range, a single-valued parameter given twice.
+//! What is not percent-encoded as it should be is refused. Routes that take no parameters don't
+//! look at them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,20 +21,20 @@ use headcount_coordinator::{Consistency, ReadOptions};
 use headcount_model::{Partition, Partitioning, TenantName, Token, is_percent_encoded};
 
 /// The default of `timeout_ms`.
-pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
+pub(crate) const TIMEOUT_MS_DEFAULT: u64 = 5_000;
 /// The greatest `timeout_ms`.
-pub const TIMEOUT_MS_MAX: u64 = 30_000;
+pub(crate) const TIMEOUT_MS_MAX: u64 = 30_000;
 
 /// The parameters of `POST /items`.
-pub const POST_PARAMS: &[&str] = &["partial"];
+pub(crate) const POST_PARAMS: &[&str] = &["partial"];
 /// Those of a tenant's count: the options of every read.
-pub const COUNT_PARAMS: &[&str] = &["after", "consistency", "timeout_ms"];
+pub(crate) const COUNT_PARAMS: &[&str] = &["after", "consistency", "timeout_ms"];
 /// Those of one item.
-pub const ITEM_PARAMS: &[&str] = COUNT_PARAMS;
+pub(crate) const ITEM_PARAMS: &[&str] = COUNT_PARAMS;
 /// Those of several counts.
-pub const COUNTS_PARAMS: &[&str] = &["tenant", "after", "consistency", "timeout_ms"];
+pub(crate) const COUNTS_PARAMS: &[&str] = &["tenant", "after", "consistency", "timeout_ms"];
 /// Those of a page of tenants.
-pub const TENANTS_PARAMS: &[&str] = &[
+pub(crate) const TENANTS_PARAMS: &[&str] = &[
     "prefix",
     "limit",
     "cursor",
@@ -46,11 +47,11 @@ pub const TENANTS_PARAMS: &[&str] = &[
 const UNKNOWN_CHARS_MAX: usize = 64;
 
 /// A request's query parameters, decoded, in order.
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Decodes a query string (`application/x-www-form-urlencoded`).
-    pub fn parse(raw: &str) -> Result<Self, Problem> {
+    pub(crate) fn parse(raw: &str) -> Result<Self, Problem> {
         if !is_percent_encoded(raw) {
             return Err(Problem::invalid_parameter(
                 "The query string has a % that no two hexadecimal digits follow; %25 stands for it.",
@@ -71,7 +72,7 @@ impl Query {
     }
 
     /// Refuses all parameters but those `known`, which are not none.
-    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let mut names = self.0.iter().map(|(name, _)| name.as_str());
         names
             .find(|name| !known.contains(name))
@@ -79,7 +80,7 @@ impl Query {
     }
 
     /// Every value of a parameter.
-    pub fn all<'q>(&'q self, name: &str) -> impl Iterator<Item = &'q str> {
+    pub(crate) fn all<'q>(&'q self, name: &str) -> impl Iterator<Item = &'q str> {
         self.0
             .iter()
             .filter(move |(given, _)| given == name)
@@ -87,7 +88,7 @@ impl Query {
     }
 
     /// The value of a parameter that may be given once.
-    pub fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
+    pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.all(name);
         let first = values.next();
         if values.next().is_some() {
@@ -99,7 +100,7 @@ impl Query {
     }
 
     /// A text of at most `chars_max` characters.
-    pub fn text(&self, name: &str, chars_max: usize) -> Result<Option<&str>, Problem> {
+    pub(crate) fn text(&self, name: &str, chars_max: usize) -> Result<Option<&str>, Problem> {
         let text = self.one(name)?;
         if text.is_some_and(|text| text.chars().nth(chars_max).is_some()) {
             let detail = format!("{name} may have at most {chars_max} characters.");
@@ -109,7 +110,7 @@ impl Query {
     }
 
     /// A whole number from `min` to `max`.
-    pub fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
+    pub(crate) fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
         let Some(text) = self.one(name)? else {
             return Ok(None);
         };
@@ -123,7 +124,7 @@ impl Query {
     }
 
     /// Whether something is asked for; not if it is not given.
-    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.one(name)? {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -133,8 +134,9 @@ impl Query {
         }
     }
 
-    /// How the client wants to read: `consistency`, `after`, `timeout_ms`. A token must be of a cluster split like this.
-    pub fn read_options(&self, partitioning: Partitioning) -> Result<ReadOptions, Problem> {
+    /// How the client wants to read: `consistency`, `after`, `timeout_ms`. A token must be of a
+    /// cluster split like this.
+    pub(crate) fn read_options(&self, partitioning: Partitioning) -> Result<ReadOptions, Problem> {
         let consistency = match self.one("consistency")? {
             None | Some("session") => Consistency::Session,
             Some("strong") => Consistency::Strong,
@@ -168,8 +170,8 @@ fn unknown(name: &str, known: &[&str]) -> Problem {
     ))
 }
 
-/// The token of an answer of this cluster. Partitions that it does not have are nobody's to cover: a token that names one
-/// is refused, or an answer without it would be called exact.
+/// The token of an answer of this cluster. Partitions that it does not have are nobody's to cover:
+/// a token that names one is refused, or an answer without it would be called exact.
 fn after(text: &str, partitioning: Partitioning) -> Result<Token, Problem> {
     let refused = |why: String| {
         let detail =
@@ -195,7 +197,7 @@ impl<S: Sync> FromRequestParts<S> for Query {
 }
 
 /// Path parameters, percent-decoded.
-pub struct PathParams<T>(pub T);
+pub(crate) struct PathParams<T>(pub T);
 
 impl<T, S> FromRequestParts<S> for PathParams<T>
 where
@@ -222,7 +224,7 @@ fn path_not_encoded() -> Problem {
 }
 
 /// Passes on only requests whose path is percent-encoded as it should be.
-pub async fn check_path(request: Request, next: Next) -> Result<Response, Problem> {
+pub(crate) async fn check_path(request: Request, next: Next) -> Result<Response, Problem> {
     if !is_percent_encoded(request.uri().path()) {
         return Err(path_not_encoded());
     }
@@ -230,7 +232,7 @@ pub async fn check_path(request: Request, next: Next) -> Result<Response, Proble
 }
 
 /// One segment of a path, percent-decoded.
-pub fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
+pub(crate) fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
     if !is_percent_encoded(raw) {
         return Err(path_not_encoded());
     }
@@ -240,7 +242,7 @@ pub fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
 }
 
 /// A tenant given in a path or a query string.
-pub fn tenant(text: &str) -> Result<TenantName, Problem> {
+pub(crate) fn tenant(text: &str) -> Result<TenantName, Problem> {
     TenantName::new(text)
         .map_err(|error| Problem::invalid_parameter(format!("The tenant {error}.")))
 }

@@ -1,7 +1,8 @@
-//! Answers that tell of trouble on this side (5xx): each has a request's id, and is in the log, alone or counted.
+//! Answers that tell of trouble on this side (5xx): each has a request's id, and is in the log,
+//! alone or counted.
 //!
-//! Invariant: of one route and problem there is at most one line a second, and none is missing from the lines' numbers but
-//! those of the last second before the process ends.
+//! Invariant: of one route and problem there is at most one line a second, and none is missing from
+//! the lines' numbers but those of the last second before the process ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -107,6 +108,10 @@ impl Refusals {
             Next::Count => {}
             Next::CountUntil(then) => {
                 let refusals = Arc::clone(self);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "it ends by itself within a second"
+                )]
                 tokio::spawn(async move {
                     tokio::time::sleep_until(then.into()).await;
                     let counted = refusals.seen.lock().take(&what, Instant::now());

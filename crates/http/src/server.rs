@@ -1,8 +1,8 @@
 //! Accepting connections: how many, how slow, and how they end.
 //!
-//! Invariant: no more connections are open than allowed, and some of those are kept for probes. None stays for ever: one that is
-//! idle, or does not take its answers, is closed. After `stop`, running requests are answered within the time to drain; what is
-//! still open then is cut.
+//! Invariant: no more connections are open than allowed, and some of those are kept for probes.
+//! None stays for ever: one that is idle, or does not take its answers, is closed. After `stop`,
+//! running requests are answered within the time to drain; what is still open then is cut.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -37,11 +37,12 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
-/// Connections that are kept for probes when all others are open: each answers one, and whoever else comes by one is refused.
-/// Further ones wait in the system's backlog.
+/// Connections that are kept for probes when all others are open: each answers one, and whoever
+/// else comes by one is refused. Further ones wait in the system's backlog.
 pub const PROBE_CONNECTIONS: usize = 16;
 
-/// How long a connection that is kept for probes may take over a request's head: others may need it.
+/// How long a connection that is kept for probes may take over a request's head: others may need
+/// it.
 const PROBE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait after the system refused a connection for want of files or memory.
@@ -76,8 +77,8 @@ impl Endpoint {
     }
 }
 
-/// Serves `routes` at `endpoint` until `stop` resolves, then drains. Returns how many connections were cut because their requests
-/// took longer than the time to drain.
+/// Serves `routes` at `endpoint` until `stop` resolves, then drains. Returns how many connections
+/// were cut because their requests took longer than the time to drain.
 pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output = ()>) -> usize {
     let Endpoint {
         listener,
@@ -207,10 +208,12 @@ impl Open {
         let connection = http1::Builder::new()
             .timer(ConnectionTimer::default())
             .header_read_timeout(idle_timeout)
-            // A client may end its side after its request and still wait for the answer; `caller` tells one that has gone.
+            // A client may end its side after its request and still wait for the answer; `caller`
+            // tells one that has gone.
             .half_close(true)
             .serve_connection(TokioIo::new(bytes), service_fn(answer));
         let watched = self.graceful.watch(connection);
+        #[expect(clippy::disallowed_methods, reason = "one connection")]
         let task = self.connections.spawn(async move {
             let _place = place;
             if let Err(error) = watched.await {
@@ -233,7 +236,8 @@ impl Open {
         self.callers.remove(&id);
     }
 
-    /// Waits until all requests are answered, and cuts what takes longer; returns how many connections that was.
+    /// Waits until all requests are answered, and cuts what takes longer; returns how many
+    /// connections that was.
     async fn drain(mut self) -> usize {
         let deadline = Instant::now() + self.limits.drain_timeout;
         let graceful = std::mem::take(&mut self.graceful);

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a sleep ends no earlier than asked, and whoever awaits it is woken then.
 //!
-//! The server sets a timer for each request's head and takes it back when the head has come; each takes the lock of the
-//! runtime's timers, which all workers share. To move a timer that is set to a later time takes no lock: so it is kept, not taken back.
+//! The server sets a timer for each request's head and takes it back when the head has come; each
+//! takes the lock of the runtime's timers, which all workers share. To move a timer that is set to
+//! a later time takes no lock: so it is kept, not taken back.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -81,7 +82,8 @@ mod tests {
     #[tokio::test]
     async fn each_sleep_ends_when_it_should_though_the_timer_is_kept() {
         let timer = ConnectionTimer::default();
-        // One that is given up, a later one, an earlier one, a far one that is given up, and one before that.
+        // One that is given up, a later one, an earlier one, a far one that is given up, and one
+        // before that.
         let far = LONG.div_duration_f64(STEP) as u32;
         for (awaited, steps) in [(false, 5), (true, 3), (true, 1), (false, far), (true, 2)] {
             let begun = timer.now();

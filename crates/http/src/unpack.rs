@@ -1,8 +1,9 @@
 //! Packed bodies: what they hold.
 //!
-//! Invariant: what comes out has no more bytes than a body may have, and takes room as a body does before it is there. What the
-//! unpacking itself takes is bounded: its memory by [`WINDOW_LOG_MAX`] and [`UNPACKING_MAX`], its time by the bytes that go in and come
-//! out, both of which are those of a body.
+//! Invariant: what comes out has no more bytes than a body may have, and takes room as a body does
+//! before it is there. What the unpacking itself takes is bounded: its memory by [`WINDOW_LOG_MAX`]
+//! and [`UNPACKING_MAX`], its time by the bytes that go in and come out, both of which are those of
+//! a body.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -18,23 +19,24 @@ use headcount_runtime::clock::within;
 /// Bodies that are unpacked at once; others wait.
 const UNPACKING_MAX: usize = 4;
 
-/// The most memory that a frame of zstd may ask for, as a power of two: 8 MiB. RFC 9659 allows no more to this coding.
+/// The most memory that a frame of zstd may ask for, as a power of two: 8 MiB. RFC 9659 allows no
+/// more to this coding.
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// Bytes that room is taken for at first; each time that they don't do, for twice as many.
 const FIRST_BYTES: usize = 64 * 1024;
 
 /// The places of those that unpack.
-pub struct Unpackers(Arc<Semaphore>);
+pub(crate) struct Unpackers(Arc<Semaphore>);
 
 impl Unpackers {
     /// All places free.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(UNPACKING_MAX)))
     }
 
     /// Waits for a place, as long as a body may take to arrive.
-    pub async fn place(&self, limits: BodyLimits) -> Result<OwnedSemaphorePermit, Problem> {
+    pub(crate) async fn place(&self, limits: BodyLimits) -> Result<OwnedSemaphorePermit, Problem> {
         let place = Arc::clone(&self.0).acquire_owned();
         let place = within(limits.body_timeout, place).await;
         place
@@ -44,8 +46,9 @@ impl Unpackers {
     }
 }
 
-/// Unpacks `body`, of which at most `bytes_max` bytes may come. It computes for some milliseconds a MiB.
-pub fn unpack(
+/// Unpacks `body`, of which at most `bytes_max` bytes may come. It computes for some milliseconds a
+/// MiB.
+pub(crate) fn unpack(
     packing: Packing,
     body: &[u8],
     bytes_max: usize,

@@ -1,7 +1,9 @@
-//! Answers to bytes that are no request: the server library gives them by itself, with a status and no body.
+//! Answers to bytes that are no request: the server library gives them by itself, with a status and
+//! no body.
 //!
-//! Invariant: they are told from all others by their head, which does not say who answers; all that this service gives does. Their
-//! status and what else is in their head stays. To a malformed HEAD the body is sent as well: which method it was is not known here.
+//! Invariant: they are told from all others by their head, which does not say who answers; all that
+//! this service gives does. Their status and what else is in their head stays. To a malformed HEAD
+//! the body is sent as well: which method it was is not known here.
 
 use std::io::IoSlice;
 

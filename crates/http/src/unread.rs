@@ -1,8 +1,9 @@
-//! Bodies that nobody has read to their end: read and dropped before the answer, so that it reaches a client that reads nothing
-//! before it has sent all, and so that the connection can be used again.
+//! Bodies that nobody has read to their end: read and dropped before the answer, so that it reaches
+//! a client that reads nothing before it has sent all, and so that the connection can be used
+//! again.
 //!
-//! Invariant: a body costs no memory here, and a bounded time. Where it is left unread the answer says that the connection is
-//! closed, and the connection lingers.
+//! Invariant: a body costs no memory here, and a bounded time. Where it is left unread the answer
+//! says that the connection is closed, and the connection lingers.
 
 use std::pin::Pin;
 use std::sync::Arc;

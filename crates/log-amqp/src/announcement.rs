@@ -1,7 +1,7 @@
 //! What nodes say of themselves, and what is made of that.
 //!
-//! Invariant: what another release says is read as far as it is known, and nothing that is said makes a node count
-//! anything.
+//! Invariant: what another release says is read as far as it is known, and nothing that is said
+//! makes a node count anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use headcount_model::{CounterName, Epoch};
 
 /// How long a node that fell silent is remembered while the broker is there.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
-/// How long a node that fell silent is taken to be alive: some missed announcements, and a pause of its process.
+/// How long a node that fell silent is taken to be alive: some missed announcements, and a pause of
+/// its process.
 const LIVES_FOR: Duration = Duration::from_secs(10);
 /// How long to listen before every node that is alive was heard.
 const HEARD_ALL_AFTER: Duration = Duration::from_secs(3);
@@ -36,8 +37,8 @@ pub enum Role {
     Other,
 }
 
-/// What a node says of itself. Fields that a release does not know are passed over; those that it misses are
-/// their defaults.
+/// What a node says of itself. Fields that a release does not know are passed over; those that it
+/// misses are their defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Announcement {
@@ -73,8 +74,9 @@ pub struct Announcement {
     pub lag_ms: u64,
     /// The newest format of a batch that it reads.
     pub wire_version: u8,
-    /// The counters whose queues get every batch that a coordinator appends from now on; all that it appended before
-    /// without one of them is confirmed. A release before this field published to whatever was bound.
+    /// The counters whose queues get every batch that a coordinator appends from now on; all that
+    /// it appended before without one of them is confirmed. A release before this field published
+    /// to whatever was bound.
     pub reaches: Option<Vec<String>>,
     /// The epoch of a coordinator, as 32 hex digits; none where its release doesn't say.
     #[serde(skip_serializing_if = "Option::is_none", with = "epoch")]
@@ -89,11 +91,16 @@ mod epoch {
 
     const HEX_DIGITS: usize = 32;
 
-    pub fn serialize<S: Serializer>(epoch: &Option<Epoch>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        epoch: &Option<Epoch>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         epoch.map(|epoch| epoch.to_string()).serialize(to)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Epoch>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Epoch>, D::Error> {
         let text = Option::<String>::deserialize(from)?;
         let text = text.filter(|text| {
             text.len() == HEX_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit())
@@ -128,9 +135,10 @@ pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
     names
 }
 
-/// Why a batch that somebody appends from now on may not reach `counter`'s queue, as far as one knows who has heard these
-/// `nodes`, and has been listening since `listening_since`: the counter may not take itself for complete meanwhile. What was
-/// said before `lost_at`, when it lost its queue or looked first, says nothing of the queue that it has now.
+/// Why a batch that somebody appends from now on may not reach `counter`'s queue, as far as one
+/// knows who has heard these `nodes`, and has been listening since `listening_since`: the counter
+/// may not take itself for complete meanwhile. What was said before `lost_at`, when it lost its
+/// queue or looked first, says nothing of the queue that it has now.
 #[must_use]
 pub fn not_reached(
     nodes: &Nodes,
@@ -161,8 +169,9 @@ pub fn not_reached(
     None
 }
 
-/// Whether a coordinator that is alive `now` does not name `counter`: while that counter was away, it may have acknowledged
-/// batches without a copy for it. Releases that don't say whom they reach kept everything that was bound.
+/// Whether a coordinator that is alive `now` does not name `counter`: while that counter was away,
+/// it may have acknowledged batches without a copy for it. Releases that don't say whom they reach
+/// kept everything that was bound.
 pub(super) fn is_unnamed(nodes: &Nodes, counter: &CounterName, now: Instant) -> bool {
     coordinators_alive(nodes, now)
         .map(|sighting| &sighting.announcement)
@@ -197,8 +206,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Message> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// Notes a message heard `now` by one who has listened `since`. Nobody is silent while nobody listens, and a
-/// counter's new life takes the place of the one before.
+/// Notes a message heard `now` by one who has listened `since`. Nobody is silent while nobody
+/// listens, and a counter's new life takes the place of the one before.
 pub(super) fn note(nodes: &mut Nodes, message: Message, since: Instant, now: Instant) {
     nodes.retain(|node, sighting| {
         let (known, new) = (&sighting.announcement, &message.announcement);

@@ -1,6 +1,7 @@
 //! What the broker refuses, as its replies say it.
 //!
-//! Invariant: pure. Nothing is read into a reply that RabbitMQ, 3.10 to 4, also gives for something that passes by itself.
+//! Invariant: pure. Nothing is read into a reply that RabbitMQ, 3.10 to 4, also gives for something
+//! that passes by itself.
 
 use std::time::Duration;
 
@@ -41,41 +42,45 @@ impl From<lapin::Error> for BrokerError {
 }
 
 impl BrokerError {
-    /// The broker's reply code, if the broker refused: 404 not found, 405 locked, 406 precondition failed…
-    pub fn code(&self) -> Option<u16> {
+    /// The broker's reply code, if the broker refused: 404 not found, 405 locked, 406 precondition
+    /// failed…
+    pub(crate) fn code(&self) -> Option<u16> {
         self.refusal().map(AMQPError::get_id)
     }
 
     /// What the broker says is not there, if it is that.
-    pub fn missing(&self) -> Option<Missing> {
+    pub(crate) fn missing(&self) -> Option<Missing> {
         let refusal = self.refusal()?;
         missing(refusal.get_id(), refusal.get_message().as_str())
     }
 
-    /// Whether the broker says of what was asked for that it is there, and can't be reached for now.
-    pub fn is_out_of_reach(&self) -> bool {
+    /// Whether the broker says of what was asked for that it is there, and can't be reached for
+    /// now.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
         self.refusal().is_some_and(|refusal| {
             is_out_of_reach(refusal.get_id(), refusal.get_message().as_str())
         })
     }
 
-    /// Whether the broker has something by that name already which is not the same, or can't have it: no repetition cures that. To have one
-    /// more than it may, which has the same code, an operator can allow.
-    pub fn is_of_other_arguments(&self) -> bool {
+    /// Whether the broker has something by that name already which is not the same, or can't have
+    /// it: no repetition cures that. To have one more than it may, which has the same code, an
+    /// operator can allow.
+    pub(crate) fn is_of_other_arguments(&self) -> bool {
         self.refusal().is_some_and(|refusal| {
             refusal.get_id() == PRECONDITION_FAILED
                 && !is_of_a_limit(refusal.get_message().as_str())
         })
     }
 
-    /// The most bytes that the broker's `max_message_size` allows a message, if it refused one that has more.
-    pub fn message_bytes_max(&self) -> Option<usize> {
+    /// The most bytes that the broker's `max_message_size` allows a message, if it refused one that
+    /// has more.
+    pub(crate) fn message_bytes_max(&self) -> Option<usize> {
         let refusal = self.refusal()?;
         message_bytes_max(refusal.get_id(), refusal.get_message().as_str())
     }
 
     /// Whether no answer came in time.
-    pub fn is_timeout(&self) -> bool {
+    pub(crate) fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout(_))
     }
 
@@ -97,9 +102,9 @@ pub(super) enum Missing {
     Exchange,
 }
 
-/// What a refusal says is not there. The code is the same where the broker can't tell or is in between: for a queue whose
-/// node is down, whose process crashed, was stopped, is being demoted or does not answer in time. None of these is a loss,
-/// and all pass.
+/// What a refusal says is not there. The code is the same where the broker can't tell or is in
+/// between: for a queue whose node is down, whose process crashed, was stopped, is being demoted or
+/// does not answer in time. None of these is a loss, and all pass.
 fn missing(code: u16, text: &str) -> Option<Missing> {
     if code != NOT_FOUND {
         None
@@ -117,8 +122,8 @@ fn is_out_of_reach(code: u16, text: &str) -> bool {
     code == NOT_FOUND && missing(code, text).is_none()
 }
 
-/// The bound that the refusal of a message names which is larger: "PRECONDITION_FAILED - message size 70000 is larger than configured max
-/// size 65536", of 3.10 to 4.
+/// The bound that the refusal of a message names which is larger: "PRECONDITION_FAILED - message
+/// size 70000 is larger than configured max size 65536", of 3.10 to 4.
 fn message_bytes_max(code: u16, text: &str) -> Option<usize> {
     let (_, sizes) = text.split_once(TOO_LARGE)?;
     let (_, bound) = sizes.rsplit_once(' ')?;
@@ -127,7 +132,8 @@ fn message_bytes_max(code: u16, text: &str) -> Option<usize> {
         .flatten()
 }
 
-/// Whether a refusal is for a limit of a virtual host: "cannot declare queue 'q': queue limit in vhost '/' (3) is reached".
+/// Whether a refusal is for a limit of a virtual host: "cannot declare queue 'q': queue limit in
+/// vhost '/' (3) is reached".
 fn is_of_a_limit(text: &str) -> bool {
     // RabbitMQ cuts a text that is long: its end may be missing.
     text.starts_with(CAN_NOT_DECLARE) || (text.contains(" limit ") && text.ends_with("is reached"))

@@ -24,8 +24,8 @@ pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest that a farewell may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The least channels that a connection must be allowed to have: no purpose takes more at once, those that are just being closed
-/// included.
+/// The least channels that a connection must be allowed to have: no purpose takes more at once,
+/// those that are just being closed included.
 const CHANNELS_MIN: u16 = 16;
 
 /// Runs one operation on the broker within [`OPERATION_TIMEOUT`].
@@ -38,8 +38,8 @@ pub(super) async fn timed<T>(
     }
 }
 
-/// The pause before attempt `failures + 1`: doubling from 100 ms to 5 s, and of that a random half to whole, so
-/// that nodes which lost the same broker don't return together.
+/// The pause before attempt `failures + 1`: doubling from 100 ms to 5 s, and of that a random half
+/// to whole, so that nodes which lost the same broker don't return together.
 pub(super) fn pause(failures: u32, random: u64) -> Duration {
     if failures == 0 {
         return Duration::ZERO;
@@ -73,7 +73,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub fn new(options: Arc<AmqpOptions>, purpose: impl Into<String>) -> Self {
+    pub(crate) fn new(options: Arc<AmqpOptions>, purpose: impl Into<String>) -> Self {
         Self {
             options,
             purpose: purpose.into(),
@@ -85,7 +85,7 @@ impl Dialer {
     }
 
     /// The same; it begins with the host at `address`, as one that another connection leads to.
-    pub fn beginning_at(
+    pub(crate) fn beginning_at(
         address: usize,
         options: Arc<AmqpOptions>,
         purpose: impl Into<String>,
@@ -97,23 +97,23 @@ impl Dialer {
     }
 
     /// The last connection was of use: the next attempt need not wait.
-    pub fn worked(&mut self) {
+    pub(crate) fn worked(&mut self) {
         self.failures = 0;
         self.is_granted();
     }
 
     /// Notes what the broker refuses over its connections, until it grants it.
-    pub fn is_refused(&self, error: &BrokerError) {
+    pub(crate) fn is_refused(&self, error: &BrokerError) {
         self.options.refusals.note(&self.purpose, error.to_string());
     }
 
     /// Notes that nothing is refused.
-    pub fn is_granted(&self) {
+    pub(crate) fn is_granted(&self) {
         self.options.refusals.over(&self.purpose);
     }
 
     /// Connects; tries until it succeeds, each time the next host.
-    pub async fn dial(&mut self) -> Link {
+    pub(crate) async fn dial(&mut self) -> Link {
         loop {
             wait_before(self.failures).await;
             self.failures = self.failures.saturating_add(1);
@@ -136,7 +136,7 @@ impl Dialer {
     }
 
     /// One attempt at the next host.
-    pub async fn dial_once(&mut self) -> Result<Link, (String, BrokerError)> {
+    pub(crate) async fn dial_once(&mut self) -> Result<Link, (String, BrokerError)> {
         let hosts = self.options.urls.len().max(1);
         let address = self.attempts % hosts;
         let Some(url) = self.options.urls.get(address) else {
@@ -208,7 +208,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub fn new(connection: Connection, address: usize) -> Self {
+    pub(crate) fn new(connection: Connection, address: usize) -> Self {
         let events = Box::pin(connection.events_listener());
         Self {
             connection: Arc::new(connection),
@@ -218,7 +218,7 @@ impl Link {
     }
 
     /// Waits until the connection has something to report.
-    pub async fn event(&mut self) -> LinkEvent {
+    pub(crate) async fn event(&mut self) -> LinkEvent {
         loop {
             if !self.connection.status().connected() {
                 return LinkEvent::Gone;
@@ -233,7 +233,7 @@ impl Link {
     }
 
     /// Says goodbye, so that the broker takes back at once what was not acknowledged.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         close(&self.connection).await;
     }
 }

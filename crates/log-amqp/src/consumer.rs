@@ -1,8 +1,10 @@
-//! The consuming end of a counter: what its session with the broker hands over, gathered for the counter's task.
+//! The consuming end of a counter: what its session with the broker hands over, gathered for the
+//! counter's task.
 //!
-//! Invariant: an acknowledgement covers what was returned up to its tag, and nothing that was returned later: one
-//! delivery tag of the broker per partition, each partition on a channel of its own. After a refusal nothing is returned that an
-//! earlier session handed over: it comes again from the queue, behind what was refused.
+//! Invariant: an acknowledgement covers what was returned up to its tag, and nothing that was
+//! returned later: one delivery tag of the broker per partition, each partition on a channel of its
+//! own. After a refusal nothing is returned that an earlier session handed over: it comes again
+//! from the queue, behind what was refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,8 +25,8 @@ use headcount_runtime::supervisor::{Ended, Task};
 const BATCHES_MAX: usize = 256;
 /// Encoded bytes after which no further batch is returned with the others.
 const BATCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How long a delivery may wait to share its commit and its acknowledgement with later ones. The batch is safe in the
-/// queue meanwhile.
+/// How long a delivery may wait to share its commit and its acknowledgement with later ones. The
+/// batch is safe in the queue meanwhile.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// What a session may hand over before it waits.
 const HANDED_OVER_MAX: usize = 256;
@@ -91,11 +93,13 @@ pub struct AmqpDeliveries {
 }
 
 impl AmqpDeliveries {
-    /// Starts to connect and to settle what must be settled before counter `name` may consume. Must be called on
-    /// a Tokio runtime, which runs it; [`Deliveries::next`] may then be called on another one.
+    /// Starts to connect and to settle what must be settled before counter `name` may consume. Must
+    /// be called on a Tokio runtime, which runs it; [`Deliveries::next`] may then be called on
+    /// another one.
     ///
-    /// `standing` says how the counter's store stands at that moment, `nodes` who else is there: counter `name`
-    /// must announce itself too, since an empty counter listens for others until it has heard itself.
+    /// `standing` says how the counter's store stands at that moment, `nodes` who else is there:
+    /// counter `name` must announce itself too, since an empty counter listens for others until it
+    /// has heard itself.
     #[must_use]
     pub fn start(
         options: AmqpOptions,
@@ -121,7 +125,8 @@ impl AmqpDeliveries {
         let running = session::run(session, stopping, flowing, acknowledging);
         supervisor.spawn(Task::Session, async {
             running.await;
-            // The deliveries' owner asked for it, is gone, or was handed why nothing comes any more.
+            // The deliveries' owner asked for it, is gone, or was handed why nothing comes any
+            // more.
             Ended::Done
         });
         Self {
@@ -242,7 +247,8 @@ impl Deliveries for AmqpDeliveries {
     }
 
     fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
-        // Before anything is dropped that a session waits for: it ends for that reason and no other.
+        // Before anything is dropped that a session waits for: it ends for that reason and no
+        // other.
         self.flow.send_modify(|flow| {
             flow.round += 1;
             flow.is_paused = true;
@@ -258,7 +264,8 @@ impl Deliveries for AmqpDeliveries {
     }
 
     fn leave(&mut self) {
-        // The session ends once nobody takes what it hands over, and waits for the acknowledgements before it closes.
+        // The session ends once nobody takes what it hands over, and waits for the acknowledgements
+        // before it closes.
         self.handed.close();
         while self.handed.try_recv().is_ok() {}
         self.waiting.clear();
@@ -267,8 +274,8 @@ impl Deliveries for AmqpDeliveries {
     }
 }
 
-/// Carries out acknowledgements, so that a broker that is slow to read them does not stop the counter. One that
-/// fails is followed by redelivery.
+/// Carries out acknowledgements, so that a broker that is slow to read them does not stop the
+/// counter. One that fails is followed by redelivery.
 async fn acknowledge_all(options: Arc<AmqpOptions>, mut ackers: mpsc::UnboundedReceiver<Acker>) {
     while let Some(acker) = ackers.recv().await {
         let all_before = BasicAckOptions { multiple: true };

@@ -1,7 +1,8 @@
-//! What the appending end does beside publishing, on a connection of its own: a broker that is blocked stops
-//! reading where it was published to.
+//! What the appending end does beside publishing, on a connection of its own: a broker that is
+//! blocked stops reading where it was published to.
 //!
-//! Invariant: a coordinator declares after its start, when a message came back, and when it finds a queue missing.
+//! Invariant: a coordinator declares after its start, when a message came back, and when it finds a
+//! queue missing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub fn new(
+    pub(crate) fn new(
         publishing: Arc<Publishing>,
         role: AmqpRole,
         declarations: mpsc::Receiver<oneshot::Sender<()>>,
@@ -47,7 +48,8 @@ impl Control {
         *self.publishing.declared.borrow()
     }
 
-    /// Leaves word of a broker that another has replaced: it was founded when this node declared, and is not any more.
+    /// Leaves word of a broker that another has replaced: it was founded when this node declared,
+    /// and is not any more.
     async fn leave_word(&self, broker: &mut Broker) -> Result<(), BrokerError> {
         if self.is_declared() && !broker.has(&Marker::Founded).await? {
             // Else it may be about to join the others, which carry the cluster.
@@ -164,9 +166,10 @@ struct Queues {
     out_of_reach: Vec<CounterName>,
 }
 
-/// Asks how long the queues are, and declares what named counters lack: they may wait for it, as for the founding of a
-/// broker that was replaced. An exchange that is gone is declared too, with all bindings: counters wait for it. Then batches
-/// go to the named counters, and to the others that have queues.
+/// Asks how long the queues are, and declares what named counters lack: they may wait for it, as
+/// for the founding of a broker that was replaced. An exchange that is gone is declared too, with
+/// all bindings: counters wait for it. Then batches go to the named counters, and to the others
+/// that have queues.
 async fn watch_queues(
     control: &Control,
     broker: &mut Broker,
@@ -229,8 +232,9 @@ async fn watch_queues(
     Ok(())
 }
 
-/// The counters of the settings but for those that were removed: that a name is spent ends a coordinator that starts, not
-/// one that works. A counter that only announced itself declares its own queue, or was removed.
+/// The counters of the settings but for those that were removed: that a name is spent ends a
+/// coordinator that starts, not one that works. A counter that only announced itself declares its
+/// own queue, or was removed.
 async fn still_named(
     broker: &mut Broker,
     counters: &[CounterName],
@@ -253,7 +257,8 @@ async fn look_at(
     let mut queues = Queues::default();
     for counter in counters {
         let depth = match broker.depth(counter).await {
-            // It is there; what it holds is not known for now, and the others are looked at all the same.
+            // It is there; what it holds is not known for now, and the others are looked at all the
+            // same.
             Err(error) if error.is_out_of_reach() => {
                 tracing::debug!(%error, %counter, "a counter's queue can't be reached for now");
                 queues.out_of_reach.push(counter.clone());

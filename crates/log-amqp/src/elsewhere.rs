@@ -1,8 +1,10 @@
-//! Where the cluster is, of a broker with several addresses: one of its nodes that lost its disk, and has not joined the others
-//! again, knows nothing of the cluster, or no more than the definitions that were imported there.
+//! Where the cluster is, of a broker with several addresses: one of its nodes that lost its disk,
+//! and has not joined the others again, knows nothing of the cluster, or no more than the
+//! definitions that were imported there.
 //!
-//! Invariant: nothing is founded, published or waited for behind an address whose node does not carry the cluster while
-//! another does; and nothing is founded or published there while another is silent.
+//! Invariant: nothing is founded, published or waited for behind an address whose node does not
+//! carry the cluster while another does; and nothing is founded or published there while another is
+//! silent.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -21,8 +23,8 @@ use super::{AmqpOptions, AmqpUrl};
 const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the other addresses are looked at while the own one does not carry the cluster.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(2);
-/// Looks at generation queues before it counts that they are empty: a counter that looks into its own takes for a moment what
-/// is in it.
+/// Looks at generation queues before it counts that they are empty: a counter that looks into its
+/// own takes for a moment what is in it.
 const LOOKS: usize = 3;
 /// The pause between those looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -32,8 +34,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 pub(super) enum Knows {
     /// It carries the cluster, as far as can be told.
     Cluster,
-    /// Its markers and queues, and none of the messages that lie in generation queues for as long as the cluster lives: they were
-    /// imported with definitions.
+    /// Its markers and queues, and none of the messages that lie in generation queues for as long
+    /// as the cluster lives: they were imported with definitions.
     Markers,
     /// Nothing was founded there.
     Nothing,
@@ -55,10 +57,12 @@ enum Seen {
     Silent(BrokerError),
 }
 
-/// Looks what the node of `broker` knows, and, if it does not carry the cluster, what those behind the other addresses know.
+/// Looks what the node of `broker` knows, and, if it does not carry the cluster, what those behind
+/// the other addresses know.
 ///
 /// # Errors
-/// When another one carries it, or is silent and that matters: what is done here would be done for nobody.
+/// When another one carries it, or is silent and that matters: what is done here would be done for
+/// nobody.
 pub(super) async fn check(broker: &mut Broker, silent: Silent) -> Result<Knows, BrokerError> {
     let here = knows(broker).await?;
     if here == Knows::Cluster || broker.options.urls.len() < 2 {
@@ -72,8 +76,9 @@ pub(super) async fn check(broker: &mut Broker, silent: Silent) -> Result<Knows, 
     }
 }
 
-/// The same before the cluster is founded; whether it is founded already. Of several addresses it is founded behind the first in
-/// the order of host, port and virtual host: two nodes that have not joined each other would else found it twice.
+/// The same before the cluster is founded; whether it is founded already. Of several addresses it
+/// is founded behind the first in the order of host, port and virtual host: two nodes that have not
+/// joined each other would else found it twice.
 ///
 /// # Errors
 /// As [`check`], a silent address included; and behind any other address.
@@ -108,8 +113,8 @@ pub(super) async fn wait_or_move_on(options: &AmqpOptions) -> Result<(), BrokerE
     }
 }
 
-/// Waits until another address turns out to carry the cluster while that of `broker`, of which a [`check`] said what it knows,
-/// does not: who listens or publishes here is alone.
+/// Waits until another address turns out to carry the cluster while that of `broker`, of which a
+/// [`check`] said what it knows, does not: who listens or publishes here is alone.
 pub(super) async fn turns_up(mut broker: Broker, mut here: Knows) {
     let options = Arc::clone(&broker.options);
     while options.urls.len() >= 2 && here != Knows::Cluster {
@@ -169,8 +174,9 @@ pub(super) async fn knows(broker: &mut Broker) -> Result<Knows, BrokerError> {
     Ok(Knows::Markers)
 }
 
-/// Whether a queue that shows no messages gives none either. Of one that has lost the majority of its members RabbitMQ says that
-/// it has none; asked for one, it does not answer. On a connection of its own, which that can end.
+/// Whether a queue that shows no messages gives none either. Of one that has lost the majority of
+/// its members RabbitMQ says that it has none; asked for one, it does not answer. On a connection
+/// of its own, which that can end.
 async fn is_surely_empty(options: &Arc<AmqpOptions>, address: usize, queue: &str) -> bool {
     let Some(url) = options.urls.get(address) else {
         return false;
@@ -186,7 +192,8 @@ async fn is_surely_empty(options: &Arc<AmqpOptions>, address: usize, queue: &str
     matches!(taken.await, Ok(None))
 }
 
-/// Looks behind all addresses but `own`, at once, and no longer once one of them carries the cluster.
+/// Looks behind all addresses but `own`, at once, and no longer once one of them carries the
+/// cluster.
 async fn look_around(options: &Arc<AmqpOptions>, own: usize) -> Vec<(&AmqpUrl, Seen)> {
     let others = options.urls.iter().enumerate();
     let others = others.filter(|(address, _)| *address != own);

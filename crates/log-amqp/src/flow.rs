@@ -1,4 +1,5 @@
-//! Between a session and the counter's task: what is handed over, and that all of it may be given back.
+//! Between a session and the counter's task: what is handed over, and that all of it may be given
+//! back.
 //!
 //! Invariant: what was handed over before it was given back is not taken for what comes again.
 

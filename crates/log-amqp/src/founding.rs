@@ -1,8 +1,9 @@
-//! What a coordinator declares before it publishes, and again when a message comes back; what a counter creates.
+//! What a coordinator declares before it publishes, and again when a message comes back; what a
+//! counter creates.
 //!
-//! Invariant: nobody publishes before the founding is over, and a queue that is missing afterwards is declared
-//! again only once a marker tells its counter of the loss: what a look has found there is bound, never created. One
-//! node declares at a time.
+//! Invariant: nobody publishes before the founding is over, and a queue that is missing afterwards
+//! is declared again only once a marker tells its counter of the loss: what a look has found there
+//! is bound, never created. One node declares at a time.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::renewal;
 use super::topology::{Broker, Marker};
 use headcount_model::CounterName;
 
-/// The pause before another look when a queue vanished behind the last one: RabbitMQ may still be deleting it.
+/// The pause before another look when a queue vanished behind the last one: RabbitMQ may still be
+/// deleting it.
 const VANISHED_PAUSE: Duration = Duration::from_secs(1);
 /// Looks in a row, each of which a queue vanishes behind, before the connection is given up.
 const LOOKS_MAX: usize = 8;
@@ -30,7 +32,8 @@ pub(super) struct CounterFacts {
 /// What to declare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Nothing was ever published: every counter's queues, its founding marker, and last that all is founded.
+    /// Nothing was ever published: every counter's queues, its founding marker, and last that all
+    /// is founded.
     Found(Vec<CounterName>),
     /// To bind the queues that are there; to declare the others, each after the marker of its loss.
     Declare {
@@ -68,7 +71,8 @@ pub(super) fn plan(founded: bool, facts: &[CounterFacts]) -> Plan {
     }
 }
 
-/// Declares what `named` counters and `known` ones (seen by presence) need; the inner error is final.
+/// Declares what `named` counters and `known` ones (seen by presence) need; the inner error is
+/// final.
 pub(super) async fn declare(
     broker: &mut Broker,
     named: &[CounterName],
@@ -90,8 +94,8 @@ pub(super) enum Creation {
     Generation,
 }
 
-/// Declares what a counter creates; false when its name is spent by now. Under the lock, since whoever removes a counter
-/// deletes what was created before.
+/// Declares what a counter creates; false when its name is spent by now. Under the lock, since
+/// whoever removes a counter deletes what was created before.
 pub(super) async fn create(
     broker: &mut Broker,
     counter: &CounterName,
@@ -161,8 +165,8 @@ async fn look(
     Ok(plan(founded, &facts))
 }
 
-/// Does what is planned. What is [missing](BrokerError::missing) though the plan says that it is there asks for another
-/// plan; the inner error is final.
+/// Does what is planned. What is [missing](BrokerError::missing) though the plan says that it is
+/// there asks for another plan; the inner error is final.
 async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>, BrokerError> {
     match plan {
         Plan::Found(counters) => {
@@ -170,7 +174,8 @@ async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>
             for counter in &counters {
                 broker.declare_generation(counter).await?;
             }
-            // Before the markers: a counter without its message has lost what the message lay beside.
+            // Before the markers: a counter without its message has lost what the message lay
+            // beside.
             renewal::found(broker, &counters).await?;
             for counter in &counters {
                 broker.declare_queues(counter).await?;

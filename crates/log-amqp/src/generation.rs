@@ -2,8 +2,9 @@
 //!
 //! Invariant: a message has exactly one encoding, and nothing else decodes.
 //!
-//! A definition of queues and markers can be exported from a broker and imported into another; messages can't. And an older
-//! copy, of the broker or of a store, holds an older generation than the other side.
+//! A definition of queues and markers can be exported from a broker and imported into another;
+//! messages can't. And an older copy, of the broker or of a store, holds an older generation than
+//! the other side.
 //!
 //! All numbers are little-endian.
 //!
@@ -25,7 +26,8 @@ const MESSAGE_BYTES: usize = MAGIC.len() + 1 + 1 + GENERATION_BYTES + 4;
 /// Who put a message there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Author {
-    /// The coordinator that founded the cluster: the counter's queue has everything since the beginning.
+    /// The coordinator that founded the cluster: the counter's queue has everything since the
+    /// beginning.
     Founding,
     /// The counter.
     Counter,
@@ -39,7 +41,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(MESSAGE_BYTES);
         bytes.extend_from_slice(&MAGIC);
         bytes.push(VERSION);
@@ -54,7 +56,7 @@ impl Message {
     }
 
     /// None for bytes of anything else, a later release's message among them.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, checksum) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
             return None;
@@ -86,9 +88,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// What `messages` are to a store that remembers `kept`; none where there is no queue, and none for a message that can't be
-    /// read.
-    pub fn of(messages: Option<&[Option<Message>]>, kept: Option<KeptGeneration>) -> Self {
+    /// What `messages` are to a store that remembers `kept`; none where there is no queue, and none
+    /// for a message that can't be read.
+    pub(crate) fn of(messages: Option<&[Option<Message>]>, kept: Option<KeptGeneration>) -> Self {
         let Some(messages) = messages else {
             return Self::default();
         };
@@ -112,7 +114,7 @@ impl Found {
     }
 
     /// Why the broker and a store that remembers `kept` do not go together, if so.
-    pub fn mismatch(self, kept: Option<KeptGeneration>) -> Option<&'static str> {
+    pub(crate) fn mismatch(self, kept: Option<KeptGeneration>) -> Option<&'static str> {
         match kept.map(|kept| kept.is_placed) {
             Some(true) if self.own => None,
             Some(true) => Some(self.of_another()),

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a look leaves every message where it was.
 //!
-//! What is looked at lies on the connection that looks, under a lock that ends with it: whoever comes after a connection that
-//! hangs waits for the broker to give up on that, and does not take for lost what it holds.
+//! What is looked at lies on the connection that looks, under a lock that ends with it: whoever
+//! comes after a connection that hangs waits for the broker to give up on that, and does not take
+//! for lost what it holds.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::generation::{Found, Message};
 use super::topology::{Broker, lasting_arguments};
 use headcount_model::{CounterName, Generation, KeptGeneration};
 
-/// Looks into the queue before a mismatch counts: what a connection that just ended held comes back some moments later.
+/// Looks into the queue before a mismatch counts: what a connection that just ended held comes back
+/// some moments later.
 const LOOKS: usize = 4;
 /// The pause between two of them.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -26,7 +28,10 @@ const MESSAGES_MAX: usize = 1_000;
 
 impl Broker {
     /// Declares the counter's generation queue; what is there already stays.
-    pub async fn declare_generation(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+    pub(crate) async fn declare_generation(
+        &mut self,
+        counter: &CounterName,
+    ) -> Result<(), BrokerError> {
         let (queue, channel) = (self.names.generation(counter), self.channel().await?);
         let arguments = lasting_arguments(self.options.queue_type);
         let options = QueueDeclareOptions::durable();
@@ -35,7 +40,8 @@ impl Broker {
     }
 }
 
-/// What lies in the counter's queue, as a store sees it that remembers `kept`. The messages stay where they are.
+/// What lies in the counter's queue, as a store sees it that remembers `kept`. The messages stay
+/// where they are.
 pub(super) async fn look(
     broker: &mut Broker,
     counter: &CounterName,
@@ -77,7 +83,8 @@ pub(super) async fn keep_only(
     unlock(broker, counter).await
 }
 
-/// Waits for the lock of those who look into the counter's generation queue. It ends with its holder's connection.
+/// Waits for the lock of those who look into the counter's generation queue. It ends with its
+/// holder's connection.
 pub(super) async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
     let lock = broker.names.generation_lock(counter);
     broker.lock_by(lock).await

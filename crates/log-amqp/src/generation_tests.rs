@@ -59,7 +59,8 @@ fn the_bytes_are_those_of_the_format() {
     assert_eq!(Message::decode(&fixture[1..]), Some(message));
 }
 
-/// Every store that there is: one without a generation, one about to place its first, one that has placed it.
+/// Every store that there is: one without a generation, one about to place its first, one that has
+/// placed it.
 fn stores() -> [Option<KeptGeneration>; 3] {
     let kept = |is_placed| {
         Some(KeptGeneration {

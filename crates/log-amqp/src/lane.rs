@@ -1,8 +1,9 @@
 //! One partition's way to the broker: a batch at a time, again and again until it is confirmed.
 //!
-//! Invariant: a coordinator's batch is confirmed once each counter that it publishes to has a copy in its queue. Only a
-//! clean acknowledgement of each is success: a message that no queue took is acknowledged as well, but
-//! returned first. An attempt that failed is repeated on a fresh channel, so no late answer is taken for another's.
+//! Invariant: a coordinator's batch is confirmed once each counter that it publishes to has a copy
+//! in its queue. Only a clean acknowledgement of each is success: a message that no queue took is
+//! acknowledged as well, but returned first. An attempt that failed is repeated on a fresh channel,
+//! so no late answer is taken for another's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub fn new(publishing: Arc<Publishing>, partition: Partition) -> Self {
+    pub(crate) fn new(publishing: Arc<Publishing>, partition: Partition) -> Self {
         let targets = publishing.targets.subscribe();
         let mut lane = Self {
             publishing,
@@ -56,8 +57,9 @@ impl Lane {
         lane
     }
 
-    /// Publishes to the present targets from here on. To be called only while all that was published is confirmed, or
-    /// will be published again: who is told that a counter is reached relies on that.
+    /// Publishes to the present targets from here on. To be called only while all that was
+    /// published is confirmed, or will be published again: who is told that a counter is reached
+    /// relies on that.
     fn adopt(&mut self) {
         let targets = self.targets.borrow_and_update().clone();
         let names = Names::new(&self.publishing.options);
@@ -232,15 +234,17 @@ impl Lane {
         if self.queues.is_empty() {
             return Outcome::Returned;
         }
-        // All at once: each is written to the connection when it is polled first, and waits for its confirm after that. Any
-        // may carry the return of another: only all of them together say that none came back.
+        // All at once: each is written to the connection when it is polled first, and waits for its
+        // confirm after that. Any may carry the return of another: only all of them together say
+        // that none came back.
         let copies = self.queues.iter().enumerate();
         let copies = copies.map(async |(at, (_, queue))| {
             let confirmation = self.publish_to(queue, channel, bytes).await?.await?;
             noted.note(at, &confirmation);
             Ok(confirmation)
         });
-        // The broker's word on one may come while another is still handed over, which then fails without it.
+        // The broker's word on one may come while another is still handed over, which then fails
+        // without it.
         let confirmed = futures_util::future::join_all(copies);
         let mut confirmed = std::pin::pin!(confirmed);
         loop {
@@ -255,8 +259,8 @@ impl Lane {
         }
     }
 
-    /// Publishes a copy to a queue, by RabbitMQ's default exchange, which routes by the names of queues: neither exchanges
-    /// nor bindings of ours are asked.
+    /// Publishes a copy to a queue, by RabbitMQ's default exchange, which routes by the names of
+    /// queues: neither exchanges nor bindings of ours are asked.
     async fn publish_to(
         &self,
         queue: &ShortString,

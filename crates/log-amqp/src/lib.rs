@@ -1,7 +1,9 @@
-//! The log of a cluster: a durable queue on RabbitMQ for every counter, and a fanout exchange per partition.
+//! The log of a cluster: a durable queue on RabbitMQ for every counter, and a fanout exchange per
+//! partition.
 //!
-//! Invariant: an append is confirmed by the queue of each counter that it is for, and nobody declares a lost queue again
-//! without leaving word of the loss. What is decided is in pure functions; lapin only carries it out.
+//! Invariant: an append is confirmed by the queue of each counter that it is for, and nobody
+//! declares a lost queue again without leaving word of the loss. What is decided is in pure
+//! functions; lapin only carries it out.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -69,12 +71,13 @@ pub enum QueueType {
     /// Replicated, and synced on a majority of the broker's nodes before it confirms.
     #[default]
     Quorum,
-    /// On one node of the broker: only for a broker of a single node, since nothing is acknowledged while that is down.
+    /// On one node of the broker: only for a broker of a single node, since nothing is acknowledged
+    /// while that is down.
     Classic,
 }
 
-/// How to reach the broker, and what is on it. All nodes of a cluster need the same `prefix`, `partitioning` and
-/// `queue_type`.
+/// How to reach the broker, and what is on it. All nodes of a cluster need the same `prefix`,
+/// `partitioning` and `queue_type`.
 #[derive(Debug, Clone)]
 pub struct AmqpOptions {
     /// The broker's hosts, tried in turn.
@@ -99,8 +102,9 @@ pub struct AmqpOptions {
     pub prefetch: u16,
     /// How often a coordinator asks how long the queues are.
     pub depth_interval: Duration,
-    /// Counters whose generation queues tell the nodes of a broker with several addresses which carry the cluster from those that
-    /// don't: those that this node can name before it has heard of any.
+    /// Counters whose generation queues tell the nodes of a broker with several addresses which
+    /// carry the cluster from those that don't: those that this node can name before it has heard
+    /// of any.
     pub witnesses: Vec<CounterName>,
     /// How often a node announces itself.
     pub presence_interval: Duration,

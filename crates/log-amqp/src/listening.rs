@@ -1,7 +1,7 @@
 //! Listening to the other counters before a first start.
 //!
-//! Invariant: what is told of the others was heard after this counter could hear itself, so nobody who announces
-//! itself is missed.
+//! Invariant: what is told of the others was heard after this counter could hear itself, so nobody
+//! who announces itself is missed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! A client of RabbitMQ's management API: which nodes of the broker run, and on which of them a queue has members. AMQP 0-9-1
-//! tells neither.
+//! A client of RabbitMQ's management API: which nodes of the broker run, and on which of them a
+//! queue has members. AMQP 0-9-1 tells neither.
 //!
-//! Invariant: it only reads; a look ends in time and takes no more memory than allowed; a password is shown to the
-//! address that it was given with, and to nobody else.
+//! Invariant: it only reads; a look ends in time and takes no more memory than allowed; a password
+//! is shown to the address that it was given with, and to nobody else.
 
 use std::fmt;
 use std::str::FromStr;
@@ -149,8 +149,8 @@ pub struct ManagementClient {
 }
 
 impl ManagementClient {
-    /// A client that asks the first of `urls` that answers, and trusts `authorities`, certificates in PEM, at `https://`
-    /// beside the system's.
+    /// A client that asks the first of `urls` that answers, and trusts `authorities`, certificates
+    /// in PEM, at `https://` beside the system's.
     ///
     /// # Errors
     /// When TLS can't be set up.

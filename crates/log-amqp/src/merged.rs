@@ -57,8 +57,8 @@ async fn consume_one(
     Ok(deliveries.chain(end).boxed())
 }
 
-/// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a loss: what is lost is
-/// found when all is settled again.
+/// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a
+/// loss: what is lost is found when all is settled again.
 pub(super) async fn is_consumed(
     broker: &mut Broker,
     name: &CounterName,

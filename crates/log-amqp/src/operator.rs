@@ -1,4 +1,5 @@
-//! What only an operator may ask for: a counter's removal, and passing over a batch that nobody can read.
+//! What only an operator may ask for: a counter's removal, and passing over a batch that nobody can
+//! read.
 //!
 //! Invariant: each looks first, and does nothing that anyone still needs.
 
@@ -49,8 +50,8 @@ impl From<BrokerError> for OperatorError {
     }
 }
 
-/// Connects once to each host at most, to one that carries the cluster: a node of the broker that lost its disk, and has not
-/// joined the others again, would be told for nothing.
+/// Connects once to each host at most, to one that carries the cluster: a node of the broker that
+/// lost its disk, and has not joined the others again, would be told for nothing.
 pub(super) async fn connect(
     options: &Arc<AmqpOptions>,
     purpose: &str,
@@ -94,8 +95,8 @@ pub async fn depths(
     Ok(depths)
 }
 
-/// Removes a dead counter for ever: deletes its queues, which would grow, and spends its name. Returns how many
-/// messages its queues held.
+/// Removes a dead counter for ever: deletes its queues, which would grow, and spends its name.
+/// Returns how many messages its queues held.
 ///
 /// # Errors
 /// [`OperatorError::Refused`] while the counter runs or any node's settings name it.
@@ -181,9 +182,10 @@ pub enum SkipOutcome {
     Skipped(Poison),
 }
 
-/// Looks for a delivery that is no batch near the head of the queues of a counter that is stopped, and
-/// acknowledges it when `confirm` says so. `confirm` runs on a thread that may block; it must first make the counter's store
-/// remember that it is not complete, since what was in the delivery is lost to it.
+/// Looks for a delivery that is no batch near the head of the queues of a counter that is stopped,
+/// and acknowledges it when `confirm` says so. `confirm` runs on a thread that may block; it must
+/// first make the counter's store remember that it is not complete, since what was in the delivery
+/// is lost to it.
 ///
 /// # Errors
 /// [`OperatorError::Refused`] while the counter runs.
@@ -271,6 +273,10 @@ async fn skip(
     confirm: impl FnOnce(&Poison) -> bool + Send + 'static,
 ) -> Result<SkipOutcome, OperatorError> {
     let asked = held.poison.clone();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an operator's command, which waits for it"
+    )]
     let agreed = tokio::task::spawn_blocking(move || confirm(&asked)).await;
     if !agreed.unwrap_or(false) {
         return Ok(SkipOutcome::Left(held.poison));

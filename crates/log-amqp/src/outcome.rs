@@ -1,7 +1,7 @@
 //! What came of an attempt to publish a batch, and what to do next. Decisions only.
 //!
-//! Invariant: only a clean acknowledgement of every copy is success, and nothing is given up but what no repetition
-//! cures.
+//! Invariant: only a clean acknowledgement of every copy is success, and nothing is given up but
+//! what no repetition cures.
 
 use lapin::Confirmation;
 
@@ -9,14 +9,14 @@ use super::broker_error::{BrokerError, Missing};
 
 /// Confirms that may be lost in a row before the connection is given up with the channel.
 const CONFIRMS_LOST_MAX: u32 = 2;
-/// Attempts in a row that may come back though everything was declared: this connection's node of the broker may not know what
-/// another has.
+/// Attempts in a row that may come back though everything was declared: this connection's node of
+/// the broker may not know what another has.
 const RETURNS_MAX: u32 = 2;
-/// Refusals that no repetition cures: too large (311), what breaks a limit of the broker (406), and what its user may not
-/// (403): to publish takes the right to write to `amq.default`.
+/// Refusals that no repetition cures: too large (311), what breaks a limit of the broker (406), and
+/// what its user may not (403): to publish takes the right to write to `amq.default`.
 const PERMANENT: [u16; 3] = [311, 403, 406];
-/// The least that a message must be allowed to have: more than a batch of one item with the longest name of a tenant (1,089 bytes),
-/// or what a node says of itself.
+/// The least that a message must be allowed to have: more than a batch of one item with the longest
+/// name of a tenant (1,089 bytes), or what a node says of itself.
 const MESSAGE_BYTES_MIN: usize = 16 * 1024;
 
 /// How an attempt ended.
@@ -32,10 +32,11 @@ pub(super) enum Outcome {
     NotRequested,
     /// Neither yes nor no in time.
     TimedOut,
-    /// The broker takes no message of more than so many bytes: its channel took none of the copies, which are alike.
+    /// The broker takes no message of more than so many bytes: its channel took none of the copies,
+    /// which are alike.
     TooLarge { bytes_max: usize },
-    /// The broker closed the channel, or the connection was lost: the reply code, if any, what it says, and
-    /// whether it says that the exchange is not there.
+    /// The broker closed the channel, or the connection was lost: the reply code, if any, what it
+    /// says, and whether it says that the exchange is not there.
     Failed {
         code: Option<u16>,
         missing: bool,
@@ -83,7 +84,8 @@ pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -
             Verdict::FreshConnection
         }
         Outcome::TimedOut => Verdict::FreshChannel,
-        // By another connection, to a node of the broker with another limit, some queues may have taken it.
+        // By another connection, to a node of the broker with another limit, some queues may have
+        // taken it.
         &Outcome::TooLarge { bytes_max } if !history.tried && bytes_max >= MESSAGE_BYTES_MIN => {
             Verdict::TooLarge { bytes_max }
         }

@@ -1,6 +1,7 @@
 //! Who is there: every node announces itself, and hears all others.
 //!
-//! Invariant: what was heard last is kept while the broker is away; nothing that is counted depends on it.
+//! Invariant: what was heard last is kept while the broker is away; nothing that is counted depends
+//! on it.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -35,8 +36,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Announces as `node`, a name that no other node has, what `announce` says at that moment. Must be called on
-    /// a Tokio runtime, which runs it.
+    /// Announces as `node`, a name that no other node has, what `announce` says at that moment.
+    /// Must be called on a Tokio runtime, which runs it.
     #[must_use]
     pub fn start(
         options: AmqpOptions,
@@ -202,7 +203,8 @@ async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
     broker.declare_presence().await?;
     let channel = broker.fresh_channel().await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
-    // Named by us, since RabbitMQ's own names are not among those that a user with the least rights may use.
+    // Named by us, since RabbitMQ's own names are not among those that a user with the least rights
+    // may use.
     let queue: ShortString = broker.names.presence_queue(random()).into();
     timed(channel.queue_declare(queue.clone(), options, FieldTable::default())).await?;
     let bound = channel.queue_bind(

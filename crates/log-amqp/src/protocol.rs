@@ -1,8 +1,9 @@
 //! What a counter does, at every connect, before it consumes.
 //!
-//! Invariant: a counter takes itself for whole only when everything ever published must be in its queue; in
-//! every other case it says so, and its store remembers before the broker's facts are changed. A queue is created
-//! only by who has said so: what a look has found there may be gone a moment later.
+//! Invariant: a counter takes itself for whole only when everything ever published must be in its
+//! queue; in every other case it says so, and its store remembers before the broker's facts are
+//! changed. A queue is created only by who has said so: what a look has found there may be gone a
+//! moment later.
 
 use super::announcement::{Nodes, Role};
 use super::generation::Found;
@@ -22,11 +23,13 @@ pub(super) struct Facts {
     pub queues: bool,
     /// Whether the broker cancelled its consumer, and no commit remembers that yet.
     pub cancelled: bool,
-    /// Whether a queue that a look had found there was gone when it was to be consumed, and no commit remembers that yet.
+    /// Whether a queue that a look had found there was gone when it was to be consumed, and no
+    /// commit remembers that yet.
     pub vanished: bool,
     /// Whether it has not consumed yet in this life of the process.
     pub first: bool,
-    /// Whether a coordinator does not name it, and no commit of this life says what it may have missed while it was away.
+    /// Whether a coordinator does not name it, and no commit of this life says what it may have
+    /// missed while it was away.
     pub unnamed: bool,
     /// What its generation queue holds.
     pub generation: Found,
@@ -70,9 +73,9 @@ pub(super) enum Decision {
 }
 
 impl Decision {
-    /// Whether the counter may create its queues before it consumes. If not, a queue that is missing by now takes it back to
-    /// where it looks.
-    pub fn may_create(&self) -> bool {
+    /// Whether the counter may create its queues before it consumes. If not, a queue that is
+    /// missing by now takes it back to where it looks.
+    pub(crate) fn may_create(&self) -> bool {
         match self {
             Self::Lose { .. } => true,
             Self::Consume | Self::Adopt | Self::Begin => false,
@@ -80,9 +83,9 @@ impl Decision {
         }
     }
 
-    /// Whether the store must remember that its first generation on this broker is about to be placed: what lies in the
-    /// queue, if there is one, says nothing of it, and nothing was lost.
-    pub fn announces(&self, facts: &Facts) -> bool {
+    /// Whether the store must remember that its first generation on this broker is about to be
+    /// placed: what lies in the queue, if there is one, says nothing of it, and nothing was lost.
+    pub(crate) fn announces(&self, facts: &Facts) -> bool {
         match self {
             Self::Adopt => true,
             Self::Consume | Self::Begin => !facts.generation.queue,
@@ -121,7 +124,8 @@ pub(super) fn decide(
     if let Some(why) = facts.generation.mismatch(standing.generation) {
         return Decision::Lose {
             why: format!("counter {name}: {why}"),
-            // Then the broker is not the one that the store knew: whoever never consumed from that can't tell by itself.
+            // Then the broker is not the one that the store knew: whoever never consumed from that
+            // can't tell by itself.
             replaced: standing.generation.is_some_and(|kept| kept.is_placed),
         };
     }

@@ -1,4 +1,5 @@
-//! What a counter does before it consumes, for what its store and its generation queue say of each other.
+//! What a counter does before it consumes, for what its store and its generation queue say of each
+//! other.
 //!
 //! Invariant: see the [module above](super).
 
@@ -108,7 +109,8 @@ fn what_does_not_go_together_may_have_lost() {
     }
 }
 
-/// It was told that it is empty, consumes, and has renewed its generation; then the broker is restored.
+/// It was told that it is empty, consumes, and has renewed its generation; then the broker is
+/// restored.
 #[test]
 fn a_store_that_is_still_empty_may_lose_again() {
     let empty = Standing {
@@ -175,8 +177,8 @@ fn an_adopted_store_may_come_from_anywhere() {
     }
 }
 
-/// Otherwise a crash between the declaration of the queue and its first message looks like a loss; and a loss that was not
-/// told yet would be covered up.
+/// Otherwise a crash between the declaration of the queue and its first message looks like a loss;
+/// and a loss that was not told yet would be covered up.
 #[test]
 fn the_first_generation_is_announced_where_nothing_lies() {
     for (found, announces) in [(NO_QUEUE, true), (FOUNDING, false)] {

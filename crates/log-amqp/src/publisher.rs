@@ -1,7 +1,8 @@
 //! The appending end: batches to the queues of the counters.
 //!
-//! Invariant: a batch that was handed over is published until it is confirmed by every queue that it is for, whoever
-//! still waits for it; one at a time per partition, so that a returned message belongs to the batch in flight.
+//! Invariant: a batch that was handed over is published until it is confirmed by every queue that
+//! it is for, whoever still waits for it; one at a time per partition, so that a returned message
+//! belongs to the batch in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -42,8 +43,9 @@ pub enum AmqpRole {
         /// Counters known by presence are declared again with those, and watched.
         nodes: watch::Receiver<Arc<Nodes>>,
     },
-    /// Publishes barriers of its own, once a coordinator has declared everything: to its queue, and to those of the counters
-    /// known by presence. What a queue that is not there misses proves nothing of that.
+    /// Publishes barriers of its own, once a coordinator has declared everything: to its queue, and
+    /// to those of the counters known by presence. What a queue that is not there misses proves
+    /// nothing of that.
     Counter {
         /// The counter's own name.
         name: CounterName,
@@ -65,8 +67,8 @@ pub struct LogStatus {
     pub depths: Vec<(CounterName, u64)>,
     /// Counters that have no queue.
     pub missing: Vec<CounterName>,
-    /// The counters whose queues get every batch that is appended from now on; all that was appended without one of them
-    /// is confirmed.
+    /// The counters whose queues get every batch that is appended from now on; all that was
+    /// appended without one of them is confirmed.
     pub reached: BTreeSet<CounterName>,
 }
 
@@ -94,8 +96,8 @@ pub(super) struct Publishing {
     pub declare_again: mpsc::Sender<oneshot::Sender<()>>,
 }
 
-/// The appending end of a cluster's log; cheap to clone. Its tasks end when the last clone is gone and what was
-/// handed over is confirmed.
+/// The appending end of a cluster's log; cheap to clone. Its tasks end when the last clone is gone
+/// and what was handed over is confirmed.
 #[derive(Clone)]
 pub struct AmqpLog {
     lanes: Arc<BTreeMap<Partition, mpsc::Sender<Append>>>,
@@ -103,7 +105,8 @@ pub struct AmqpLog {
 }
 
 impl AmqpLog {
-    /// Starts to connect and declare; appends wait for both. Must be called on a Tokio runtime, which runs it.
+    /// Starts to connect and declare; appends wait for both. Must be called on a Tokio runtime,
+    /// which runs it.
     #[must_use]
     pub fn start(options: AmqpOptions, role: AmqpRole) -> Self {
         let options = Arc::new(options);
@@ -221,8 +224,8 @@ async fn keep_connected(
     }
 }
 
-/// Checks that what is published over a connection comes to where the counters are, as far as its node knows. Of one address
-/// there is no other choice.
+/// Checks that what is published over a connection comes to where the counters are, as far as its
+/// node knows. Of one address there is no other choice.
 async fn may_publish(broker: &mut Broker) -> Result<Knows, BrokerError> {
     if broker.options.urls.len() < 2 {
         return Ok(Knows::Cluster);
@@ -272,7 +275,7 @@ fn first_targets(role: &AmqpRole) -> BTreeSet<CounterName> {
 
 impl Publishing {
     /// Publishes to the queues of these counters from the next attempt on.
-    pub fn set_targets(&self, counters: BTreeSet<CounterName>) {
+    pub(crate) fn set_targets(&self, counters: BTreeSet<CounterName>) {
         self.targets.send_if_modified(|targets| {
             let changed = *targets != counters;
             *targets = counters;
@@ -281,7 +284,7 @@ impl Publishing {
     }
 
     /// Notes whom a lane publishes to, and tells those that all lanes do.
-    pub fn note_reached(&self, partition: Partition, counters: &BTreeSet<CounterName>) {
+    pub(crate) fn note_reached(&self, partition: Partition, counters: &BTreeSet<CounterName>) {
         let mut reached = self.reached.lock();
         reached.insert(partition, counters.clone());
         let mut by_all = counters.clone();
@@ -296,7 +299,7 @@ impl Publishing {
         });
     }
 
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.status.borrow().blocked
     }
 

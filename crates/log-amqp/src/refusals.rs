@@ -1,6 +1,7 @@
 //! What the broker refuses to the tasks of a node, for whoever looks whether the node is ready.
 //!
-//! Invariant: nothing is decided by it. Each purpose has at most one refusal, the last, until what it is for is granted.
+//! Invariant: nothing is decided by it. Each purpose has at most one refusal, the last, until what
+//! it is for is granted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

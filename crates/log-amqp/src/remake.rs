@@ -1,7 +1,8 @@
-//! Making a counter's queue again that is beyond repair: a quorum queue whose members are lost with their disks.
+//! Making a counter's queue again that is beyond repair: a quorum queue whose members are lost with
+//! their disks.
 //!
-//! Invariant: nothing is deleted before word of the loss is left, and the word is there when the new queue comes; what works is
-//! not deleted, unless that is asked for.
+//! Invariant: nothing is deleted before word of the loss is left, and the word is there when the
+//! new queue comes; what works is not deleted, unless that is asked for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use super::topology::{Broker, Marker};
 use super::{AmqpOptions, generation_queue};
 use headcount_model::CounterName;
 
-/// How long a queue must not be had before it counts as beyond repair: its members may just be choosing a leader.
+/// How long a queue must not be had before it counts as beyond repair: its members may just be
+/// choosing a leader.
 const TRY_FOR: Duration = Duration::from_secs(15);
 /// The pause between two tries.
 const TRY_PAUSE: Duration = Duration::from_secs(5);
@@ -40,17 +42,17 @@ pub enum RemakeOutcome {
     Remade,
 }
 
-/// Makes those queues of a counter again that are beyond repair, or all of them with `force` where none is: deletes them with all
-/// that is in them, and declares and binds them anew. A marker tells the counter first, which is then not complete until it has
-/// caught up from a complete one.
+/// Makes those queues of a counter again that are beyond repair, or all of them with `force` where
+/// none is: deletes them with all that is in them, and declares and binds them anew. A marker tells
+/// the counter first, which is then not complete until it has caught up from a complete one.
 ///
-/// `confirm` is told what is wrong, nothing where `force` is why it goes on, and says whether to; it runs on a thread that may
-/// block.
+/// `confirm` is told what is wrong, nothing where `force` is why it goes on, and says whether to;
+/// it runs on a thread that may block.
 ///
 /// # Errors
-/// [`OperatorError::Refused`] when nothing is wrong and not `force`, when the cluster was never founded here, or when the
-/// counter was removed. [`OperatorError::Broker`] when the broker does not do it; where it can't delete a queue, the text says
-/// what can.
+/// [`OperatorError::Refused`] when nothing is wrong and not `force`, when the cluster was never
+/// founded here, or when the counter was removed. [`OperatorError::Broker`] when the broker does
+/// not do it; where it can't delete a queue, the text says what can.
 pub async fn remake_queue(
     options: AmqpOptions,
     name: &CounterName,
@@ -80,6 +82,10 @@ pub async fn remake_queue(
     if beyond_repair.is_empty() {
         beyond_repair = options.queues(name);
     }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an operator's command, which waits for it"
+    )]
     let agreed = tokio::task::spawn_blocking(move || confirm(&faults)).await;
     if !agreed.unwrap_or(false) {
         return Ok(RemakeOutcome::Left);
@@ -125,8 +131,8 @@ async fn fault_of(
     }
 }
 
-/// Becomes a consumer, which a majority of a quorum queue's members must agree to. What is delivered goes back to its place with
-/// the channel.
+/// Becomes a consumer, which a majority of a quorum queue's members must agree to. What is
+/// delivered goes back to its place with the channel.
 async fn try_to_consume(
     broker: &mut Broker,
     name: &CounterName,
@@ -164,7 +170,8 @@ async fn remake(
     }
     // A counter that has seen the word meanwhile took it for that of the old queue.
     broker.mark(&lost).await?;
-    // Not that of the generation: its counter makes it, once it has noticed that the old one is gone.
+    // Not that of the generation: its counter makes it, once it has noticed that the old one is
+    // gone.
     broker.declare_queues(name).await?;
     broker.unlock().await?;
     Ok(())

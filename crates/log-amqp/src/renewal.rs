@@ -1,10 +1,11 @@
 //! Renewing the generation that a counter's store and its queue hold.
 //!
-//! Invariant: at every moment the queue holds the generation that the store remembers. A new one is there, confirmed, before
-//! the store is told, and the old one goes after the store remembers the new.
+//! Invariant: at every moment the queue holds the generation that the store remembers. A new one is
+//! there, confirmed, before the store is told, and the old one goes after the store remembers the
+//! new.
 //!
-//! What publishes has a connection of its own, and nothing else uses it: a broker in need of memory or disk reads nothing more
-//! from it, not even that it was closed.
+//! What publishes has a connection of its own, and nothing else uses it: a broker in need of memory
+//! or disk reads nothing more from it, not even that it was closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +25,14 @@ use super::topology::Broker;
 use headcount_log::{Delivered, Standing};
 use headcount_model::{CounterName, Generation, KeptGeneration};
 
-/// How old the generation may be: an older copy of the broker or of the data folder is noticed if it is older than this.
+/// How old the generation may be: an older copy of the broker or of the data folder is noticed if
+/// it is older than this.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a renewal that failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
-/// How long the first delivery of a life waits for the first renewal at most. What is acknowledged before that renewal is
-/// not noticed to be missing from a copy of the folder that was made before this life.
+/// How long the first delivery of a life waits for the first renewal at most. What is acknowledged
+/// before that renewal is not noticed to be missing from a copy of the folder that was made before
+/// this life.
 const FIRST_RENEWAL_MAX: Duration = Duration::from_secs(3);
 
 /// The delivery mode of a message that survives the broker.
@@ -149,7 +152,8 @@ pub(super) struct Renewals {
     /// Over the connection that consumes.
     broker: Broker,
     dialer: Dialer,
-    /// What publishes. One that the broker has stopped to read stays open: another would not be read either.
+    /// What publishes. One that the broker has stopped to read stays open: another would not be
+    /// read either.
     link: Option<Link>,
     /// Before the next one.
     pause: Duration,
@@ -160,7 +164,7 @@ pub(super) struct Renewals {
 }
 
 impl Renewals {
-    pub fn new(
+    pub(crate) fn new(
         broker: &Broker,
         counter: CounterName,
         standing: Arc<dyn Fn() -> Standing + Send + Sync>,
@@ -180,9 +184,9 @@ impl Renewals {
         }
     }
 
-    /// The first renewal of a life, before anything is consumed in it, unless that takes long: a broker that takes
-    /// no messages must not keep a counter from emptying its queue.
-    pub async fn before_consuming(&mut self) {
+    /// The first renewal of a life, before anything is consumed in it, unless that takes long: a
+    /// broker that takes no messages must not keep a counter from emptying its queue.
+    pub(crate) async fn before_consuming(&mut self) {
         self.consumers_own = 0;
         if !self.pause.is_zero() {
             return;
@@ -193,7 +197,7 @@ impl Renewals {
     }
 
     /// Renews again and again; returns when the queue is gone, or nobody takes what is handed over.
-    pub async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) {
         self.consumers_own = 1;
         loop {
             tokio::time::sleep(self.pause).await;
@@ -245,8 +249,9 @@ impl Renewals {
         Ok(keep_only(&mut self.broker, &self.counter, generation).await?)
     }
 
-    /// Another process of the counter's name has a generation of its own: to put one in its place would make that one's
-    /// store look older than it is. It ends, or its connection does, or the other consumer is of a life before this one.
+    /// Another process of the counter's name has a generation of its own: to put one in its place
+    /// would make that one's store look older than it is. It ends, or its connection does, or the
+    /// other consumer is of a life before this one.
     async fn check_alone(&mut self) -> Result<(), RenewalError> {
         for partition in self.broker.options.partitioning.all() {
             let queue = self.broker.names.queue(partition, &self.counter);

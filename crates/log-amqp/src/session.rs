@@ -1,7 +1,8 @@
 //! A counter's sessions with the broker: connect, settle, consume, again and again.
 //!
-//! Invariant: the broker's facts are changed only after the counter's store remembers what they say, and nothing
-//! is handed over before everything is settled. Nothing is ever returned to the broker but by closing.
+//! Invariant: the broker's facts are changed only after the counter's store remembers what they
+//! say, and nothing is handed over before everything is settled. Nothing is ever returned to the
+//! broker but by closing.
 
 mod hand_over;
 mod looks;
@@ -30,13 +31,14 @@ use headcount_model::CounterName;
 
 /// The longest wait for the last acknowledgements at the end.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause after a cancelled consumer, or when something vanished behind a look. RabbitMQ cancels while it still deletes
-/// the queue: what is declared meanwhile is taken for there, and then deleted under its consumer without a word.
+/// The pause after a cancelled consumer, or when something vanished behind a look. RabbitMQ cancels
+/// while it still deletes the queue: what is declared meanwhile is taken for there, and then
+/// deleted under its consumer without a word.
 const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a counter looks whether its queues still have a consumer.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a consumer must have lasted for the next one not to wait longer than it did: one that the broker ends at once
-/// must not be asked for again and again.
+/// How long a consumer must have lasted for the next one not to wait longer than it did: one that
+/// the broker ends at once must not be asked for again and again.
 const LASTED_MIN: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
@@ -79,7 +81,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(
+    pub(crate) fn new(
         options: Arc<AmqpOptions>,
         name: CounterName,
         standing: Arc<dyn Fn() -> Standing + Send + Sync>,
@@ -103,8 +105,8 @@ impl Session {
     }
 }
 
-/// Runs sessions until told to stop, until nobody waits, or until an operator is needed: then it keeps what is not
-/// acknowledged only until nobody waits for more.
+/// Runs sessions until told to stop, until nobody waits, or until an operator is needed: then it
+/// keeps what is not acknowledged only until nobody waits for more.
 pub(super) async fn run(
     mut session: Session,
     mut stopping: watch::Receiver<bool>,
@@ -127,7 +129,8 @@ pub(super) async fn run(
         };
         session.status.send_modify(|status| status.connected = true);
         let mut broker = Broker::new(Arc::clone(&session.options), &link);
-        // Kept until the connection is closed, so that its consumers stay while the last batches are acknowledged.
+        // Kept until the connection is closed, so that its consumers stay while the last batches
+        // are acknowledged.
         let mut consuming = None;
         let round = session.handing.round;
         let end = tokio::select! {
@@ -185,8 +188,9 @@ impl Session {
                 return false;
             }
             Some(End::Broken(error)) => {
-                // The queue is there, then: what ended its consumer was its process. Should it be deleted after all, a look
-                // finds that it is missing, or the word of whoever made another.
+                // The queue is there, then: what ended its consumer was its process. Should it be
+                // deleted after all, a look finds that it is missing, or the word of whoever made
+                // another.
                 self.cancelled &= !error.is_out_of_reach();
                 self.trouble.tell(&error, &self.name);
             }
@@ -317,8 +321,8 @@ impl Session {
         }
     }
 
-    /// Consumes, and creates the queues before only if it may; none when it is to look again: there is a marker of a loss
-    /// that was not `told`, or its name is spent.
+    /// Consumes, and creates the queues before only if it may; none when it is to look again: there
+    /// is a marker of a loss that was not `told`, or its name is spent.
     async fn consume(
         &self,
         broker: &mut Broker,

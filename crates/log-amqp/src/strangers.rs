@@ -1,7 +1,9 @@
-//! Nodes that can't go together with this one: of another cluster under the same names, or under this one's own name.
+//! Nodes that can't go together with this one: of another cluster under the same names, or under
+//! this one's own name.
 //!
-//! Invariant: of two that can't go together, the one that started later ends, and says why. Meanwhile neither takes
-//! anything from the other: nodes of another cluster are heard, and are nobody's peers.
+//! Invariant: of two that can't go together, the one that started later ends, and says why.
+//! Meanwhile neither takes anything from the other: nodes of another cluster are heard, and are
+//! nobody's peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,12 +12,14 @@ use tokio::time::Instant;
 
 use super::{Announcement, Nodes, Role, Sighting};
 
-/// How long a stranger must have been heard: one that is just stopping, for a counter that moves, is none.
+/// How long a stranger must have been heard: one that is just stopping, for a counter that moves,
+/// is none.
 const HEARD_MIN: Duration = Duration::from_secs(3);
 /// How long ago it may have been heard last.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 
-/// Whether a node of the cluster `theirs` belongs to `ours`; releases that did not say so belong to any.
+/// Whether a node of the cluster `theirs` belongs to `ours`; releases that did not say so belong to
+/// any.
 pub(super) fn belongs(ours: Option<&str>, theirs: &str) -> bool {
     theirs.is_empty() || ours.is_none_or(|ours| ours == theirs)
 }
@@ -56,7 +60,8 @@ impl Strangers {
                 why.get_or_insert(conflict);
             }
         }
-        // By the time, not by who is there: of two lives of one counter only the one that spoke last is.
+        // By the time, not by who is there: of two lives of one counter only the one that spoke
+        // last is.
         self.heard
             .retain(|_, (_, last)| now.duration_since(*last) <= SILENT_MAX);
         why

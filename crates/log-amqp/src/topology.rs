@@ -1,6 +1,7 @@
 //! What is on the broker: names of exchanges, queues and markers, and the operations on them.
 //!
-//! Invariant: an item queue never expires, drops or limits anything, and is read by one consumer at a time.
+//! Invariant: an item queue never expires, drops or limits anything, and is read by one consumer at
+//! a time.
 //!
 //! A marker is a durable exchange that nothing is published to: a fact that the broker keeps.
 
@@ -19,12 +20,12 @@ use super::connection::{Link, timed};
 use super::{AmqpOptions, QueueType};
 use headcount_model::{CounterName, Partition};
 
-/// How often a delivery may be returned before the broker drops it. Absent means unlimited to RabbitMQ 3.10 but
-/// 20 to 4.x; -1 drops at the first redelivery on 3.10.
+/// How often a delivery may be returned before the broker drops it. Absent means unlimited to
+/// RabbitMQ 3.10 but 20 to 4.x; -1 drops at the first redelivery on 3.10.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// How long a queue waits for a consumer whose broker is gone before its deliveries go to the next, in
-/// milliseconds. RabbitMQ 4.3 waits for a minute, for which nobody has them, and later ones pass them by; earlier releases
-/// don't know this argument and never wait.
+/// How long a queue waits for a consumer whose broker is gone before its deliveries go to the next,
+/// in milliseconds. RabbitMQ 4.3 waits for a minute, for which nobody has them, and later ones pass
+/// them by; earlier releases don't know this argument and never wait.
 const DISCONNECTED_TIMEOUT_MS: i64 = 0;
 /// How often the lock of another connection is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(250);
@@ -57,42 +58,42 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub fn new(options: &AmqpOptions) -> Self {
+    pub(crate) fn new(options: &AmqpOptions) -> Self {
         Self {
             prefix: options.prefix.clone(),
         }
     }
 
-    pub fn items(&self, partition: Partition) -> String {
+    pub(crate) fn items(&self, partition: Partition) -> String {
         format!("{}.items.{partition}", self.prefix)
     }
 
-    pub fn queue(&self, partition: Partition, counter: &CounterName) -> String {
+    pub(crate) fn queue(&self, partition: Partition, counter: &CounterName) -> String {
         format!("{}.items.{partition}.{counter}", self.prefix)
     }
 
-    pub fn presence(&self) -> String {
+    pub(crate) fn presence(&self) -> String {
         format!("{}.presence", self.prefix)
     }
 
     /// Where one connection listens, by a number of its own.
-    pub fn presence_queue(&self, number: u64) -> String {
+    pub(crate) fn presence_queue(&self, number: u64) -> String {
         format!("{}.presence.{number:016x}", self.prefix)
     }
 
-    pub fn generation(&self, counter: &CounterName) -> String {
+    pub(crate) fn generation(&self, counter: &CounterName) -> String {
         format!("{}.generation.{counter}", self.prefix)
     }
 
-    pub fn generation_lock(&self, counter: &CounterName) -> String {
+    pub(crate) fn generation_lock(&self, counter: &CounterName) -> String {
         format!("{}.generation-lock.{counter}", self.prefix)
     }
 
-    pub fn founding_lock(&self) -> String {
+    pub(crate) fn founding_lock(&self) -> String {
         format!("{}.founding-lock", self.prefix)
     }
 
-    pub fn marker(&self, marker: &Marker) -> String {
+    pub(crate) fn marker(&self, marker: &Marker) -> String {
         let prefix = &self.prefix;
         match marker {
             Marker::Founded => format!("{prefix}.founded"),
@@ -113,7 +114,8 @@ pub(super) fn queue_arguments(queue_type: QueueType) -> FieldTable {
     arguments
 }
 
-/// The arguments of a queue that drops nothing, however often its messages are taken and given back.
+/// The arguments of a queue that drops nothing, however often its messages are taken and given
+/// back.
 pub(super) fn lasting_arguments(queue_type: QueueType) -> FieldTable {
     let mut arguments = FieldTable::default();
     let kind = match queue_type {
@@ -137,7 +139,8 @@ pub(super) fn lasting_arguments(queue_type: QueueType) -> FieldTable {
     arguments
 }
 
-/// Operations on the broker over one connection. A refusal closes the channel, so each asks for a usable one.
+/// Operations on the broker over one connection. A refusal closes the channel, so each asks for a
+/// usable one.
 pub(super) struct Broker {
     pub names: Names,
     pub options: Arc<AmqpOptions>,
@@ -148,7 +151,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    pub fn new(options: Arc<AmqpOptions>, link: &Link) -> Self {
+    pub(crate) fn new(options: Arc<AmqpOptions>, link: &Link) -> Self {
         Self {
             names: Names::new(&options),
             options,
@@ -159,7 +162,7 @@ impl Broker {
     }
 
     /// The same connection for another user of it.
-    pub fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         Self {
             names: self.names.clone(),
             options: Arc::clone(&self.options),
@@ -170,7 +173,7 @@ impl Broker {
     }
 
     /// A channel for one operation at a time.
-    pub async fn channel(&mut self) -> Result<Channel, BrokerError> {
+    pub(crate) async fn channel(&mut self) -> Result<Channel, BrokerError> {
         if let Some(channel) = self.channel.as_ref().filter(|it| it.status().connected()) {
             return Ok(channel.clone());
         }
@@ -180,12 +183,12 @@ impl Broker {
     }
 
     /// A channel for the caller alone.
-    pub async fn fresh_channel(&self) -> Result<Channel, BrokerError> {
+    pub(crate) async fn fresh_channel(&self) -> Result<Channel, BrokerError> {
         timed(self.connection.create_channel()).await
     }
 
     /// Whether the marker is there.
-    pub async fn has(&mut self, marker: &Marker) -> Result<bool, BrokerError> {
+    pub(crate) async fn has(&mut self, marker: &Marker) -> Result<bool, BrokerError> {
         let name = self.names.marker(marker);
         self.has_exchange(&name).await
     }
@@ -200,13 +203,13 @@ impl Broker {
     }
 
     /// Declares the marker.
-    pub async fn mark(&mut self, marker: &Marker) -> Result<(), BrokerError> {
+    pub(crate) async fn mark(&mut self, marker: &Marker) -> Result<(), BrokerError> {
         let name = self.names.marker(marker);
         self.declare_exchange(&name, durable()).await
     }
 
     /// Removes the marker.
-    pub async fn unmark(&mut self, marker: &Marker) -> Result<(), BrokerError> {
+    pub(crate) async fn unmark(&mut self, marker: &Marker) -> Result<(), BrokerError> {
         let name = self.names.marker(marker);
         let channel = self.channel().await?;
         timed(channel.exchange_delete(name.into(), ExchangeDeleteOptions::default())).await
@@ -224,13 +227,16 @@ impl Broker {
     }
 
     /// The exchange that presence is announced on.
-    pub async fn declare_presence(&mut self) -> Result<(), BrokerError> {
+    pub(crate) async fn declare_presence(&mut self) -> Result<(), BrokerError> {
         let name = self.names.presence();
         self.declare_exchange(&name, durable()).await
     }
 
     /// Messages in a counter's queues that nobody holds; none when one of its queues is missing.
-    pub async fn depth(&mut self, counter: &CounterName) -> Result<Option<u64>, BrokerError> {
+    pub(crate) async fn depth(
+        &mut self,
+        counter: &CounterName,
+    ) -> Result<Option<u64>, BrokerError> {
         let mut messages = 0;
         for partition in self.options.partitioning.all() {
             let name = self.names.queue(partition, counter);
@@ -243,7 +249,7 @@ impl Broker {
     }
 
     /// How many messages a queue has for whoever comes; none when it is not there.
-    pub async fn messages(&mut self, queue: &str) -> Result<Option<u64>, BrokerError> {
+    pub(crate) async fn messages(&mut self, queue: &str) -> Result<Option<u64>, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::default().passive();
         let declared = timed(channel.queue_declare(queue.into(), options, FieldTable::default()));
@@ -251,7 +257,7 @@ impl Broker {
     }
 
     /// How many consumers a queue has; none when it is not there.
-    pub async fn consumers(&mut self, queue: &str) -> Result<u32, BrokerError> {
+    pub(crate) async fn consumers(&mut self, queue: &str) -> Result<u32, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::default().passive();
         let declared = timed(channel.queue_declare(queue.into(), options, FieldTable::default()));
@@ -259,7 +265,7 @@ impl Broker {
     }
 
     /// Whether all of the items' exchanges are there.
-    pub async fn has_items(&mut self) -> Result<bool, BrokerError> {
+    pub(crate) async fn has_items(&mut self) -> Result<bool, BrokerError> {
         for partition in self.options.partitioning.all() {
             let exchange = self.names.items(partition);
             if !self.has_exchange(&exchange).await? {
@@ -269,9 +275,10 @@ impl Broker {
         Ok(true)
     }
 
-    /// Declares the items' exchanges; what is there already stays. Who calls this must bind all queues that it knows: what
-    /// is published to a new exchange is confirmed, however few queues it reaches.
-    pub async fn declare_items(&mut self) -> Result<(), BrokerError> {
+    /// Declares the items' exchanges; what is there already stays. Who calls this must bind all
+    /// queues that it knows: what is published to a new exchange is confirmed, however few queues
+    /// it reaches.
+    pub(crate) async fn declare_items(&mut self) -> Result<(), BrokerError> {
         for partition in self.options.partitioning.all() {
             let exchange = self.names.items(partition);
             self.declare_exchange(&exchange, durable()).await?;
@@ -279,9 +286,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Declares the counter's queues and binds them; what is there already stays. Only for who has left word of what a
-    /// missing queue has lost, or knows that nothing was ever published.
-    pub async fn declare_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+    /// Declares the counter's queues and binds them; what is there already stays. Only for who has
+    /// left word of what a missing queue has lost, or knows that nothing was ever published.
+    pub(crate) async fn declare_queues(
+        &mut self,
+        counter: &CounterName,
+    ) -> Result<(), BrokerError> {
         for partition in self.options.partitioning.all() {
             let queue = self.names.queue(partition, counter);
             let channel = self.channel().await?;
@@ -292,8 +302,9 @@ impl Broker {
         self.bind_queues(counter).await
     }
 
-    /// Binds the counter's queues and creates nothing: an error says what is [missing](BrokerError::missing).
-    pub async fn bind_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
+    /// Binds the counter's queues and creates nothing: an error says what is
+    /// [missing](BrokerError::missing).
+    pub(crate) async fn bind_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
         for partition in self.options.partitioning.all() {
             let channel = self.channel().await?;
             let bound = channel.queue_bind(
@@ -308,8 +319,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes the counter's queues with all that is in them; returns how many messages of items that was.
-    pub async fn delete_queues(&mut self, counter: &CounterName) -> Result<u64, BrokerError> {
+    /// Deletes the counter's queues with all that is in them; returns how many messages of items
+    /// that was.
+    pub(crate) async fn delete_queues(
+        &mut self,
+        counter: &CounterName,
+    ) -> Result<u64, BrokerError> {
         let mut messages = 0;
         for partition in self.options.partitioning.all() {
             let name = self.names.queue(partition, counter);
@@ -321,19 +336,19 @@ impl Broker {
     }
 
     /// Deletes a queue, if it is there, with all that is in it; returns how many messages that was.
-    pub async fn delete_queue(&mut self, name: &str) -> Result<u64, BrokerError> {
+    pub(crate) async fn delete_queue(&mut self, name: &str) -> Result<u64, BrokerError> {
         let channel = self.channel().await?;
         let deleted = timed(channel.queue_delete(name.into(), QueueDeleteOptions::default()));
         Ok(found(deleted.await)?.map_or(0, u64::from))
     }
 
     /// Waits for the lock of those who declare or remove. It ends with its holder's connection.
-    pub async fn lock(&mut self) -> Result<(), BrokerError> {
+    pub(crate) async fn lock(&mut self) -> Result<(), BrokerError> {
         self.lock_by(self.names.founding_lock()).await
     }
 
     /// Waits for the lock of this name, likewise.
-    pub async fn lock_by(&mut self, name: String) -> Result<(), BrokerError> {
+    pub(crate) async fn lock_by(&mut self, name: String) -> Result<(), BrokerError> {
         let locked = async {
             while !self.try_lock(&name).await? {
                 tokio::time::sleep(LOCK_INTERVAL).await;
@@ -356,12 +371,12 @@ impl Broker {
     }
 
     /// Gives the lock back.
-    pub async fn unlock(&mut self) -> Result<(), BrokerError> {
+    pub(crate) async fn unlock(&mut self) -> Result<(), BrokerError> {
         self.unlock_by(self.names.founding_lock()).await
     }
 
     /// Gives the lock of this name back.
-    pub async fn unlock_by(&mut self, name: String) -> Result<(), BrokerError> {
+    pub(crate) async fn unlock_by(&mut self, name: String) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
         timed(deleted).await.map(|_| ())

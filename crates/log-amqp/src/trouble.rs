@@ -1,6 +1,7 @@
 //! What goes wrong at the broker again and again: when to say so, and from when on more than that.
 //!
-//! Invariant: pure. An outage does not fill the log, and one that does not pass by itself is told with what to do.
+//! Invariant: pure. An outage does not fill the log, and one that does not pass by itself is told
+//! with what to do.
 
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use super::broker_error::BrokerError;
 use super::outcome::{Outcome, Verdict};
 use headcount_model::{BatchId, CounterName};
 
-/// How long a broker may not give or take what it must before that counts as something that does not pass by itself: longer
-/// than a node's restart, or the election of new leaders.
+/// How long a broker may not give or take what it must before that counts as something that does
+/// not pass by itself: longer than a node's restart, or the election of new leaders.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
 /// The broker's reply when something in it failed, such as what asks a queue's members.
 const INTERNAL_ERROR: u16 = 541;
@@ -36,8 +37,9 @@ pub(super) enum Saying {
 }
 
 impl Trouble {
-    /// Notes a failure at `now`. The first, the second, the fourth… are told, and the first that shows that it lasts.
-    pub fn note(&mut self, now: Instant) -> Saying {
+    /// Notes a failure at `now`. The first, the second, the fourth… are told, and the first that
+    /// shows that it lasts.
+    pub(crate) fn note(&mut self, now: Instant) -> Saying {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
         let is_stuck = now.saturating_duration_since(since) >= STUCK_AFTER;
@@ -50,7 +52,7 @@ impl Trouble {
     }
 
     /// Notes what the broker refuses to a counter that consumes, and tells of it.
-    pub fn tell(&mut self, error: &BrokerError, counter: &CounterName) {
+    pub(crate) fn tell(&mut self, error: &BrokerError, counter: &CounterName) {
         match self.note(Instant::now()) {
             Saying::Nothing => {}
             Saying::Stuck if error.may_be_lost_members() => {
@@ -63,9 +65,9 @@ impl Trouble {
         }
     }
 
-    /// Notes a batch that some queues have not confirmed, and tells of it: `failure` is how the attempt ended, and
-    /// `verdict` what follows.
-    pub fn tell_unconfirmed(
+    /// Notes a batch that some queues have not confirmed, and tells of it: `failure` is how the
+    /// attempt ended, and `verdict` what follows.
+    pub(crate) fn tell_unconfirmed(
         &mut self,
         failure: &Outcome,
         verdict: &Verdict,
@@ -97,14 +99,14 @@ impl Trouble {
     }
 
     /// Notes that it worked.
-    pub fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         *self = Self::default();
     }
 }
 
 impl BrokerError {
-    /// Whether it may be a queue whose members are lost: the broker answers "internal error", "not found" though it knows the
-    /// queue, or nothing.
+    /// Whether it may be a queue whose members are lost: the broker answers "internal error", "not
+    /// found" though it knows the queue, or nothing.
     fn may_be_lost_members(&self) -> bool {
         self.code() == Some(INTERNAL_ERROR) || self.is_out_of_reach() || self.is_timeout()
     }

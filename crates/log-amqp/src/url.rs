@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use headcount_model::is_unambiguous;
 
-/// Where a broker is and how to log in: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
+/// Where a broker is and how to log in: `amqp://user:password@host:port/vhost`, or `amqps://` for
+/// TLS.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AmqpUrl(AMQPUri);
 

@@ -3,10 +3,12 @@
 //! Contract, for every implementation:
 //! - [`Log::append`] returns `Ok` only when the batch is durable and will reach every counter.
 //! - Deliveries come at least once, in the order of their appends but for redelivery.
-//! - Acknowledging means committed: what is not acknowledged comes again, or its append never returned `Ok`.
-//! - An acknowledgement names what it covers ([`DeliveryTag`]): all deliveries up to that one and none after it.
-//! - What the log learns of itself comes as a delivery as well ([`Delivered`]), and is acknowledged in the same
-//!   way: the log acts on it only once the counter's store remembers it.
+//! - Acknowledging means committed: what is not acknowledged comes again, or its append never
+//!   returned `Ok`.
+//! - An acknowledgement names what it covers ([`DeliveryTag`]): all deliveries up to that one and
+//!   none after it.
+//! - What the log learns of itself comes as a delivery as well ([`Delivered`]), and is acknowledged
+//!   in the same way: the log acts on it only once the counter's store remembers it.
 
 mod local;
 pub mod wire;
@@ -24,15 +26,17 @@ use headcount_model::{Batch, BatchId, KeptGeneration, NewItems, TenantItems};
 /// Why an append did not return `Ok`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AppendError {
-    /// The log refuses the batch for good: the epoch must end, since its sequence can't be given again.
+    /// The log refuses the batch for good: the epoch must end, since its sequence can't be given
+    /// again.
     #[error("the log refuses the batch for good: {0}")]
     Refused(String),
-    /// There is no room to keep the batch: nothing of it is kept, nor ever will be, so its sequence is still to be given. The
-    /// same items may be appended once there is room.
+    /// There is no room to keep the batch: nothing of it is kept, nor ever will be, so its sequence
+    /// is still to be given. The same items may be appended once there is room.
     #[error("there is no room to keep the batch: {0}")]
     Full(String),
-    /// The log takes no batch of more than so many encoded bytes: nothing of it is kept, nor ever will be, so its sequence is still
-    /// to be given. The same items may be appended in smaller batches.
+    /// The log takes no batch of more than so many encoded bytes: nothing of it is kept, nor ever
+    /// will be, so its sequence is still to be given. The same items may be appended in smaller
+    /// batches.
     #[error("the log takes no batch of more than {bytes_max} bytes")]
     TooLarge {
         /// Bytes of a batch that it takes, and fewer than this one had.
@@ -45,17 +49,18 @@ pub enum AppendError {
 
 /// The appending end; cheap to clone.
 pub trait Log: Clone + Send + Sync + 'static {
-    /// Appends a batch and waits until it is durable. Tells which of its items were new, where the log
-    /// [can](Self::tells_new).
+    /// Appends a batch and waits until it is durable. Tells which of its items were new, where the
+    /// log [can](Self::tells_new).
     ///
-    /// The caller keeps one append in flight per (epoch, partition), so that a gap in the sequences is proof
-    /// of loss, never of a race. Dropping the future does not take the batch back.
+    /// The caller keeps one append in flight per (epoch, partition), so that a gap in the sequences
+    /// is proof of loss, never of a race. Dropping the future does not take the batch back.
     fn append(
         &self,
         batch: Arc<Batch>,
     ) -> impl Future<Output = Result<Option<NewItems>, AppendError>> + Send;
 
-    /// Whether appends tell which items were new: only where they return after the counter has counted.
+    /// Whether appends tell which items were new: only where they return after the counter has
+    /// counted.
     fn tells_new(&self) -> bool {
         false
     }
@@ -66,15 +71,17 @@ pub trait Log: Clone + Send + Sync + 'static {
 pub enum Delivered {
     /// Batches, in order; at least one.
     Batches(Vec<Arc<Batch>>),
-    /// Every batch ever appended comes, or came, this way: a store that has applied what came is complete.
+    /// Every batch ever appended comes, or came, this way: a store that has applied what came is
+    /// complete.
     FromTheBeginning,
-    /// Batches may have been lost on their way here: the store is not complete until it has caught up.
+    /// Batches may have been lost on their way here: the store is not complete until it has caught
+    /// up.
     MayHaveLost {
         /// What was found, for the operator.
         why: String,
     },
-    /// The store is to remember this generation. It says nothing of batches, which may come behind it before it is
-    /// acknowledged.
+    /// The store is to remember this generation. It says nothing of batches, which may come behind
+    /// it before it is acknowledged.
     Generation(KeptGeneration),
 }
 
@@ -104,8 +111,8 @@ pub struct Delivery {
 /// Why nothing is delivered any more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeliveryError {
-    /// A delivery is no batch that this release knows. It stays in the queue, and all behind it; what came before it
-    /// can still be acknowledged.
+    /// A delivery is no batch that this release knows. It stays in the queue, and all behind it;
+    /// what came before it can still be acknowledged.
     #[error(
         "the first batch in {queue} can't be read: {detail}. Nothing is lost: it stays there, and all behind it. \
          Start a release that knows it; or, if it is damaged, stop this counter, run headcount skip-poison (its \
@@ -129,7 +136,8 @@ pub struct Standing {
     pub holds_position: bool,
     /// Whether it is complete.
     pub complete: bool,
-    /// Whether the operator says that this store is the history of a cluster that is new to the log.
+    /// Whether the operator says that this store is the history of a cluster that is new to the
+    /// log.
     pub adopted: bool,
     /// The generation that it remembers.
     pub generation: Option<KeptGeneration>,
@@ -145,39 +153,40 @@ impl Standing {
 
 /// The consuming end, owned by one counter.
 pub trait Deliveries: Send + 'static {
-    /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once nothing comes
-    /// any more: every appending end of a log in this process is gone, or the consuming end of another was told
-    /// to stop. Dropping the future loses nothing.
+    /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once
+    /// nothing comes any more: every appending end of a log in this process is gone, or the
+    /// consuming end of another was told to stop. Dropping the future loses nothing.
     ///
     /// # Errors
     /// When the log can't go on without an operator. Nothing unacknowledged is lost.
     fn next(&mut self) -> impl Future<Output = Result<Option<Delivery>, DeliveryError>> + Send;
 
-    /// How long what was returned may wait for its acknowledgement, so that several deliveries share a commit; zero
-    /// where an append waits for it.
+    /// How long what was returned may wait for its acknowledgement, so that several deliveries
+    /// share a commit; zero where an append waits for it.
     fn patience(&self) -> Duration;
 
-    /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned before it, none that
-    /// it returned after it.
+    /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned
+    /// before it, none that it returned after it.
     fn acknowledge(&mut self, up_to: DeliveryTag) -> impl Future<Output = ()> + Send;
 
-    /// Says what of a batch, one that is not acknowledged yet, was new. Its append tells so, once it is acknowledged; where
-    /// appends don't wait for that, nobody hears of it.
+    /// Says what of a batch, one that is not acknowledged yet, was new. Its append tells so, once
+    /// it is acknowledged; where appends don't wait for that, nobody hears of it.
     fn tell(&mut self, _batch: BatchId, _new: NewItems) {}
 
-    /// Says that there is no room, `why`, to keep what was returned up to `up_to` and is not acknowledged: none of it is committed.
-    /// Where appends wait for that, they get [`AppendError::Full`]; those of barriers `Ok`, since nothing of a barrier is
-    /// kept, and nothing that came before one waits any more. Returns true then: nothing of it comes again. A log whose
-    /// deliveries are kept elsewhere gives back *all* that is not acknowledged, and has nothing more until
-    /// [`resume`](Self::resume). Then everything comes again, in its order.
+    /// Says that there is no room, `why`, to keep what was returned up to `up_to` and is not
+    /// acknowledged: none of it is committed. Where appends wait for that, they get
+    /// [`AppendError::Full`]; those of barriers `Ok`, since nothing of a barrier is kept, and
+    /// nothing that came before one waits any more. Returns true then: nothing of it comes again. A
+    /// log whose deliveries are kept elsewhere gives back *all* that is not acknowledged, and has
+    /// nothing more until [`resume`](Self::resume). Then everything comes again, in its order.
     fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool;
 
     /// Says that there is room again.
     fn resume(&mut self) {}
 
     /// Gives up consuming for good: what is not acknowledged goes back to where it came from, and
-    /// [`next`](Self::next) has nothing more. Acknowledgements given before are still carried out. For a log whose
-    /// deliveries are kept elsewhere, once it [failed](DeliveryError::Undecodable).
+    /// [`next`](Self::next) has nothing more. Acknowledgements given before are still carried out.
+    /// For a log whose deliveries are kept elsewhere, once it [failed](DeliveryError::Undecodable).
     fn leave(&mut self) {}
 }
 

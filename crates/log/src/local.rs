@@ -1,8 +1,8 @@
 //! The log of a process that runs alone: a bounded channel to the one counter in the same process.
 //!
-//! Invariant: nothing is stored here. An append completes when the counter acknowledges, that is when its
-//! commit is on disk: the store's journal is the durability, a second log would only repeat it. What the counter has no
-//! room for is refused, and is nowhere.
+//! Invariant: nothing is stored here. An append completes when the counter acknowledges, that is
+//! when its commit is on disk: the store's journal is the durability, a second log would only
+//! repeat it. What the counter has no room for is refused, and is nowhere.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

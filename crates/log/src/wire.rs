@@ -1,7 +1,7 @@
 //! The bytes of a batch, as they travel through a log and lie in its queues.
 //!
-//! Invariant: a batch has exactly one encoding, and nothing else decodes: lengths, order, names and checksum
-//! are all checked, so a decoded batch is the batch that was encoded.
+//! Invariant: a batch has exactly one encoding, and nothing else decodes: lengths, order, names and
+//! checksum are all checked, so a decoded batch is the batch that was encoded.
 //!
 //! All numbers are little-endian.
 //!
@@ -27,8 +27,8 @@
 //! | … the id of its loss | 8 |
 //! | CRC-32 (IEEE) of all before | 4 |
 //!
-//! Version 2 is written for what has no form in version 1, kind 3, and for nothing else: a counter of an earlier release stands at
-//! what it can't read.
+//! Version 2 is written for what has no form in version 1, kind 3, and for nothing else: a counter
+//! of an earlier release stands at what it can't read.
 
 use thiserror::Error;
 
@@ -72,7 +72,8 @@ pub enum WireError {
     /// They do not match their checksum.
     #[error("a batch that does not match its checksum")]
     Checksum,
-    /// It was found where only batches of another partition may be: counted there, it would count for another tenant.
+    /// It was found where only batches of another partition may be: counted there, it would count
+    /// for another tenant.
     #[error("a batch of partition {found} where only those of partition {expected} belong")]
     Partition {
         /// Its partition.
@@ -91,7 +92,8 @@ pub fn tenant_bytes(items: &TenantItems) -> usize {
     2 + items.tenant.as_str().len() + 4 + items.hashes.len() * ITEM_HASH_BYTES
 }
 
-/// The version that the bytes of a batch with this acceptance have: who reads none as new stands at it.
+/// The version that the bytes of a batch with this acceptance have: who reads none as new stands at
+/// it.
 #[must_use]
 pub fn version_of(acceptance: Option<&Acceptance>) -> u8 {
     match acceptance.map(|signed| &signed.completes) {

@@ -1,30 +1,31 @@
 //! An operator's signature that something is lost for good.
 //!
-//! Invariant: a counter is named together with the loss that is accepted for it. After another loss of its own, a signature
-//! that it still has to apply says nothing of it.
+//! Invariant: a counter is named together with the loss that is accepted for it. After another loss
+//! of its own, a signature that it still has to apply says nothing of it.
 
 use std::fmt;
 
 use super::{CounterName, Epoch, Sequence};
 
-/// Sequences in one [`Acceptance`] at most: each takes a counter about a microsecond to record, and a range of its own 32
-/// bytes at most.
+/// Sequences in one [`Acceptance`] at most: each takes a counter about a microsecond to record, and
+/// a range of its own 32 bytes at most.
 pub const LOSSES_PER_RECORD_MAX: u64 = 16_384;
 
 /// Counters that one [`Acceptance`] names at most.
 pub const COMPLETED_PER_RECORD_MAX: usize = 1_024;
 
-/// What names the loss after which a counter is not complete: it differs from life to life of the counter's process, and
-/// after each loss in that life.
+/// What names the loss after which a counter is not complete: it differs from life to life of the
+/// counter's process, and after each loss in that life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LossId(pub u64);
 
 impl LossId {
-    /// Of the last of `losses` that a counter was told of in its life `life`; also of a life that began as not complete, where
-    /// it was told of none.
+    /// Of the last of `losses` that a counter was told of in its life `life`; also of a life that
+    /// began as not complete, where it was told of none.
     #[must_use]
     pub fn new(life: u64, losses: u64) -> Self {
-        /// Odd, so that no two losses of a life share an id; large, so that those of lives that follow one another don't.
+        /// Odd, so that no two losses of a life share an id; large, so that those of lives that
+        /// follow one another don't.
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         Self(life.wrapping_add(losses.wrapping_mul(STEP)))
     }
@@ -42,10 +43,12 @@ impl fmt::Debug for LossId {
     }
 }
 
-/// An operator's signature that something is lost for good: counters go on as if it had been applied.
+/// An operator's signature that something is lost for good: counters go on as if it had been
+/// applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Sequences of the batch's partition that nobody holds any more: the epoch, the first and the last one.
+    /// Sequences of the batch's partition that nobody holds any more: the epoch, the first and the
+    /// last one.
     pub losses: Vec<(Epoch, Sequence, Sequence)>,
     /// Which counters are complete from here on, with what they hold.
     pub completes: Completes,
@@ -57,20 +60,21 @@ pub enum Completes {
     /// Those that were complete before.
     #[default]
     Nobody,
-    /// Whoever is not complete, as releases signed that knew of no [`LossId`]. It says nothing of when a counter lost, so none
-    /// is complete by it.
+    /// Whoever is not complete, as releases signed that knew of no [`LossId`]. It says nothing of
+    /// when a counter lost, so none is complete by it.
     Unnamed,
     /// Those that are named, if the loss is still their last one.
     Named(NamedLosses),
 }
 
-/// Counters, each with the loss that is accepted for it: in ascending order of their names, each once, at least 1 and at most
-/// [`COMPLETED_PER_RECORD_MAX`].
+/// Counters, each with the loss that is accepted for it: in ascending order of their names, each
+/// once, at least 1 and at most [`COMPLETED_PER_RECORD_MAX`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLosses(Vec<(CounterName, LossId)>);
 
 impl NamedLosses {
-    /// What `named` says, which must be in order; `None` when it is not, or when these are none or too many.
+    /// What `named` says, which must be in order; `None` when it is not, or when these are none or
+    /// too many.
     #[must_use]
     pub fn new(named: Vec<(CounterName, LossId)>) -> Option<Self> {
         let few = (1..=COMPLETED_PER_RECORD_MAX).contains(&named.len());

@@ -1,8 +1,8 @@
 //! The epochs of barriers: another one for each barrier.
 //!
-//! Invariant: two barriers share an epoch only if they were drawn with the same entropy in the same place of the same
-//! life. So a machine that was copied, or brought back to an earlier moment, does not name a barrier that counters have
-//! applied already (docs/adr/0005-barriers.md).
+//! Invariant: two barriers share an epoch only if they were drawn with the same entropy in the same
+//! place of the same life. So a machine that was copied, or brought back to an earlier moment, does
+//! not name a barrier that counters have applied already (docs/adr/0005-barriers.md).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,13 @@ use super::Epoch;
 pub struct Entropy {
     /// Random bytes.
     pub random: [u8; 32],
-    /// Nanoseconds since the Unix epoch: a machine that was brought back may draw the same random bytes again, but not
-    /// at the same moment.
+    /// Nanoseconds since the Unix epoch: a machine that was brought back may draw the same random
+    /// bytes again, but not at the same moment.
     pub now_ns: u128,
 }
 
-/// Where a coordinator or counter draws the epochs of its barriers; cheap to clone, and clones share their place.
+/// Where a coordinator or counter draws the epochs of its barriers; cheap to clone, and clones
+/// share their place.
 #[derive(Clone)]
 pub struct BarrierEpochs {
     life: Epoch,

@@ -1,7 +1,7 @@
 //! A batch: the unit of the log.
 //!
-//! Invariant: a batch's tenants are in ascending order, each once, each with at least one hash, so the same
-//! content has one form and one checksum. A batch without items is a barrier.
+//! Invariant: a batch's tenants are in ascending order, each once, each with at least one hash, so
+//! the same content has one form and one checksum. A batch without items is a barrier.
 
 use std::fmt;
 
@@ -152,8 +152,8 @@ impl Batch {
         self.checksum
     }
 
-    /// Whether the batch holds nothing: it only marks a place in the log. Barriers come in epochs of their own
-    /// and are never recorded in a position.
+    /// Whether the batch holds nothing: it only marks a place in the log. Barriers come in epochs
+    /// of their own and are never recorded in a position.
     #[must_use]
     pub fn is_barrier(&self) -> bool {
         self.tenants.is_empty() && self.acceptance.is_none()
@@ -165,7 +165,8 @@ impl Batch {
         item_count(&self.tenants)
     }
 
-    /// Whether somebody wants to know of each item whether it was new: its items came by several posts.
+    /// Whether somebody wants to know of each item whether it was new: its items came by several
+    /// posts.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.is_shared

@@ -8,7 +8,8 @@ use std::sync::Arc;
 /// The most characters of a counter's name.
 pub const COUNTER_NAME_CHARS_MAX: usize = 64;
 
-/// A counter's name: 1 to 64 letters, digits, `-` or `_` of ASCII, the first a letter or digit. Cheap to clone.
+/// A counter's name: 1 to 64 letters, digits, `-` or `_` of ASCII, the first a letter or digit.
+/// Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterName(Arc<str>);
 

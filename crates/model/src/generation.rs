@@ -1,5 +1,5 @@
-//! The generation of a counter's store: what its queue on the broker and the store both hold, so that neither can be
-//! exchanged for an older copy unnoticed.
+//! The generation of a counter's store: what its queue on the broker and the store both hold, so
+//! that neither can be exchanged for an older copy unnoticed.
 //!
 //! Invariant: a generation is drawn at random and used once.
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Generation {
 pub struct KeptGeneration {
     /// Which.
     pub generation: Generation,
-    /// Whether the broker had it when the store was told. Until then it is about to be put there, by a store that had none
-    /// on this broker.
+    /// Whether the broker had it when the store was told. Until then it is about to be put there,
+    /// by a store that had none on this broker.
     pub is_placed: bool,
 }

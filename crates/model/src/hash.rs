@@ -1,7 +1,7 @@
 //! The hash that stands for an item's id everywhere behind the HTTP face.
 //!
-//! Invariant: the same id has the same hash for ever, on every node: it is part of the formats on disk and
-//! on the wire.
+//! Invariant: the same id has the same hash for ever, on every node: it is part of the formats on
+//! disk and on the wire.
 
 use std::fmt;
 
@@ -10,9 +10,10 @@ pub const ITEM_HASH_BYTES: usize = 12;
 
 /// The first 12 bytes of the BLAKE3 hash of an item's id.
 ///
-/// With 96 bits, a tenant with 10 billion items has a chance of about 6 in 10 billion that any two of its ids
-/// collide (birthday bound, n²/2⁹⁷), and BLAKE3 (<https://github.com/BLAKE3-team/BLAKE3-specs>) leaves a
-/// client no better way to make two collide on purpose than about 2⁴⁸ hash computations.
+/// With 96 bits, a tenant with 10 billion items has a chance of about 6 in 10 billion that any two
+/// of its ids collide (birthday bound, n²/2⁹⁷), and BLAKE3
+/// (<https://github.com/BLAKE3-team/BLAKE3-specs>) leaves a client no better way to make two
+/// collide on purpose than about 2⁴⁸ hash computations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemHash(pub [u8; ITEM_HASH_BYTES]);
 

@@ -1,7 +1,7 @@
 //! An item's id: what makes an item of a tenant the same item again.
 //!
-//! Invariant: an id that passed [`check_item_id`] has 1 to 512 characters, no control characters, and is
-//! never `.` or `..`. Ids are not kept: only their [`ItemHash`](super::ItemHash) is.
+//! Invariant: an id that passed [`check_item_id`] has 1 to 512 characters, no control characters,
+//! and is never `.` or `..`. Ids are not kept: only their [`ItemHash`](super::ItemHash) is.
 
 use super::{NameError, check_name};
 

@@ -1,6 +1,7 @@
 //! The words of the domain as plain values: what an item, a tenant, a batch, a position are.
 //!
-//! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is valid.
+//! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is
+//! valid.
 
 mod acceptance;
 mod address;
@@ -64,7 +65,8 @@ pub enum NameError {
     Dots,
 }
 
-/// The rule shared by tenants and ids: 1 to `chars_max` characters, no control characters, not `.` or `..`.
+/// The rule shared by tenants and ids: 1 to `chars_max` characters, no control characters, not `.`
+/// or `..`.
 fn check_name(text: &str, chars_max: usize) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);

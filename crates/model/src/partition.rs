@@ -1,7 +1,8 @@
 //! Slices of the space of item hashes, so that one huge tenant can spread over several counters.
 //!
-//! Invariant: every hash belongs to exactly one partition, decided by the hash and the number of partitions
-//! alone. Only this file and the composition root may assume that there is one partition.
+//! Invariant: every hash belongs to exactly one partition, decided by the hash and the number of
+//! partitions alone. Only this file and the composition root may assume that there is one
+//! partition.
 
 use std::fmt;
 
@@ -55,8 +56,9 @@ impl Partitioning {
         (0..self.count).map(Partition)
     }
 
-    /// The partition that `hash` belongs to: its first 32 bits scaled to the number of partitions, which
-    /// spreads evenly without a division (Lemire, "Fast random integer generation in an interval", 2019).
+    /// The partition that `hash` belongs to: its first 32 bits scaled to the number of partitions,
+    /// which spreads evenly without a division (Lemire, "Fast random integer generation in an
+    /// interval", 2019).
     #[must_use]
     pub fn of(self, hash: &ItemHash) -> Partition {
         let head = u32::from_be_bytes([hash.0[0], hash.0[1], hash.0[2], hash.0[3]]);

@@ -1,7 +1,7 @@
 //! A position: which batches a store has applied, and what an answer must cover.
 //!
-//! Invariant: a position only grows. It says what is covered, never what is counted: the seen-set makes
-//! counting exact, so a wrong position could delay or repeat work but not change a count.
+//! Invariant: a position only grows. It says what is covered, never what is counted: the seen-set
+//! makes counting exact, so a wrong position could delay or repeat work but not change a count.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,8 @@ impl Position {
         self.epochs.insert((partition, epoch), part);
     }
 
-    /// Adds everything that `other` has. Of two last checksums the one of the greater sequence stays.
+    /// Adds everything that `other` has. Of two last checksums the one of the greater sequence
+    /// stays.
     pub fn unite(&mut self, other: &Self) {
         for (partition, epoch, theirs) in other.iter() {
             let ours = self.epochs.entry((partition, epoch)).or_default();
@@ -119,8 +120,8 @@ impl Position {
         requirement
     }
 
-    /// A batch that `requirement` asks for in `partition` and that is not applied: of the first epoch that misses some,
-    /// the last, since batches mostly come in order.
+    /// A batch that `requirement` asks for in `partition` and that is not applied: of the first
+    /// epoch that misses some, the last, since batches mostly come in order.
     #[must_use]
     pub fn missing(&self, requirement: &Requirement, partition: Partition) -> Option<BatchId> {
         let of_partition = requirement.iter().filter(|&(of, _, _)| of == partition);
@@ -241,8 +242,9 @@ impl Requirement {
         holes
     }
 
-    /// Asks for everything before what is asked for as well: a coordinator sends a batch only after the one before it was
-    /// acknowledged, so a sequence that is known proves all of its epoch before it.
+    /// Asks for everything before what is asked for as well: a coordinator sends a batch only after
+    /// the one before it was acknowledged, so a sequence that is known proves all of its epoch
+    /// before it.
     #[must_use]
     pub fn closed(mut self) -> Self {
         for (_, sequences) in &mut self.epochs {

@@ -60,8 +60,8 @@ fn a_union_has_both_sides_sequences_and_the_greater_ones_checksum() {
 }
 
 proptest! {
-    /// In whatever order batches come, the least and the greatest sequences among them, a position knows just those, and
-    /// is the same as the union of two that had some each.
+    /// In whatever order batches come, the least and the greatest sequences among them, a position
+    /// knows just those, and is the same as the union of two that had some each.
     #[test]
     fn positions_know_what_came_at_both_ends(
         came in prop::collection::vec((0_u128..2, any::<bool>(), 0_u64..9, any::<bool>()), 0..30),
@@ -91,7 +91,8 @@ proptest! {
         }
     }
 
-    /// In whatever order and however often parts are added and united, a requirement is the map of unions.
+    /// In whatever order and however often parts are added and united, a requirement is the map of
+    /// unions.
     #[test]
     fn requirements_behave_like_maps_of_sets(
         parts in prop::collection::vec(prop::collection::vec((0_u128..4, 1_u64..9), 0..6), 0..6),

@@ -1,6 +1,7 @@
 //! The secret that the nodes of a cluster show each other.
 //!
-//! Invariant: no log line, error or `Debug` holds it; comparing it takes a time that says nothing about it.
+//! Invariant: no log line, error or `Debug` holds it; comparing it takes a time that says nothing
+//! about it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +14,8 @@ pub const CLUSTER_SECRET_CHARS_MIN: usize = 16;
 /// The most characters of a cluster's secret.
 pub const CLUSTER_SECRET_CHARS_MAX: usize = 1_024;
 
-/// What a node shows to be let in: 16 to 1,024 visible characters of ASCII, so that it fits into a header. Cheap
-/// to clone.
+/// What a node shows to be let in: 16 to 1,024 visible characters of ASCII, so that it fits into a
+/// header. Cheap to clone.
 #[derive(Clone)]
 pub struct ClusterSecret {
     text: Arc<str>,
@@ -57,8 +58,8 @@ impl ClusterSecret {
         })
     }
 
-    /// Whether `given` is the secret. Hashes are compared, in constant time as BLAKE3's own type does, so
-    /// nothing tells how much of a guess was right.
+    /// Whether `given` is the secret. Hashes are compared, in constant time as BLAKE3's own type
+    /// does, so nothing tells how much of a guess was right.
     #[must_use]
     pub fn is(&self, given: &[u8]) -> bool {
         blake3::hash(given) == self.hash

@@ -1,11 +1,12 @@
 //! A set of sequences of one epoch, kept as a contiguous prefix and ranges beyond it.
 //!
-//! Invariant: `beyond` is sorted, its ranges neither touch each other nor the prefix, and none is empty. Nothing in it
-//! is greater than [`SEQUENCE_MAX`], so the number after any of it is one too.
+//! Invariant: `beyond` is sorted, its ranges neither touch each other nor the prefix, and none is
+//! empty. Nothing in it is greater than [`SEQUENCE_MAX`], so the number after any of it is one too.
 
 use super::{SEQUENCE_MAX, Sequence};
 
-/// Which sequences of one (epoch, partition) are applied: 1 to `prefix`, and the ranges of `beyond`.
+/// Which sequences of one (epoch, partition) are applied: 1 to `prefix`, and the ranges of
+/// `beyond`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sequences {
     prefix: Sequence,
@@ -22,8 +23,8 @@ impl Sequences {
         }
     }
 
-    /// A set of its parts, as [`Self::prefix`] and [`Self::beyond`] gave them; `None` when they break the
-    /// invariant above, so that a decoder can refuse them.
+    /// A set of its parts, as [`Self::prefix`] and [`Self::beyond`] gave them; `None` when they
+    /// break the invariant above, so that a decoder can refuse them.
     #[must_use]
     pub fn from_parts(prefix: Sequence, beyond: Vec<(Sequence, Sequence)>) -> Option<Self> {
         let mut floor = prefix;
@@ -106,8 +107,8 @@ impl Sequences {
         self.normalise();
     }
 
-    /// The set of some ranges, first and last included, in any order; empty ones and what no batch can have are left
-    /// out.
+    /// The set of some ranges, first and last included, in any order; empty ones and what no batch
+    /// can have are left out.
     #[must_use]
     pub fn of_ranges(ranges: impl IntoIterator<Item = (Sequence, Sequence)>) -> Self {
         let ranges = ranges
@@ -201,7 +202,8 @@ mod tests {
 
     use super::*;
 
-    /// Maps small numbers onto the two ends of what sequences can be: 1 to 39 stay, and from 40 on the greatest follow.
+    /// Maps small numbers onto the two ends of what sequences can be: 1 to 39 stay, and from 40 on
+    /// the greatest follow.
     fn at_the_ends(small: Sequence) -> Sequence {
         match small {
             ..40 => small,

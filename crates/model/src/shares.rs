@@ -1,12 +1,14 @@
 //! Whose the items of a batch are, and which of them were new.
 //!
-//! Invariant: each item of a batch is of one post. So an item that is new, which is marked once, is told to one post.
+//! Invariant: each item of a batch is of one post. So an item that is new, which is marked once, is
+//! told to one post.
 
 use smallvec::SmallVec;
 
 use super::TenantItems;
 
-/// A mark for each of a batch's items that were new, by its place among all of the batch's items, in the batch's order.
+/// A mark for each of a batch's items that were new, by its place among all of the batch's items,
+/// in the batch's order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks(SmallVec<[u64; 2]>);
 
@@ -66,7 +68,8 @@ pub struct NewItems {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shares {
     posts: usize,
-    /// A post, by its place among all of the batch's, and how many items that follow one another in the batch are of it.
+    /// A post, by its place among all of the batch's, and how many items that follow one another in
+    /// the batch are of it.
     runs: Vec<(u32, u32)>,
 }
 
@@ -87,7 +90,8 @@ impl Shares {
     }
 }
 
-/// The items of all `posts` as [`merge_by_tenant`](super::merge_by_tenant) puts them, and whose they are.
+/// The items of all `posts` as [`merge_by_tenant`](super::merge_by_tenant) puts them, and whose
+/// they are.
 pub(super) fn merge_posts(
     posts: impl ExactSizeIterator<Item = Vec<TenantItems>>,
 ) -> (Vec<TenantItems>, Shares) {

@@ -1,7 +1,7 @@
 //! A tenant's name: whoever items are counted for.
 //!
-//! Invariant: a `TenantName` holds 1 to 256 characters without control characters and is never `.` or `..`.
-//! Names are compared byte for byte: nothing is trimmed, folded or normalised.
+//! Invariant: a `TenantName` holds 1 to 256 characters without control characters and is never `.`
+//! or `..`. Names are compared byte for byte: nothing is trimmed, folded or normalised.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,7 +13,8 @@ use super::{NameError, check_name};
 /// The most characters (Unicode scalar values) in a tenant's name.
 pub const TENANT_CHARS_MAX: usize = 256;
 
-/// A valid tenant name; cheap to clone. Up to 23 bytes need no memory of their own: every item has one.
+/// A valid tenant name; cheap to clone. Up to 23 bytes need no memory of their own: every item has
+/// one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantName(SmolStr);
 

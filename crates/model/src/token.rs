@@ -1,7 +1,7 @@
 //! The token that a POST hands out: "whatever answers must cover this".
 //!
-//! Invariant: a token that decodes was made by a coordinator: a damaged or invented one is refused by its
-//! checksum, never waited for.
+//! Invariant: a token that decodes was made by a coordinator: a damaged or invented one is refused
+//! by its checksum, never waited for.
 
 use std::fmt;
 
@@ -16,13 +16,15 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 16;
 const ENTRY_BYTES: usize = 2 + 8;
 const CHECKSUM_BYTES: usize = 4;
-/// Bytes before which base64url text of a token with every partition ends; longer text is refused unread.
+/// Bytes before which base64url text of a token with every partition ends; longer text is refused
+/// unread.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// One epoch, and for each partition that the request touched the sequence that carried its items.
 ///
-/// As text: base64url without padding of, little-endian, version (u8, 1), epoch (u128), then per partition
-/// its number (u16, ascending) and sequence (u64, 1 to 2^64 - 2), then the CRC-32 (u32) of all before it.
+/// As text: base64url without padding of, little-endian, version (u8, 1), epoch (u128), then per
+/// partition its number (u16, ascending) and sequence (u64, 1 to 2^64 - 2), then the CRC-32 (u32)
+/// of all before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// The coordinator's life that acknowledged the request.

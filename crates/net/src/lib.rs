@@ -1,6 +1,13 @@
-//! Sockets by TCP, or at a path of this machine: where one is, what accepts there, and a connection ([`Stream`]).
+//! Sockets by TCP, or at a path of this machine: where one is, what accepts there, and a connection
+//! ([`Stream`]).
 //!
-//! Invariant: a path has one holder, who alone listens there, removes its file, and takes it over from one that has died.
+//! Invariant: a path has one holder, who alone listens there, removes its file, and takes it over
+//! from one that has died.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests start what they test")
+)]
 
 mod stream;
 
@@ -134,8 +141,9 @@ impl Listener {
     }
 }
 
-/// The right to listen at a path, to take it over and to remove its file: a lock on a file beside it. The system takes it
-/// back from a process that dies, and to connect can't tell who is about to listen from who has died.
+/// The right to listen at a path, to take it over and to remove its file: a lock on a file beside
+/// it. The system takes it back from a process that dies, and to connect can't tell who is about to
+/// listen from who has died.
 #[derive(Debug)]
 pub struct HeldPath {
     path: PathBuf,
@@ -212,8 +220,8 @@ fn is_taken() -> io::Error {
     io::Error::new(ErrorKind::AddrInUse, "another process listens there")
 }
 
-/// Removes the file of a socket on which nobody listens any more: a process that was killed leaves it. To be called by who holds
-/// the path; another program may listen there all the same.
+/// Removes the file of a socket on which nobody listens any more: a process that was killed leaves
+/// it. To be called by who holds the path; another program may listen there all the same.
 async fn remove_left_behind(path: &Path) -> io::Result<()> {
     match is_socket(path)? {
         None => return Ok(()),

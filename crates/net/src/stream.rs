@@ -55,7 +55,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Sends what is written at once: what is small and whole is only delayed by waiting to fill a packet.
+    /// Sends what is written at once: what is small and whole is only delayed by waiting to fill a
+    /// packet.
     ///
     /// # Errors
     /// The system's.
@@ -66,8 +67,8 @@ impl Stream {
         }
     }
 
-    /// Closes the connection once its peer has acknowledged no bytes for so long. (`TCP_USER_TIMEOUT` of Linux, tcp(7); on a path
-    /// nothing is under way to a peer.)
+    /// Closes the connection once its peer has acknowledged no bytes for so long.
+    /// (`TCP_USER_TIMEOUT` of Linux, tcp(7); on a path nothing is under way to a peer.)
     ///
     /// # Errors
     /// The system's.

@@ -70,7 +70,8 @@ async fn a_path_is_taken_over_from_the_dead_only() {
     assert!(path(&place).exists());
 }
 
-/// Who is about to listen looks like who has died; and who gives a path up does so while it still listens.
+/// Who is about to listen looks like who has died; and who gives a path up does so while it still
+/// listens.
 #[tokio::test]
 async fn one_of_many_that_start_and_stop_at_once_has_the_path_and_keeps_it() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,14 +1,19 @@
-//! What nodes ask each other: the contract of queries, what they say to each other over HTTP ([`messages`]), and a counter
-//! that is asked so ([`remote`]).
+//! What nodes ask each other: the contract of queries, what they say to each other over HTTP
+//! ([`messages`]), and a counter that is asked so ([`remote`]).
 //!
 //! Invariant: an answer's numbers and what it says it covers come from the same commit.
 //!
-//! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query waits until
-//! the counter is complete and covers the requirement in every partition that it holds, at most `wait`; it
-//! then answers with what it has and says per partition whether that covers the requirement. A query that
-//! demands barriers waits for those, and for nothing else. One that need not wait is answered however many wait; one
-//! that would have to, when as many do as may, is refused as [`QueryError::Busy`]. A query whose future is dropped
-//! waits no longer.
+//! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query
+//! waits until the counter is complete and covers the requirement in every partition that it holds,
+//! at most `wait`; it then answers with what it has and says per partition whether that covers the
+//! requirement. A query that demands barriers waits for those, and for nothing else. One that need
+//! not wait is answered however many wait; one that would have to, when as many do as may, is
+//! refused as [`QueryError::Busy`]. A query whose future is dropped waits no longer.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests start what they test")
+)]
 
 pub mod messages;
 pub mod remote;
@@ -28,29 +33,33 @@ use headcount_model::{BatchId, ItemHash, LossId, Partition, Requirement, TenantN
 pub struct Demand {
     /// What the answer must cover.
     pub requirement: Requirement,
-    /// Barriers that must have come through the counter's own queue in its present life, at least these or later
-    /// ones of their epochs. One that came by snapshot, or before a restart, proves nothing about the queue.
+    /// Barriers that must have come through the counter's own queue in its present life, at least
+    /// these or later ones of their epochs. One that came by snapshot, or before a restart, proves
+    /// nothing about the queue.
     pub barriers: Vec<BatchId>,
     /// How long to wait until it does.
     pub wait: Duration,
-    /// Whether the answer names all that it covers, or only the epochs that changed in the counter's life.
+    /// Whether the answer names all that it covers, or only the epochs that changed in the
+    /// counter's life.
     pub whole_position: bool,
 }
 
 /// How far an answer goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cover {
-    /// The counter's present life: random, new at every start. What a counter held in an earlier life it may
-    /// have lost since.
+    /// The counter's present life: random, new at every start. What a counter held in an earlier
+    /// life it may have lost since.
     pub life: u64,
-    /// Whether every barrier that was demanded has come through the counter's own queue in this life.
+    /// Whether every barrier that was demanded has come through the counter's own queue in this
+    /// life.
     pub barriers: bool,
-    /// The partitions that the counter holds, ascending, each with whether the answer is complete there and
-    /// covers what was demanded.
+    /// The partitions that the counter holds, ascending, each with whether the answer is complete
+    /// there and covers what was demanded.
     pub partitions: Vec<(Partition, bool)>,
     /// What the answer covers, as far as the demand asked.
     pub covered: Requirement,
-    /// What names the loss after which the counter is not complete; `None` for one that is, or whose release doesn't say.
+    /// What names the loss after which the counter is not complete; `None` for one that is, or
+    /// whose release doesn't say.
     pub loss: Option<LossId>,
 }
 
@@ -135,8 +144,8 @@ pub struct Status {
     pub runs: u64,
     /// Why it may not have everything, as its log told it in this life; none once it is complete.
     pub doubt: Option<String>,
-    /// Why it takes nothing from its queue, in this life or as long as its disk is full, and what its operator does about that;
-    /// it goes on answering.
+    /// Why it takes nothing from its queue, in this life or as long as its disk is full, and what
+    /// its operator does about that; it goes on answering.
     pub problem: Option<String>,
 }
 

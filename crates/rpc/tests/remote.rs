@@ -2,6 +2,17 @@
 //!
 //! Invariant: it answers as the counter itself does.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "these are tests"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

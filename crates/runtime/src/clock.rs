@@ -1,4 +1,5 @@
-//! The time of day, for stamps that people and other machines read; and waits that mostly need no timer.
+//! The time of day, for stamps that people and other machines read; and waits that mostly need no
+//! timer.
 //!
 //! Invariant: nothing is decided by the time of day; waits use the runtime's own clock.
 
@@ -14,7 +15,8 @@ pub fn now_ms() -> u64 {
     since_epoch().as_millis() as u64
 }
 
-/// Nanoseconds since the Unix epoch, as exact as the system tells them; 0 on a machine whose clock is before it.
+/// Nanoseconds since the Unix epoch, as exact as the system tells them; 0 on a machine whose clock
+/// is before it.
 #[must_use]
 pub fn now_ns() -> u128 {
     since_epoch().as_nanos()
@@ -26,7 +28,8 @@ fn since_epoch() -> Duration {
         .unwrap_or_default()
 }
 
-/// Waits for what mostly is there already: a timer, which all workers share the lock of, is set only if it is not.
+/// Waits for what mostly is there already: a timer, which all workers share the lock of, is set
+/// only if it is not.
 ///
 /// # Errors
 /// When it takes longer than `limit`.

@@ -1,10 +1,12 @@
-//! Watches over the tasks that a node can't do without. One that ends although nobody asked it to ends the process: going
-//! on without it would be a node that looks well and does not do its work.
+//! Watches over the tasks that a node can't do without. One that ends although nobody asked it to
+//! ends the process: going on without it would be a node that looks well and does not do its work.
 //!
-//! Invariant: such an end is logged before it is told, is told to whoever looks from then on, and is never taken back.
+//! Invariant: such an end is logged before it is told, is told to whoever looks from then on, and
+//! is never taken back.
 //!
-//! Everything that runs for as long as its node does is started here, or, where it blocks on a thread of its own, goes
-//! through [`catch`]; `tests/tidy` refuses other spawns, and lists those that are meant.
+//! Everything that runs for as long as its node does is started here, or, where it blocks on a
+//! thread of its own, goes through [`catch`]; `tests/tidy` refuses other spawns, and lists those
+//! that are meant.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -103,7 +105,8 @@ impl fmt::Display for Task {
 /// How a task says that it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// Its work is done: it was asked to end, or whoever it works for is gone, or has heard why it can't go on.
+    /// Its work is done: it was asked to end, or whoever it works for is gone, or has heard why it
+    /// can't go on.
     Done,
     /// Somebody that it can't work without is gone.
     GaveUp(String),
@@ -155,12 +158,17 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a task that works for as long as its node does. To abort it asks it to end. Must be called on a Tokio runtime.
+    /// Starts a task that works for as long as its node does. To abort it asks it to end. Must be
+    /// called on a Tokio runtime.
     pub fn spawn<F>(&self, task: Task, work: F) -> JoinHandle<()>
     where
         F: Future<Output: Into<Ended>> + Send + 'static,
     {
         let supervisor = self.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is the supervisor that watches"
+        )]
         tokio::spawn(async move {
             let outcome = AssertUnwindSafe(provoked(task, work)).catch_unwind().await;
             let outcome = outcome.map_err(|panic| message_of(&*panic));
@@ -186,7 +194,8 @@ impl Supervisor {
         });
     }
 
-    /// Notes that the node was told to stop: it does its work still, and whoever sends it some is to send it elsewhere.
+    /// Notes that the node was told to stop: it does its work still, and whoever sends it some is
+    /// to send it elsewhere.
     pub fn leave(&self) {
         self.state
             .send_if_modified(|state| !std::mem::replace(&mut state.leaving, true));
@@ -218,14 +227,16 @@ impl Supervisor {
                 return end.clone();
             }
             if states.changed().await.is_err() {
-                // The sender is ours, so this can't be; without an end there is nothing to resolve with.
+                // The sender is ours, so this can't be; without an end there is nothing to resolve
+                // with.
                 std::future::pending::<()>().await;
             }
         }
     }
 }
 
-/// How a task ended, if nobody had asked it to. When the node goes down, tasks find that others are gone.
+/// How a task ended, if nobody had asked it to. When the node goes down, tasks find that others are
+/// gone.
 fn unasked(outcome: Result<Ended, String>, going_down: bool) -> Option<How> {
     match outcome {
         Err(message) => Some(How::Panicked(message)),
@@ -235,8 +246,8 @@ fn unasked(outcome: Result<Ended, String>, going_down: bool) -> Option<How> {
     }
 }
 
-/// Whether an end is nearer to the cause than the one that is known. Who can't work without a task may give up before
-/// that task's own end has come through.
+/// Whether an end is nearer to the cause than the one that is known. Who can't work without a task
+/// may give up before that task's own end has come through.
 fn replaces(known: Option<&UnaskedEnd>, new: &How) -> bool {
     match known.map(|end| &end.how) {
         None => true,
@@ -248,7 +259,8 @@ fn replaces(known: Option<&UnaskedEnd>, new: &How) -> bool {
 /// Does the work of a thread of its own.
 ///
 /// # Errors
-/// The message of the panic, when it panics: whoever waits for the thread has to end as well, or be told.
+/// The message of the panic, when it panics: whoever waits for the thread has to end as well, or be
+/// told.
 pub fn catch<T>(task: Task, work: impl FnOnce() -> T) -> Result<T, String> {
     let work = || {
         provoke(task);
@@ -279,6 +291,7 @@ async fn provoked<F: Future>(task: Task, work: F) -> F::Output {
 }
 
 /// Panics if a test has told this task to.
+#[expect(clippy::panic, reason = "a test asks for it")]
 fn provoke(task: Task) {
     static TOLD: OnceLock<Option<String>> = OnceLock::new();
     if cfg!(debug_assertions) {

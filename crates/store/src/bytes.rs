@@ -51,8 +51,8 @@ impl<'a> Cursor<'a> {
         self.array().map(u128::from_le_bytes)
     }
 
-    /// A count of things that follow, each of at least `each_bytes`; `None` when the rest can't hold them, so
-    /// that space for them may be reserved.
+    /// A count of things that follow, each of at least `each_bytes`; `None` when the rest can't
+    /// hold them, so that space for them may be reserved.
     pub(crate) fn count(&mut self, each_bytes: usize) -> Option<usize> {
         let count = self.u32()? as usize;
         (count <= self.rest.len() / each_bytes).then_some(count)

@@ -1,7 +1,7 @@
 //! The cut: the part of a commit that is kept in memory. Dictionary, counts, position.
 //!
-//! Invariant: a cut changes only by [`Cut::apply`] and [`Cut::unite`], a whole commit at a time, so counts and position shown
-//! together belong together.
+//! Invariant: a cut changes only by [`Cut::apply`] and [`Cut::unite`], a whole commit at a time, so
+//! counts and position shown together belong together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -100,8 +100,8 @@ impl Cut {
         &self.counts[start..start + partitions]
     }
 
-    /// Up to `limit` tenants whose names start with `prefix` and come after `after`, in ascending order of
-    /// their bytes, each with its number.
+    /// Up to `limit` tenants whose names start with `prefix` and come after `after`, in ascending
+    /// order of their bytes, each with its number.
     pub fn list<'a>(
         &'a self,
         prefix: &'a str,
@@ -137,8 +137,8 @@ impl Cut {
         &self.position
     }
 
-    /// What this cut covers, as a requirement for another: of the epochs that changed since the store was
-    /// opened, or of all.
+    /// What this cut covers, as a requirement for another: of the epochs that changed since the
+    /// store was opened, or of all.
     #[must_use]
     pub fn covered(&self, all: bool) -> Requirement {
         let mut covered = Requirement::default();

@@ -1,10 +1,10 @@
 //! The data folder: whose it is, and that one process has it.
 //!
-//! Invariant: nothing in the folder is read or changed by two processes at once, nor by a counter whose folder
-//! it is not. A folder that holds other files is never taken for one.
+//! Invariant: nothing in the folder is read or changed by two processes at once, nor by a counter
+//! whose folder it is not. A folder that holds other files is never taken for one.
 //!
-//! A folder that `serve` made can be *adopted* by a counter, once and for good, when its operator asks for it: a
-//! counter's own never can, since its position belongs to the counter's queue.
+//! A folder that `serve` made can be *adopted* by a counter, once and for good, when its operator
+//! asks for it: a counter's own never can, since its position belongs to the counter's queue.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,9 @@ pub struct Belonging {
     pub cluster: Option<u128>,
     /// The counter's name, at most 65535 bytes.
     pub counter: String,
-    /// Whether a folder that [`LOCAL_COUNTER`] made becomes this counter's, and this cluster's when that is
-    /// given. A folder that is this counter's already is opened as ever; where there is none, none is made.
+    /// Whether a folder that [`LOCAL_COUNTER`] made becomes this counter's, and this cluster's when
+    /// that is given. A folder that is this counter's already is opened as ever; where there is
+    /// none, none is made.
     pub adopt: bool,
     /// How many partitions the cluster has.
     pub partitioning: Partitioning,
@@ -48,9 +49,9 @@ pub struct Belonging {
 
 /// What a folder says of itself.
 ///
-/// The file `IDENTITY`, little-endian: magic `HCOUNTID`, version (u32, 1), cluster (u128), partitions (u16),
-/// created at (u64, Unix ms), whether the store was made (u8, 0 or 1), the counter's name (u16 of bytes, then UTF-8),
-/// CRC-32 (u32) of all before it.
+/// The file `IDENTITY`, little-endian: magic `HCOUNTID`, version (u32, 1), cluster (u128),
+/// partitions (u16), created at (u64, Unix ms), whether the store was made (u8, 0 or 1), the
+/// counter's name (u16 of bytes, then UTF-8), CRC-32 (u32) of all before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster's random id.
@@ -65,7 +66,8 @@ pub struct Identity {
     pub store_made: bool,
 }
 
-/// An open data folder. Its lock lasts as long as this value, and ends with the process however it ends.
+/// An open data folder. Its lock lasts as long as this value, and ends with the process however it
+/// ends.
 #[derive(Debug)]
 pub struct DataDir {
     folder: Arc<Folder>,
@@ -73,8 +75,8 @@ pub struct DataDir {
     hold: Arc<Hold>,
 }
 
-/// A data folder that is only read, and may be a copy that can't be written. No process writes it as long as this value
-/// lives, where that can be prevented.
+/// A data folder that is only read, and may be a copy that can't be written. No process writes it
+/// as long as this value lives, where that can be prevented.
 #[derive(Debug)]
 pub struct ReadOnlyDir {
     folder: Arc<Folder>,
@@ -86,9 +88,10 @@ impl DataDir {
     /// Opens the folder, making it when it is not there.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another process has it, [`StoreError::Foreign`] when it is another's,
-    /// [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be read,
-    /// [`StoreError::Displaced`] when its path comes to name something else meanwhile, and [`StoreError::Io`].
+    /// [`StoreError::InUse`] when another process has it, [`StoreError::Foreign`] when it is
+    /// another's, [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be
+    /// read, [`StoreError::Displaced`] when its path comes to name something else meanwhile, and
+    /// [`StoreError::Io`].
     pub fn open(path: &Path, expected: &Belonging) -> Result<Self, StoreError> {
         if expected.adopt && !has_identity(path)? {
             let detail = "there is no data of Headcount in it to adopt; is it the right folder? \
@@ -179,12 +182,13 @@ impl DataDir {
 }
 
 impl ReadOnlyDir {
-    /// Opens a folder that is one already, whosever it is. It needs no more than the right to read, and changes nothing.
+    /// Opens a folder that is one already, whosever it is. It needs no more than the right to read,
+    /// and changes nothing.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when a process has it, as far as can be noticed without writing;
-    /// [`StoreError::Foreign`] when it is none, and [`StoreError::Version`], [`StoreError::Damaged`] and
-    /// [`StoreError::Io`].
+    /// [`StoreError::Foreign`] when it is none, and [`StoreError::Version`],
+    /// [`StoreError::Damaged`] and [`StoreError::Io`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(open_ours(path, Access::ReadOnly)?);
         let hold = SharedHold::take(&folder)?;
@@ -360,8 +364,9 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
     }
 }
 
-/// Refuses a folder without an identity that holds anything but what an interrupted [`DataDir::open`] leaves, and what
-/// systems put into any folder: those names are hidden, and none of ours is.
+/// Refuses a folder without an identity that holds anything but what an interrupted
+/// [`DataDir::open`] leaves, and what systems put into any folder: those names are hidden, and none
+/// of ours is.
 fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
     let temporary = format!("{IDENTITY}{TEMPORARY}");
     let harmless = [LOCK, LOST_AND_FOUND, temporary.as_str()];

@@ -9,8 +9,8 @@ use thiserror::Error;
 
 /// Why a store can't open, or can't go on.
 ///
-/// After any error of a running store but [`Full`](Self::Full) it is poisoned: every later change or commit fails too, and
-/// the process must exit and recover by opening again.
+/// After any error of a running store but [`Full`](Self::Full) it is poisoned: every later change
+/// or commit fails too, and the process must exit and recover by opening again.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The operating system refused.
@@ -23,8 +23,9 @@ pub enum StoreError {
         /// The system's word.
         source: io::Error,
     },
-    /// The disk, or a quota on it, has no room for what was to be made or written. It is never said of a sync. What was staged is
-    /// forgotten, as if it had never come; what was committed stays and can be read. The store goes on once there is room.
+    /// The disk, or a quota on it, has no room for what was to be made or written. It is never said
+    /// of a sync. What was staged is forgotten, as if it had never come; what was committed stays
+    /// and can be read. The store goes on once there is room.
     #[error("no room to {action} {}: {source}", path.display())]
     Full {
         /// What was being done.
@@ -68,8 +69,8 @@ pub enum StoreError {
         /// Whose it is.
         detail: String,
     },
-    /// Something that the store had open lost its name, or its name stands for something else now. What was
-    /// acknowledged is where it was written; nothing more is.
+    /// Something that the store had open lost its name, or its name stands for something else now.
+    /// What was acknowledged is where it was written; nothing more is.
     #[error(
         "{}: {what} while this process had it open, so nothing more is acknowledged; \
          put the folder back where it was, see that no other process uses it, and start again",
@@ -81,7 +82,8 @@ pub enum StoreError {
         /// What happened to it.
         what: String,
     },
-    /// An earlier write or flush failed: what is on disk is unknown until the store is opened again.
+    /// An earlier write or flush failed: what is on disk is unknown until the store is opened
+    /// again.
     #[error("the store failed earlier and must be opened again")]
     Poisoned,
     /// A thread of the store panicked: what is on disk is unknown until the store is opened again.
@@ -107,7 +109,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The error of making, growing or writing a file: [`Full`](Self::Full) where it is want of room.
+    /// The error of making, growing or writing a file: [`Full`](Self::Full) where it is want of
+    /// room.
     pub(super) fn of_writing(action: &'static str, path: PathBuf, source: io::Error) -> Self {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         match source.kind() {

@@ -1,4 +1,5 @@
-//! Files: the only way in which the store touches a disk, so that tests can put a simulated one under it.
+//! Files: the only way in which the store touches a disk, so that tests can put a simulated one
+//! under it.
 //!
 //! Invariant: a [`Files`] speaks of one folder; every error names the file it is about.
 
@@ -28,8 +29,8 @@ pub(crate) trait RawFile: Send + Sync {
     fn id(&self) -> io::Result<FileId>;
 }
 
-/// Which file or folder something is: equal only for two names of the same one. On some file systems it changes while
-/// the file is open.
+/// Which file or folder something is: equal only for two names of the same one. On some file
+/// systems it changes while the file is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId {
     pub(crate) device: u64,
@@ -38,8 +39,9 @@ pub(crate) struct FileId {
 
 /// The files of one folder.
 ///
-/// Contract: a name created, renamed or removed survives a crash only after [`sync_dir`](Self::sync_dir);
-/// a rename is atomic: after a crash the name stands for the old file or for the new one.
+/// Contract: a name created, renamed or removed survives a crash only after
+/// [`sync_dir`](Self::sync_dir); a rename is atomic: after a crash the name stands for the old file
+/// or for the new one.
 pub(crate) trait Files: Send + Sync + 'static {
     /// The folder.
     fn folder(&self) -> &Path;
@@ -57,14 +59,15 @@ pub(crate) trait Files: Send + Sync + 'static {
     fn id_of(&self, name: &str) -> io::Result<FileId>;
     /// Makes all changes of names so far survive a crash of the machine.
     fn sync_dir(&self) -> io::Result<()>;
-    /// Bytes that files in it may take beyond what they have; none where that is not known. A quota may be less.
+    /// Bytes that files in it may take beyond what they have; none where that is not known. A quota
+    /// may be less.
     fn room(&self) -> io::Result<Option<u64>>;
 }
 
 /// A folder that can be in another one, and have others in it.
 ///
-/// Contract: the name of a folder that was made survives a crash only after [`settle`](Self::settle), of the folder
-/// itself.
+/// Contract: the name of a folder that was made survives a crash only after
+/// [`settle`](Self::settle), of the folder itself.
 pub(crate) trait Nested: Sized {
     /// The folder of this name in it, if there is one.
     fn enter(&self, name: &OsStr) -> io::Result<Option<Self>>;
@@ -74,10 +77,12 @@ pub(crate) trait Nested: Sized {
     fn settle(&self) -> io::Result<()>;
 }
 
-/// Opens the folder that `names` lead to from `start`, and makes those that are missing. Its name survives a crash.
+/// Opens the folder that `names` lead to from `start`, and makes those that are missing. Its name
+/// survives a crash.
 ///
-/// Each folder's name is settled before anything is made in it: whoever dies between the two leaves at most one folder
-/// whose name may get lost, the deepest that is there, and the next one who comes begins with that.
+/// Each folder's name is settled before anything is made in it: whoever dies between the two leaves
+/// at most one folder whose name may get lost, the deepest that is there, and the next one who
+/// comes begins with that.
 pub(crate) fn enter_or_make<'n, N: Nested>(
     start: N,
     names: impl IntoIterator<Item = &'n OsStr>,
@@ -99,8 +104,8 @@ pub(crate) fn enter_or_make<'n, N: Nested>(
     Ok(here)
 }
 
-/// A folder that we have not made may be in one that we can't sync: another's, or one of a system that is only read. Then
-/// its name is not ours to keep.
+/// A folder that we have not made may be in one that we can't sync: another's, or one of a system
+/// that is only read. Then its name is not ours to keep.
 fn settle(folder: &impl Nested, is_made: bool) -> io::Result<()> {
     let not_ours = |kind| {
         use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
@@ -181,8 +186,8 @@ impl dyn Files {
             .map_err(|source| self.failed("look for room in", "", source))
     }
 
-    /// Refuses a name that does not stand for `file`, which was `known` when it was opened: what is written to the file
-    /// is not found by the name.
+    /// Refuses a name that does not stand for `file`, which was `known` when it was opened: what is
+    /// written to the file is not found by the name.
     pub(crate) fn check_name(
         &self,
         name: &str,
@@ -212,8 +217,8 @@ impl dyn Files {
         })
     }
 
-    /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content or the new. Without room
-    /// for it ([`StoreError::Full`]) it has the old content.
+    /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content
+    /// or the new. Without room for it ([`StoreError::Full`]) it has the old content.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let temporary = format!("{name}{TEMPORARY}");
         let make = || {
@@ -224,7 +229,8 @@ impl dyn Files {
         };
         make().inspect_err(|error| {
             if error.is_full() {
-                // The little that it took is not for it. Should it stay, the next one takes its place.
+                // The little that it took is not for it. Should it stay, the next one takes its
+                // place.
                 let _ = self.remove(&temporary);
             }
         })
@@ -305,8 +311,8 @@ impl DiskFile {
         }
     }
 
-    /// Checks how the bytes of the whole file start: with `magic`, and after that `version` (u32). `what` it is, such as "a
-    /// manifest", is for the error.
+    /// Checks how the bytes of the whole file start: with `magic`, and after that `version` (u32).
+    /// `what` it is, such as "a manifest", is for the error.
     pub(crate) fn check_head<const N: usize>(
         &self,
         bytes: &[u8],

@@ -1,7 +1,8 @@
 //! A folder of the operating system, held open.
 //!
-//! Invariant: whatever is done in it is done through its descriptor, so it stays the folder that was opened whatever its
-//! path comes to name; the path is for messages, and for a look whether it still leads here.
+//! Invariant: whatever is done in it is done through its descriptor, so it stays the folder that
+//! was opened whatever its path comes to name; the path is for messages, and for a look whether it
+//! still leads here.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -91,8 +92,9 @@ impl Folder {
     }
 }
 
-/// The absolute path of `path`, with as few folders in it as lead there: a relative one that leaves the working folder by
-/// `..` does not need that any more. Links are left as they are, so that one that is changed leads elsewhere.
+/// The absolute path of `path`, with as few folders in it as lead there: a relative one that leaves
+/// the working folder by `..` does not need that any more. Links are left as they are, so that one
+/// that is changed leads elsewhere.
 fn place(path: &Path) -> io::Result<PathBuf> {
     if path.is_absolute() {
         return std::path::absolute(path);

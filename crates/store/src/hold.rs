@@ -1,14 +1,17 @@
 //! That one process has the folder, and that the folder is still what its path names.
 //!
-//! Invariant: while a [`Hold`] lives, no other process takes one of the same folder, whether or not its `LOCK` is still
-//! there; and a [`Hold::look`] that succeeds says that whoever comes by the path finds this folder's `LOCK`, locked.
+//! Invariant: while a [`Hold`] lives, no other process takes one of the same folder, whether or not
+//! its `LOCK` is still there; and a [`Hold::look`] that succeeds says that whoever comes by the
+//! path finds this folder's `LOCK`, locked.
 //!
-//! Two things are locked: the file `LOCK`, which earlier releases lock too, and the folder itself, which can't be taken out
-//! of the folder. Some network file systems don't lock folders; there a second process that finds no `LOCK` gets in, and
-//! the first one notices. It looks for `LOCK` and for the folder, by their paths: they are not found where the folder, or
-//! one above it, was moved, deleted or unmounted, and are others where another folder or another `LOCK` has taken the place. The
-//! numbers of device and file tell. On some file systems they change while a file is open; so where they differ, a random
-//! number that is written into our `LOCK` and read back by the path decides.
+//! Two things are locked: the file `LOCK`, which earlier releases lock too, and the folder itself,
+//! which can't be taken out of the folder. Some network file systems don't lock folders; there a
+//! second process that finds no `LOCK` gets in, and the first one notices. It looks for `LOCK` and
+//! for the folder, by their paths: they are not found where the folder, or one above it, was moved,
+//! deleted or unmounted, and are others where another folder or another `LOCK` has taken the place.
+//! The numbers of device and file tell. On some file systems they change while a file is open; so
+//! where they differ, a random number that is written into our `LOCK` and read back by the path
+//! decides.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -31,8 +34,8 @@ pub(super) const LOCK: &str = "LOCK";
 /// How old the last look may be where nothing is committed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How old a look may be for the next append to rely on it: no other process starts, opens the folder and has something
-/// acknowledged in so short a time.
+/// How old a look may be for the next append to rely on it: no other process starts, opens the
+/// folder and has something acknowledged in so short a time.
 const FRESH_MAX: Duration = Duration::from_millis(10);
 
 /// Bytes of the random number that `LOCK` holds once it had to prove itself.
@@ -62,8 +65,8 @@ impl Hold {
     /// Takes the folder for this process.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another one has it, [`StoreError::Displaced`] when the path names another folder
-    /// already, and [`StoreError::Io`].
+    /// [`StoreError::InUse`] when another one has it, [`StoreError::Displaced`] when the path names
+    /// another folder already, and [`StoreError::Io`].
     pub(super) fn take(folder: &Folder) -> Result<Self, StoreError> {
         let path = folder.folder().to_owned();
         let lock_path = path.join(LOCK);
@@ -89,8 +92,8 @@ impl Hold {
         Ok(hold)
     }
 
-    /// Looks whether the path still leads here: to `LOCK`, and to the folder itself. It costs about a microsecond where
-    /// the system has the path in memory.
+    /// Looks whether the path still leads here: to `LOCK`, and to the folder itself. It costs about
+    /// a microsecond where the system has the path in memory.
     ///
     /// # Errors
     /// [`StoreError::Displaced`] when it does not.
@@ -128,7 +131,8 @@ impl Hold {
         Ok(())
     }
 
-    /// Something else was found than before: says what it is from now on, if only its number has changed.
+    /// Something else was found than before: says what it is from now on, if only its number has
+    /// changed.
     #[cold]
     fn prove(&self, found: io::Result<fs::Metadata>) -> Result<FileId, StoreError> {
         let proven = found.and_then(|found| Ok((FileId::of(&found), self.shows_nonce()?)));
@@ -146,8 +150,8 @@ impl Hold {
         Err(StoreError::Displaced { path, what })
     }
 
-    /// Whether the path leads to a file that shows what is written into ours, and that has no other name: a copy does not
-    /// show it, and a folder of links to our files is not ours.
+    /// Whether the path leads to a file that shows what is written into ours, and that has no other
+    /// name: a copy does not show it, and a folder of links to our files is not ours.
     fn shows_nonce(&self) -> io::Result<bool> {
         let found = fs::metadata(&self.lock_path)?;
         if !found.is_file() || found.nlink() != 1 {
@@ -174,8 +178,9 @@ pub(super) struct SharedHold {
 }
 
 impl SharedHold {
-    /// Takes the folder for as many as only read it. It makes and writes nothing, and does without what is not there
-    /// (a copy may have no `LOCK`), what it may not read, and what can't be locked.
+    /// Takes the folder for as many as only read it. It makes and writes nothing, and does without
+    /// what is not there (a copy may have no `LOCK`), what it may not read, and what can't be
+    /// locked.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when a process has the folder, and [`StoreError::Io`].

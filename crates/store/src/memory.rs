@@ -1,6 +1,7 @@
 //! A store in memory: the contract's simplest reading, for tests and as the ceiling in benches.
 //!
-//! Invariant: it keeps the whole contract but durability: what is committed is lost with the process.
+//! Invariant: it keeps the whole contract but durability: what is committed is lost with the
+//! process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

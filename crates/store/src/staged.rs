@@ -1,6 +1,7 @@
 //! What a store has taken in since its last commit, apart from the keys themselves.
 //!
-//! Invariant: the numbers it gives to new tenants continue the cut's dictionary without a gap, in order.
+//! Invariant: the numbers it gives to new tenants continue the cut's dictionary without a gap, in
+//! order.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! Recounting: every tenant's count from the stored keys alone, compared with the count that is answered.
+//! Recounting: every tenant's count from the stored keys alone, compared with the count that is
+//! answered.
 //!
 //! Invariant: it only reads.
 

@@ -104,7 +104,8 @@ metrics! {
     QUERIES_WAITING: gauge Count = "headcount_queries_waiting", "Queries that wait until a counter covers what they ask for";
     /// Answers to reads, by consistency and exactness.
     READS: counter Count = "headcount_reads_total", "Answers to reads";
-    /// Batches that were shown, never acknowledged, and lost with their only holder: no longer waited for.
+    /// Batches that were shown, never acknowledged, and lost with their only holder: no longer
+    /// waited for.
     REQUIREMENTS_DROPPED: counter Count = "headcount_requirements_dropped_total", "Batches shown, never acknowledged and lost with their only holder";
     /// Tenants of this process's counter.
     TENANTS: gauge Count = "headcount_tenants", "Tenants of this counter";

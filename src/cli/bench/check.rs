@@ -1,7 +1,7 @@
 //! Whether every tenant's count is what the run made it, and when all counters have everything.
 //!
-//! Invariant: a count passes only if it is at least what was there before and was acknowledged since, at most
-//! that and what is in doubt, and called exact by the coordinator.
+//! Invariant: a count passes only if it is at least what was there before and was acknowledged
+//! since, at most that and what is in doubt, and called exact by the coordinator.
 
 use std::time::{Duration, Instant};
 

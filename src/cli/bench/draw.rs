@@ -1,7 +1,7 @@
 //! Draws: which tenant the n-th id belongs to, and what is repeated.
 //!
-//! Invariant: a draw is a function of the seed, the connection and a number alone. So the tenant of an earlier
-//! id is drawn again, not remembered.
+//! Invariant: a draw is a function of the seed, the connection and a number alone. So the tenant of
+//! an earlier id is drawn again, not remembered.
 
 /// The step between the numbers that are mixed, as in SplitMix64.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,6 +1,7 @@
 //! The threads that send: a few, each with a runtime of its own that drives many connections.
 //!
-//! Invariant: all connections are there before the clock starts, and a run ends only when each of them has ended.
+//! Invariant: all connections are there before the clock starts, and a run ends only when each of
+//! them has ended.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -205,7 +206,8 @@ fn drive(
 
 /// Lets the slots of a schedule go when they are due, until the run is over.
 ///
-/// A thread's sleep ends within a tenth of a millisecond; a timer of the runtime would round up to a whole one.
+/// A thread's sleep ends within a tenth of a millisecond; a timer of the runtime would round up to
+/// a whole one.
 fn pace(shared: &Shared, connections: u32) {
     let Some(open) = &shared.open else {
         return;

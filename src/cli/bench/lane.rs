@@ -1,7 +1,8 @@
 //! One connection's requests, one after the other.
 //!
-//! Invariant: every request that was made ends in the tally, as acknowledged or as in doubt. In a closed loop a
-//! request that was not acknowledged is sent again, as it was, until it is or the run is over.
+//! Invariant: every request that was made ends in the tally, as acknowledged or as in doubt. In a
+//! closed loop a request that was not acknowledged is sent again, as it was, until it is or the run
+//! is over.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -28,7 +29,8 @@ const TRY_AGAIN: [u16; 2] = [408, 503];
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest wait before a request is sent again, whatever the answer names.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long after the end of an open loop a request may still be sent that was due before it: threads wake late.
+/// How long after the end of an open loop a request may still be sent that was due before it:
+/// threads wake late.
 const LATE_MAX: Duration = Duration::from_millis(5);
 /// How long one request is sent again before the run fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
@@ -124,8 +126,8 @@ impl Lane {
         (!shared.is_stopped() && !shared.window.is_over(now)).then_some(now)
     }
 
-    /// Sends the request until it is acknowledged, and says whether the answer was exact; none if it is not
-    /// acknowledged in the end.
+    /// Sends the request until it is acknowledged, and says whether the answer was exact; none if
+    /// it is not acknowledged in the end.
     async fn until_done(&mut self, started: Duration) -> Option<bool> {
         loop {
             let asked = self.wire.ask(self.plan.request()).await;

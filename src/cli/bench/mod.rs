@@ -1,11 +1,12 @@
 //! `headcount bench`: load for a running coordinator, measured and checked.
 //!
-//! Pure are what the requests are (`plan`, `draw`), when they are due (`schedule`), what answers say (`response`),
-//! what came of them (`tally`) and how it is told (`report`). Around that, `engine` starts threads, `lane` drives a
-//! connection, `wire` moves its bytes; `check` asks for the counts afterwards.
+//! Pure are what the requests are (`plan`, `draw`), when they are due (`schedule`), what answers
+//! say (`response`), what came of them (`tally`) and how it is told (`report`). Around that,
+//! `engine` starts threads, `lane` drives a connection, `wire` moves its bytes; `check` asks for
+//! the counts afterwards.
 //!
-//! Invariant: it ends with success only if everything was measured and, unless the check is off, no tenant has a
-//! count other than what was acknowledged and is in doubt allows.
+//! Invariant: it ends with success only if everything was measured and, unless the check is off, no
+//! tenant has a count other than what was acknowledged and is in doubt allows.
 
 mod args;
 mod check;

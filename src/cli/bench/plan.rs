@@ -1,14 +1,16 @@
 //! The requests of one connection: what is in the next one, and its bytes.
 //!
-//! Invariant: a new id is (run, connection, counter), so no two are the same, and its tenant is drawn from that
-//! alone. A duplicate repeats an id of an earlier request of the same connection, with the same tenant.
+//! Invariant: a new id is (run, connection, counter), so no two are the same, and its tenant is
+//! drawn from that alone. A duplicate repeats an id of an earlier request of the same connection,
+//! with the same tenant.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::draw::{Draws, Tenants, below};
 
-/// Digits of `Content-Length`: spaces before a header's value mean nothing, so that it can be filled in later.
+/// Digits of `Content-Length`: spaces before a header's value mean nothing, so that it can be
+/// filled in later.
 const LENGTH_DIGITS: usize = 8;
 /// Digits of the greatest number.
 const NUMBER_DIGITS_MAX: usize = 20;

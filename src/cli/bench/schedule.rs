@@ -1,7 +1,7 @@
 //! When requests are due, and which of them are measured.
 //!
-//! Invariant: times are since the start of the run. In an open loop the n-th request is due at a fixed time,
-//! however slow the answers before it are, and its latency is counted from then.
+//! Invariant: times are since the start of the run. In an open loop the n-th request is due at a
+//! fixed time, however slow the answers before it are, and its latency is counted from then.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ impl Window {
         started >= self.warmup
     }
 
-    /// Whether a request belongs to the throughput. Of a run of fixed length it is what was answered in that
-    /// time, so that neither end of it is cut short.
+    /// Whether a request belongs to the throughput. Of a run of fixed length it is what was
+    /// answered in that time, so that neither end of it is cut short.
     pub(super) fn is_counted(&self, started: Duration, answered: Duration) -> bool {
         match self.end() {
             Some(end) => answered >= self.warmup && answered <= end,

@@ -1,7 +1,7 @@
 //! What came of the requests: numbers, latencies, and what each tenant's count must be.
 //!
-//! Invariant: a new id is in `acked` or in `doubtful` of its tenant, once, as soon as its request has ended. So
-//! `acked` ≤ count − count before ≤ `acked` + `doubtful`.
+//! Invariant: a new id is in `acked` or in `doubtful` of its tenant, once, as soon as its request
+//! has ended. So `acked` ≤ count − count before ≤ `acked` + `doubtful`.
 
 use std::time::Duration;
 

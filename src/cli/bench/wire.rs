@@ -1,7 +1,7 @@
 //! One connection: a request's bytes go out, an answer's come in.
 //!
-//! Invariant: after anything but a whole answer the connection is given up, so that no answer is ever taken for
-//! that of another request. Nothing is allocated for a request.
+//! Invariant: after anything but a whole answer the connection is given up, so that no answer is
+//! ever taken for that of another request. Nothing is allocated for a request.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -93,7 +93,8 @@ pub(super) async fn connect(place: &SocketPlace) -> Result<Stream, WireError> {
     Ok(Stream::connect(place).await?)
 }
 
-/// Whether the other side has not closed an idle connection. It costs no system call unless something came.
+/// Whether the other side has not closed an idle connection. It costs no system call unless
+/// something came.
 fn is_open(stream: &Stream) -> bool {
     let read = stream.try_read(&mut [0]);
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)

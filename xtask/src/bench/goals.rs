@@ -1,6 +1,7 @@
 //! The goals: what each row of the table must reach, and whether it does.
 //!
-//! Invariant: a goal is judged by the median of its rounds; one that was not measured is neither met nor missed.
+//! Invariant: a goal is judged by the median of its rounds; one that was not measured is neither
+//! met nor missed.
 
 use super::results::Results;
 use super::stats::{Series, Summary, best, ratio, summary};
@@ -176,8 +177,8 @@ fn local_goals(results: &Results) -> Vec<Goal> {
     goals
 }
 
-/// Against Redis `always`: with one script call for a request, by whichever client gets more out of it, and with a
-/// plain transaction.
+/// Against Redis `always`: with one script call for a request, by whichever client gets more out of
+/// it, and with a plain transaction.
 fn redis_goals(results: &Results) -> Vec<Goal> {
     let works = [
         (

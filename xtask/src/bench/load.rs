@@ -1,6 +1,7 @@
 //! Load on our own servers and the no-op, by `headcount bench`; work for the other contenders.
 //!
-//! Invariant: the same work has the same items per request, connections and tenants, whoever does it.
+//! Invariant: the same work has the same items per request, connections and tenants, whoever does
+//! it.
 
 use std::process::Command;
 use std::thread;

@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: every claim about speed, measured side by side on the machine it runs on.
 //!
-//! What is measured is in `plan` and `load`, by which processes in `processes`; what must be reached in `goals`. Pure
-//! are `stats`, `goals`, `report` and `plot`.
+//! What is measured is in `plan` and `load`, by which processes in `processes`; what must be
+//! reached in `goals`. Pure are `stats`, `goals`, `report` and `plot`.
 //!
-//! Invariant: nothing that was started outlives the command, and the report has only what the raw results have.
+//! Invariant: nothing that was started outlives the command, and the report has only what the raw
+//! results have.
 
 mod goals;
 mod load;
@@ -69,8 +70,8 @@ pub struct Options {
 /// Measures and reports.
 ///
 /// # Errors
-/// When something is missing, fails or counts wrong, and when it is told to stop. What was measured is reported all
-/// the same.
+/// When something is missing, fails or counts wrong, and when it is told to stop. What was measured
+/// is reported all the same.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     let raw = options.output.join(RESULTS);
     if options.render {
@@ -139,7 +140,8 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// All rounds of all works, those without a cluster first: its idle processes would cost them time.
+    /// All rounds of all works, those without a cluster first: its idle processes would cost them
+    /// time.
     fn measure(&mut self) -> Result<(), String> {
         let full = self.options.full;
         self.rounds(&self.chosen(plan::alone(full)), "")?;

@@ -1,7 +1,7 @@
 //! What is measured, in which order.
 //!
-//! Invariant: within a round every contender of a work runs once, one after the other, so that a slow minute of
-//! the machine is nobody's own.
+//! Invariant: within a round every contender of a work runs once, one after the other, so that a
+//! slow minute of the machine is nobody's own.
 
 use serde_json::Value;
 
@@ -11,10 +11,12 @@ use super::results::Results;
 use super::stats::summary;
 use crate::tools::Tool;
 
-/// After so many seconds fjall has shown its rate; it may stop with fewer items, which is in its favour.
+/// After so many seconds fjall has shown its rate; it may stop with fewer items, which is in its
+/// favour.
 const FJALL_SECONDS_MAX: &str = "40";
 
-/// The memory of the runs of 100 M items: enough for their filters to be whole, within 400 MB in all.
+/// The memory of the runs of 100 M items: enough for their filters to be whole, within 400 MB in
+/// all.
 pub const FULL_MEMORY: [&str; 2] = ["--memory-mb", "352"];
 
 /// What a work has at hand.

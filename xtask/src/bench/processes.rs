@@ -1,6 +1,8 @@
-//! The processes of a measurement: programs that print a result, and servers that are put under load.
+//! The processes of a measurement: programs that print a result, and servers that are put under
+//! load.
 //!
-//! Invariant: each has a process group of its own, which ends with its value, whatever it has started.
+//! Invariant: each has a process group of its own, which ends with its value, whatever it has
+//! started.
 
 use std::fs::{self, File};
 use std::io::Read;

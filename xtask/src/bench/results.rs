@@ -100,7 +100,8 @@ impl Results {
         self.runs.iter().filter(move |run| run.key == key)
     }
 
-    /// Points of a sweep: what follows `prefix` in the key, as a number, with the median at `pointer`.
+    /// Points of a sweep: what follows `prefix` in the key, as a number, with the median at
+    /// `pointer`.
     pub fn sweep(&self, prefix: &str, pointer: &str) -> Vec<(f64, f64)> {
         let mut points: BTreeMap<u64, f64> = BTreeMap::new();
         for run in &self.runs {

@@ -1,7 +1,7 @@
 //! The tools that the tasks need beside cargo: what is missing, and how to install it.
 //!
-//! Invariant: nothing is installed unless the caller says so; a task starts only when its tools are there, cargo's
-//! and Python's in exactly the pinned version.
+//! Invariant: nothing is installed unless the caller says so; a task starts only when its tools are
+//! there, cargo's and Python's in exactly the pinned version.
 
 mod tool;
 
@@ -14,7 +14,8 @@ use crate::workspace::Workspace;
 use tool::Source;
 pub use tool::Tool;
 
-/// The longest that one step of an installation may take; building cargo-deny on two cores took 210 s.
+/// The longest that one step of an installation may take; building cargo-deny on two cores took 210
+/// s.
 const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 
 /// Finds, installs and runs the tools.

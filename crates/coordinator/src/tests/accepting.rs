@@ -10,7 +10,8 @@ use crate::{Aftermath, Loss, StillIncomplete};
 const TIMEOUT: Duration = Duration::from_millis(100);
 
 impl World {
-    /// Own announcements are heard, one a second from `first` to `last` seconds, and these of others are known.
+    /// Own announcements are heard, one a second from `first` to `last` seconds, and these of
+    /// others are known.
     pub(super) fn hear(&self, first: u64, last: u64, others: &[Neighbour]) {
         for second in first..=last {
             let own = self.announced("own", NeighbourRole::Appends(Some(OWN)), second);
@@ -54,7 +55,8 @@ fn named(plan: &LossPlan) -> Vec<(CounterName, LossId)> {
     named.collect()
 }
 
-/// Two counters have lost the disks on which a batch of another coordinator was, and that one is gone.
+/// Two counters have lost the disks on which a batch of another coordinator was, and that one is
+/// gone.
 async fn both_lost() -> World {
     let world = World::new(2);
     for counter in &world.counters {
@@ -182,7 +184,8 @@ async fn nothing_is_signed_that_a_counter_which_is_heard_can_t_read() {
     assert!(world.counters.iter().all(is_complete));
 }
 
-/// A batch came to one counter, was shown, and was lost with its disk, while its coordinator is about to publish it again.
+/// A batch came to one counter, was shown, and was lost with its disk, while its coordinator is
+/// about to publish it again.
 #[tokio::test]
 async fn a_batch_whose_coordinator_is_there_is_not_lost_yet() {
     let world = World::new(2);
@@ -245,7 +248,8 @@ async fn what_was_shown_is_waited_for_while_its_coordinator_may_bring_it() {
     assert_eq!(world.coordinator.drop_unheld(TIMEOUT).await, Ok(1));
 }
 
-/// Our own last batch came to a counter and was shown before it was confirmed, and the counter lost its disk.
+/// Our own last batch came to a counter and was shown before it was confirmed, and the counter lost
+/// its disk.
 #[tokio::test]
 async fn an_own_batch_that_is_in_flight_is_not_lost_yet() {
     let world = World::new(1);

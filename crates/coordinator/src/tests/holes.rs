@@ -1,5 +1,5 @@
-//! Tests of reads when counters lack a batch whose successor they hold: it was acknowledged, and no answer is exact
-//! without it.
+//! Tests of reads when counters lack a batch whose successor they hold: it was acknowledged, and no
+//! answer is exact without it.
 //!
 //! Invariant: as those of `reads`.
 
@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::Consistency;
 
-/// Every queue lost the second batch of another coordinator, which is acknowledged, since it sent a third.
+/// Every queue lost the second batch of another coordinator, which is acknowledged, since it sent a
+/// third.
 fn lose_the_second(world: &World) {
     for counter in &world.counters {
         counter.apply(&foreign(1));

@@ -142,7 +142,8 @@ async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
 #[tokio::test]
 async fn counters_that_are_not_complete_are_no_part_of_a_majority() {
     let world = World::new(3);
-    // Acknowledged in an earlier life. Two had it and lost their disks; it waits in the third one's queue.
+    // Acknowledged in an earlier life. Two had it and lost their disks; it waits in the third one's
+    // queue.
     world.counters[0].lose_disk();
     world.counters[1].lose_disk();
     world.counters[2].set(Mode::Gone);
@@ -296,8 +297,9 @@ async fn strong_reads_are_refused_at_once_while_the_log_is_blocked_and_beyond_th
     assert_eq!(refused.count(), 1);
 }
 
-/// A machine that is brought back to an earlier moment begins again where it was then, and counters have applied the
-/// barriers that it appended since. A read that asks for one of those again would wait for nothing.
+/// A machine that is brought back to an earlier moment begins again where it was then, and counters
+/// have applied the barriers that it appended since. A read that asks for one of those again would
+/// wait for nothing.
 #[tokio::test]
 async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
     let world = World::new(3);
@@ -316,7 +318,8 @@ async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
         log: world.log.clone(),
         coordinator: World::coordinate(&names, &world.counters, &world.log, later),
     };
-    // Another coordinator's item is acknowledged, and waits in every queue: so does whatever comes after it.
+    // Another coordinator's item is acknowledged, and waits in every queue: so does whatever comes
+    // after it.
     brought_back.reach(&[]);
     let strong = brought_back.count(Consistency::Strong).await;
     assert_eq!(strong, Err(ReadError::NoMajority));
@@ -327,7 +330,8 @@ async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
     assert_eq!(brought_back.count(Consistency::Strong).await, Ok((0, true)));
 }
 
-/// Counters that came by presence may be more than those that every acknowledgement has a copy with.
+/// Counters that came by presence may be more than those that every acknowledgement has a copy
+/// with.
 #[tokio::test]
 async fn counters_that_joined_do_not_outvote_those_of_configuration() {
     let world = World::new(1);

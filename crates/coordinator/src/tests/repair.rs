@@ -1,4 +1,5 @@
-//! Tests of what a coordinator does beside posts and reads: starting late, stopping, doubting, accepting losses.
+//! Tests of what a coordinator does beside posts and reads: starting late, stopping, doubting,
+//! accepting losses.
 //!
 //! Invariant: they go through the public handle; only the counters and the log are scripted.
 

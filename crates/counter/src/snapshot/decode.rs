@@ -1,7 +1,8 @@
 //! From bytes to a snapshot's parts.
 //!
-//! Invariant: memory is bounded by one frame, the bytes given at once and the position; no length is believed
-//! before the bytes that it speaks of are there; after an error the decoder only repeats it.
+//! Invariant: memory is bounded by one frame, the bytes given at once and the position; no length
+//! is believed before the bytes that it speaks of are there; after an error the decoder only
+//! repeats it.
 
 use std::collections::VecDeque;
 
@@ -17,8 +18,8 @@ use headcount_model::{
 
 /// Takes a snapshot's bytes in, in pieces of any size, and hands its parts out.
 ///
-/// After each [`push`](Self::push) call [`next`](Self::next) until it returns `None`. When the bytes have
-/// ended, [`finish`](Self::finish) says whether the snapshot had too.
+/// After each [`push`](Self::push) call [`next`](Self::next) until it returns `None`. When the
+/// bytes have ended, [`finish`](Self::finish) says whether the snapshot had too.
 #[derive(Default)]
 pub struct SnapshotDecoder {
     buffer: Vec<u8>,

@@ -1,7 +1,7 @@
 //! From a snapshot to its bytes.
 //!
-//! Invariant: a frame that is handed out never has more content than [`FRAME_BYTES_MAX`]; after an error comes
-//! nothing, so a snapshot that could not be read is never taken for a whole one.
+//! Invariant: a frame that is handed out never has more content than [`FRAME_BYTES_MAX`]; after an
+//! error comes nothing, so a snapshot that could not be read is never taken for a whole one.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
 //! The bytes of a snapshot on their way from one counter to another.
 //!
-//! Invariant: what decodes to its [`Part::End`] is the whole snapshot that was encoded, each key once; bytes
-//! that are missing, changed, repeated or out of order are an error before that. Both sides hold about one
-//! frame and the position in memory, however long the snapshot is.
+//! Invariant: what decodes to its [`Part::End`] is the whole snapshot that was encoded, each key
+//! once; bytes that are missing, changed, repeated or out of order are an error before that. Both
+//! sides hold about one frame and the position in memory, however long the snapshot is.
 //!
 //! All numbers are little-endian. The stream:
 //!
@@ -53,7 +53,8 @@ const VERSION: u32 = 1;
 const PREAMBLE_BYTES: usize = 8;
 /// Bytes of a frame before its content.
 const FRAME_HEAD_BYTES: usize = 8;
-/// The most bytes of a frame's content: far more than a tenant's name, little beside a network's buffers.
+/// The most bytes of a frame's content: far more than a tenant's name, little beside a network's
+/// buffers.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024;
 /// The most ranges of one entry, so that every entry fits into a frame.
 const RANGES_MAX: usize = 1024;

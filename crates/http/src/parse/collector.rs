@@ -8,7 +8,8 @@ use headcount_model::{
     ItemHash, NameError, TenantItems, TenantName, check_item_id, check_tenant, merge_by_tenant,
 };
 
-/// Bytes that a fault takes beside its texts, which are kept once and written once: about, and rather too many.
+/// Bytes that a fault takes beside its texts, which are kept once and written once: about, and
+/// rather too many.
 const FAULT_BYTES: usize = size_of::<ItemError>() + 64;
 
 /// Gathers valid items by tenant, and faults.
@@ -31,7 +32,7 @@ enum Stop {
 }
 
 impl<'r> Collector<'r> {
-    pub fn new(items_max: usize, invalid: Invalid<'r>) -> Self {
+    pub(super) fn new(items_max: usize, invalid: Invalid<'r>) -> Self {
         Self {
             items_max,
             read: 0,
@@ -44,7 +45,7 @@ impl<'r> Collector<'r> {
     }
 
     /// Forgets what it has gathered, to read the same body in another way.
-    pub fn start_again(&mut self) {
+    pub(super) fn start_again(&mut self) {
         self.read = 0;
         self.items = Items::default();
         self.errors.clear();
@@ -53,17 +54,17 @@ impl<'r> Collector<'r> {
     }
 
     /// Whether nothing more is to be read: whatever follows, the body is refused.
-    pub fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 
     /// Whether the valid items count without the others.
-    pub fn leaves_out(&self) -> bool {
+    pub(super) fn leaves_out(&self) -> bool {
         matches!(self.invalid, Invalid::IsLeftOut(_))
     }
 
     /// Takes the item of `index`; `position` is its place in the body's array, if that is one.
-    pub fn take(&mut self, index: usize, position: Option<usize>, item: &RawItem<'_>) {
+    pub(super) fn take(&mut self, index: usize, position: Option<usize>, item: &RawItem<'_>) {
         if !self.has_room() {
             return;
         }
@@ -85,7 +86,7 @@ impl<'r> Collector<'r> {
     }
 
     /// Takes what stands in the place of the item of `index` and is none by its form.
-    pub fn take_broken(&mut self, index: usize, detail: String) {
+    pub(super) fn take_broken(&mut self, index: usize, detail: String) {
         if self.has_room() {
             self.fault(index, String::new(), detail);
         }
@@ -166,7 +167,7 @@ impl<'r> Collector<'r> {
         }
     }
 
-    pub fn finish(self) -> Result<Items, ParseError> {
+    pub(super) fn finish(self) -> Result<Items, ParseError> {
         match self.stopped {
             Some(Stop::TooMany) => return Err(ParseError::TooMany(self.items_max)),
             Some(Stop::NoRoom) => return Err(ParseError::NoRoom),

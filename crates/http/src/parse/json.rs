@@ -1,7 +1,7 @@
 //! Reading JSON once, without keeping more of it than an item's two fields.
 //!
-//! Invariant: whatever is JSON is read to its end, with faults noted instead of raised; only what is not JSON
-//! is an error.
+//! Invariant: whatever is JSON is read to its end, with faults noted instead of raised; only what
+//! is not JSON is an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -111,7 +111,8 @@ impl<'de> Visitor<'de> for BodySeed<'_, '_> {
 /// What ends the reading early; nobody sees it.
 const STOPPED: &str = "no more is read";
 
-/// Reads one item. The names of its fields are texts, or, if `UNPAIRED`, may be none: then they are unknown ones.
+/// Reads one item. The names of its fields are texts, or, if `UNPAIRED`, may be none: then they are
+/// unknown ones.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ItemSeed<const UNPAIRED: bool>;
 
@@ -223,8 +224,9 @@ fn field(value: &RawValue) -> Field<'_> {
     Field::Other(found)
 }
 
-/// Reads a body again that has half of a surrogate pair where [`BodySeed`] takes texts: in the name of a field, or in place of an
-/// item. Each element is read twice, the first time only for its form.
+/// Reads a body again that has half of a surrogate pair where [`BodySeed`] takes texts: in the name
+/// of a field, or in place of an item. Each element is read twice, the first time only for its
+/// form.
 pub(super) fn read_unpaired(
     text: &str,
     collector: &mut Collector<'_>,

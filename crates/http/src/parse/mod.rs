@@ -1,8 +1,9 @@
 //! Request bodies to items: JSON (one item or an array) and NDJSON (an item a line).
 //!
-//! Invariant: all or nothing, unless what is valid was asked for: either every item of the body is valid and comes back, or none
-//! does and the error names what is wrong and where, as a place in the whole body. No input makes it panic, and what it
-//! allocates is bounded by the body's size; for the faults of items that are left out it asks first.
+//! Invariant: all or nothing, unless what is valid was asked for: either every item of the body is
+//! valid and comes back, or none does and the error names what is wrong and where, as a place in
+//! the whole body. No input makes it panic, and what it allocates is bounded by the body's size;
+//! for the faults of items that are left out it asks first.
 
 mod collector;
 mod json;
@@ -33,7 +34,8 @@ pub enum Format {
 pub enum Invalid<'r> {
     /// None of its items comes back.
     RefusesAll,
-    /// The others come back, with the faults of these. Before each fault it is asked whether there is room for so many bytes.
+    /// The others come back, with the faults of these. Before each fault it is asked whether there
+    /// is room for so many bytes.
     IsLeftOut(&'r mut dyn FnMut(usize) -> bool),
 }
 
@@ -97,8 +99,8 @@ pub fn parse_ndjson(body: &[u8], items_max: usize) -> Result<Items, ParseError> 
     parse(Format::Ndjson, body, items_max, Invalid::RefusesAll)
 }
 
-/// Parses a body of at most `items_max` items, invalid ones included. A line of NDJSON that is no JSON is an invalid item where
-/// those are left out.
+/// Parses a body of at most `items_max` items, invalid ones included. A line of NDJSON that is no
+/// JSON is an invalid item where those are left out.
 ///
 /// # Errors
 /// [`ParseError`]; the whole body is read first, so malformed JSON wins over invalid items.

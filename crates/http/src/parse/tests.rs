@@ -199,7 +199,8 @@ fn half_of_a_surrogate_pair_is_one_items_fault() {
         };
         assert_eq!((errors[0].index, errors[0].pointer.as_str()), (1, "/id"));
     }
-    // Where no text of an item is meant, it is nobody's fault, or that of what stands in an item's place.
+    // Where no text of an item is meant, it is nobody's fault, or that of what stands in an item's
+    // place.
     for ignored in [
         r#"{"id":"1","tenant":"a","x":"\ud800"}"#,
         r#"{"id":"1","\ud800":[{"\udc00":1}],"tenant":"a"}"#,

@@ -12,7 +12,8 @@ use super::super::{announcement, generation_queue, merged};
 use super::Session;
 use headcount_model::KeptGeneration;
 
-/// At every how many of these looks it looks for the marker of a loss too: RabbitMQ logs an error when that is not there.
+/// At every how many of these looks it looks for the marker of a loss too: RabbitMQ logs an error
+/// when that is not there.
 const TOLD_LOOKS: u32 = 4;
 
 impl Session {
@@ -44,8 +45,8 @@ impl Session {
         })
     }
 
-    /// Whether the queues have their consumer still, and, at every so many looks, whether nobody has left word since of a
-    /// loss. Of a removal the end of the consumer tells.
+    /// Whether the queues have their consumer still, and, at every so many looks, whether nobody
+    /// has left word since of a loss. Of a removal the end of the consumer tells.
     pub(super) async fn is_as_settled(
         &self,
         broker: &mut Broker,
@@ -57,8 +58,9 @@ impl Session {
         Ok(is_consumed && !is_told && !self.is_unnamed())
     }
 
-    /// Whether it may have missed, while it was away, what a coordinator that does not name it acknowledged. In this life
-    /// that was told at most once: coordinators reach a counter that they hear.
+    /// Whether it may have missed, while it was away, what a coordinator that does not name it
+    /// acknowledged. In this life that was told at most once: coordinators reach a counter that
+    /// they hear.
     fn is_unnamed(&self) -> bool {
         !self.told && announcement::is_unnamed(&self.nodes.borrow(), &self.name, Instant::now())
     }

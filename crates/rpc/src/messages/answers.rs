@@ -12,10 +12,12 @@ use super::{ExchangeError, Message};
 use crate::{Counts, Cover, Listing, Membership, QueryError, Status};
 use headcount_model::TenantName;
 
-/// How many covers back an equal one is looked for: queries answered together mostly see the same commit.
+/// How many covers back an equal one is looked for: queries answered together mostly see the same
+/// commit.
 const COVERS_LOOKED_AT: usize = 8;
 
-/// The answers to a [`CountsGroup`](super::CountsGroup), in its order. As JSON, `cover` is an index:
+/// The answers to a [`CountsGroup`](super::CountsGroup), in its order. As JSON, `cover` is an
+/// index:
 ///
 /// ```json
 /// {
@@ -166,14 +168,14 @@ mod rows {
     use super::*;
     use crate::messages::wire::Tenant;
 
-    pub fn serialize<S: Serializer>(
+    pub(super) fn serialize<S: Serializer>(
         rows: &[(TenantName, Vec<u64>)],
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_seq(rows.iter().map(|(name, counts)| (name.as_str(), counts)))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<(TenantName, Vec<u64>)>, D::Error> {
         let rows = Vec::<(Tenant, Vec<u64>)>::deserialize(from)?.into_iter();

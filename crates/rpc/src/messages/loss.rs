@@ -31,8 +31,8 @@ pub struct Loss {
 pub struct IncompleteCounter {
     /// Its name.
     pub name: String,
-    /// What names its last loss; absent where its release doesn't say, so that it can't be accepted, and where it can't be
-    /// accepted yet.
+    /// What names its last loss; absent where its release doesn't say, so that it can't be
+    /// accepted, and where it can't be accepted yet.
     pub loss: Option<LossId>,
     /// Why it can't be accepted yet, and what an operator does about that.
     pub not_yet: Option<String>,
@@ -52,8 +52,8 @@ pub struct NotLost {
     pub why: String,
 }
 
-/// What would be accepted now. As JSON, a release before knows all but `loss_ids`, `not_lost` and `not_yet`. A counter
-/// that can't be accepted yet is in `not_yet` instead of `loss_ids`:
+/// What would be accepted now. As JSON, a release before knows all but `loss_ids`, `not_lost` and
+/// `not_yet`. A counter that can't be accepted yet is in `not_yet` instead of `loss_ids`:
 ///
 /// ```json
 /// {"missing": [], "incomplete": ["c1"], "loss_ids": {"c1": "00f3…"}, "silent": [], "not_lost": [], "not_yet": {}}
@@ -127,15 +127,16 @@ impl From<LossPlan> for PlanJson {
 pub struct LossRequest {
     /// Sequences to go on without, as the plan named them.
     pub missing: Vec<Loss>,
-    /// Whether counters that are not complete shall be taken for complete, with what they hold. A release before names none of
-    /// them, and is refused.
+    /// Whether counters that are not complete shall be taken for complete, with what they hold. A
+    /// release before names none of them, and is refused.
     pub complete: bool,
     /// Those counters, each with its loss as the plan named it.
     #[serde(default, rename = "loss_ids", with = "loss_ids")]
     pub counters: BTreeMap<CounterName, LossId>,
 }
 
-/// What became of a [`LossRequest`]: all of it was accepted. A release before reads the request in it.
+/// What became of a [`LossRequest`]: all of it was accepted. A release before reads the request in
+/// it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossReceipt {
     /// What was accepted.
@@ -156,7 +157,7 @@ pub struct LossReceipt {
 mod loss_ids {
     use super::*;
 
-    pub fn serialize<S: Serializer>(
+    pub(super) fn serialize<S: Serializer>(
         counters: &BTreeMap<CounterName, LossId>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
@@ -166,7 +167,7 @@ mod loss_ids {
         to.collect_map(texts)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<BTreeMap<CounterName, LossId>, D::Error> {
         let texts = BTreeMap::<String, LossText>::deserialize(from)?;

@@ -44,7 +44,8 @@ proptest! {
     }
 }
 
-/// A plan, a request and a receipt of the release before, and what that release reads of those of now.
+/// A plan, a request and a receipt of the release before, and what that release reads of those of
+/// now.
 #[test]
 fn losses_of_the_release_before_are_read_and_it_reads_ours() {
     let plan = r#"{"missing":[],"incomplete":["c1"],"silent":["c2"]}"#;

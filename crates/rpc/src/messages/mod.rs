@@ -1,6 +1,7 @@
 //! What nodes say to each other over HTTP: the internal API, version 1.
 //!
-//! Invariant: whatever decodes is valid, and any bytes either decode or are refused; nothing panics.
+//! Invariant: whatever decodes is valid, and any bytes either decode or are refused; nothing
+//! panics.
 //!
 //! | request | body | answer |
 //! |---|---|---|
@@ -12,9 +13,10 @@
 //! | `GET /internal/v1/loss` (a coordinator) | | [`LossPlan`] |
 //! | `POST /internal/v1/loss` (a coordinator) | [`LossRequest`] | [`LossReceipt`] |
 //!
-//! Bodies are JSON. Epochs are 32 hex digits, item hashes 24, ids of losses 16; a set of sequences is its prefix and the ranges
-//! beyond it; fields that a release does not know are ignored. A request may name the counter that it is meant for
-//! in the header [`COUNTER_HEADER`]; another one refuses it.
+//! Bodies are JSON. Epochs are 32 hex digits, item hashes 24, ids of losses 16; a set of sequences
+//! is its prefix and the ranges beyond it; fields that a release does not know are ignored. A
+//! request may name the counter that it is meant for in the header [`COUNTER_HEADER`]; another one
+//! refuses it.
 
 mod answers;
 mod loss;
@@ -47,8 +49,8 @@ pub const LOSS_PATH: &str = "/internal/v1/loss";
 /// The `type` of the problem with which a counter says that as many queries wait for it as may.
 pub const BUSY_PROBLEM: &str = "urn:headcount:problem:overloaded";
 
-/// The header that names the counter which a request is meant for: an address may have passed to another one, and
-/// two answers of one counter must not look like a majority.
+/// The header that names the counter which a request is meant for: an address may have passed to
+/// another one, and two answers of one counter must not look like a majority.
 pub const COUNTER_HEADER: &str = "headcount-counter";
 
 /// The `type` of the problem with which a counter says that its store can't be read.
@@ -60,8 +62,8 @@ pub const GROUP_QUERIES_MAX: usize = 256;
 /// The most tenants in one request for counts, unless one query alone names more.
 pub const GROUP_TENANTS_MAX: usize = 2_000;
 
-/// The most epochs that the queries of one request for counts require together, or its answers cover together,
-/// unless one alone has more: what is sent once is kept by each.
+/// The most epochs that the queries of one request for counts require together, or its answers
+/// cover together, unless one alone has more: what is sent once is kept by each.
 pub const GROUP_EPOCHS_MAX: usize = 65_536;
 
 /// The longest that a counter lets one request wait; a demand for more is answered then.

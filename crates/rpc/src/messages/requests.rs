@@ -22,7 +22,8 @@ pub struct CountsQuery {
     pub demand: Demand,
 }
 
-/// Queries for counts that travel together, each answered by itself. As JSON, `requirement` is an index:
+/// Queries for counts that travel together, each answered by itself. As JSON, `requirement` is an
+/// index:
 ///
 /// ```json
 /// {

@@ -19,7 +19,7 @@ use headcount_model::{
 };
 
 /// Makes JSON of what holds nothing that JSON can't, so the empty text never shows.
-pub fn to_json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
@@ -40,7 +40,7 @@ macro_rules! derived_message {
 pub(super) use derived_message;
 
 /// A message of a domain type, whose JSON another type describes.
-pub fn encode_as<T>(
+pub(super) fn encode_as<T>(
     value: &T,
     serialize: impl FnOnce(
         &T,
@@ -53,7 +53,7 @@ pub fn encode_as<T>(
 }
 
 /// The way back of [`encode_as`].
-pub fn decode_as<'a, T>(
+pub(super) fn decode_as<'a, T>(
     bytes: &'a [u8],
     deserialize: impl FnOnce(
         &mut serde_json::Deserializer<serde_json::de::SliceRead<'a>>,
@@ -81,14 +81,14 @@ impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Text<F> {
 }
 
 /// An epoch as 32 hex digits.
-pub mod epoch {
+pub(super) mod epoch {
     use super::*;
 
-    pub fn serialize<S: Serializer>(epoch: &Epoch, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(epoch: &Epoch, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(epoch)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Epoch, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Epoch, D::Error> {
         from.deserialize_str(Text("32 hex digits in lower case", |text: &str| {
             let mut bytes = [0; 16];
             let length = HEXLOWER.decode_len(text.len()).ok()?;
@@ -100,14 +100,14 @@ pub mod epoch {
 }
 
 /// An item's hash as 24 hex digits.
-pub mod item_hash {
+pub(super) mod item_hash {
     use super::*;
 
-    pub fn serialize<S: Serializer>(hash: &ItemHash, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(hash: &ItemHash, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&HEXLOWER.encode(&hash.0))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ItemHash, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ItemHash, D::Error> {
         from.deserialize_str(Text("24 hex digits in lower case", |text: &str| {
             let mut bytes = [0; ITEM_HASH_BYTES];
             let length = HEXLOWER.decode_len(text.len()).ok()?;
@@ -118,9 +118,10 @@ pub mod item_hash {
     }
 }
 
-/// A loss's id as 16 hex digits: readers that take all numbers for floating ones would spoil it as a number.
+/// A loss's id as 16 hex digits: readers that take all numbers for floating ones would spoil it as
+/// a number.
 #[derive(Clone, Copy)]
-pub struct LossText(pub LossId);
+pub(super) struct LossText(pub LossId);
 
 impl Serialize for LossText {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -141,34 +142,39 @@ impl<'de> Deserialize<'de> for LossText {
 }
 
 /// A loss's id, where there is one.
-pub mod loss {
+pub(super) mod loss {
     use super::*;
 
-    pub fn serialize<S: Serializer>(loss: &Option<LossId>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        loss: &Option<LossId>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         loss.map(LossText).serialize(to)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LossId>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<LossId>, D::Error> {
         Ok(Option::<LossText>::deserialize(from)?.map(|text| text.0))
     }
 }
 
 /// A wait in milliseconds.
-pub mod wait_ms {
+pub(super) mod wait_ms {
     use super::*;
 
-    pub fn serialize<S: Serializer>(wait: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(wait: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_millis)
     }
 }
 
 /// A tenant's name.
 #[derive(Clone)]
-pub struct Tenant(pub TenantName);
+pub(super) struct Tenant(pub TenantName);
 
 impl Serialize for Tenant {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -184,14 +190,14 @@ impl<'de> Deserialize<'de> for Tenant {
 }
 
 /// A tenant's name in a field.
-pub mod tenant {
+pub(super) mod tenant {
     use super::*;
 
-    pub fn serialize<S: Serializer>(name: &TenantName, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(name: &TenantName, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(name.as_str())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TenantName, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TenantName, D::Error> {
         Tenant::deserialize(from).map(|tenant| tenant.0)
     }
 }
@@ -208,10 +214,13 @@ struct Part<'a> {
 }
 
 /// A requirement: a list of its epochs' parts.
-pub mod requirement {
+pub(super) mod requirement {
     use super::*;
 
-    pub fn serialize<S: Serializer>(requirement: &Requirement, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        requirement: &Requirement,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         let mut list = to.serialize_seq(None)?;
         for (partition, epoch, sequences) in requirement.iter() {
             list.serialize_element(&Part {
@@ -224,7 +233,7 @@ pub mod requirement {
         list.end()
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Requirement, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Requirement, D::Error> {
         let mut requirement = Requirement::default();
         for part in Vec::<Part<'_>>::deserialize(from)? {
             let sequences = Sequences::from_parts(part.prefix, part.beyond.into_owned());
@@ -239,7 +248,7 @@ pub mod requirement {
 /// A requirement in a list.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Required<'a> {
+pub(super) struct Required<'a> {
     #[serde(
         serialize_with = "requirement::serialize",
         deserialize_with = "deserialize_owned"
@@ -254,7 +263,7 @@ fn deserialize_owned<'de, D: Deserializer<'de>>(
 }
 
 /// Barriers: their batches' names.
-pub mod barriers {
+pub(super) mod barriers {
     use super::*;
 
     #[derive(Serialize, Deserialize)]
@@ -265,7 +274,7 @@ pub mod barriers {
         sequence: Sequence,
     }
 
-    pub fn serialize<S: Serializer>(barriers: &[BatchId], to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(barriers: &[BatchId], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(barriers.iter().map(|id| Barrier {
             partition: id.partition.0,
             epoch: id.epoch,
@@ -273,7 +282,9 @@ pub mod barriers {
         }))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<BatchId>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<BatchId>, D::Error> {
         let barriers = Vec::<Barrier>::deserialize(from)?.into_iter();
         let id = |barrier: Barrier| BatchId {
             partition: Partition(barrier.partition),
@@ -287,7 +298,7 @@ pub mod barriers {
 /// The JSON of a [`Demand`].
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Demand")]
-pub struct DemandJson {
+pub(super) struct DemandJson {
     #[serde(with = "requirement")]
     requirement: Requirement,
     #[serde(with = "barriers")]
@@ -300,7 +311,7 @@ pub struct DemandJson {
 /// The JSON of a [`Cover`].
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Cover")]
-pub struct CoverJson {
+pub(super) struct CoverJson {
     life: u64,
     barriers: bool,
     #[serde(with = "partitions")]
@@ -316,11 +327,14 @@ pub struct CoverJson {
 mod partitions {
     use super::*;
 
-    pub fn serialize<S: Serializer>(all: &[(Partition, bool)], to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        all: &[(Partition, bool)],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         to.collect_seq(all.iter().map(|&(partition, covers)| (partition.0, covers)))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<(Partition, bool)>, D::Error> {
         let all = Vec::<(u16, bool)>::deserialize(from)?;
@@ -335,7 +349,7 @@ mod partitions {
 /// The JSON of a [`QueryError`].
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "QueryError", rename_all = "snake_case")]
-pub enum QueryErrorJson {
+pub(super) enum QueryErrorJson {
     /// Told as unreachable: a release that does not know it takes it for that as well.
     #[serde(skip)]
     Busy,

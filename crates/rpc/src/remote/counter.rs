@@ -1,14 +1,15 @@
 //! A counter of another process, asked over HTTP.
 //!
-//! Invariant: an answer is the counter's own, to the query asked; when none comes in time the counter counts as
-//! unreachable. What waits is bounded: in number here, in time there. A query that need not wait never stands behind
-//! those that do.
+//! Invariant: an answer is the counter's own, to the query asked; when none comes in time the
+//! counter counts as unreachable. What waits is bounded: in number here, in time there. A query
+//! that need not wait never stands behind those that do.
 //!
-//! Every query first asks for what the counter has: a single item, a list or a whole position as a request of its own,
-//! counts in groups ([lane]). What is known to be covered is asked for at once. Other queries give the counter a moment, in
-//! requests and groups of their own: one that commits patiently is asked for its commit by that. Only what is
-//! not covered then, and may wait, becomes a request that the counter answers when it covers it. There are so many of
-//! those at most; others wait here for a place, and ask again meanwhile, so that those that have one keep nobody from an
+//! Every query first asks for what the counter has: a single item, a list or a whole position as a
+//! request of its own, counts in groups ([lane]). What is known to be covered is asked for at once.
+//! Other queries give the counter a moment, in requests and groups of their own: one that commits
+//! patiently is asked for its commit by that. Only what is not covered then, and may wait, becomes
+//! a request that the counter answers when it covers it. There are so many of those at most; others
+//! wait here for a place, and ask again meanwhile, so that those that have one keep nobody from an
 //! answer that is there. What demands a barrier goes alone from the beginning.
 
 use std::sync::Arc;
@@ -40,8 +41,8 @@ use headcount_model::{ClusterSecret, CounterName, ItemHash, Requirement, TenantN
 /// How much longer than it may wait a counter may take to answer.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a request goes on when nobody waits for it any more, because another counter was faster: cut at once,
-/// it would cost its connection.
+/// How long a request goes on when nobody waits for it any more, because another counter was
+/// faster: cut at once, it would cost its connection.
 const ABANDONED_GRACE: Duration = Duration::from_millis(100);
 
 /// How long a snapshot may take to begin, and each part of it to come.
@@ -151,8 +152,8 @@ impl RemoteCounter {
         answers.pop().unwrap_or(Err(Failure::TimedOut))
     }
 
-    /// Asks for what the counter has; if that does not cover what it must, for what it has when it does. `body` hears how
-    /// long the counter may wait.
+    /// Asks for what the counter has; if that does not cover what it must, for what it has when it
+    /// does. `body` hears how long the counter may wait.
     async fn look_up<A: Message + Send + 'static>(
         &self,
         path: &'static str,
@@ -187,6 +188,10 @@ impl RemoteCounter {
         let sent = Sent::Post(body.into());
         let address = self.address.clone();
         let (mut answer, answered) = oneshot::channel();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "one request, whose caller hears that it is gone"
+        )]
         tokio::spawn(async move {
             let _place = place;
             let result = tokio::select! {

@@ -1,4 +1,5 @@
-//! Counters asked over real connections: by their own node's face, and by a server that does as it is told.
+//! Counters asked over real connections: by their own node's face, and by a server that does as it
+//! is told.
 //!
 //! Invariant: see the [module above](super).
 

@@ -1,6 +1,8 @@
-//! What a counter elsewhere covers at least, as its answers told: which queries it need not wait for.
+//! What a counter elsewhere covers at least, as its answers told: which queries it need not wait
+//! for.
 //!
-//! Invariant: it is a guess that no answer relies on; it is what the answers of one life, the last one, told.
+//! Invariant: it is a guess that no answer relies on; it is what the answers of one life, the last
+//! one, told.
 
 use crate::Cover;
 use headcount_model::Requirement;
@@ -14,7 +16,7 @@ pub(super) struct Known {
 
 impl Known {
     /// Whether the counter will cover this, unless it has started again or has lost something.
-    pub fn covers(&self, requirement: &Requirement) -> bool {
+    pub(super) fn covers(&self, requirement: &Requirement) -> bool {
         requirement.iter().all(|(partition, epoch, required)| {
             let covered = self.covered.get(partition, epoch);
             covered.is_some_and(|covered| covered.includes(required))
@@ -22,7 +24,7 @@ impl Known {
     }
 
     /// Takes note of how far an answer went.
-    pub fn note(&mut self, cover: &Cover) {
+    pub(super) fn note(&mut self, cover: &Cover) {
         if self.life != cover.life {
             *self = Self {
                 life: cover.life,

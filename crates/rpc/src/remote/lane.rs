@@ -1,9 +1,9 @@
-//! Queries for counts that are answered at once or shortly, grouped: what waits while one request is under way leaves
-//! together in the next.
+//! Queries for counts that are answered at once or shortly, grouped: what waits while one request
+//! is under way leaves together in the next.
 //!
-//! Invariant: one request at a time for each lane, so groups form under load and never by a timer; a group is
-//! bounded, and so is the queue. Whoever has gone is not asked for. A group is answered as a whole: queries that may wait
-//! and those that must not take different lanes.
+//! Invariant: one request at a time for each lane, so groups form under load and never by a timer;
+//! a group is bounded, and so is the queue. Whoever has gone is not asked for. A group is answered
+//! as a whole: queries that may wait and those that must not take different lanes.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,14 +33,15 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane to the counter at `address`.
-    pub fn start(address: Address, supervisor: &Supervisor) -> Self {
+    pub(super) fn start(address: Address, supervisor: &Supervisor) -> Self {
         let (queue, asked) = mpsc::channel(QUEUE_MAX);
         supervisor.spawn(Task::AskingLane, run(address, asked));
         Self { queue }
     }
 
-    /// Asks in the next group. The query must want to wait briefly at most: the next group waits with it.
-    pub async fn ask(&self, query: CountsQuery) -> Answer {
+    /// Asks in the next group. The query must want to wait briefly at most: the next group waits
+    /// with it.
+    pub(super) async fn ask(&self, query: CountsQuery) -> Answer {
         let ended = || Failure::unreachable("the asking has ended");
         let (answer, answered) = oneshot::channel();
         let asked = Asked { query, answer };
@@ -84,8 +85,8 @@ async fn run(address: Address, mut queue: mpsc::Receiver<Asked>) -> Ended {
     }
 }
 
-/// The next group: `first` and as many of the next as fit, without those whose callers have gone; and the one
-/// that did not fit.
+/// The next group: `first` and as many of the next as fit, without those whose callers have gone;
+/// and the one that did not fit.
 fn gather(first: Asked, mut next: impl FnMut() -> Option<Asked>) -> (Vec<Asked>, Option<Asked>) {
     let (mut tenants, mut epochs) = (0_usize, 0_usize);
     let mut group: Vec<Asked> = Vec::new();

@@ -1,6 +1,7 @@
 //! Counters and coordinators of other processes, asked over HTTP.
 //!
-//! Invariant: an outcome that is not known is never reported as success, and whatever may be repeated says so.
+//! Invariant: an outcome that is not known is never reported as success, and whatever may be
+//! repeated says so.
 
 mod counter;
 mod known;

@@ -1,7 +1,8 @@
 //! HTTP between nodes: one client for all of them, and the address of one.
 //!
-//! Invariant: every request ends in time, takes no more memory than allowed, and shows the cluster's secret to the
-//! address it was made for only. All requests between nodes may be repeated.
+//! Invariant: every request ends in time, takes no more memory than allowed, and shows the
+//! cluster's secret to the address it was made for only. All requests between nodes may be
+//! repeated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,8 @@ impl NodeClient {
     /// # Errors
     /// When TLS can't be set up.
     pub fn new(supervisor: &Supervisor) -> Result<Self, ClientError> {
-        // A provider that is installed already, by whoever uses this crate as a library, is as good.
+        // A provider that is installed already, by whoever uses this crate as a library, is as
+        // good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             http: built(between_nodes())?,
@@ -63,8 +65,8 @@ fn between_nodes() -> ClientBuilder {
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        // Nodes are asked where they say they are: a proxy of the environment is for other things, and the
-        // secret is for nobody that a redirect might name.
+        // Nodes are asked where they say they are: a proxy of the environment is for other things,
+        // and the secret is for nobody that a redirect might name.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
 }
@@ -84,7 +86,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub fn unreachable(detail: impl Into<String>) -> Self {
+    pub(super) fn unreachable(detail: impl Into<String>) -> Self {
         Self::Answer(QueryError::Unreachable(detail.into()))
     }
 }
@@ -120,7 +122,7 @@ struct Inner {
 }
 
 impl Address {
-    pub fn new(
+    pub(super) fn new(
         name: &CounterName,
         url: &str,
         secret: Option<&ClusterSecret>,
@@ -150,7 +152,7 @@ impl Address {
     }
 
     /// Sends a request and reads its answer, all within `timeout`.
-    pub async fn ask<A: Message>(
+    pub(super) async fn ask<A: Message>(
         &self,
         path: &str,
         sent: Sent,
@@ -169,7 +171,7 @@ impl Address {
     }
 
     /// Sends a request; its answer's head has come, and is no refusal.
-    pub async fn send(&self, path: &str, sent: Sent) -> Result<Response, Failure> {
+    pub(super) async fn send(&self, path: &str, sent: Sent) -> Result<Response, Failure> {
         let inner = &self.inner;
         let url = inner
             .base
@@ -191,7 +193,8 @@ impl Address {
             }
         };
         let response = match request().send().await {
-            // The node had closed the connection, idle for too long or restarted, as the request left.
+            // The node had closed the connection, idle for too long or restarted, as the request
+            // left.
             Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
                 request().send().await
             }

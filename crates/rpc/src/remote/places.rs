@@ -1,7 +1,9 @@
-//! Places for requests to one counter elsewhere: how many may be under way, and how long each may wait there.
+//! Places for requests to one counter elsewhere: how many may be under way, and how long each may
+//! wait there.
 //!
-//! Invariant: a request that is answered at once or after a moment never waits behind one that waits until it is covered;
-//! a query without a place among those has an answer at the latest when its time is up.
+//! Invariant: a request that is answered at once or after a moment never waits behind one that
+//! waits until it is covered; a query without a place among those has an answer at the latest when
+//! its time is up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +16,16 @@ use super::node::Failure;
 use crate::QueryError;
 use headcount_telemetry as telemetry;
 
-/// How long a query may wait at first, and a group of counts keep the next one waiting: a commit that it has asked for
-/// takes less, and another request costs more than that.
+/// How long a query may wait at first, and a group of counts keep the next one waiting: a commit
+/// that it has asked for takes less, and another request costs more than that.
 pub(super) const MOMENT: Duration = Duration::from_millis(10);
 
-/// Requests under way that are answered at once: single items, lists of tenants, whole positions; more wait for a place.
-/// As many again may be answered after a [moment](MOMENT).
+/// Requests under way that are answered at once: single items, lists of tenants, whole positions;
+/// more wait for a place. As many again may be answered after a [moment](MOMENT).
 const LOOK_UPS_MAX: usize = 64;
 
-/// Requests under way whose answers wait until they are covered; more wait for a place. Each has a connection.
+/// Requests under way whose answers wait until they are covered; more wait for a place. Each has a
+/// connection.
 pub const WAITING_MAX: usize = 128;
 
 /// Queries that have, or wait for, a place among those; more are refused.
@@ -31,8 +34,9 @@ pub(super) const WAITING_HERE_MAX: usize = 1_024;
 /// How often a query that waits for a place asks again for what the counter has.
 const ASK_AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Requests under way that wait for barriers; more wait for a place. They don't stand behind the others: a counter that
-/// is not complete leaves those waiting, and can prove a barrier all the same.
+/// Requests under way that wait for barriers; more wait for a place. They don't stand behind the
+/// others: a counter that is not complete leaves those waiting, and can prove a barrier all the
+/// same.
 const PROVING_MAX: usize = 16;
 
 /// See the module.
@@ -76,13 +80,13 @@ impl Drop for Waiting<'_> {
 
 impl Places {
     /// A place for a request that waits for barriers.
-    pub async fn proving(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
+    pub(super) async fn proving(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
         place(&self.proving, deadline).await
     }
 
-    /// A place for a request of what the counter has, and how long that may take: no time where it is known to cover what
-    /// it must.
-    pub async fn early(
+    /// A place for a request of what the counter has, and how long that may take: no time where it
+    /// is known to cover what it must.
+    pub(super) async fn early(
         &self,
         is_known: bool,
         deadline: Instant,
@@ -95,9 +99,10 @@ impl Places {
         }
     }
 
-    /// The early answer, if it covers what it must or nothing may wait any more; otherwise the late one, once there is a
-    /// place among those that wait. Until then it is asked early again from time to time.
-    pub async fn early_or_late<A, E, L>(
+    /// The early answer, if it covers what it must or nothing may wait any more; otherwise the late
+    /// one, once there is a place among those that wait. Until then it is asked early again from
+    /// time to time.
+    pub(super) async fn early_or_late<A, E, L>(
         &self,
         deadline: Instant,
         is_full: impl Fn(&A) -> bool,
@@ -132,7 +137,8 @@ impl Places {
                 }
             };
             return match (ask_late(place).await, early) {
-                // It was answered before its time was up, so it has not had what it may have: an answer.
+                // It was answered before its time was up, so it has not had what it may have: an
+                // answer.
                 (Err(Failure::Answer(QueryError::Busy)), _) => Err(busy()),
                 (Err(_), Some(early)) => Ok(early),
                 (late, _) => late,

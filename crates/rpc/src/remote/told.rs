@@ -15,17 +15,17 @@ use crate::{Counts, Cover, QueryError};
 use headcount_model::{Partition, Requirement};
 
 /// A server that answers counts with 1, each when it is let, and counts its requests.
-pub struct Told {
-    pub url: String,
-    pub requests: Arc<AtomicUsize>,
+pub(super) struct Told {
+    pub(super) url: String,
+    pub(super) requests: Arc<AtomicUsize>,
     /// Queries of each request, as it comes.
-    pub seen: mpsc::UnboundedReceiver<usize>,
-    pub let_go: Arc<Semaphore>,
-    pub let_waiting_go: Arc<Semaphore>,
+    pub(super) seen: mpsc::UnboundedReceiver<usize>,
+    pub(super) let_go: Arc<Semaphore>,
+    pub(super) let_waiting_go: Arc<Semaphore>,
 }
 
 /// Starts such a server.
-pub async fn told() -> Told {
+pub(super) async fn told() -> Told {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/below", listener.local_addr().expect("bound"));
     let (saw, seen) = mpsc::unbounded_channel();

@@ -1,12 +1,13 @@
 //! Keys that a unite has set aside: another store's, on their way into this one.
 //!
-//! Invariant: no manifest names its runs, so a crash or an abandoned unite leaves nothing of them; a tenant has
-//! one number here as long as the unite is open.
+//! Invariant: no manifest names its runs, so a crash or an abandoned unite leaves nothing of them;
+//! a tenant has one number here as long as the unite is open.
 //!
-//! A tenant that the store did not know gets a *provisional* number, from [`PROVISIONAL_FIRST`] up in order of
-//! arrival. [`Aside::resolve`] gives it its true one: the number that it got in the store meanwhile, or the
-//! next new one. New numbers keep the order of the provisional ones, so what was sorted stays sorted; keys of
-//! tenants that became known meanwhile are set aside once more, under their true numbers.
+//! A tenant that the store did not know gets a *provisional* number, from [`PROVISIONAL_FIRST`] up
+//! in order of arrival. [`Aside::resolve`] gives it its true one: the number that it got in the
+//! store meanwhile, or the next new one. New numbers keep the order of the provisional ones, so
+//! what was sorted stays sorted; keys of tenants that became known meanwhile are set aside once
+//! more, under their true numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use headcount_model::TenantName;
 
 /// The first provisional number; a store's own numbers stay below, or there is no more unite.
 const PROVISIONAL_FIRST: u32 = 1 << 31;
-/// With so many runs the smaller half becomes one: bounds the memory of reading them all at once, about
-/// 150 KiB each.
+/// With so many runs the smaller half becomes one: bounds the memory of reading them all at once,
+/// about 150 KiB each.
 const RUNS_MAX: usize = 64;
 
 /// See the module.
@@ -123,7 +124,8 @@ impl Aside {
         Ok(())
     }
 
-    /// Gives every tenant its true number; `staged` takes the new ones. Everything is in runs afterwards.
+    /// Gives every tenant its true number; `staged` takes the new ones. Everything is in runs
+    /// afterwards.
     pub(super) fn resolve(
         &mut self,
         shared: &Shared,
@@ -182,7 +184,8 @@ impl Aside {
     }
 }
 
-/// Writes a run, of the keys that `push` gives. It is only read from end to end, so it needs no filter.
+/// Writes a run, of the keys that `push` gives. It is only read from end to end, so it needs no
+/// filter.
 fn write(
     shared: &Shared,
     push: impl FnOnce(&mut RunWriter) -> Result<(), StoreError>,

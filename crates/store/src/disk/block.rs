@@ -2,10 +2,11 @@
 //!
 //! Invariant: bytes that pass [`is_intact`] are exactly what was written at that place of that run.
 //!
-//! Layout, little-endian, [`BLOCK_BYTES`] in all: CRC-32 (u32) of the run's number (u64), the block's number
-//! (u64) and all after it; the number of groups (u16); 2 zero bytes; then the groups: tenant (u32), number of
-//! hashes (u16, at least 1), the hashes in ascending order; zeros to the end. Groups ascend by tenant, so a key of a
-//! tenant with many costs little more than its hash.
+//! Layout, little-endian, [`BLOCK_BYTES`] in all: CRC-32 (u32) of the run's number (u64), the
+//! block's number (u64) and all after it; the number of groups (u16); 2 zero bytes; then the
+//! groups: tenant (u32), number of hashes (u16, at least 1), the hashes in ascending order; zeros
+//! to the end. Groups ascend by tenant, so a key of a tenant with many costs little more than its
+//! hash.
 
 use super::super::{Key, TenantNumber};
 use crate::bytes::Cursor;

@@ -1,11 +1,13 @@
 //! How much memory each run's filter gets.
 //!
-//! Invariant: after [`shrink`] and [`admit`] all filters, and half of the largest once more, are within the budget. So
-//! any filter can be folded at any time: its fold has at most half of its bytes, and stands beside it for a moment.
+//! Invariant: after [`shrink`] and [`admit`] all filters, and half of the largest once more, are
+//! within the budget. So any filter can be folded at any time: its fold has at most half of its
+//! bytes, and stands beside it for a moment.
 //!
-//! What counts is how many block reads an absent key costs: one for each run whose filter lets it pass. So memory is
-//! taken where a byte saves the fewest reads, which is mostly in the largest runs, as in Monkey (Dayan et al., 2017):
-//! their filters take the most memory, and none of them saves more than one read.
+//! What counts is how many block reads an absent key costs: one for each run whose filter lets it
+//! pass. So memory is taken where a byte saves the fewest reads, which is mostly in the largest
+//! runs, as in Monkey (Dayan et al., 2017): their filters take the most memory, and none of them
+//! saves more than one read.
 
 use super::filter::{full_bytes, half_bytes, size_within};
 
@@ -45,7 +47,8 @@ impl Share {
         }
     }
 
-    /// What making it smaller costs: so many more absent keys of one pass, for each byte that it frees.
+    /// What making it smaller costs: so many more absent keys of one pass, for each byte that it
+    /// frees.
     fn cost(&self) -> f64 {
         let smaller = self.smaller();
         (smaller.passing() - self.passing()) / (self.bytes - smaller.bytes) as f64
@@ -67,7 +70,8 @@ pub(super) fn shrink(shares: &mut [Share], bytes_max: u64) {
     }
 }
 
-/// Makes room for the filter of a new run of `keys` keys, and says how many bytes it gets: 0 for none.
+/// Makes room for the filter of a new run of `keys` keys, and says how many bytes it gets: 0 for
+/// none.
 pub(super) fn admit(shares: &mut Vec<Share>, keys: u64, bytes_max: u64) -> u64 {
     let full = Share {
         keys,

@@ -2,10 +2,11 @@
 //!
 //! Invariant: a checkpoint and the runs of the same manifest hold the same commits.
 //!
-//! Layout, little-endian: frames (see [`super::frames`]). The first frame:
-//! commit u64, partitions u16, complete u8, items u64, tenants u32, epochs u32. Then frames of whole tenants
-//! in order of their numbers (name: u16 of bytes, UTF-8; a LEB128 count for each partition), then frames of
-//! whole epochs (partition u16, epoch u128, prefix u64, last checksum u32, ranges u32; each two u64).
+//! Layout, little-endian: frames (see [`super::frames`]). The first frame: commit u64, partitions
+//! u16, complete u8, items u64, tenants u32, epochs u32. Then frames of whole tenants in order of
+//! their numbers (name: u16 of bytes, UTF-8; a LEB128 count for each partition), then frames of
+//! whole epochs (partition u16, epoch u128, prefix u64, last checksum u32, ranges u32; each two
+//! u64).
 
 use super::super::{Cut, Staged, StoreError, TenantNumber};
 use super::frames::{FrameReader, FrameWriter};
@@ -54,8 +55,8 @@ impl Image {
         }
     }
 
-    /// Writes and syncs the checkpoint `number`; `names` gives the names from a number on, some at a time.
-    /// Returns its length.
+    /// Writes and syncs the checkpoint `number`; `names` gives the names from a number on, some at
+    /// a time. Returns its length.
     pub(super) fn write(
         &self,
         files: &dyn Files,
@@ -130,8 +131,8 @@ pub(super) fn read(
         .filter(|head| found && head.commit == commit && head.partitions == partitioning.count())
         .ok_or_else(|| frames.bad("its first frame does not fit the manifest"))?;
 
-    // Epochs come last in the file and first into the cut, so the cut is made with an empty position and
-    // told the batches' state at the end.
+    // Epochs come last in the file and first into the cut, so the cut is made with an empty
+    // position and told the batches' state at the end.
     let mut cut = Cut::new(partitioning, Position::default());
     let mut position = Position::default();
     while frames.load()? {
@@ -208,7 +209,8 @@ fn decode_epoch(cursor: &mut Cursor<'_>, position: &mut Position) -> Option<()> 
     let mut beyond = Vec::with_capacity(count);
     for _ in 0..count {
         let (first, last) = (cursor.u64()?, cursor.u64()?);
-        // Earlier releases took a batch with the greatest number. Its items count; that it came need not be known.
+        // Earlier releases took a batch with the greatest number. Its items count; that it came
+        // need not be known.
         if first <= SEQUENCE_MAX {
             beyond.push((first, last.min(SEQUENCE_MAX)));
         }
@@ -226,7 +228,8 @@ fn decode_epoch(cursor: &mut Cursor<'_>, position: &mut Position) -> Option<()> 
 mod tests {
     use super::*;
 
-    /// Before sequences had a limit, a batch with the greatest number could be applied: such a folder must open.
+    /// Before sequences had a limit, a batch with the greatest number could be applied: such a
+    /// folder must open.
     #[test]
     fn a_sequence_that_no_batch_can_have_is_left_out() {
         let (checksum, none): (u32, u64) = (7, u64::MAX);

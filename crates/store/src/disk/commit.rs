@@ -1,7 +1,8 @@
-//! Commits: what is staged becomes durable, then visible; or, without room, as if it had never come.
+//! Commits: what is staged becomes durable, then visible; or, without room, as if it had never
+//! come.
 //!
-//! Invariant: what is shown was synced before, and where nothing was synced nothing is left that an opening could take for
-//! a commit.
+//! Invariant: what is shown was synced before, and where nothing was synced nothing is left that an
+//! opening could take for a commit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +20,8 @@ use super::shared::{Flush, Stop, View};
 const STAGED_KEYS_KEPT: usize = 1 << 16;
 
 impl DiskStore {
-    /// Looks whether who opens the store next will find what this one writes: the journal by its name, and the folder.
+    /// Looks whether who opens the store next will find what this one writes: the journal by its
+    /// name, and the folder.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         self.shared.look()?;
         self.journal.check_name(&*self.shared.files)
@@ -66,7 +68,8 @@ impl DiskStore {
         if is_full || self.journal.position() >= self.shared.options.segment_bytes_max {
             self.freeze()?;
         }
-        // Nothing is written into another's folder, and nobody hears of a commit that is not found again.
+        // Nothing is written into another's folder, and nobody hears of a commit that is not found
+        // again.
         self.shared.look_before_append()?;
         self.journal
             .append(self.commit + 1, &self.staged, &self.staged_list)?;
@@ -86,8 +89,9 @@ impl DiskStore {
         self.staged_list.shrink_to(STAGED_KEYS_KEPT);
     }
 
-    /// Hands the table to the flushing thread and goes on with an empty one and a new segment. Waits while
-    /// an earlier table is still being flushed: memory is bounded, so a slow disk slows commits.
+    /// Hands the table to the flushing thread and goes on with an empty one and a new segment.
+    /// Waits while an earlier table is still being flushed: memory is bounded, so a slow disk slows
+    /// commits.
     pub(super) fn freeze(&mut self) -> Result<(), StoreError> {
         self.shared.wait_for_flush()?;
         let ahead_bytes = self.shared.options.journal_ahead_bytes;
@@ -120,8 +124,8 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Has what the journal holds flushed, so that the next opening has nothing to recover, and ends the threads. On a full
-    /// disk it stays in the journal.
+    /// Has what the journal holds flushed, so that the next opening has nothing to recover, and
+    /// ends the threads. On a full disk it stays in the journal.
     pub(super) fn settle_and_end(&mut self) -> Result<(), StoreError> {
         self.shared.release_reserve()?;
         if !self.journal.is_empty()

@@ -2,13 +2,15 @@
 //!
 //! Invariant: it never denies a key that was added.
 //!
-//! A split-block Bloom filter as in Apache Parquet (<https://parquet.apache.org/docs/file-format/bloomfilter/>):
-//! blocks of 256 bits, one bit in each of a block's eight words. At [`BITS_PER_KEY`] about one absent key in
-//! two hundred passes. Unlike there, the bits are fields of the fingerprint, which costs no multiplications: the low
-//! 40 bits choose them, and the block is chosen by the high 32, of which the lowest 8 hardly matter.
+//! A split-block Bloom filter as in Apache Parquet
+//! (<https://parquet.apache.org/docs/file-format/bloomfilter/>): blocks of 256 bits, one bit in
+//! each of a block's eight words. At [`BITS_PER_KEY`] about one absent key in two hundred passes.
+//! Unlike there, the bits are fields of the fingerprint, which costs no multiplications: the low 40
+//! bits choose them, and the block is chosen by the high 32, of which the lowest 8 hardly matter.
 //!
-//! A filter can be *folded*: each two neighbouring blocks become one, with the bits of both. What comes out is bit by bit
-//! the filter that the same keys make at half the size. So filters shrink without their keys.
+//! A filter can be *folded*: each two neighbouring blocks become one, with the bits of both. What
+//! comes out is bit by bit the filter that the same keys make at half the size. So filters shrink
+//! without their keys.
 
 use super::super::Key;
 use super::key_set::mix;
@@ -18,7 +20,8 @@ use super::pages::Pages;
 const BITS_PER_KEY: u64 = 12;
 /// Bytes of one block.
 pub(super) const BLOCK_BYTES: usize = 32;
-/// A filter's number of blocks is a multiple of this, or a smaller power of two: it can be halved a few times.
+/// A filter's number of blocks is a multiple of this, or a smaller power of two: it can be halved a
+/// few times.
 const BLOCKS_STEP: u64 = 16;
 /// Bits of a fingerprint that choose the bit in one word.
 const LANE_BITS: usize = 5;
@@ -85,7 +88,8 @@ impl Filter {
         &self.bytes
     }
 
-    /// Adds the keys of a part of another filter, which has `1 << folds` times as many blocks: those from the `first` on.
+    /// Adds the keys of a part of another filter, which has `1 << folds` times as many blocks:
+    /// those from the `first` on.
     pub(super) fn add_folded(&mut self, part: &[u8], first: usize, folds: u32) {
         let blocks = self.bytes.as_chunks_mut::<BLOCK_BYTES>().0;
         for (from, at) in part.as_chunks::<BLOCK_BYTES>().0.iter().zip(first..) {
@@ -147,8 +151,9 @@ impl Filter {
         }
     }
 
-    /// Brings the keys' blocks into the cache. A loop of so few instructions is waiting for dozens of misses at once,
-    /// one that looks at the bits for few: in filters larger than the cache it took 58 ns a key, and takes 24 after this.
+    /// Brings the keys' blocks into the cache. A loop of so few instructions is waiting for dozens
+    /// of misses at once, one that looks at the bits for few: in filters larger than the cache it
+    /// took 58 ns a key, and takes 24 after this.
     fn touch(&self, fingerprints: &[Fingerprint]) {
         let blocks = self.blocks();
         let first_bytes = fingerprints

@@ -1,10 +1,12 @@
 //! The filters of a store's runs, in memory within one budget.
 //!
-//! Invariant: whatever is being built or folded, all filters together never take more than the budget.
+//! Invariant: whatever is being built or folded, all filters together never take more than the
+//! budget.
 //!
-//! Before a run is written, room is made for its filter by folding others; [`super::budget`] decides which. Only the copy
-//! in memory is folded: a run's file keeps the filter that it was written with, and opening folds again what does not
-//! fit. A run without any filter in memory answers as well, by reading a block for every key.
+//! Before a run is written, room is made for its filter by folding others; [`super::budget`]
+//! decides which. Only the copy in memory is folded: a run's file keeps the filter that it was
+//! written with, and opening folds again what does not fit. A run without any filter in memory
+//! answers as well, by reading a block for every key.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -41,7 +43,8 @@ impl Filters {
         }
     }
 
-    /// An empty filter for a run of `keys` keys that is to be written, of the size that there is room for.
+    /// An empty filter for a run of `keys` keys that is to be written, of the size that there is
+    /// room for.
     pub(super) fn make(&self, keys: u64) -> Arc<RunFilter> {
         let _making = self.making.lock();
         let others = self.held();

@@ -1,7 +1,7 @@
 //! Flushing: a frozen table becomes a run, and the commits up to it a checkpoint.
 //!
-//! Invariant: the journal's segments of the table are removed only after the manifest that names the run and
-//! the checkpoint is on disk. Without room nothing has happened, and it is tried again.
+//! Invariant: the journal's segments of the table are removed only after the manifest that names
+//! the run and the checkpoint is on disk. Without room nothing has happened, and it is tried again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,8 +18,8 @@ use super::shared::{Flush, Shared, Stop, View};
 /// The most runs: with more, a flush waits for merges, and commits for the flush.
 pub(super) const RUNS_MAX: usize = 64;
 
-/// How many times longer than usual the thread waits at most before it tries a flush again that found no room though the file
-/// system said that there was: a quota, perhaps.
+/// How many times longer than usual the thread waits at most before it tries a flush again that
+/// found no room though the file system said that there was: a quota, perhaps.
 const PAUSES_MAX: u32 = 16;
 
 /// What the thread does next.

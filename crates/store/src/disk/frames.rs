@@ -1,10 +1,11 @@
 //! A file of checksummed frames: what a checkpoint is made of.
 //!
-//! Invariant: a frame that is handed out is one that was written at that place; memory holds one frame at a
-//! time, and never more than the file has bytes.
+//! Invariant: a frame that is handed out is one that was written at that place; memory holds one
+//! frame at a time, and never more than the file has bytes.
 //!
-//! Layout, little-endian: magic `HCCP`, version (u32), number (u64), CRC-32 of these; then frames, each bytes
-//! of content (u32), CRC-32 (u32) of its offset in the file (u64) and its content, content.
+//! Layout, little-endian: magic `HCCP`, version (u32), number (u64), CRC-32 of these; then frames,
+//! each bytes of content (u32), CRC-32 (u32) of its offset in the file (u64) and its content,
+//! content.
 
 use super::super::StoreError;
 use crate::bytes::Cursor;

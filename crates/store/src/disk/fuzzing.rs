@@ -1,4 +1,5 @@
-//! For the fuzz targets: a small store's files, checksums put right after damage, and a store that is used up.
+//! For the fuzz targets: a small store's files, checksums put right after damage, and a store that
+//! is used up.
 //!
 //! Invariant: it is built for fuzzing only, and touches no disk.
 
@@ -67,8 +68,8 @@ fn renew(store: &mut DiskStore, byte: u8) -> Result<(), StoreError> {
     })
 }
 
-/// The files of a store that was killed: a run, a checkpoint, some commits in the journal, by name; last a generation, so that
-/// the numbers of the others stay.
+/// The files of a store that was killed: a run, a checkpoint, some commits in the journal, by name;
+/// last a generation, so that the numbers of the others stay.
 ///
 /// # Errors
 /// None that the simulated disk makes.
@@ -94,7 +95,8 @@ pub fn sample() -> Result<StoreFiles, StoreError> {
     Ok(all)
 }
 
-/// Puts every checksum of the file `name` right that can be found, so that what is wrong beside them is read.
+/// Puts every checksum of the file `name` right that can be found, so that what is wrong beside
+/// them is read.
 pub fn seal(name: &str, bytes: &mut [u8]) {
     if name == manifest::NAME || name == generation::NAME {
         seal_end(bytes);

@@ -1,9 +1,11 @@
 //! The store's generation, beside its commits.
 //!
-//! Invariant: the file is replaced whole: after a crash it says what it said before or what it was to say.
+//! Invariant: the file is replaced whole: after a crash it says what it said before or what it was
+//! to say.
 //!
-//! The file `GENERATION`, little-endian: magic `HCGN`, version (u32, 1), the generation (16 bytes), whether the broker had it
-//! (u8, 0 or 1), CRC-32 (u32) of all before it. A folder of a store that never stood behind a broker has none.
+//! The file `GENERATION`, little-endian: magic `HCGN`, version (u32, 1), the generation (16 bytes),
+//! whether the broker had it (u8, 0 or 1), CRC-32 (u32) of all before it. A folder of a store that
+//! never stood behind a broker has none.
 
 use super::super::StoreError;
 use crate::bytes::Cursor;

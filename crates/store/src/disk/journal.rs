@@ -1,16 +1,19 @@
-//! The journal: commits since the last checkpoint, in numbered segments, one segment for each table of keys.
+//! The journal: commits since the last checkpoint, in numbered segments, one segment for each table
+//! of keys.
 //!
-//! Invariant: a segment's records are the commits from its base on, without a gap, and what follows the last
-//! is zeros, records of older segments under their own salts, or the rest of records without their heads: of one that was being
-//! written when the process or the machine died, and of those for which there was no room.
+//! Invariant: a segment's records are the commits from its base on, without a gap, and what follows
+//! the last is zeros, records of older segments under their own salts, or the rest of records
+//! without their heads: of one that was being written when the process or the machine died, and of
+//! those for which there was no room.
 //!
-//! Layout of a segment, little-endian: head, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment (u64), base
-//! (u64, the number of its first commit), salt (u64, random), bytes behind the head when it was made (u64; it is never
-//! shorter than these), CRC-32 of these (u32), zeros; then records (see [`super::record`]). A segment gets its name
-//! once its head is on disk.
+//! Layout of a segment, little-endian: head, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment
+//! (u64), base (u64, the number of its first commit), salt (u64, random), bytes behind the head
+//! when it was made (u64; it is never shorter than these), CRC-32 of these (u32), zeros; then
+//! records (see [`super::record`]). A segment gets its name once its head is on disk.
 //!
-//! Overwriting and syncing is almost twice as fast as appending, so a segment grows by zeros written ahead of the
-//! records, and a segment that is flushed becomes the next one's space: its old records don't have the new salt.
+//! Overwriting and syncing is almost twice as fast as appending, so a segment grows by zeros
+//! written ahead of the records, and a segment that is flushed becomes the next one's space: its
+//! old records don't have the new salt.
 
 use super::super::{Key, Staged, StoreError};
 use super::key_set::random;
@@ -52,7 +55,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Makes a new segment whose first commit will be `base`, in place of the spare one of `spare_bytes`, if any.
+    /// Makes a new segment whose first commit will be `base`, in place of the spare one of
+    /// `spare_bytes`, if any.
     pub(super) fn create(
         files: &dyn Files,
         segment: u64,
@@ -109,7 +113,8 @@ impl Journal {
         })
     }
 
-    /// Makes one commit durable. Without room for it ([`StoreError::Full`]) the journal is as it was.
+    /// Makes one commit durable. Without room for it ([`StoreError::Full`]) the journal is as it
+    /// was.
     pub(super) fn append(
         &mut self,
         commit: u64,
@@ -139,8 +144,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes sure that no opening takes what was written of the last record for a commit: all of it may have been but for the
-    /// zeros at its end. Without its head it is nothing. A part of a head never fits its checksum, so it may stay.
+    /// Makes sure that no opening takes what was written of the last record for a commit: all of it
+    /// may have been but for the zeros at its end. Without its head it is nothing. A part of a head
+    /// never fits its checksum, so it may stay.
     #[cold]
     fn retract(&self) -> Result<(), StoreError> {
         let mut head = [0; record::HEAD_BYTES];
@@ -157,7 +163,8 @@ impl Journal {
         self.file.sync()
     }
 
-    /// Refuses a segment whose name does not lead to it any more: the next start would not find its commits.
+    /// Refuses a segment whose name does not lead to it any more: the next start would not find its
+    /// commits.
     pub(super) fn check_name(&self, files: &dyn Files) -> Result<(), StoreError> {
         files.check_name(&self.name, &self.file, self.id)
     }
@@ -312,8 +319,9 @@ impl SegmentReader {
         Ok(intact.then_some((head, payload)))
     }
 
-    /// Makes sure that nothing valid follows where the records end. One commit is in flight at a time, so an
-    /// invalid record before a valid one was once acknowledged, and is damage rather than a torn write.
+    /// Makes sure that nothing valid follows where the records end. One commit is in flight at a
+    /// time, so an invalid record before a valid one was once acknowledged, and is damage rather
+    /// than a torn write.
     pub(super) fn check_tail(&self) -> Result<(), StoreError> {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut at = self.position;
@@ -338,9 +346,9 @@ impl SegmentReader {
 
     /// Continues the segment after its last record.
     ///
-    /// The last record is written again: it may be one that a dying process wrote and never synced, or one
-    /// whose sync failed, after which a system may take its pages for clean (<https://lwn.net/Articles/752063/>).
-    /// What is left of a torn record is overwritten by zeros.
+    /// The last record is written again: it may be one that a dying process wrote and never synced,
+    /// or one whose sync failed, after which a system may take its pages for clean
+    /// (<https://lwn.net/Articles/752063/>). What is left of a torn record is overwritten by zeros.
     pub(super) fn into_journal(self, ahead_bytes: u64) -> Result<Journal, StoreError> {
         if let Some(last_at) = self.last_at {
             let mut record = vec![0; (self.position - last_at).min(self.len - last_at) as usize];

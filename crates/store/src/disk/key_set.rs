@@ -1,4 +1,5 @@
-//! Keys in memory: the table of committed keys that are in no run yet, and the keys staged by a commit.
+//! Keys in memory: the table of committed keys that are in no run yet, and the keys staged by a
+//! commit.
 //!
 //! Invariant: within its capacity a set never grows, so no insertion pauses to move what is there.
 
@@ -18,7 +19,8 @@ pub(super) fn random() -> u64 {
 }
 
 /// Multiplies to 128 bits and folds the halves together, as wyhash and its kin do
-/// (<https://github.com/wangyi-fudan/wyhash>). `seeds` keep a client from choosing ids that collide.
+/// (<https://github.com/wangyi-fudan/wyhash>). `seeds` keep a client from choosing ids that
+/// collide.
 #[inline]
 pub(super) fn mix(key: &Key, seeds: (u64, u64)) -> u64 {
     let wide = u128::from_be_bytes(key.0);
@@ -49,8 +51,8 @@ impl KeySet {
     }
 
     /// Adds `key`; says whether it was absent.
-    // In a loop over a commit's keys it is a seventh cheaper in place; left to itself, the compiler changes its mind with
-    // changes anywhere.
+    // In a loop over a commit's keys it is a seventh cheaper in place; left to itself, the compiler
+    // changes its mind with changes anywhere.
     #[inline(always)]
     pub(super) fn insert(&mut self, key: Key) -> bool {
         let seeds = self.seeds;

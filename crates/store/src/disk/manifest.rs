@@ -1,11 +1,12 @@
 //! The manifest: which files are the store.
 //!
-//! Invariant: it is replaced whole, after everything that it names is on disk, and before anything that it no
-//! longer names is removed.
+//! Invariant: it is replaced whole, after everything that it names is on disk, and before anything
+//! that it no longer names is removed.
 //!
-//! The file `MANIFEST`, little-endian: magic `HCMF`, version (u32), partitions (u16), commit (u64: the last
-//! one that runs and checkpoint hold), checkpoint (u64, 0 for none), first segment (u64), next number (u64),
-//! runs (u32 of them; each its number u64 and keys u64), CRC-32 (u32) of all before it.
+//! The file `MANIFEST`, little-endian: magic `HCMF`, version (u32), partitions (u16), commit (u64:
+//! the last one that runs and checkpoint hold), checkpoint (u64, 0 for none), first segment (u64),
+//! next number (u64), runs (u32 of them; each its number u64 and keys u64), CRC-32 (u32) of all
+//! before it.
 
 use super::super::StoreError;
 use crate::bytes::Cursor;

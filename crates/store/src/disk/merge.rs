@@ -1,16 +1,18 @@
 //! Merging runs, so that their number stays logarithmic in the number of keys.
 //!
-//! Invariant: a merge changes which runs hold the keys, never which keys there are. Its inputs stay in the
-//! view and the manifest until its output has taken their place.
+//! Invariant: a merge changes which runs hold the keys, never which keys there are. Its inputs stay
+//! in the view and the manifest until its output has taken their place.
 //!
-//! Runs are tiered by size: each tier is [`FANOUT`] times the one below, and once a tier has `FANOUT` runs they
-//! become one. A key is so rewritten about log₄(keys / table) times. Runs share no keys and have no order
-//! among them, so any of a tier may be merged. While a large merge runs, it stops every few thousand keys to
-//! let a smaller one pass, so the small runs of new keys never pile up behind it.
+//! Runs are tiered by size: each tier is [`FANOUT`] times the one below, and once a tier has
+//! `FANOUT` runs they become one. A key is so rewritten about log₄(keys / table) times. Runs share
+//! no keys and have no order among them, so any of a tier may be merged. While a large merge runs,
+//! it stops every few thousand keys to let a smaller one pass, so the small runs of new keys never
+//! pile up behind it.
 //!
-//! It needs room for its inputs a second time until it ends, and makes none: so it begins only where that and the reserve have
-//! room, waits as long as the store is full, and gives up what it has written when the store becomes full meanwhile. Runs that
-//! wait only cost look-ups, until there are [`flush::RUNS_MAX`]: then the store is full.
+//! It needs room for its inputs a second time until it ends, and makes none: so it begins only
+//! where that and the reserve have room, waits as long as the store is full, and gives up what it
+//! has written when the store becomes full meanwhile. Runs that wait only cost look-ups, until
+//! there are [`flush::RUNS_MAX`]: then the store is full.
 
 use std::io;
 use std::sync::Arc;
@@ -33,7 +35,8 @@ const MERGED_MAX: usize = 8;
 const KEYS_BETWEEN_LOOKS: u64 = 1 << 14;
 
 impl DiskStore {
-    /// Waits until every flush and merge that is due, and has room, is done: for tests and measurements.
+    /// Waits until every flush and merge that is due, and has room, is done: for tests and
+    /// measurements.
     ///
     /// # Errors
     /// When one of them failed.
@@ -62,8 +65,8 @@ fn tier(keys: u64, base: u64) -> u32 {
     (keys / base.max(1)).max(1).ilog(FANOUT)
 }
 
-/// Which of `runs` (each its number and keys) to merge: the lowest tier below `tiers` with enough runs that
-/// are not `busy`.
+/// Which of `runs` (each its number and keys) to merge: the lowest tier below `tiers` with enough
+/// runs that are not `busy`.
 fn pick(runs: &[RunEntry], busy: &[u64], base: u64, tiers: u32) -> Option<(u32, Vec<u64>)> {
     let mut free: Vec<RunEntry> = runs
         .iter()
@@ -93,7 +96,8 @@ fn entries(view: &View) -> Vec<RunEntry> {
         .collect()
 }
 
-/// How many times longer than it is looked for room a merge waits that found none though the file system said that there was.
+/// How many times longer than it is looked for room a merge waits that found none though the file
+/// system said that there was.
 const PAUSES: u32 = 16;
 
 /// The thread that merges, until the store stops.
@@ -113,7 +117,8 @@ pub(super) fn work(shared: &Shared) {
     }
 }
 
-/// Waits for runs to merge that there is room for, until `earliest` at least; none when the thread is to end.
+/// Waits for runs to merge that there is room for, until `earliest` at least; none when the thread
+/// is to end.
 fn wait_for_job(shared: &Shared, earliest: Option<Instant>) -> Option<(u32, Vec<u64>)> {
     let mut state = shared.state();
     loop {
@@ -174,8 +179,8 @@ fn next_job(shared: &Shared, busy: &[u64], tiers: u32) -> Option<(u32, Vec<u64>)
     pick(&entries(&shared.view()), busy, base, tiers)
 }
 
-/// Merges the runs of `job`; `busy` are the runs of the merges that wait for this one. It gives up when the store is to stop, or
-/// is full.
+/// Merges the runs of `job`; `busy` are the runs of the merges that wait for this one. It gives up
+/// when the store is to stop, or is full.
 fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(), StoreError> {
     let (tier, numbers) = job;
     let inputs: Vec<Arc<Run>> = shared

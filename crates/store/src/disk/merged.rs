@@ -1,7 +1,7 @@
 //! Several ascending sources of keys as one.
 //!
-//! Invariant: the stream ascends strictly; a source that does not, or two parts of a store that share a key, end
-//! it with an error, since then counts and keys would differ.
+//! Invariant: the stream ascends strictly; a source that does not, or two parts of a store that
+//! share a key, end it with an error, since then counts and keys would differ.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

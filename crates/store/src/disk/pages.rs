@@ -2,8 +2,9 @@
 //!
 //! Invariant: it starts as zeros and never moves or grows.
 //!
-//! With pages of 4 KiB a random read of some hundred megabytes misses the processor's table of pages nearly every time, and
-//! waits for that before it waits for the memory. So large blocks ask the system for huge pages.
+//! With pages of 4 KiB a random read of some hundred megabytes misses the processor's table of
+//! pages nearly every time, and waits for that before it waits for the memory. So large blocks ask
+//! the system for huge pages.
 
 use std::io;
 use std::ops::{Deref, DerefMut};

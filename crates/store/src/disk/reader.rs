@@ -1,6 +1,7 @@
 //! Reading the last commit while the store goes on.
 //!
-//! Invariant: a reader sees whole commits only: keys become visible under the same lock as the counts.
+//! Invariant: a reader sees whole commits only: keys become visible under the same lock as the
+//! counts.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,9 +64,10 @@ impl StoreReader for DiskReader {
             return LookUp::Known(false);
         };
         let key = Key::new(number, hash);
-        // No commit and no unite ends while the cut is held. So the keys of this cut are those that are now in the view's
-        // table and those of its frozen table and its runs, which never change: the table must be asked now, since later
-        // commits add to it, and the runs may be asked later.
+        // No commit and no unite ends while the cut is held. So the keys of this cut are those that
+        // are now in the view's table and those of its frozen table and its runs, which never
+        // change: the table must be asked now, since later commits add to it, and the runs may be
+        // asked later.
         let view = self.shared.view();
         let is_in_memory = [Some(&view.table), view.frozen.as_ref()]
             .into_iter()

@@ -1,13 +1,15 @@
 //! One commit as a record of the journal.
 //!
-//! Invariant: a record that passes its checks is one that was written to this segment for this commit: its
-//! head carries the segment's random salt, which neither older bytes nor a client's text can know.
+//! Invariant: a record that passes its checks is one that was written to this segment for this
+//! commit: its head carries the segment's random salt, which neither older bytes nor a client's
+//! text can know.
 //!
-//! Layout, little-endian. Head, [`HEAD_BYTES`]: magic `HCJR`, the segment's salt (u64), the commit's number
-//! (u64), bytes of payload (u32), CRC-32 of the payload (u32), CRC-32 of the head before it (u32). Payload:
-//! completeness (u8: 0 unchanged, 1 not complete, 2 complete); new tenants (u32 of them; each u16 of bytes,
-//! then UTF-8); applied batches (u32; each partition u16, epoch u128, sequence u64, checksum u32); new keys
-//! (u32; each 16 bytes). Then zeros up to a multiple of [`ALIGN_BYTES`].
+//! Layout, little-endian. Head, [`HEAD_BYTES`]: magic `HCJR`, the segment's salt (u64), the
+//! commit's number (u64), bytes of payload (u32), CRC-32 of the payload (u32), CRC-32 of the head
+//! before it (u32). Payload: completeness (u8: 0 unchanged, 1 not complete, 2 complete); new
+//! tenants (u32 of them; each u16 of bytes, then UTF-8); applied batches (u32; each partition u16,
+//! epoch u128, sequence u64, checksum u32); new keys (u32; each 16 bytes). Then zeros up to a
+//! multiple of [`ALIGN_BYTES`].
 
 use super::super::{Cut, KEY_BYTES, Key, Staged, TenantNumber};
 use crate::bytes::Cursor;

@@ -1,7 +1,7 @@
 //! Opening: from files to the state of the last commit.
 //!
-//! Invariant: nothing is changed on disk before everything that the manifest names was read and found intact;
-//! what can't be explained by a crash is refused, never repaired.
+//! Invariant: nothing is changed on disk before everything that the manifest names was read and
+//! found intact; what can't be explained by a crash is refused, never repaired.
 
 use std::sync::{Arc, Weak};
 
@@ -42,7 +42,8 @@ pub(super) fn recover(
     shape: StoreShape,
     options: &DiskOptions,
 ) -> Result<Recovered, StoreError> {
-    // What an earlier process renamed and did not live to sync must stay before anything builds on it.
+    // What an earlier process renamed and did not live to sync must stay before anything builds on
+    // it.
     files.sync_names()?;
     let names = files.names()?;
     if !has_manifest(&names) {
@@ -320,7 +321,8 @@ impl Replay {
         Ok(reader)
     }
 
-    /// Puts what was read apart from what follows. Several segments before the last become one table.
+    /// Puts what was read apart from what follows. Several segments before the last become one
+    /// table.
     fn freeze(&mut self) {
         let empty = KeySet::with_capacity(self.table_keys_max);
         let full = std::mem::replace(&mut self.table, empty);

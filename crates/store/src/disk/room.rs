@@ -1,16 +1,19 @@
-//! Room on the disk: what is done when there is none, and how it is noticed that there is some again.
+//! Room on the disk: what is done when there is none, and how it is noticed that there is some
+//! again.
 //!
-//! Invariant: while the store is full nothing is committed and nobody waits for room; whatever found none is undone, and what
-//! was committed before can be read.
+//! Invariant: while the store is full nothing is committed and nobody waits for room; whatever
+//! found none is undone, and what was committed before can be read.
 //!
-//! The store is *full* from the moment that a commit or a flush finds no room. It ends once no flush waits for room, the
-//! *reserve* is whole, and as much can be allocated as the next commit may take, which is tried every
-//! [`DiskOptions::room_interval`](super::DiskOptions). So what has room once the store is not full any more has some for a while, and posts are not taken and
+//! The store is *full* from the moment that a commit or a flush finds no room. It ends once no
+//! flush waits for room, the *reserve* is whole, and as much can be allocated as the next commit
+//! may take, which is tried every [`DiskOptions::room_interval`](super::DiskOptions). So what has
+//! room once the store is not full any more has some for a while, and posts are not taken and
 //! refused in turns.
 //!
-//! The reserve is a file of at most [`RESERVE_BYTES_MAX`] that nothing is kept in. Only a flush that finds no room takes it away, once: what the
-//! journal holds then becomes a run, and its segment is the next one's space. Without it a small disk that is full of
-//! journal could wait for room that only a flush makes. An opening and a clean stop take it away too, for what they write.
+//! The reserve is a file of at most [`RESERVE_BYTES_MAX`] that nothing is kept in. Only a flush
+//! that finds no room takes it away, once: what the journal holds then becomes a run, and its
+//! segment is the next one's space. Without it a small disk that is full of journal could wait for
+//! room that only a flush makes. An opening and a clean stop take it away too, for what they write.
 //!
 //! A merge takes much room for a while and makes none, so it waits (see [`super::merge`]).
 
@@ -23,15 +26,16 @@ use super::super::StoreError;
 use super::shared::Shared;
 use crate::files::{Files, TEMPORARY};
 
-/// How the names of files begin that only take room. They end as those of files that are still being made, so that openings
-/// remove them.
+/// How the names of files begin that only take room. They end as those of files that are still
+/// being made, so that openings remove them.
 pub(super) const FAMILY: &str = "room-";
 
 /// The most bytes of the reserve.
 pub(super) const RESERVE_BYTES_MAX: u64 = 8 << 20;
 
-/// How often [`DiskOptions::journal_ahead_bytes`](super::DiskOptions) must have room beside the reserve for the store not to be full any more:
-/// for a new segment and for the first records beyond it.
+/// How often [`DiskOptions::journal_ahead_bytes`](super::DiskOptions) must have room beside the
+/// reserve for the store not to be full any more: for a new segment and for the first records
+/// beyond it.
 const AHEADS_TRIED: u64 = 2;
 
 /// The name of the reserve's file.
@@ -95,7 +99,8 @@ impl Shared {
         tracing::info!("the disk has room again");
     }
 
-    /// Whether files may take `bytes` more, as far as the file system says. A quota may still refuse them.
+    /// Whether files may take `bytes` more, as far as the file system says. A quota may still
+    /// refuse them.
     pub(super) fn has_room(&self, bytes: u64) -> Result<bool, StoreError> {
         let room = self.files.room_left()?;
         Ok(room.is_none_or(|room| room >= bytes))
@@ -109,7 +114,8 @@ impl Shared {
         }
         match self.allocate(&reserve_name(), bytes) {
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::FileTooLarge => {
-                // Larger files can't be had at all: the limit is met elsewhere, as an error like any other.
+                // Larger files can't be had at all: the limit is met elsewhere, as an error like
+                // any other.
                 self.room.has_no_reserve.store(true, Ordering::Release);
                 self.discard(&reserve_name())
             }

@@ -1,12 +1,13 @@
 //! A run: an immutable file of keys in ascending order.
 //!
-//! Invariant: a run's file never changes once it has a manifest's word; it is removed when it is obsolete and
-//! the last who reads it lets go.
+//! Invariant: a run's file never changes once it has a manifest's word; it is removed when it is
+//! obsolete and the last who reads it lets go.
 //!
-//! Layout, little-endian: a head block ([`BLOCK_BYTES`]: magic `HCRN`, version u32, run u64, CRC-32 of these,
-//! zeros); the blocks (see [`super::block`]); the first key of each; the filter's words (see
-//! [`super::filter`]; none when there was no room for it); the foot, [`FOOT_BYTES`]: magic `HCRF`, run u64, blocks u64,
-//! keys u64, filter bytes u64, CRC-32 of the first keys, CRC-32 of the filter, CRC-32 of the foot before it.
+//! Layout, little-endian: a head block ([`BLOCK_BYTES`]: magic `HCRN`, version u32, run u64, CRC-32
+//! of these, zeros); the blocks (see [`super::block`]); the first key of each; the filter's words
+//! (see [`super::filter`]; none when there was no room for it); the foot, [`FOOT_BYTES`]: magic
+//! `HCRF`, run u64, blocks u64, keys u64, filter bytes u64, CRC-32 of the first keys, CRC-32 of the
+//! filter, CRC-32 of the foot before it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,7 +133,8 @@ impl Run {
         }
     }
 
-    /// Opens a run that a manifest names, and reads its index. [`Self::read_filter`] reads its filter.
+    /// Opens a run that a manifest names, and reads its index. [`Self::read_filter`] reads its
+    /// filter.
     pub(super) fn open(files: Arc<dyn Files>, number: u64, keys: u64) -> Result<Self, StoreError> {
         let file = files.open_file(&name(number))?;
         let len = file.len()?;
@@ -152,7 +154,8 @@ impl Run {
             .ok_or_else(|| file.damaged(foot_at, "its foot is not what was written"))?;
         let index_at = foot.index_at().unwrap_or_default();
         let filter_at = foot.filter_at().unwrap_or_default();
-        // Its length is a part of the file's, so it can't ask for more memory than the file has bytes.
+        // Its length is a part of the file's, so it can't ask for more memory than the file has
+        // bytes.
         let mut index = vec![0; (filter_at - index_at) as usize];
         file.read_at(&mut index, index_at)?;
         if crc32fast::hash(&index) != foot.index_crc {
@@ -217,8 +220,8 @@ impl Run {
         self.filter.retire();
     }
 
-    /// Removes from `keys` those that it has, and from `fingerprints` theirs; neighbours of one block share its
-    /// read.
+    /// Removes from `keys` those that it has, and from `fingerprints` theirs; neighbours of one
+    /// block share its read.
     pub(super) fn remove_known(
         &self,
         keys: &mut Vec<Key>,
@@ -295,8 +298,8 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
-            // A file that stays is removed at the next opening: no manifest names it. One that another process made under
-            // the name is not ours.
+            // A file that stays is removed at the next opening: no manifest names it. One that
+            // another process made under the name is not ours.
             let name = name(self.number);
             let is_ours = self.file.id().is_ok_and(|id| {
                 let checked = self.files.check_name(&name, &self.file, id);

@@ -1,7 +1,7 @@
 //! Writing a run.
 //!
-//! Invariant: a run that [`RunWriter::finish`] returns is on disk whole; its name is made durable by whoever
-//! writes the manifest.
+//! Invariant: a run that [`RunWriter::finish`] returns is on disk whole; its name is made durable
+//! by whoever writes the manifest.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ const FINGERPRINTS_AT_ONCE: usize = 256;
 /// Bytes written between two syncs: a commit's sync must not wait behind one of a whole run.
 const SYNC_BYTES: u64 = 2 << 20;
 
-/// Takes ascending keys and makes a run of them, in bounded memory beyond the run's index and filter.
+/// Takes ascending keys and makes a run of them, in bounded memory beyond the run's index and
+/// filter.
 pub(super) struct RunWriter {
     files: Arc<dyn Files>,
     file: DiskFile,

@@ -1,10 +1,10 @@
 //! What the writer, the readers and the background threads of one store share.
 //!
-//! Invariant: every key of the cut is in the view's table, its frozen table or one of its runs, and nowhere
-//! twice; a view that someone holds stays whole while the store goes on.
+//! Invariant: every key of the cut is in the view's table, its frozen table or one of its runs, and
+//! nowhere twice; a view that someone holds stays whole while the store goes on.
 //!
-//! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys. Those of the filters are
-//! taken last, or alone, and so is that of the generation.
+//! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys. Those
+//! of the filters are taken last, or alone, and so is that of the generation.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -74,7 +74,8 @@ pub(super) struct State {
 /// See the module.
 pub(super) struct Shared {
     pub(super) files: Arc<dyn Files>,
-    /// What keeps the folder, for as long as the store lives; none where no other process can come, or nothing is written.
+    /// What keeps the folder, for as long as the store lives; none where no other process can come,
+    /// or nothing is written.
     pub(super) hold: Weak<Hold>,
     pub(super) options: DiskOptions,
     pub(super) cut: RwLock<Cut>,
@@ -144,13 +145,14 @@ impl Shared {
         Arc::clone(&self.view.read())
     }
 
-    /// Looks whether the folder is still ours, before files in it are made, written or removed, and after what is
-    /// acknowledged was written.
+    /// Looks whether the folder is still ours, before files in it are made, written or removed, and
+    /// after what is acknowledged was written.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         Hold::look_if_held(&self.hold)
     }
 
-    /// The same, unless somebody has looked just now: commits follow each other, and each looks when it has written.
+    /// The same, unless somebody has looked just now: commits follow each other, and each looks
+    /// when it has written.
     pub(super) fn look_before_append(&self) -> Result<(), StoreError> {
         Hold::look_if_stale(&self.hold)
     }
@@ -182,7 +184,8 @@ impl Shared {
         self.changed.wait(state);
     }
 
-    /// Waits until the state may have changed, until `deadline` at most; says whether that has come.
+    /// Waits until the state may have changed, until `deadline` at most; says whether that has
+    /// come.
     pub(super) fn wait_until(&self, state: &mut MutexGuard<'_, State>, deadline: Instant) -> bool {
         self.changed.wait_until(state, deadline).timed_out()
     }
@@ -222,7 +225,8 @@ impl Shared {
         self.poison();
     }
 
-    /// Does the work of a thread. A panic poisons the store, so that nobody waits for that thread for ever.
+    /// Does the work of a thread. A panic poisons the store, so that nobody waits for that thread
+    /// for ever.
     pub(super) fn watched(&self, task: Task, work: fn(&Self)) {
         if let Err(detail) = supervisor::catch(task, || work(self)) {
             let thread = task.name();
@@ -238,7 +242,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until no table is frozen, then looks: it may have taken long. A flush that waits for room is not waited for.
+    /// Waits until no table is frozen, then looks: it may have taken long. A flush that waits for
+    /// room is not waited for.
     pub(super) fn wait_for_flush(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         while state.flush.is_some() && !self.is_poisoned() {

@@ -31,10 +31,11 @@ impl DiskStore {
         Ok(added)
     }
 
-    /// Fills `fresh` with the keys of `items` that are neither committed nor staged, and stages them.
+    /// Fills `fresh` with the keys of `items` that are neither committed nor staged, and stages
+    /// them.
     ///
-    /// Each place is asked for all keys before the next one is: the look-ups of one loop do not depend on each other,
-    /// so the processor waits for many cache misses at once.
+    /// Each place is asked for all keys before the next one is: the look-ups of one loop do not
+    /// depend on each other, so the processor waits for many cache misses at once.
     fn keys_of<'i>(
         &mut self,
         items: impl Iterator<Item = (&'i TenantName, &'i [ItemHash])>,
@@ -84,8 +85,8 @@ impl DiskStore {
 
     /// Marks those of `items`, the last insert's, that were absent.
     ///
-    /// They are the fresh keys, in the order of the items, but for those of new tenants, which come behind all others. A key
-    /// that comes again is fresh where it came first.
+    /// They are the fresh keys, in the order of the items, but for those of new tenants, which come
+    /// behind all others. A key that comes again is fresh where it came first.
     pub(super) fn mark_fresh(&self, items: &[TenantItems], marks: &mut Marks) {
         let known = self.shared.cut.read().names().len();
         let is_known = |key: &Key| (key.tenant().0 as usize) < known;

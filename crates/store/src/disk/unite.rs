@@ -1,7 +1,8 @@
 //! Uniting the store with another's snapshot: the finish.
 //!
-//! Invariant: until the manifest that names the united run and the united checkpoint is in place, nothing of
-//! the unite is part of the store; from then on all of it is. A unite that finds no room is over, and nothing of it stays.
+//! Invariant: until the manifest that names the united run and the united checkpoint is in place,
+//! nothing of the unite is part of the store; from then on all of it is. A unite that finds no room
+//! is over, and nothing of it stays.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,8 @@ use headcount_model::{ItemHash, Partition, Position, TenantName};
 const KEYS_AT_ONCE: usize = 1 << 12;
 
 impl DiskStore {
-    /// Sets those keys aside that the store does not have now. What arrives later is looked up at the finish.
+    /// Sets those keys aside that the store does not have now. What arrives later is looked up at
+    /// the finish.
     pub(super) fn set_aside(
         &mut self,
         tenant: &TenantName,
@@ -115,7 +117,8 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Writes the keys that were set aside and that the store does not have as the run `number`, and stages their counts.
+    /// Writes the keys that were set aside and that the store does not have as the run `number`,
+    /// and stages their counts.
     fn write_united(
         &mut self,
         aside: &Aside,
@@ -160,8 +163,8 @@ impl DiskStore {
         run.map(RunWriter::finish).transpose()
     }
 
-    /// Puts the united run and cut in place of the old cut: on disk by one manifest, for readers under one lock. Returns the
-    /// number of the checkpoint that is not needed any more.
+    /// Puts the united run and cut in place of the old cut: on disk by one manifest, for readers
+    /// under one lock. Returns the number of the checkpoint that is not needed any more.
     fn install_united(
         &self,
         run: Option<Run>,

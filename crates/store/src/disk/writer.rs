@@ -1,6 +1,7 @@
 //! The store itself: one writer's staging and commits.
 //!
-//! Invariant: a staged key is in no committed table and no run; it becomes visible after its record is synced.
+//! Invariant: a staged key is in no committed table and no run; it becomes visible after its record
+//! is synced.
 
 use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
@@ -120,6 +121,10 @@ impl DiskStore {
 
     fn start_thread(&mut self, task: Task, work: fn(&Shared)) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a panic of the store's threads poisons the store"
+        )]
         let thread = thread::Builder::new()
             .name(task.name().to_owned())
             .spawn(move || shared.watched(task, work))
@@ -132,7 +137,8 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Does `work` unless the store is poisoned; an error poisons it, unless it is want of room: what found none undid itself.
+    /// Does `work` unless the store is poisoned; an error poisons it, unless it is want of room:
+    /// what found none undid itself.
     fn guarded<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,

@@ -93,7 +93,8 @@ impl World {
         }
     }
 
-    /// Looks which state the store is at, which settles what was in doubt; `None` when it can't be read.
+    /// Looks which state the store is at, which settles what was in doubt; `None` when it can't be
+    /// read.
     fn settle_doubt(&mut self, store: &DiskStore) -> Option<()> {
         let reader = store.reader();
         let generation = reader.generation();
@@ -237,7 +238,8 @@ impl World {
                 }
             }
             _ => {
-                // Some tenants that the store knows, some that it will know, some that only come this way.
+                // Some tenants that the store knows, some that it will know, some that only come
+                // this way.
                 let name = format!("t{}", self.random.below(8));
                 let ids: Vec<u64> = (0..=self.random.below(20))
                     .map(|_| self.random.below(200))

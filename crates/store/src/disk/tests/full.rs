@@ -1,4 +1,5 @@
-//! The same work on a disk that has no room: from any operation on, for any number of bytes more, and with a crash after it.
+//! The same work on a disk that has no room: from any operation on, for any number of bytes more,
+//! and with a crash after it.
 //!
 //! Invariant: see the [module above](super).
 
@@ -20,8 +21,8 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 impl World {
-    /// A commit found no room: nothing has happened, for the writer and for readers. Perhaps there is room now, then the store
-    /// notices by itself.
+    /// A commit found no room: nothing has happened, for the writer and for readers. Perhaps there
+    /// is room now, then the store notices by itself.
     pub(super) fn expect_rolled_back(&mut self, store: &mut DiskStore) {
         let next = batch(self.committed.commits + 1);
         assert_eq!(store.judge(next, 0), Verdict::New);
@@ -107,7 +108,8 @@ fn a_crash_after_a_commit_without_room_does_not_bring_it_back() {
     }
 }
 
-/// Every length that a record may be cut to: within its head, at its last byte, within the zeros behind that.
+/// Every length that a record may be cut to: within its head, at its last byte, within the zeros
+/// behind that.
 #[test]
 fn no_part_of_a_record_is_taken_for_a_commit_or_for_damage() {
     let mut cut = 0;
@@ -168,7 +170,8 @@ fn a_full_store_opens_and_answers_and_goes_on_by_itself() {
     world.settle_doubt(&store).expect("readable");
 }
 
-/// The journal is all that has filled the disk: the reserve lets its table become a run, whose segment is the next one's space.
+/// The journal is all that has filled the disk: the reserve lets its table become a run, whose
+/// segment is the next one's space.
 #[test]
 fn the_reserve_lets_a_flush_through() {
     let mut world = World::new(7);

@@ -1,7 +1,7 @@
 //! Arbitrary bytes in place of a store's files.
 //!
-//! Invariant: no content of any file makes the store panic, and none makes it answer what was never committed:
-//! it opens at a commit, or refuses.
+//! Invariant: no content of any file makes the store panic, and none makes it answer what was never
+//! committed: it opens at a commit, or refuses.
 
 use std::sync::Arc;
 
@@ -73,7 +73,8 @@ fn items(files: &SimFiles) -> Result<u64, StoreError> {
     Ok(report.items)
 }
 
-/// The files that the store needs: what is being made, or waits to be written over, is none of them.
+/// The files that the store needs: what is being made, or waits to be written over, is none of
+/// them.
 fn names(files: &SimFiles) -> Vec<String> {
     let mut names = files.list().expect("listed");
     names.retain(|name| !name.ends_with(TEMPORARY));
@@ -98,8 +99,8 @@ proptest! {
         let at = at.index(len as usize) as u64;
         file.write_at(&bytes, at).expect("written");
         match items(&files) {
-            // The journal's end can't be told from a commit that was being made. What is written here is
-            // shorter than a record, so it reaches two of them at most.
+            // The journal's end can't be told from a commit that was being made. What is written
+            // here is shorter than a record, so it reaches two of them at most.
             Ok(items) => {
                 let is_journal = name.starts_with("journal-");
                 prop_assert!(items == ITEMS || (is_journal && items >= ITEMS - 2), "{name} {items}");

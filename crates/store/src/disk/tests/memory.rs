@@ -1,7 +1,7 @@
 //! Filters within their budget, however many keys there are.
 //!
-//! Invariant: at no moment do the filters of all runs take more than what the tables leave of the memory, and a store answers the
-//! same with filters of any size, or with none.
+//! Invariant: at no moment do the filters of all runs take more than what the tables leave of the
+//! memory, and a store answers the same with filters of any size, or with none.
 
 use std::sync::Arc;
 use std::thread;
@@ -34,7 +34,8 @@ fn open(files: &SimFiles, memory_bytes_max: usize) -> DiskStore {
     store
 }
 
-/// Bytes of two tables and a sorted copy of one: 48 for each place, of which keys take seven eighths.
+/// Bytes of two tables and a sorted copy of one: 48 for each place, of which keys take seven
+/// eighths.
 fn tables_bytes(options: &DiskOptions) -> u64 {
     options.table_keys_max() as u64 / 7 * 8 * 48
 }

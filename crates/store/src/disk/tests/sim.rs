@@ -1,6 +1,7 @@
 //! Simulated files in folders: they keep what was synced, and of the rest what chance says.
 //!
-//! Invariant: what [`SimFiles::crash`] leaves is a state that the contracts of [`Files`] and [`Nested`] allow.
+//! Invariant: what [`SimFiles::crash`] leaves is a state that the contracts of [`Files`] and
+//! [`Nested`] allow.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -42,8 +43,8 @@ impl Random {
 pub(super) enum Fault {
     /// The machine dies: this operation is half done, none follows.
     Crash,
-    /// This operation fails. A write may have written a part; what a sync should have synced never will be,
-    /// though it can still be read.
+    /// This operation fails. A write may have written a part; what a sync should have synced never
+    /// will be, though it can still be read.
     Error,
     /// From here on there is room for so many bytes more.
     Full(u64),
@@ -232,7 +233,8 @@ impl SimFiles {
         }
     }
 
-    /// Lets `fault` hit the operation that is `after` operations ahead; any earlier fault is over, and so is want of room.
+    /// Lets `fault` hit the operation that is `after` operations ahead; any earlier fault is over,
+    /// and so is want of room.
     pub(super) fn inject(&self, fault: Option<(Fault, u64)>) {
         self.inject_both(fault, None);
     }
@@ -246,7 +248,8 @@ impl SimFiles {
         (disk.capacity, disk.is_copying) = (None, false);
     }
 
-    /// Leaves room for so many bytes from now on; for what is overwritten, too, where the disk `is_copying`.
+    /// Leaves room for so many bytes from now on; for what is overwritten, too, where the disk
+    /// `is_copying`.
     pub(super) fn leave_room(&self, bytes: u64, is_copying: bool) {
         let mut disk = self.disk.lock();
         disk.capacity = Some(disk.used() + bytes);
