@@ -1,121 +1,32 @@
-//! The house map and the house rules, enforced: headers, sizes, imports, words, who starts tasks.
+//! House rules that no lint knows: headers, sizes, borders between crates, links, paths of machines.
 //!
-//! Invariant: a finding names file, line and rule; each rule is shown in `samples` to refuse
-//! something.
+//! Invariant: a finding names the file, the line and the rule.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    unreachable_pub,
-    reason = "these are tests"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "these are tests")]
 
-mod imports;
-mod processes;
-mod samples;
-mod sizes;
-mod source;
-mod spawns;
-mod words;
-
-use std::collections::HashSet;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use source::Source;
+/// The most lines of a Rust file.
+const FILE_LINES_MAX: usize = 400;
 
-/// Folders of Rust sources that open with a header.
-const RUST_FOLDERS: [&str; 5] = [
-    "src/",
-    "tests/",
-    "bench/src/",
-    "xtask/",
-    "fuzz/fuzz_targets/",
-];
+/// The most columns of a line in a Rust file.
+const COLUMNS_MAX: usize = 100;
 
-/// Folders whose files and functions are not too long.
-const SIZED_FOLDERS: [&str; 3] = ["src/", "bench/src/", "xtask/"];
+/// Directories that exist on somebody's machine alone.
+const MACHINE_DIRECTORIES: [&str; 5] = ["root", "home", "work", "tmp", "Users"];
 
-/// Folders that hold nothing of ours, for a checkout without git.
-const FOREIGN_FOLDERS: [&str; 5] = [".git", "target", "artifacts", "coverage", "headcount-data"];
+/// What locks a data directory in the process of the test.
+const LOCKS: [&str; 3] = ["DataDir::open", "Hold::take", "DiskStore::open("];
 
-/// A rule that a line breaks.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
-    path: String,
-    line: usize,
-    rule: String,
-}
+/// What starts processes, or contains modules that do.
+const STARTS: [&str; 2] = ["process::Command", "mod kit;"];
 
-impl Finding {
-    /// `line` counts from 1.
-    pub fn new(path: &str, line: usize, rule: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            rule: rule.into(),
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.path, self.line, self.rule)
-    }
-}
-
-/// All findings in `files`: pairs of a path below the root, with slashes, and the text.
-fn check(files: &[(String, String)]) -> Vec<Finding> {
-    let mut sources: Vec<Source> = files
-        .iter()
-        .filter(|(path, _)| {
-            path.ends_with(".rs") && RUST_FOLDERS.iter().any(|folder| path.starts_with(folder))
-        })
-        .map(|(path, text)| Source::parse(path, text))
-        .collect();
-    mark_test_files(&mut sources);
-    let mut findings = Vec::new();
-    for source in &sources {
-        findings.extend(words::header(source));
-        if SIZED_FOLDERS
-            .iter()
-            .any(|folder| source.path.starts_with(folder))
-        {
-            findings.extend(sizes::check(source));
-        }
-        if source.path.starts_with("src/") {
-            findings.extend(imports::check(source));
-            findings.extend(words::check(source));
-            findings.extend(spawns::check(source));
-        }
-    }
-    findings.extend(processes::check(&sources));
-    for (path, text) in files {
-        findings.extend(words::machine_paths(path, text));
-    }
-    findings
-}
-
-/// A file that another declares by `#[cfg(test)] mod name;` is test code as a whole, with all below
-/// it.
-fn mark_test_files(sources: &mut [Source]) {
-    let roots: HashSet<Vec<String>> = sources.iter().flat_map(Source::test_modules).collect();
-    for source in sources {
-        let module = source.module();
-        if roots.iter().any(|root| module.starts_with(root)) {
-            source.mark_all_test();
-        }
-    }
-}
-
-/// The files of the checkout: what git tracks or would track, or all when git can't tell.
-fn files(root: &Path) -> Vec<(String, String)> {
+/// The files of the checkout, by path: those that git tracks or would track, as far as they are text.
+fn files() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git")
         .args([
             "ls-files",
@@ -126,62 +37,144 @@ fn files(root: &Path) -> Vec<(String, String)> {
         ])
         .current_dir(root)
         .output()
-        .ok()
-        .filter(|output| output.status.success());
-    let mut paths = Vec::new();
-    match listed {
-        Some(output) => {
-            let names = String::from_utf8(output.stdout).expect("file names are UTF-8");
-            paths.extend(
-                names
-                    .split('\0')
-                    .filter(|name| !name.is_empty())
-                    .map(str::to_owned),
-            );
-        }
-        None => walk(root, "", &mut paths),
+        .expect("git lists the files");
+    assert!(listed.status.success(), "not a checkout of git");
+    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    // A deleted file is still listed, and a binary file is no text.
+    let read = |name: &str| Some((name.to_owned(), fs::read_to_string(root.join(name)).ok()?));
+    names.split('\0').filter_map(read).collect()
+}
+
+/// Findings in the Rust file `path`.
+fn check_rust(path: &str, text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    if !text.starts_with("//! ") {
+        findings.push(format!(
+            "{path}:1: a file opens with `//!`: its purpose, then its invariant"
+        ));
     }
-    paths.sort();
-    // What is deleted but still tracked, or no text, has nothing to check.
-    let text = |path: &String| fs::read_to_string(root.join(path)).ok();
-    paths
-        .into_iter()
-        .filter_map(|path| text(&path).map(|text| (path, text)))
+    let lines = text.lines().count();
+    if lines > FILE_LINES_MAX {
+        findings.push(format!("{path}: {lines} lines: at most {FILE_LINES_MAX}"));
+    }
+    for (index, line) in text.lines().enumerate() {
+        let columns = line.chars().count();
+        if columns > COLUMNS_MAX {
+            findings.push(format!(
+                "{path}:{}: {columns} columns: at most {COLUMNS_MAX}",
+                index + 1
+            ));
+        }
+    }
+    findings
+}
+
+/// Absolute paths into directories of one machine.
+fn check_machine_paths(path: &str, text: &str) -> Vec<String> {
+    let inside = |c: char| c.is_alphanumeric() || "_-.})~*".contains(c);
+    let mut findings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        for directory in MACHINE_DIRECTORIES {
+            let name = format!("/{directory}/");
+            if line
+                .match_indices(&name)
+                .any(|(at, _)| !line[..at].ends_with(inside))
+            {
+                findings.push(format!(
+                    "{path}:{}: `{name}` exists on one machine",
+                    index + 1
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// Relative links of the Markdown file `path` that lead nowhere.
+fn check_links(path: &str, text: &str, files: &BTreeMap<String, String>) -> Vec<String> {
+    let directory = Path::new(path).parent().unwrap_or(Path::new(""));
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    let mut findings = Vec::new();
+    for target in targets {
+        let target = target.split('#').next().unwrap_or_default();
+        if target.is_empty() || target.contains("://") || target.contains(' ') {
+            continue;
+        }
+        let mut joined: Vec<&str> = Vec::new();
+        let whole = directory.join(target);
+        for part in whole.to_str().unwrap_or_default().split('/') {
+            match part {
+                ".." => drop(joined.pop()),
+                "." | "" => {}
+                part => joined.push(part),
+            }
+        }
+        let name = joined.join("/");
+        let exists = files
+            .keys()
+            .any(|file| *file == name || file.starts_with(&format!("{name}/")));
+        if !exists {
+            findings.push(format!("{path}: the link to {target} leads nowhere"));
+        }
+    }
+    findings
+}
+
+/// Test programs that lock data directories and start processes as well: between its fork and its
+/// exec a child holds the locks of its parent, so another test would find a directory in use.
+fn check_processes(files: &BTreeMap<String, String>) -> Vec<String> {
+    let mut programs: BTreeMap<String, Vec<(&String, &String)>> = BTreeMap::new();
+    for (path, text) in files.iter().filter(|(path, _)| path.ends_with(".rs")) {
+        let parts: Vec<&str> = path.split('/').collect();
+        let program = match parts.as_slice() {
+            // This program names what locks.
+            ["tests", "tidy", ..] => continue,
+            ["tests", program, ..] => format!("tests/{program}"),
+            ["crates", name, part, ..] => format!("crates/{name}/{part}"),
+            ["src", ..] => "src".to_owned(),
+            _ => continue,
+        };
+        programs.entry(program).or_default().push((path, text));
+    }
+    let has = |text: &str, words: &[&str]| words.iter().any(|word| text.contains(word));
+    let locking = programs.into_values();
+    locking
+        .filter(|sources| sources.iter().any(|(_, text)| has(text, &LOCKS)))
+        .flatten()
+        .filter(|(_, text)| has(text, &STARTS))
+        .map(|(path, _)| {
+            format!("{path}: a test program that locks data directories starts no processes")
+        })
         .collect()
 }
 
-fn walk(folder: &Path, prefix: &str, paths: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).expect("the checkout can be read") {
-        let entry = entry.expect("the checkout can be read");
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let kind = entry.file_type().expect("the checkout can be read");
-        if FOREIGN_FOLDERS.contains(&name.as_str()) {
-            continue;
-        }
-        if kind.is_dir() {
-            walk(&entry.path(), &format!("{prefix}{name}/"), paths);
-        } else if kind.is_file() {
-            paths.push(format!("{prefix}{name}"));
-        }
-    }
+/// Our crates that the manifest `text` depends on, but for its tests.
+fn knows(text: &str) -> BTreeSet<&str> {
+    let (_, rest) = text.split_once("\n[dependencies]\n").expect("dependencies");
+    let section = rest.split("\n[").next().unwrap_or_default();
+    let ours = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("headcount-"));
+    ours.filter_map(|line| line.split('.').next()).collect()
 }
 
 #[test]
 fn the_house_is_tidy() {
-    let files = files(Path::new(env!("CARGO_MANIFEST_DIR")));
-    for folder in [
-        "src/",
-        "tests/",
-        "bench/src/",
-        "xtask/",
-        "fuzz/fuzz_targets/",
-    ] {
-        let found = files
-            .iter()
-            .any(|(path, _)| path.starts_with(folder) && path.ends_with(".rs"));
-        assert!(found, "no source found in {folder}: nothing was checked");
+    let files = files();
+    let mut findings = check_processes(&files);
+    for (path, text) in &files {
+        findings.extend(check_machine_paths(path, text));
+        if path.ends_with(".rs") {
+            findings.extend(check_rust(path, text));
+        }
+        if path.ends_with(".md") {
+            findings.extend(check_links(path, text, &files));
+        }
     }
-    let findings: Vec<String> = check(&files).iter().map(Finding::to_string).collect();
+    assert!(files.keys().filter(|path| path.ends_with(".rs")).count() > 300);
     assert!(
         findings.is_empty(),
         "{} findings:\n{}",
@@ -190,16 +183,68 @@ fn the_house_is_tidy() {
     );
 }
 
+/// The table "Which crate may know which" of ARCHITECTURE.md, and the manifests.
 #[test]
-fn a_checkout_without_git_has_the_same_sources() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut walked = Vec::new();
-    walk(root, "", &mut walked);
-    let listed = files(root);
-    let missed: Vec<&String> = listed
-        .iter()
-        .map(|(path, _)| path)
-        .filter(|path| path.ends_with(".rs") && !walked.contains(path))
-        .collect();
-    assert!(missed.is_empty(), "{missed:?}");
+fn crates_know_what_the_architecture_says() {
+    let files = files();
+    let (_, table) = files["ARCHITECTURE.md"]
+        .split_once("| crate | knows |\n|---|---|\n")
+        .expect("the table");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let mut told: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for row in rows {
+        let mut cells = row.trim_matches('|').split(" | ").map(str::trim);
+        let (names, known) = (cells.next().expect("names"), cells.next().expect("crates"));
+        let known: BTreeSet<&str> = match known {
+            "nothing of ours" => BTreeSet::new(),
+            known => known.split(", ").collect(),
+        };
+        told.extend(names.split(", ").map(|name| (name, known.clone())));
+    }
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (path, text) in &files {
+        let parts: Vec<&str> = path.split('/').collect();
+        if let ["crates", name, "Cargo.toml"] = parts.as_slice() {
+            assert!(
+                text.contains("\n[lints]\nworkspace = true\n"),
+                "{path} has its own lints"
+            );
+            found.insert(name, knows(text));
+        }
+    }
+    told.retain(|name, _| *name != "headcount");
+    assert_eq!(told, found);
+}
+
+#[test]
+fn each_rule_refuses_something() {
+    let none = BTreeMap::new();
+    let header = "//! What it is for.\n";
+    assert_eq!(check_rust("a.rs", header), [""; 0]);
+    assert_eq!(check_rust("a.rs", "fn a() {}\n").len(), 1);
+    assert_eq!(
+        check_rust("a.rs", &format!("{header}{}", "\n".repeat(FILE_LINES_MAX))).len(),
+        1
+    );
+    assert_eq!(
+        check_rust("a.rs", &format!("{header}// {}\n", "é".repeat(COLUMNS_MAX))).len(),
+        1
+    );
+    let [machine, relative] = ["/", "a/"].map(|before| format!("{before}home/me/a"));
+    assert_eq!(check_machine_paths("a.md", &machine).len(), 1);
+    assert_eq!(check_machine_paths("a.md", &relative).len(), 0);
+    assert_eq!(
+        check_links("docs/a.md", "[a](../b.md#c), [d](https://e)", &none).len(),
+        1
+    );
+    let is_there = BTreeMap::from([("b.md".to_owned(), String::new())]);
+    assert_eq!(
+        check_links("docs/a.md", "[a](../b.md#c)", &is_there).len(),
+        0
+    );
+    let test = format!("{}\n{}", LOCKS[0], STARTS[0]);
+    assert_eq!(
+        check_processes(&BTreeMap::from([("tests/a/main.rs".to_owned(), test)])).len(),
+        1
+    );
 }
