@@ -18,13 +18,13 @@ WORKDIR /build
 
 # The dependencies: this layer is made again only when a manifest changes.
 COPY --from=manifests /build ./
-RUN cargo build --locked --release --package headcount
+RUN cargo build --locked --profile dist --package headcount
 
 # Sources may be older than that build: Cargo would take them for built.
 COPY crates crates
 COPY src src
 RUN find crates src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --package headcount --bin headcount
+    && cargo build --locked --profile dist --package headcount --bin headcount
 
 
 FROM debian:12.12-slim
@@ -36,7 +36,7 @@ RUN groupadd --system --gid 10001 headcount \
 
 # For brokers behind TLS: the authorities that signed their certificates.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /build/target/release/headcount /usr/local/bin/headcount
+COPY --from=build /build/target/dist/headcount /usr/local/bin/headcount
 
 ENV HEADCOUNT_LISTEN=0.0.0.0:3000 \
     HEADCOUNT_DATA_DIR=/data

@@ -1,7 +1,7 @@
-//! A RabbitMQ node of our own: where it keeps its things, and the commands that start and ask it.
+//! A private RabbitMQ node: its directories, and the commands that start and query it.
 //!
-//! Invariant: everything that it writes is below one folder, and it listens on the loopback alone,
-//! on ports that were free; the machine's own node is never touched.
+//! Invariant: everything that it writes is below one directory, and it listens only on loopback, on
+//! free ports. The node of the machine is never touched.
 
 use std::fs;
 use std::io;
@@ -10,18 +10,19 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where Debian's package has the programs. Those on the PATH are wrappers that change the user.
+/// The directory of the programs in Debian's package. Those on the PATH are wrappers that change
+/// the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
-/// The node's name. Its folder belongs to this name, so it stays the same from run to run; the port
-/// mapper is our own, so it meets no other.
+/// Name of the node. Its data directory belongs to this name, so the name is constant. The port
+/// mapper is private too, so the name can't collide with another node.
 const NODE: &str = "headcount@localhost";
 
-/// Settings for the log: all of it in a file of its own, what is wrong on standard output too.
+/// Log settings: everything goes to a log file, warnings also to standard output.
 const LOG_SETTINGS: &str =
     "log.file = broker.log\nlog.console = true\nlog.console.level = warning\n";
 
-/// A node that is described, whether it runs or not.
+/// A configured node, whether it runs or not.
 #[derive(Debug)]
 pub struct Broker {
     folder: PathBuf,
@@ -35,7 +36,7 @@ impl Broker {
     /// Prepares `folder` for a node on free ports. `settings` is a file in RabbitMQ's format.
     ///
     /// # Errors
-    /// When RabbitMQ is not installed, a node still runs on the folder, or files can't be written.
+    /// RabbitMQ is not installed, a node still runs on the directory, or files can't be written.
     pub fn prepare(folder: &Path, logs: &Path, settings: &Path) -> Result<Self, String> {
         if !Path::new(PROGRAMS).join("rabbitmq-server").exists() {
             return Err("RabbitMQ is missing: apt-get install rabbitmq-server".to_owned());
@@ -54,7 +55,7 @@ impl Broker {
                 "the broker of an earlier run is still there: end process {pid} first"
             ));
         }
-        // One of an earlier life would be waited for.
+        // A PID file of an earlier incarnation would be mistaken for the new node's.
         let _ = fs::remove_file(broker.pid_file());
         broker
             .write(settings)
@@ -62,12 +63,13 @@ impl Broker {
         Ok(broker)
     }
 
-    /// The port for AMQP.
+    /// The AMQP port.
     pub fn amqp_port(&self) -> u16 {
         self.amqp_port
     }
 
-    /// Runs the port mapper in the foreground, so that it ends with us and not with the machine.
+    /// Runs the port mapper in the foreground, so that it ends with this process instead of staying
+    /// as a daemon.
     pub fn epmd(&self) -> Command {
         let mut command = Command::new("epmd");
         command.args(["-address", "127.0.0.1", "-port"]);
@@ -75,8 +77,8 @@ impl Broker {
         command
     }
 
-    /// Runs the node. The start script is a parent of the node: end the process [`Self::pid`], then
-    /// it ends too.
+    /// Runs the node. The start script is a parent of the node and ends when the process
+    /// [`Self::pid`] ends.
     pub fn server(&self) -> Command {
         let mut command = self.command("rabbitmq-server");
         command
@@ -95,10 +97,10 @@ impl Broker {
         command
     }
 
-    /// Waits until the node has started, up to `limit_s` seconds.
+    /// Waits until the node has started, at most `limit_s` seconds.
     pub fn await_startup(&self, limit_s: u64) -> Command {
         let mut command = self.command("rabbitmqctl");
-        // Not `await_startup`, which gives up at once on a node that is not yet there to be asked.
+        // Not `await_startup`, which fails immediately if the node can't be reached yet.
         command
             .args(["--quiet", "--node", NODE, "--timeout"])
             .arg(limit_s.to_string())
@@ -107,7 +109,7 @@ impl Broker {
         command
     }
 
-    /// The node's own process, if it has said.
+    /// The process id of the node, if it has written it.
     pub fn pid(&self) -> Option<u32> {
         fs::read_to_string(self.pid_file())
             .ok()?
@@ -116,7 +118,8 @@ impl Broker {
             .ok()
     }
 
-    /// Whether `pid` is a node on this folder; a number may have gone to another process since.
+    /// Whether `pid` is a node on this directory. The operating system may have reused the id for
+    /// another process.
     pub fn owns(&self, pid: u32) -> bool {
         let folder = self.folder.display().to_string();
         fs::read(format!("/proc/{pid}/environ"))
@@ -139,7 +142,7 @@ impl Broker {
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODENAME", NODE)
-            // The machine's own settings are for the machine's own node.
+            // The settings of the machine apply only to the machine's node.
             .env("RABBITMQ_CONF_ENV_FILE", self.folder.join("none"))
             .current_dir(&self.folder);
         command
@@ -166,22 +169,22 @@ impl Broker {
                 .open(&cookie)?;
             io::Write::write_all(&mut file, text.as_bytes())?;
         }
-        // Erlang refuses one that others may read.
+        // Erlang refuses a cookie file that others can read.
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))
     }
 }
 
-/// Ports of the loopback that were free a moment ago, all different.
+/// Distinct free ports of the loopback interface.
 ///
 /// # Errors
-/// When the system has none.
+/// No port is free.
 pub fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         *port = listener.local_addr()?.port();
-        // Kept until all are found: a port that is let go may come again.
+        // Kept open until all are found, so that no port is returned twice.
         listeners.push(listener);
     }
     Ok(ports)

@@ -1,8 +1,8 @@
-//! `cargo xtask cluster`: the cluster of `docker-compose.yml` as plain processes, for who has no
-//! containers.
+//! `cargo xtask cluster`: the cluster of `docker-compose.yml` as plain processes, for systems
+//! without containers.
 //!
-//! Invariant: the nodes get the settings of the compose file, and nothing that was started outlives
-//! the command.
+//! Invariant: the nodes get the settings of the compose file, and no started process outlives the
+//! command.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -25,36 +25,36 @@ use crate::workspace::Workspace;
 /// Names of counters.
 pub const COUNTERS: [&str; 8] = ["c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8"];
 
-/// How many of them the compose file has.
+/// Number of counters in the compose file.
 const COUNTERS_DEFAULT: usize = 3;
 
-/// The longest build.
+/// Timeout of the build.
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The longest start of the broker, in seconds.
+/// Timeout of the broker's start in seconds.
 const BROKER_START_S_MAX: u64 = 120;
 
-/// The longest wait for the coordinator to be ready.
+/// Timeout for the coordinator to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 
-/// How often the processes are looked at.
+/// Polling interval of the processes.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What was asked for on the command line.
+/// Options of the command line.
 #[derive(Debug)]
 pub struct Options {
-    /// Where the coordinator listens.
+    /// Listen address of the coordinator.
     pub listen: SocketAddr,
-    /// Whether to start empty, and to leave nothing but logs.
+    /// Whether to start with empty data, and to leave only logs.
     pub ephemeral: bool,
-    /// The program to run; none builds it.
+    /// The program to run; `None` builds it.
     pub program: Option<PathBuf>,
 }
 
-/// Runs the cluster until it is told to stop.
+/// Runs the cluster until it receives a signal to stop.
 ///
 /// # Errors
-/// When something is missing, doesn't start, or another cluster runs in this checkout.
+/// Something is missing or doesn't start, or another cluster runs in this checkout.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -62,7 +62,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
             .map_err(|why| format!("can't wait for signals: {why}"))?;
     }
     let program = match &options.program {
-        // The nodes run in folders of their own.
+        // The nodes run in other directories, so the path must be absolute.
         Some(program) => fs::canonicalize(program)
             .map_err(|why| format!("can't find {}: {why}", program.display()))?,
         None => build(workspace)?,
@@ -80,7 +80,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     outcome
 }
 
-/// The processes of a cluster, and where they keep their things.
+/// The processes of a cluster and their directories.
 #[derive(Debug)]
 pub struct Cluster {
     folders: Folders,
@@ -90,10 +90,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster below `base` with this many counters, at most eight, none of it running yet.
+    /// Prepares a cluster below `base` with this number of counters, at most eight. None of it runs
+    /// yet.
     ///
     /// # Errors
-    /// When another runs there, or folders can't be made.
+    /// Another cluster runs there, or directories can't be created.
     pub fn prepare(base: PathBuf, ephemeral: bool, counters: usize) -> Result<Self, String> {
         let folders = Folders::new(base, ephemeral);
         let lock = folders.lock()?;
@@ -106,10 +107,11 @@ impl Cluster {
         })
     }
 
-    /// Starts everything in order and waits until the coordinator is ready, or all is to stop.
+    /// Starts everything in order, and waits until the coordinator is ready or the cluster must
+    /// stop.
     ///
     /// # Errors
-    /// When something doesn't start.
+    /// Something doesn't start.
     pub fn start(
         &mut self,
         workspace: &Workspace,
@@ -135,13 +137,13 @@ impl Cluster {
         wait_until_ready(&mut self.members, listen, stop)
     }
 
-    /// Stops everything; what is ephemeral is removed.
+    /// Stops everything and removes ephemeral data.
     ///
     /// # Errors
-    /// When that can't be removed.
+    /// The data can't be removed.
     pub fn stop(&mut self) -> Result<(), String> {
         println!("stopping");
-        // The other way round: who sends stops before who receives.
+        // In reverse order: senders stop before receivers.
         for member in self.members.iter_mut().rev() {
             member.stop();
         }
@@ -153,11 +155,8 @@ impl Cluster {
     }
 }
 
-/// Builds the program.
-///
-/// # Errors
-/// When it doesn't build.
-pub fn build(workspace: &Workspace) -> Result<PathBuf, String> {
+/// Builds the program like the first command in the README.
+fn build(workspace: &Workspace) -> Result<PathBuf, String> {
     let mut cargo = Command::new("cargo");
     cargo
         .args(["build", "--locked", "--release", "--bin", "headcount"])
@@ -171,7 +170,7 @@ fn start(members: &mut Vec<Member>, member: Member) -> Result<(), String> {
     members.last_mut().map_or(Ok(()), Member::start)
 }
 
-/// Starts the broker and waits for it.
+/// Starts the broker and waits until it is ready.
 fn start_broker(
     workspace: &Workspace,
     folders: &Folders,
@@ -277,7 +276,8 @@ fn wait_until_ready(
     Ok(())
 }
 
-/// Starts again what ends, as the compose file's restart policy does, until told to stop.
+/// Restarts processes that end, as the restart policy of the compose file does, until a signal to
+/// stop.
 fn supervise(members: &mut [Member], stop: &AtomicBool) -> Result<(), String> {
     while !stop.load(Ordering::Relaxed) {
         for member in members.iter_mut() {
@@ -296,8 +296,10 @@ fn greeting(listen: SocketAddr) -> String {
     };
     format!(
         "\nA coordinator and the counters {} are running. Try:\n\n  \
-         curl -X POST http://{host}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
-         curl -X GET http://{host}/items/asd/count -H 'Content-Type: application/json' -d '{{\"id\":\"2\",\"tenant\":\"asd\"}}'\n\n\
+         curl -X POST http://{host}/items -H 'Content-Type: application/json' -d \
+         '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
+         curl -X GET http://{host}/items/asd/count -H 'Content-Type: application/json' -d \
+         '{{\"id\":\"2\",\"tenant\":\"asd\"}}'\n\n\
          Ctrl-C stops everything.\n",
         COUNTERS[..COUNTERS_DEFAULT].join(", ")
     )

@@ -1,7 +1,7 @@
-//! The stage that checks the image and the cluster's compose file as far as that goes without
-//! containers.
+//! The stage that checks the image and the cluster's compose file, as far as that is possible
+//! without containers.
 //!
-//! Invariant: it never claims more than it did; what could not be rendered is said.
+//! Invariant: it claims only what it checked; if the compose file was not rendered, it says so.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,16 +11,16 @@ use crate::process;
 use crate::stages::{self, Options};
 use crate::tools::Tool;
 
-/// Unpacks docker-compose 2 where this system has none.
+/// The script that downloads docker-compose 2 if the system has none.
 const FETCH_COMPOSE: &str = "xtask/fetch-compose.sh";
 
-/// The longest that fetching it may take.
+/// Timeout of the download.
 const FETCH_LIMIT: Duration = Duration::from_secs(300);
 
 /// Lints the Dockerfile and renders the compose file.
 ///
 /// # Errors
-/// When the linter finds something, or the file doesn't render.
+/// The linter reports something, or the compose file can't be rendered.
 pub fn run(options: &Options) -> Result<(), String> {
     let mut hadolint = options.tools.command(Tool::Hadolint);
     hadolint
@@ -38,7 +38,8 @@ pub fn run(options: &Options) -> Result<(), String> {
     stages::run(options, &mut render)
 }
 
-/// A docker-compose of version 2 or later: the system's, ours, or one fetched now.
+/// Finds docker-compose of version 2 or later: the system's, one downloaded earlier, or one
+/// downloaded now.
 fn compose(options: &Options) -> Option<PathBuf> {
     let folder = options.workspace.tools().join("docker-compose");
     let ours = folder.join("docker-compose");
@@ -68,7 +69,7 @@ fn is_recent(program: &PathBuf) -> bool {
         .is_some_and(|major| major >= 2)
 }
 
-/// The first number of the version that `text` ends with.
+/// The major version at the end of `text`.
 fn major(text: &str) -> Option<u32> {
     let version = text.split_whitespace().last()?.trim_start_matches('v');
     version.split('.').next()?.parse().ok()

@@ -1,6 +1,6 @@
-//! Where a cluster of plain processes keeps its things.
+//! The directories of a cluster of plain processes.
 //!
-//! Invariant: everything is below one folder, and one cluster at a time has it.
+//! Invariant: everything is below one directory, which one cluster at a time uses.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -11,23 +11,23 @@ use std::time::Duration;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Makes the secrets, as in the compose file.
+/// The script that creates the secrets, as for the compose file.
 const MAKE_SECRETS: &str = "deploy/make-secrets.sh";
 
-/// Where the cluster keeps its things.
+/// The directories of a cluster.
 #[derive(Debug)]
 pub struct Folders {
     base: PathBuf,
-    /// What the nodes keep.
+    /// Data of the nodes.
     pub data: PathBuf,
-    /// What they say.
+    /// Logs of the nodes.
     pub logs: PathBuf,
-    /// Whether they are emptied first.
+    /// Whether the directories are emptied first.
     pub ephemeral: bool,
 }
 
 impl Folders {
-    /// Those below `base`; ephemeral ones are emptied first and do not stay.
+    /// The directories below `base`. Ephemeral ones are emptied first and removed at the end.
     pub fn new(base: PathBuf, ephemeral: bool) -> Self {
         Self {
             data: base.join(if ephemeral { "ephemeral" } else { "data" }),
@@ -37,10 +37,10 @@ impl Folders {
         }
     }
 
-    /// Keeps a second cluster away for as long as the file is open.
+    /// Locks the directories against a second cluster until the file is closed.
     ///
     /// # Errors
-    /// When there is one already.
+    /// Another cluster holds the lock.
     pub fn lock(&self) -> Result<File, String> {
         let path = self.base.join("lock");
         let fault = |why: io::Error| format!("can't lock {}: {why}", path.display());
@@ -55,10 +55,10 @@ impl Folders {
         }
     }
 
-    /// Makes them.
+    /// Creates the directories.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The operating system refuses.
     pub fn make(&self) -> Result<(), String> {
         if self.ephemeral {
             self.clear()?;
@@ -69,10 +69,10 @@ impl Folders {
         make(&self.logs)
     }
 
-    /// Removes what the nodes keep.
+    /// Removes the data of the nodes.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The operating system refuses.
     pub fn clear(&self) -> Result<(), String> {
         match fs::remove_dir_all(&self.data) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => {
@@ -82,25 +82,25 @@ impl Folders {
         }
     }
 
-    /// Makes the secrets that are not there.
+    /// Creates the missing secrets.
     ///
     /// # Errors
-    /// When the script fails.
+    /// The script fails.
     pub fn make_secrets(&self, workspace: &Workspace) -> Result<(), String> {
         let mut command = Command::new("sh");
         command
             .arg(workspace.root().join(MAKE_SECRETS))
             .arg(self.data.join("secrets"))
             .arg(self.data.join("broker-settings"))
-            // The port comes later: it is another in each run.
+            // The port is set later: it differs in each run.
             .arg("127.0.0.1:5672");
         process::run(&mut command, Duration::from_secs(10))
     }
 
-    /// Writes the broker's port, which is another in each run, into the nodes' URL.
+    /// Writes the broker's port, which differs in each run, into the URL of the nodes.
     ///
     /// # Errors
-    /// When the URL is not there.
+    /// The URL file is missing or invalid.
     pub fn set_broker_port(&self, port: u16) -> Result<(), String> {
         let path = self.data.join("secrets/amqp-url");
         let fault = |why: io::Error| format!("can't change {}: {why}", path.display());

@@ -1,30 +1,31 @@
-//! The stage that runs every fuzz target for a moment, from the committed corpus.
+//! The stage that runs every fuzz target for a short time, starting from the committed corpus.
 //!
-//! Invariant: the committed corpus stays as it is; what a run adds goes below the target folder.
+//! Invariant: the committed corpus is not changed; inputs found by a run are stored below the
+//! target directory.
 
 use std::fs;
 
 use crate::stages::{self, Options};
 use crate::tools::Tool;
 
-/// How long each target runs, in seconds, once it is built.
+/// Duration of each target in seconds, without building.
 const RUN_S: u32 = 20;
 
-/// The same with `--long`.
+/// The duration with `--long`.
 const LONG_RUN_S: u32 = 15 * 60;
 
-/// The longest that one input may take, in seconds, before it counts as a hang.
+/// Timeout of one input in seconds, after which it counts as a hang.
 const INPUT_S_MAX: u32 = 10;
 
-/// The longest input, in bytes.
+/// Maximum size of an input in bytes.
 const INPUT_BYTES_MAX: u32 = 64 * 1024;
 
 /// Builds and runs the targets.
 ///
 /// # Errors
-/// When the lock file is stale, a target doesn't build, or an input fails.
+/// The lock file is stale, a target doesn't build, or an input fails.
 pub fn run(options: &Options) -> Result<(), String> {
-    // cargo-fuzz has no such flag: it would renew a stale lock file without a word.
+    // cargo-fuzz has no `--locked`: it would silently update a stale lock file.
     stages::cargo(options, "fetch --locked --manifest-path fuzz/Cargo.toml")?;
     for target in targets(options)? {
         let found = options.workspace.scratch("fuzz").join(&target);
@@ -32,11 +33,11 @@ pub fn run(options: &Options) -> Result<(), String> {
             .map_err(|why| format!("can't make {}: {why}", found.display()))?;
         let mut fuzz = options.tools.command(Tool::CargoFuzz);
         let (sanitizer, run_s) = if options.long {
-            // AddressSanitizer is a nightly flag; this makes the pinned compiler take it.
+            // AddressSanitizer is a nightly flag; this makes the pinned compiler accept it.
             fuzz.env("RUSTC_BOOTSTRAP", "1");
             ("address", LONG_RUN_S)
         } else {
-            // Coverage alone needs stable flags only, and builds in half the time.
+            // Coverage alone needs only stable flags, and builds in half the time.
             ("none", RUN_S)
         };
         fuzz.args(["run", "--sanitizer", sanitizer, &target])
@@ -53,7 +54,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// The names of the targets: one for each file.
+/// The names of the targets, one per file.
 fn targets(options: &Options) -> Result<Vec<String>, String> {
     let folder = options.workspace.root().join("fuzz/fuzz_targets");
     let unreadable = |why| format!("can't read {}: {why}", folder.display());

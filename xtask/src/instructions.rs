@@ -1,11 +1,11 @@
-//! The stage that counts the hot paths' instructions, and compares them with a committed baseline.
+//! The stage that counts the instructions of hot paths and compares them with a committed baseline.
 //!
-//! Invariant: the baseline changes only by [`renew`]; both more and fewer instructions than it
-//! allows fail.
+//! Invariant: only [`renew`] changes the baseline. A count that is further above or below the
+//! baseline than allowed fails.
 //!
-//! `benches/instructions.rs` has the cases. A processor's clock says something else at every run;
-//! callgrind, which executes each instruction itself, says the same to within a part in a hundred
-//! on every machine of one architecture.
+//! The cases are in `benches/instructions.rs`. Measured times differ in each run; callgrind, which
+//! simulates each instruction, returns the same count to within 1 % on every machine of one
+//! architecture.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,28 +18,28 @@ use std::time::Duration;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Where the baseline is.
+/// Path of the baseline.
 const BASELINE: &str = "benches/instructions.toml";
 
-/// How it is renewed.
+/// The command that renews the baseline.
 const RENEW: &str = "cargo xtask instructions --renew";
 
-/// How far a count may be from its baseline, in percent of that.
+/// Maximum deviation of a count from its baseline in percent.
 const CHANGE_PERCENT_MAX: u64 = 5;
 
-/// The longest that the build may take: optimised, of everything, on two busy cores.
+/// Timeout of the build: everything, optimized, on two busy cores.
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The longest that one case may take; the longest takes three seconds.
+/// Timeout of one case; the slowest takes three seconds.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Instructions of one iteration, by the case's name.
+/// Instructions of one iteration, by name of the case.
 type Counts = BTreeMap<String, u64>;
 
-/// Counts, and compares with the baseline.
+/// Counts the instructions and compares them with the baseline.
 ///
 /// # Errors
-/// When a case moved too far, or can't be counted.
+/// A case deviates too much, or can't be counted.
 pub fn compare(workspace: &Workspace) -> Result<(), String> {
     let path = workspace.root().join(BASELINE);
     let text =
@@ -55,19 +55,20 @@ pub fn compare(workspace: &Workspace) -> Result<(), String> {
     match moved(&baseline, &now).as_slice() {
         [] => Ok(()),
         moved => Err(format!(
-            "{} moved by more than {CHANGE_PERCENT_MAX} %; if that is meant, `{RENEW}`, and commit {BASELINE}",
+            "{} moved by more than {CHANGE_PERCENT_MAX} %; if that is meant, `{RENEW}`, and commit \
+                {BASELINE}",
             moved.join(", ")
         )),
     }
 }
 
-/// Counts, and makes that the baseline.
+/// Counts the instructions and writes them as the new baseline.
 ///
 /// # Errors
-/// When a case can't be counted, or the file can't be written.
+/// A case can't be counted, or the file can't be written.
 pub fn renew(workspace: &Workspace) -> Result<(), String> {
     let path = workspace.root().join(BASELINE);
-    // A baseline that can't be read is no reason not to renew it.
+    // An unreadable baseline must not prevent its renewal.
     let before = fs::read_to_string(&path).ok().as_deref().and_then(parse);
     let before = before.map(|(_, counts)| counts).unwrap_or_default();
     let now = count_all(workspace)?;
@@ -80,11 +81,11 @@ pub fn renew(workspace: &Workspace) -> Result<(), String> {
 fn count_all(workspace: &Workspace) -> Result<Counts, String> {
     let mut build = Command::new("cargo");
     build
-        .args(["build", "--locked", "--release", "--example"])
+        .args(["build", "--locked", "--profile", "dist", "--example"])
         .arg("instructions")
         .current_dir(workspace.root());
     process::run(&mut build, BUILD_LIMIT)?;
-    let program = workspace.release_example("instructions");
+    let program = workspace.dist_example("instructions");
     let cases = process::output(&mut Command::new(&program))
         .ok_or_else(|| format!("{} does not name its cases", program.display()))?;
     let folder = workspace.scratch("instructions");
@@ -101,7 +102,7 @@ fn count_all(workspace: &Workspace) -> Result<Counts, String> {
     Ok(counts)
 }
 
-/// The instructions that one case takes in all its iterations.
+/// The instructions of one case in all its iterations.
 fn count(program: &Path, case: &str, out: &PathBuf) -> Result<u64, String> {
     let mut valgrind = Command::new("valgrind");
     valgrind
@@ -120,12 +121,12 @@ fn count(program: &Path, case: &str, out: &PathBuf) -> Result<u64, String> {
         .ok_or_else(|| format!("callgrind counted nothing of {case}"))
 }
 
-/// How far `now` is from `baseline`, in percent.
+/// The deviation of `now` from `baseline` in percent.
 fn change_percent(baseline: u64, now: u64) -> f64 {
     (now as f64 / baseline.max(1) as f64 - 1.0) * 100.0
 }
 
-/// The cases that moved too far, came or went.
+/// The cases that deviate too much, and those that were added or removed.
 fn moved(baseline: &Counts, now: &Counts) -> Vec<String> {
     let is_near = |name: &str, now: u64| {
         baseline
@@ -149,7 +150,7 @@ fn table(baseline: &Counts, now: &Counts) -> String {
             None => "-".to_owned(),
         };
         let (before, now) = (shown(before), shown(now));
-        // Writing to a text can't fail.
+        // Writing to a `String` can't fail.
         let _ = writeln!(out, "{name:<24} {before:>12} {now:>12} {change:>8}");
     };
     for (name, &count) in now {
@@ -167,15 +168,17 @@ fn write(architecture: &str, counts: &Counts) -> String {
         .map(|(name, count)| format!("{name} = {count}\n"))
         .collect();
     format!(
-        "# Instructions of one iteration of each case of benches/instructions.rs, as callgrind counts them.\n\
-         # A case that takes {CHANGE_PERCENT_MAX} % more or fewer fails `cargo xtask instructions`. When that is meant, renew\n\
+        "# Instructions of one iteration of each case of benches/instructions.rs, as callgrind \
+            counts them.\n\
+         # A case that takes {CHANGE_PERCENT_MAX} % more or fewer fails `cargo xtask \
+         instructions`. When that is meant, renew\n\
          # all of them by `{RENEW}`, and say in the commit why.\n\n\
          architecture = \"{architecture}\"\n\n[instructions]\n{}",
         lines.concat()
     )
 }
 
-/// The architecture and the counts that [`write()`] wrote.
+/// Parses the architecture and the counts that [`write()`] wrote.
 fn parse(text: &str) -> Option<(String, Counts)> {
     let mut architecture = None;
     let mut counts = Counts::new();

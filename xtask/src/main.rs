@@ -1,6 +1,6 @@
-//! The project's chores: `cargo xtask test` runs every check that a change must pass.
+//! Development tasks: `cargo xtask test` runs every check that a change must pass.
 //!
-//! Invariant: exits with zero only when every stage that was asked for ran and passed.
+//! Invariant: the exit status is 0 only if every requested stage ran and passed.
 
 #![allow(
     clippy::disallowed_methods,

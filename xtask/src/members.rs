@@ -1,7 +1,7 @@
-//! The processes of a cluster: started, logged, started again, stopped.
+//! The processes of a cluster: start, logs, restart and stop.
 //!
-//! Invariant: a process never outlives its value, and each of its lines is in its log file and on
-//! the terminal.
+//! Invariant: a process never outlives its value, and each of its output lines is in its log file
+//! and on the terminal.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -14,21 +14,21 @@ use std::time::{Duration, Instant};
 
 use crate::process;
 
-/// The longest wait for an end after a SIGTERM; a node drains and closes its store meanwhile.
+/// Timeout for a process to end after SIGTERM, in which a node drains and closes its store.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
-/// Between an end that nobody asked for and the next start.
+/// Delay between an unexpected end and the restart.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// The width of the names before the lines.
+/// Width of the names in front of the lines.
 const NAME_WIDTH: usize = 11;
 
-/// One process, and how to start it again.
+/// One process, and the command that starts it.
 pub struct Member {
     name: &'static str,
     log: PathBuf,
     command: Box<dyn Fn() -> Command>,
-    /// The process to ask to stop, where that is not the one that was started.
+    /// The process that must receive the signal to stop, if it is not the started one.
     target: Option<Box<dyn Fn() -> Option<u32>>>,
     child: Option<Child>,
     ended: Option<Instant>,
@@ -44,7 +44,7 @@ impl fmt::Debug for Member {
 }
 
 impl Member {
-    /// A process that `command` starts, with its log in the folder `logs`.
+    /// Creates a process that `command` starts, with its log in directory `logs`.
     pub fn new(name: &'static str, logs: &Path, command: impl Fn() -> Command + 'static) -> Self {
         Self {
             name,
@@ -56,7 +56,7 @@ impl Member {
         }
     }
 
-    /// Stops by asking the process that `target` names.
+    /// Sends the signal to stop to the process that `target` returns.
     pub fn ended_by(mut self, target: impl Fn() -> Option<u32> + 'static) -> Self {
         self.target = Some(Box::new(target));
         self
@@ -67,10 +67,10 @@ impl Member {
         self.name
     }
 
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Errors
-    /// When it can't start, or its log can't be written.
+    /// It can't start, or its log can't be written.
     pub fn start(&mut self) -> Result<(), String> {
         let log = || {
             let file = OpenOptions::new().create(true).append(true).open(&self.log);
@@ -78,7 +78,8 @@ impl Member {
         };
         let (of_output, of_errors) = (log()?, log()?);
         let mut command = (self.command)();
-        // A group of its own: Ctrl-C at the terminal is for us, and we stop them in order.
+        // A separate process group: Ctrl-C reaches only this process, which then stops the members
+        // in order.
         command
             .process_group(0)
             .stdin(Stdio::null())
@@ -99,10 +100,10 @@ impl Member {
         Ok(())
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if the process has ended.
     ///
     /// # Errors
-    /// When the system can't tell.
+    /// The operating system reports an error.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>, String> {
         match &mut self.child {
             Some(child) => process::wait(child, Duration::ZERO),
@@ -110,10 +111,10 @@ impl Member {
         }
     }
 
-    /// Starts it again, a moment after it ended.
+    /// Restarts the process after a short delay if it has ended.
     ///
     /// # Errors
-    /// When it can't start.
+    /// It can't start.
     pub fn restart_if_ended(&mut self) -> Result<(), String> {
         if let Some(status) = self.ended()? {
             println!("{} ended with {status}; it is started again", self.name);
@@ -126,19 +127,19 @@ impl Member {
         }
     }
 
-    /// Asks it to stop, waits, and ends what still runs then.
+    /// Sends the signal to stop, waits, and kills the process if it still runs.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
         };
         let target = self.target.as_ref().and_then(|target| target());
         let target = target.unwrap_or_else(|| child.id());
-        // It may have ended by itself just now.
+        // The process may have just ended.
         let _ = process::signal("TERM", &target.to_string());
         if !matches!(process::wait(&mut child, STOP_LIMIT), Ok(Some(_))) {
             println!("{} does not stop; it is killed", self.name);
         }
-        // What it started and left behind, too; mostly there is nothing.
+        // Also kills processes that it started and left running; usually there are none.
         let _ = process::kill_group(child.id());
         let _ = child.wait();
     }
@@ -157,7 +158,7 @@ fn copy(lines: impl Read + Send + 'static, name: &'static str, mut log: File) {
     thread::spawn(move || {
         for line in BufReader::new(lines).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            // A full disk must not stop the reading: the process would wait for it.
+            // A full disk must not stop the reading, because the process would block on its output.
             let _ = writeln!(log, "{line}");
             println!("{name:<NAME_WIDTH$} | {line}");
         }

@@ -1,6 +1,7 @@
-//! Runs other programs, each within a time limit and without standard input.
+//! Runs other programs with a timeout and without standard input.
 //!
-//! Invariant: a program that overruns its limit is ended, and in CI everything it started with it.
+//! Invariant: a program that exceeds its timeout is killed; in CI, together with all processes that
+//! it started.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -8,23 +9,24 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a running program is looked at.
+/// Polling interval of a running program.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether this is an unattended run: `CI` is set, and not to nothing, `0` or `false`.
+/// Whether this is an unattended run: `CI` is set, and not empty, `0` or `false`.
 pub fn in_ci() -> bool {
     env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
 }
 
-/// Runs `command` to its end, its output going to ours.
+/// Runs `command` until it ends. It inherits standard output and standard error.
 ///
 /// # Errors
-/// When it can't start, fails, or takes longer than `limit`.
+/// It can't start, fails, or takes longer than `limit`.
 pub fn run(command: &mut Command, limit: Duration) -> Result<(), String> {
     println!("$ {}", line(command));
     let own_group = in_ci();
     if own_group {
-        // At a terminal it stays in our group, so that an interrupt from the keyboard reaches it.
+        // On a terminal the program stays in this process group, so that it receives an interrupt
+        // from the keyboard.
         command.process_group(0);
     }
     let mut child = command
@@ -49,7 +51,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<(), String> {
     }
 }
 
-/// What `command` printed to its standard output, if it ran and succeeded.
+/// The standard output of `command`, if it ran and succeeded.
 pub fn output(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())
@@ -62,10 +64,10 @@ pub fn output(command: &mut Command) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Waits for `child`'s end; `None` when it still runs after `limit`.
+/// Waits until `child` ends. Returns `None` if it still runs after `limit`.
 ///
 /// # Errors
-/// When the system can't tell.
+/// The operating system reports an error.
 pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>, String> {
     let deadline = Instant::now() + limit;
     loop {
@@ -79,12 +81,12 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>, St
     }
 }
 
-/// Sends a signal, by name, to a process, or to a group when `target` starts with `-`.
+/// Sends a signal, given by name, to a process, or to a process group if `target` starts with `-`.
 ///
-/// The standard library can't; the shell can, everywhere.
+/// It runs the shell's `kill`, because the standard library can't send signals.
 ///
 /// # Errors
-/// When there is no such process.
+/// There is no such process.
 pub fn signal(name: &str, target: &str) -> Result<(), String> {
     let status = Command::new("sh")
         .args(["-c", "kill -s \"$1\" -- \"$2\"", "sh", name, target])
@@ -95,13 +97,13 @@ pub fn signal(name: &str, target: &str) -> Result<(), String> {
     }
 }
 
-/// Ends all processes of a group.
+/// Kills all processes of a group.
 ///
 /// # Errors
-/// When it is empty.
+/// The group is empty.
 pub fn kill_group(id: u32) -> Result<(), String> {
     let group = format!("-{id}");
-    // Without the complaint of the shell when the group is empty, as it should be.
+    // Suppresses the shell's error message if the group is empty, which is the normal case.
     match output(Command::new("sh").args(["-c", "kill -s KILL -- \"$1\"", "sh", &group])) {
         Some(_) => Ok(()),
         None => Err(format!("no process is left in group {id}")),
@@ -110,14 +112,14 @@ pub fn kill_group(id: u32) -> Result<(), String> {
 
 fn end(child: &mut Child, own_group: bool) {
     if own_group {
-        // It may have ended by itself just now.
+        // The process may have just ended.
         let _ = signal("KILL", &format!("-{}", child.id()));
     }
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// A command as one would type it.
+/// A command as it would be typed.
 pub fn line(command: &Command) -> String {
     let mut words: Vec<String> = command
         .get_envs()

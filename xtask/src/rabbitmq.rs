@@ -1,6 +1,6 @@
-//! Which RabbitMQ the tests run against: the system's, or version 4 in a tree of its own.
+//! Selects the RabbitMQ for the tests: the system's, or version 4 in a separate directory tree.
 //!
-//! Invariant: a tree is used only when it was made to its end.
+//! Invariant: a tree is used only if it was installed completely.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,29 +9,29 @@ use std::time::Duration;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Makes the tree.
+/// The script that installs the tree.
 const MAKE: &str = "xtask/make-rabbitmq-4.sh";
 
-/// The longest that making it may take; 38 s were measured.
+/// Timeout of the installation; it took 38 s when measured.
 const MAKE_LIMIT: Duration = Duration::from_secs(900);
 
 /// A RabbitMQ to test against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RabbitMq {
-    /// The system's own package.
+    /// The package of the operating system.
     System,
     /// Version 4, in a tree of Debian unstable.
     Tree(PathBuf),
 }
 
 impl RabbitMq {
-    /// What `--broker` may be.
+    /// Allowed values of `--broker`.
     pub const VERSIONS: [&str; 2] = ["system", "4"];
 
-    /// Finds the one of this version, or makes it if `install` says so.
+    /// Finds the RabbitMQ of this version. Installs it if it is missing and `install` is set.
     ///
     /// # Errors
-    /// When it is not there, or can't be made.
+    /// It is missing or can't be installed.
     pub fn prepare(version: &str, workspace: &Workspace, install: bool) -> Result<Self, String> {
         if version != "4" {
             return Ok(Self::System);
@@ -44,7 +44,8 @@ impl RabbitMq {
         make.arg(workspace.root().join(MAKE)).arg(&tree);
         if !install {
             return Err(format!(
-                "RabbitMQ 4 is missing. Install it by `cargo xtask test --broker 4 --install`, which runs:\n\n  {}",
+                "RabbitMQ 4 is missing. Install it by `cargo xtask test --broker 4 --install`, \
+                    which runs:\n\n  {}",
                 process::line(&make)
             ));
         }
@@ -52,7 +53,7 @@ impl RabbitMq {
         Ok(Self::Tree(tree))
     }
 
-    /// Tells the tests of it.
+    /// Passes the choice to the tests by environment variables.
     pub fn tell(&self, command: &mut Command) {
         if let Self::Tree(tree) = self {
             command

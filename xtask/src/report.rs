@@ -1,6 +1,6 @@
-//! Headers above each step, and a table of how long each took.
+//! Prints a header above each step, and a table of the durations.
 //!
-//! Invariant: a step is in the table exactly when it ran, with its outcome.
+//! Invariant: the table contains exactly the steps that ran, with their outcome.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -19,15 +19,15 @@ struct Step {
 }
 
 impl Report {
-    /// A report of nothing.
+    /// An empty report.
     pub fn new() -> Self {
         Self { steps: Vec::new() }
     }
 
-    /// Runs `step` under a header and keeps its time.
+    /// Runs `step` under a header and records its duration.
     ///
     /// # Errors
-    /// The step's own.
+    /// The error of the step.
     pub fn time<T, E>(
         &mut self,
         name: &'static str,

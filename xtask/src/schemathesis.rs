@@ -1,6 +1,6 @@
-//! The stage that holds the running server against its own `OpenAPI` description.
+//! The stage that tests the running server against its own `OpenAPI` description.
 //!
-//! Invariant: the same code gets the same requests: `schemathesis.toml` fixes the seed and keeps
+//! Invariant: the same code gets the same requests: `schemathesis.toml` fixes the seed and stores
 //! nothing.
 
 use std::fs;
@@ -11,16 +11,16 @@ use crate::server::Server;
 use crate::stages::{self, Options};
 use crate::tools::Tool;
 
-/// Requests for each operation in each phase.
+/// Number of requests for each operation in each phase.
 const EXAMPLES_MAX: u32 = 50;
 
 /// The same with `--long`.
 const LONG_EXAMPLES_MAX: u32 = 1000;
 
-/// The longest wait for one answer, in seconds.
+/// Timeout of one request in seconds.
 const REQUEST_S_MAX: u32 = 10;
 
-/// The longest that the run may take.
+/// Timeout of the run.
 const RUN_LIMIT: Duration = Duration::from_secs(8 * 60);
 
 /// The same with `--long`.
@@ -29,7 +29,7 @@ const LONG_RUN_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 /// Builds the server, runs all phases and checks against it, and stops it.
 ///
 /// # Errors
-/// When a check fails, the run overruns, or the server doesn't start or end well.
+/// A check fails, the run exceeds its timeout, or the server doesn't start or end properly.
 pub fn run(options: &Options) -> Result<(), String> {
     stages::cargo(options, "build --locked --bin headcount")?;
     let scratch = options.workspace.scratch("schemathesis");
@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
         .env("PYTHONPATH", options.workspace.root().join("xtask"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        // It leaves its caches where it runs.
+        // It writes its caches to the current directory.
         .current_dir(&scratch);
     process::run(&mut schemathesis, limit)
         .map_err(|why| server.failure(&format!("failed its checks: {why}")))?;

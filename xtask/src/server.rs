@@ -1,4 +1,4 @@
-//! One running `headcount serve`, for a stage that needs the real thing.
+//! A running `headcount serve`, for stages that need a real server.
 //!
 //! Invariant: the server never outlives the value.
 
@@ -13,22 +13,22 @@ use std::time::{Duration, Instant};
 
 use crate::process;
 
-/// The longest wait for the address, and then for readiness.
+/// Timeout for the address to be printed, and then for readiness.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest wait for the end after a SIGTERM.
+/// Timeout for the server to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest wait for one answer of the readiness check.
+/// Timeout of one readiness check.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Between two readiness checks.
+/// Delay between two readiness checks.
 const READY_POLL: Duration = Duration::from_millis(100);
 
-/// Lines of the log that a failure shows.
+/// Number of log lines that a failure shows.
 const LOG_LINES_SHOWN: usize = 30;
 
-/// A server on a port of its own choice.
+/// A server on a free port.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -37,10 +37,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `binary` with an empty data folder below `scratch`, and waits until it is ready.
+    /// Starts `binary` with an empty data directory below `scratch`, and waits until it is ready.
     ///
     /// # Errors
-    /// When it doesn't start, ends, or isn't ready in time; the end of its log is in the message.
+    /// It doesn't start, ends, or isn't ready in time. The message contains the end of its log.
     pub fn start(binary: &Path, scratch: &Path) -> Result<Self, String> {
         let data = scratch.join("data");
         let log = scratch.join("server.log");
@@ -81,11 +81,11 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Asks the server, which must still be ready, to stop, as an operator would, and waits for a
-    /// clean end.
+    /// Stops the server with SIGTERM, as an operator would. The server must still be ready before
+    /// and must end cleanly.
     ///
     /// # Errors
-    /// When it isn't ready any more, ends otherwise than with zero, or not in time.
+    /// It isn't ready any more, its exit status isn't zero, or it does not end in time.
     pub fn stop(mut self) -> Result<(), String> {
         if status_of(self.address, "/readyz") != Some(200) {
             return Err(self.failure("is not ready any more"));
@@ -98,7 +98,7 @@ impl Server {
         }
     }
 
-    /// What went wrong, with the end of the log.
+    /// Builds an error message with the end of the log.
     pub fn failure(&self, what: &str) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -133,7 +133,7 @@ impl Drop for Server {
     }
 }
 
-/// The address that a server prints; its output goes on to `log` for as long as it runs.
+/// Reads the address that a server prints. Copies its output to `log` for as long as it runs.
 pub fn address_of(child: &mut Child, log: File) -> Option<SocketAddr> {
     let stdout = child.stdout.take()?;
     let (found, finds) = mpsc::channel();
@@ -144,7 +144,7 @@ pub fn address_of(child: &mut Child, log: File) -> Option<SocketAddr> {
 fn drain(stdout: ChildStdout, mut log: File, found: &mpsc::Sender<SocketAddr>) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         if let Some(address) = address_in(&line) {
-            // Only the first counts; nobody waits for more.
+            // Only the first address matters; for later ones the receiver may be gone.
             let _ = found.send(address);
         }
         let _ = writeln!(log, "{line}");
@@ -160,7 +160,7 @@ fn address_in(line: &str) -> Option<SocketAddr> {
     rest[..end].trim_end_matches('.').parse().ok()
 }
 
-/// The status of a GET, if an answer comes.
+/// The status of a GET request, if there is a response.
 pub fn status_of(address: SocketAddr, path: &str) -> Option<u16> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT).ok()?;
     stream.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;
@@ -206,7 +206,7 @@ mod tests {
                 .write_all(b"HTTP/1.1 503 Busy\r\n\r\n")
                 .expect("write");
             let mut request = String::new();
-            // The asker closes early; what came is enough.
+            // The client closes the connection early; the request received so far is enough.
             let _ = stream.read_to_string(&mut request);
             request
         });

@@ -1,6 +1,7 @@
-//! The stages of `cargo xtask test`: their order, what each needs, what each runs.
+//! The stages of `cargo xtask test`: their order, the tools that each needs, and the commands that
+//! each runs.
 //!
-//! Invariant: the cheapest come first, and every stage runs with the committed lock files.
+//! Invariant: the cheapest stages run first, and every stage uses the committed lock files.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,25 +11,24 @@ use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
 use crate::{deploy, fuzz, instructions, process, schemathesis};
 
-/// The longest that one command of a stage may take; a cold build on two busy cores is the longest
-/// of them.
+/// Timeout of one command of a stage. The slowest is a cold build on two busy cores.
 const COMMAND_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// The same with `--long`.
+/// The timeout with `--long`.
 const LONG_COMMAND_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// What the stages share.
+/// Options shared by all stages.
 #[derive(Debug)]
 pub struct Options {
-    /// Where things are.
+    /// The directories of the checkout.
     pub workspace: Workspace,
-    /// The tools, all there.
+    /// The installed tools.
     pub tools: Toolbox,
-    /// The broker of the tests that need one.
+    /// The broker for tests that need one.
     pub rabbitmq: RabbitMq,
-    /// Whether what is missing may be installed.
+    /// Whether missing tools may be installed.
     pub install: bool,
-    /// Whether tests run their long versions.
+    /// Whether tests run in their long versions.
     pub long: bool,
 }
 
@@ -66,7 +66,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them, in the order in which they run.
+    /// All stages, in the order in which they run.
     pub const ALL: [Self; 14] = [
         Self::Fmt,
         Self::Deploy,
@@ -84,7 +84,7 @@ impl Stage {
         Self::Deny,
     ];
 
-    /// Its name on the command line.
+    /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fmt => "fmt",
@@ -104,7 +104,7 @@ impl Stage {
         }
     }
 
-    /// The tools that must be there before it runs.
+    /// The tools that must be installed before it runs.
     pub fn needs(self) -> &'static [Tool] {
         match self {
             Self::Fmt => &[],
@@ -119,10 +119,10 @@ impl Stage {
         }
     }
 
-    /// Runs it.
+    /// Runs the stage.
     ///
     /// # Errors
-    /// What went wrong, in one line; the details are in the output above it.
+    /// The cause in one line; the details are in the output above it.
     pub fn run(self, options: &Options) -> Result<(), String> {
         match self {
             Self::Fmt => {
@@ -172,7 +172,7 @@ impl Stage {
     }
 }
 
-/// The stages left by `--only` and `--skip`, in their own order; no `only` means all.
+/// The stages selected by `--only` and `--skip`, in their own order. An empty `only` selects all.
 pub fn choose(only: &[String], skip: &[String]) -> Vec<Stage> {
     let named = |names: &[String], stage: Stage| names.iter().any(|name| name == stage.name());
     Stage::ALL
@@ -185,15 +185,15 @@ pub fn choose(only: &[String], skip: &[String]) -> Vec<Stage> {
 /// Runs cargo with `args`, separated by spaces.
 ///
 /// # Errors
-/// When it fails or overruns.
+/// It fails or exceeds the timeout.
 pub fn cargo(options: &Options, args: &str) -> Result<(), String> {
     run(options, &mut cargo_command(options, args))
 }
 
-/// Runs `command` within the limit of a stage.
+/// Runs `command` with the timeout of a stage.
 ///
 /// # Errors
-/// When it fails or overruns.
+/// It fails or exceeds the timeout.
 pub fn run(options: &Options, command: &mut Command) -> Result<(), String> {
     let limit = if options.long {
         LONG_COMMAND_LIMIT

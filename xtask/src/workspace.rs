@@ -1,11 +1,12 @@
-//! Where things are: the workspace's root, and what the chores leave under `target/`.
+//! The directories of a checkout: the root of the workspace, and files of the tasks below
+//! `target/`.
 //!
-//! Invariant: the chores write only where git ignores it.
+//! Invariant: the tasks write only to paths that git ignores.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The folders of one checkout.
+/// The directories of one checkout.
 #[derive(Debug, Clone)]
 pub struct Workspace {
     root: PathBuf,
@@ -13,10 +14,10 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// The workspace that this program was built in.
+    /// The workspace in which this program was built.
     ///
     /// # Errors
-    /// When the folder is no longer there.
+    /// The directory no longer exists.
     pub fn find() -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
@@ -29,42 +30,47 @@ impl Workspace {
         })
     }
 
-    /// The folder of the workspace's `Cargo.toml`.
+    /// The directory of the workspace's `Cargo.toml`.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where tools are installed.
+    /// The directory of installed tools.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// The folder of one chore's own files.
+    /// The directory for the files of one task.
     pub fn scratch(&self, chore: &str) -> PathBuf {
         self.target.join("xtask").join(chore)
     }
 
-    /// Where `cargo xtask cluster` keeps its data and logs.
+    /// The directory for the data and logs of `cargo xtask cluster`.
     pub fn cluster(&self) -> PathBuf {
         self.target.join("cluster")
     }
 
-    /// Where the contenders of `cargo xtask bench` are built.
+    /// The build directory of the contenders of `cargo xtask bench`.
     pub fn bench_target(&self) -> PathBuf {
         self.target.join("bench")
     }
 
-    /// A program of the release profile.
+    /// A program built with the release profile.
     pub fn release_binary(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
     }
 
-    /// An example of the release profile.
-    pub fn release_example(&self, name: &str) -> PathBuf {
-        self.target.join("release").join("examples").join(name)
+    /// A program built with the dist profile.
+    pub fn dist_binary(&self, name: &str) -> PathBuf {
+        self.target.join("dist").join(name)
     }
 
-    /// A program of the dev profile.
+    /// An example built with the dist profile.
+    pub fn dist_example(&self, name: &str) -> PathBuf {
+        self.target.join("dist").join("examples").join(name)
+    }
+
+    /// A program built with the dev profile.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
     }

@@ -29,7 +29,7 @@ use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::broker::free_ports;
-use crate::cluster::{self, Cluster};
+use crate::cluster::Cluster;
 use crate::process;
 use crate::tools::{Tool, Toolbox};
 use crate::workspace::Workspace;
@@ -84,11 +84,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     }
     Toolbox::prepare(workspace, &needed(&options.rows), options.install)?;
     if options.build {
-        cluster::build(workspace)?;
+        build_program(workspace)?;
         build(workspace)?;
     }
     let tools = Tools {
-        headcount: workspace.release_binary("headcount"),
+        headcount: workspace.dist_binary("headcount"),
         contenders: workspace.bench_target().join("release/headcount-bench"),
         scratch: workspace.scratch("bench"),
         seconds: options.seconds,
@@ -219,6 +219,16 @@ fn rate_of(result: &Value) -> f64 {
         .filter_map(|pointer| result.pointer(pointer)?.as_f64())
         .find(|rate| *rate > 0.0)
         .unwrap_or(0.0)
+}
+
+/// Builds the program as it is packaged.
+fn build_program(workspace: &Workspace) -> Result<(), String> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["build", "--locked", "--profile", "dist"])
+        .args(["--bin", "headcount"])
+        .current_dir(workspace.root());
+    process::run(&mut cargo, BUILD_LIMIT)
 }
 
 /// Builds the contenders.

@@ -7,89 +7,70 @@ use super::plot::Chart;
 use super::results::Results;
 use super::stats::{Summary, summary};
 
-/// The charts, by the names of their files.
+/// The charts, by the names of their files; empty ones are left out.
 pub fn charts(results: &Results) -> Vec<(&'static str, Chart)> {
-    let chart = |title, x_label, y_label, log_x, lines| Chart {
-        title,
-        x_label,
-        y_label,
-        log_x,
-        lines,
-    };
-    let median = |key: &str, pointer: &str| {
-        summary(&results.series(key, pointer)).map(|summary| summary.median)
-    };
-    let tenths = |key: &str| -> Vec<(f64, f64)> {
-        let part = |part: u32| median(key, &format!("/part_items_per_s/{part}"));
-        (0..10)
-            .filter_map(|at| Some((f64::from(at + 1), part(at)?)))
-            .collect()
-    };
-    let mut sizes = results.sweep("sweep-items/", "/items_per_s");
-    for (size, key) in [(1e7, "engine/headcount"), (1e8, "engine-100m/headcount")] {
-        sizes.extend(median(key, "/items_per_s").map(|rate| (size, rate)));
-    }
-    sizes.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let tenants = results.sweep("sweep-tenants/", "/items_per_s");
-    let counters = results.sweep("sweep-counters/", "/settled_items_per_s");
     let ours = |points| vec![("Headcount", points)];
     let both = vec![
-        ("Headcount", tenths("engine/headcount")),
-        ("fjall", tenths("engine/fjall")),
+        ("Headcount", tenths(results, "engine/headcount")),
+        ("fjall", tenths(results, "engine/fjall")),
     ];
-    let charts = vec![
-        (
-            "tenths.svg",
-            chart(
-                "Engine, 10 M items",
-                "tenth of the run",
-                "items/s",
-                false,
-                both,
-            ),
-        ),
+    let tenants = results.sweep("sweep-tenants/", "/items_per_s");
+    let counters = results.sweep("sweep-counters/", "/settled_items_per_s");
+    let broker = "Through RabbitMQ, all on one machine";
+    let charts = [
+        ("tenths.svg", "Engine, 10 M items", "tenth of the run", both),
         (
             "items.svg",
-            chart(
-                "Engine, 10 k tenants",
-                "items",
-                "items/s",
-                true,
-                ours(sizes),
-            ),
+            "Engine, 10 k tenants",
+            "items",
+            ours(sizes(results)),
         ),
-        (
-            "tenants.svg",
-            chart(
-                "Engine, 5 M items",
-                "tenants",
-                "items/s",
-                true,
-                ours(tenants),
-            ),
-        ),
-        (
-            "counters.svg",
-            chart(
-                "Through RabbitMQ, all on one machine",
-                "counters",
-                "items/s",
-                true,
-                ours(counters),
-            ),
-        ),
+        ("tenants.svg", "Engine, 5 M items", "tenants", ours(tenants)),
+        ("counters.svg", broker, "counters", ours(counters)),
     ];
-    charts
-        .into_iter()
-        .filter(|(_, chart)| !chart.is_empty())
+    let charts = charts.into_iter().map(|(file, title, x_label, lines)| {
+        let chart = Chart {
+            title,
+            x_label,
+            y_label: "items/s",
+            log_x: file != "tenths.svg",
+            lines,
+        };
+        (file, chart)
+    });
+    charts.filter(|(_, chart)| !chart.is_empty()).collect()
+}
+
+/// The median of all rounds of one number of a work.
+fn median(results: &Results, key: &str, pointer: &str) -> Option<f64> {
+    summary(&results.series(key, pointer)).map(|summary| summary.median)
+}
+
+/// The rate in each tenth of a work.
+fn tenths(results: &Results, key: &str) -> Vec<(f64, f64)> {
+    let part = |part: u32| median(results, key, &format!("/part_items_per_s/{part}"));
+    (0..10)
+        .filter_map(|at| Some((f64::from(at + 1), part(at)?)))
         .collect()
+}
+
+/// The engine's rate by the number of items.
+fn sizes(results: &Results) -> Vec<(f64, f64)> {
+    let mut sizes = results.sweep("sweep-items/", "/items_per_s");
+    for (size, key) in [(1e7, "engine/headcount"), (1e8, "engine-100m/headcount")] {
+        sizes.extend(median(results, key, "/items_per_s").map(|rate| (size, rate)));
+    }
+    sizes.sort_by(|a, b| a.0.total_cmp(&b.0));
+    sizes
 }
 
 /// The whole report.
 pub fn markdown(results: &Results) -> String {
     let mut text = format!(
-        "# Results\n\nMade by `{}` on {} (UTC) from commit `{}`, in {} minutes and {} seconds without building. \
-         Don't edit: run it again. How it is measured is told in [README.md](README.md), every raw number is in \
+        "# Results\n\nMade by `{}` on {} (UTC) from commit `{}`, in {} minutes and {} seconds \
+            without building. \
+         Don't edit: run it again. How it is measured is told in [README.md](README.md), every raw \
+         number is in \
          [results.json](results.json).\n\n",
         results.command,
         results.started,
@@ -101,8 +82,11 @@ pub fn markdown(results: &Results) -> String {
     for (name, value) in &results.machine {
         text += &format!("| {name} | {value} |\n");
     }
-    text += "\n## Goals\n\nMedians of the rounds, with the least and the greatest. A comparison is made within each \
-             round. Why those that are missed are missed is told in [profiles.md](profiles.md).\n\n| row | work | goal | measured | met |\n|---|---|---|---|---|\n";
+    text += "\n## Goals\n\nMedians of the rounds, with the least and the greatest. A comparison is \
+        made within each \
+             round. Why those that are missed are missed is told in \
+             [profiles.md](profiles.md).\n\n| row | work | goal | measured | met \
+             |\n|---|---|---|---|---|\n";
     for goal in goals(results) {
         text += &goal_line(&goal);
     }
@@ -191,7 +175,8 @@ const COLUMNS: [(&str, &[&str]); 12] = [
 const WORKS: [(&str, &str); 10] = [
     (
         "engine",
-        "Engine alone: 10 M items, 10 k tenants, 5 % duplicates, a durable commit for each 1000; latencies are of commits. fjall stops after 40 s",
+        "Engine alone: 10 M items, 10 k tenants, 5 % duplicates, a durable commit for each 1000; \
+            latencies are of commits. fjall stops after 40 s",
     ),
     (
         "engine-100m",
@@ -205,7 +190,8 @@ const WORKS: [(&str, &str); 10] = [
     ("thousand-16", "Bodies of 1000 items, 16 connections"),
     (
         "reads-64",
-        "Reads of counts, 64 connections; on Headcount while items are posted at half the rate above",
+        "Reads of counts, 64 connections; on Headcount while items are posted at half the rate \
+            above",
     ),
     (
         "cluster-thousand-16",

@@ -1,7 +1,7 @@
-//! The tools that the tasks need beside cargo: what is missing, and how to install it.
+//! The tools that the tasks need in addition to cargo: which are missing, and how to install them.
 //!
-//! Invariant: nothing is installed unless the caller says so; a task starts only when its tools are
-//! there, cargo's and Python's in exactly the pinned version.
+//! Invariant: nothing is installed unless the caller requests it. A task starts only when its tools
+//! are installed; tools from cargo and Python must have exactly the pinned version.
 
 mod tool;
 
@@ -14,8 +14,7 @@ use crate::workspace::Workspace;
 use tool::Source;
 pub use tool::Tool;
 
-/// The longest that one step of an installation may take; building cargo-deny on two cores took 210
-/// s.
+/// Timeout of one step of an installation; building cargo-deny on two cores took 210 s.
 const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 
 /// Finds, installs and runs the tools.
@@ -25,10 +24,10 @@ pub struct Toolbox {
 }
 
 impl Toolbox {
-    /// Makes sure of every tool that is `needed`.
+    /// Ensures that every tool in `needed` is installed.
     ///
     /// # Errors
-    /// When something is missing and `install` is false, or it can't be installed.
+    /// A tool is missing and `install` is false, or a tool can't be installed.
     pub fn prepare(workspace: &Workspace, needed: &[Tool], install: bool) -> Result<Self, String> {
         let toolbox = Self {
             workspace: workspace.clone(),
@@ -61,7 +60,7 @@ impl Toolbox {
             .into_iter()
             .filter(|tool| needed.contains(tool) && self.find(*tool).is_none())
             .collect();
-        // Python matters only while there is something to install with it.
+        // Python is needed only to install other tools.
         let is_pip = |tool: &Tool| matches!(tool.source(), Source::Pip { .. });
         if missing.iter().any(is_pip) && self.find(Tool::Python).is_none() {
             missing.insert(0, Tool::Python);
@@ -69,7 +68,7 @@ impl Toolbox {
         missing
     }
 
-    /// The program of `tool`, ours before the one on the PATH.
+    /// The program of `tool`; an installation of the tasks precedes the PATH.
     fn find(&self, tool: Tool) -> Option<PathBuf> {
         let on_path = PathBuf::from(tool.name());
         match tool.source() {
@@ -149,7 +148,7 @@ impl Toolbox {
     }
 }
 
-/// `apt-get` without questions, as root when there is a way.
+/// `apt-get` without prompts, as root if possible.
 fn apt_get(args: &[&str]) -> Command {
     let root = process::output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
     let sudo = !root && process::output(Command::new("sudo").arg("--version")).is_some();
@@ -158,7 +157,7 @@ fn apt_get(args: &[&str]) -> Command {
         command.arg("env");
     }
     command
-        // The run level of maintenance: no service is started for having been installed.
+        // The maintenance run level, so that no service is started by its installation.
         .args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"])
         .args(args);
     command

@@ -1,26 +1,27 @@
-//! Which tools there are, in which version, and where they come from.
+//! The tools, their versions, and their sources.
 //!
-//! Invariant: cargo's and Python's are pinned; the system's are found by a program that they bring.
+//! Invariant: tools from cargo and Python are pinned; system packages are detected by a program
+//! that they contain.
 
-/// The exact versions, of all that schemathesis is made of, for pip.
+/// The exact versions of schemathesis and all its dependencies, for pip.
 const SCHEMATHESIS_CONSTRAINTS: &str = "xtask/schemathesis-constraints.txt";
 
-/// Something that a task needs.
+/// A tool that a task needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
-    /// A C compiler: the TLS library, and linking.
+    /// A C compiler, for the TLS library and for linking.
     Cc,
-    /// A C++ compiler: libFuzzer.
+    /// A C++ compiler, for libFuzzer.
     Cxx,
-    /// Python 3 with venv and pip: installs schemathesis.
+    /// Python 3 with venv and pip, to install schemathesis.
     Python,
-    /// The broker, and Erlang's port mapper and caller beside it.
+    /// The broker, and the port mapper and the RPC client of Erlang.
     RabbitMq,
-    /// Clients of the HTTP API and a proxy, as their users have them.
+    /// Clients of the HTTP API and a proxy, as users have them.
     HttpClients,
     /// Counts instructions.
     Valgrind,
-    /// Licences and sources of the dependencies.
+    /// Checks licences and sources of the dependencies.
     CargoDeny,
     /// Drives libFuzzer.
     CargoFuzz,
@@ -28,28 +29,28 @@ pub enum Tool {
     Schemathesis,
     /// Lints the Dockerfile.
     Hadolint,
-    /// What the bench compares with.
+    /// A contender in the benchmarks.
     Redis,
-    /// What the bench compares with.
+    /// A contender in the benchmarks.
     PostgreSql,
 }
 
-/// Where a tool comes from.
+/// The source of a tool.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Source {
-    /// Packages of Debian and its kin.
+    /// Packages of Debian and its derivatives.
     System {
         packages: &'static [&'static str],
-        /// A line of shell that succeeds where they are installed.
+        /// A shell command that succeeds if they are installed.
         probe: &'static str,
     },
-    /// A program of crates.io.
+    /// A program from crates.io.
     Cargo { version: &'static str },
-    /// A program of PyPI, in a virtual environment of its own.
+    /// A program from PyPI, in a separate virtual environment.
     Pip {
         package: &'static str,
         version: &'static str,
-        /// The exact versions of what it is made of, where that is more than the package itself.
+        /// The exact versions of its dependencies, if it has any.
         constraints: Option<&'static str>,
     },
 }
@@ -59,7 +60,7 @@ fn system(packages: &'static [&'static str], probe: &'static str) -> Source {
 }
 
 impl Tool {
-    /// All of them, in an order in which they can be installed.
+    /// All tools, in an order in which they can be installed.
     pub(super) const ALL: [Self; 12] = [
         Self::Cc,
         Self::Cxx,
@@ -102,7 +103,8 @@ impl Tool {
             ),
             Self::RabbitMq => system(
                 &["rabbitmq-server", "erlang-base"],
-                "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v erl_call",
+                "test -x /usr/lib/rabbitmq/bin/rabbitmq-server && command -v epmd && command -v \
+                    erl_call",
             ),
             Self::HttpClients => system(
                 &[
@@ -113,7 +115,8 @@ impl Tool {
                     "wget",
                     "nginx-light",
                 ],
-                "python3 -c 'import requests' && node --version && curl --version && wget --version && test -x /usr/sbin/nginx",
+                "python3 -c 'import requests' && node --version && curl --version && wget \
+                    --version && test -x /usr/sbin/nginx",
             ),
             Self::Valgrind => system(&["valgrind"], "valgrind --version"),
             Self::CargoDeny => Source::Cargo { version: "0.20.2" },
@@ -132,7 +135,7 @@ impl Tool {
                 &["redis-server", "redis-tools"],
                 "command -v redis-server && command -v redis-benchmark",
             ),
-            // Debian keeps its programs of each version apart from the PATH.
+            // Debian installs the programs of each version outside the PATH.
             Self::PostgreSql => system(
                 &["postgresql"],
                 "ls /usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/pgbench",
@@ -140,7 +143,7 @@ impl Tool {
         }
     }
 
-    /// The name with the version where one is pinned.
+    /// The name, with the version if it is pinned.
     pub(super) fn title(self) -> String {
         match self.source() {
             Source::System { .. } => self.name().to_owned(),
