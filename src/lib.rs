@@ -1,35 +1,35 @@
-//! Headcount counts items per tenant, each item once, and never loses or doubles one, whatever
-//! crashes.
+//! Headcount counts items per tenant, each item once. A crash neither loses nor duplicates an item.
 //!
-//! Invariant: data flows one way, `http → coordinator → log → counter → store`, and answers come
-//! back; who may import whom is written in ARCHITECTURE.md and checked by `tests/tidy`.
+//! Invariant: data flows one way, `http → coordinator → log → counter → store`, and answers flow
+//! back. ARCHITECTURE.md lists the allowed imports between modules; `tests/tidy` checks them.
 //!
 //! ```text
 //!                  POST /items                          GET /items/{tenant}/count
 //!                       │                                        │
 //!   http ───────────────▼────────────────────────────────────────▼──── http
-//!   coordinator   admission → batcher (group commit)      reads: ask, wait, merge
+//!   coordinator   admission → batcher (group commit)      reads: fan-out, wait, merge
 //!                       │                                        │
 //!   log               append                                     │
 //!                       │                                        │
-//!   counter       step: dedup, count, position  ◄────────────────┘  counts + position
+//!   counter       apply: dedup, count, position ◄────────────────┘  counts + position
 //!                       │
 //!   store         one atomic commit: keys, counts, position
 //! ```
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | [`model`] | items, tenants, batches, positions: plain values |
-//! | [`log`] | the way of every batch from a coordinator to its counters, and its contract |
-//! | [`store`] | what a counter remembers, and its contract; the disk engine is [`store::disk`] |
-//! | [`counter`] | applies every batch exactly once, answers queries |
+//! | [`model`] | values: items, tenants, batches, positions |
+//! | [`log`] | the log, which carries batches from coordinators to counters, and its contract |
+//! | [`store`] | the store of a counter, and its contract; the disk engine is [`store::disk`] |
+//! | [`counter`] | applies each batch exactly once, answers queries |
 //! | [`coordinator`] | admits items, groups them into batches, merges answers |
 //! | [`http`] | the public API |
-//! | [`client`] | clients of that API |
-//! | [`clock`] | the time of day |
-//! | [`socket`] | where nodes listen and connect: an address, or a path |
-//! | [`supervisor`] | watches over the tasks that a node can't do without |
-//! | [`config`], [`cli`], [`node`], [`telemetry`] | settings, commands, composition, logs and metrics |
+//! | [`client`] | clients of the API |
+//! | [`clock`] | the wall clock |
+//! | [`socket`] | listeners and connections: TCP addresses and Unix socket paths |
+//! | [`supervisor`] | supervises the tasks that a node depends on |
+//! | [`config`], [`cli`] | settings; commands |
+//! | [`node`], [`telemetry`] | composition of a node; logs and metrics |
 
 pub mod cli;
 pub mod config;
@@ -43,7 +43,7 @@ pub use headcount_net as socket;
 pub use headcount_runtime::{clock, supervisor};
 pub use headcount_store as store;
 
-/// A counter, and the contract of its queries.
+/// The counter, and the contract of its queries.
 pub mod counter {
     pub use headcount_counter::*;
     pub use headcount_rpc::messages as exchange;
@@ -53,7 +53,7 @@ pub mod counter {
     };
 }
 
-/// Clients.
+/// Clients of the public API, of other nodes and of the broker.
 pub mod client {
     pub use headcount_client::*;
     pub use headcount_log_amqp::management::*;
@@ -63,7 +63,7 @@ pub mod client {
     pub use headcount_rpc::remote::*;
 }
 
-/// The log, and its implementations.
+/// The log and its implementations.
 pub mod log {
     pub use headcount_log::*;
     pub use headcount_log_amqp as amqp;

@@ -1,7 +1,7 @@
-//! The program: reads the command line, starts logging, runs what was asked for.
+//! The program: parses the command line, starts logging and runs the command.
 //!
-//! Invariant: it ends with 0 only if everything asked for was done; an error is one line on
-//! standard error, in JSON where the log is.
+//! Invariant: the exit status is 0 only if the command did everything that it was asked to do; an
+//! error is one line on standard error, in JSON if the log is in JSON.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -13,7 +13,7 @@ use headcount::node::{self, Listening};
 use headcount::socket::SocketPlace;
 use headcount::telemetry::{self, LogLine};
 
-/// The status of a command line or setting that can't be used.
+/// Exit status for an invalid command line or setting.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -90,7 +90,7 @@ async fn counter(mut config: CounterConfig) -> Result<(), node::NodeError> {
     node::counter(config, greet).await
 }
 
-/// Starts the log; returns what greets in the same form.
+/// Starts the log. Returns a function that prints the greeting in the same format.
 fn start_logs(common: &mut CommonConfig) -> impl FnOnce(Listening) + use<> {
     let format = common.log_format;
     telemetry::start_logs(std::mem::take(&mut common.log), format);
@@ -134,17 +134,18 @@ fn greet(node: &Listening, json: bool) {
             };
             format!(
                 "{greeting} Try:\n\n  \
-                 {curl} -X POST {base}/items -H 'Content-Type: application/json' -d '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
+                 {curl} -X POST {base}/items -H 'Content-Type: application/json' -d \
+                 '{{\"id\":\"5\",\"tenant\":\"asd\"}}'\n  \
                  {curl} {base}/items/asd/count\n\nAPI: {base}/docs"
             )
         }
     };
-    // Who does not read the greeting is served all the same.
+    // The node serves even if the greeting can't be written.
     let _ = cli::print(&format!("{greeting}\n"));
 }
 
-/// A command's end: false is that it was not confirmed, that there was nothing to do, or that its
-/// result could not be written.
+/// Exit status of a command. `false` means that the operator did not confirm, that there was
+/// nothing to do, or that the result could not be written.
 fn asked(result: Result<bool, impl Display>, told: Told) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,

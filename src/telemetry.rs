@@ -1,6 +1,6 @@
-//! Logs, and the installation of metrics.
+//! Logging, and installation of the metrics recorder.
 //!
-//! Invariant: a secret never reaches a line or a label.
+//! Invariant: no log line and no metric label contains a secret.
 
 mod logs;
 
@@ -16,10 +16,10 @@ const ITEMS_BUCKETS: [f64; 9] = [
     1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0,
 ];
 
-/// Installs the process's metrics and returns the handle that renders them.
+/// Installs the metrics recorder of the process and returns the handle that renders the metrics.
 ///
 /// # Errors
-/// When a recorder is installed already.
+/// A recorder is already installed.
 pub fn start_metrics() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
@@ -30,7 +30,7 @@ pub fn start_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Sets the gauges of the process itself, where the system tells (Linux).
+/// Sets the gauges of the process itself. Does nothing on systems without `/proc`.
 pub fn report_process() {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return;

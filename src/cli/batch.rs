@@ -1,28 +1,28 @@
-//! A part of a file on its way: items in NDJSON, and the lines that they are from.
+//! A batch of items from a file, as NDJSON, with the line of each item.
 //!
-//! Invariant: the body has a line for each item and no other, so that an item's index in it is its
-//! index in an answer.
+//! Invariant: the body has exactly one line per item, so that an item's index in the body is its
+//! index in a response.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-/// A part of a file, ready to be posted.
+/// A batch of items from a file, ready to be posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SourceBatch {
     /// The file's name.
     pub file: Arc<str>,
-    /// The line of each item in the file, from 1; of a CSV record that with which it begins.
+    /// Line of each item in the file, from 1; the first line of a CSV record.
     pub lines: Vec<u64>,
-    /// NDJSON: a line for each item, each with its end.
+    /// NDJSON: one line per item, each with a line end.
     pub body: Bytes,
-    /// Bytes of the file that it stands for.
+    /// Number of bytes of the file that the batch covers.
     pub source_bytes: u64,
 }
 
 impl SourceBatch {
-    /// Cuts it in two; the second half is empty if there is but one item.
+    /// Splits the batch in two. The second half is empty if there is only one item.
     pub(super) fn halves(mut self) -> (Self, Self) {
         let first_items = self.lines.len().div_ceil(2);
         let first_bytes = self.items().take(first_items).map(|item| item.len()).sum();
@@ -36,7 +36,7 @@ impl SourceBatch {
         (self, second)
     }
 
-    /// What is left of it without the items of these indexes.
+    /// Returns the batch without the items at these indexes.
     pub(super) fn without(&self, indexes: &BTreeSet<usize>) -> Self {
         let (mut lines, mut body) = (Vec::new(), BytesMut::new());
         for (index, (item, line)) in self.items().zip(&self.lines).enumerate() {
@@ -53,7 +53,7 @@ impl SourceBatch {
         }
     }
 
-    /// The items' lines in the body, each with its end.
+    /// The lines of the items in the body, with their line ends.
     fn items(&self) -> impl Iterator<Item = Bytes> + '_ {
         let mut rest = self.body.clone();
         std::iter::from_fn(move || {

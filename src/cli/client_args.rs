@@ -1,7 +1,7 @@
-//! The arguments that commands share which are clients of a node.
+//! Arguments shared by the commands that are clients of a node.
 //!
-//! Invariant: the node that is asked, unless a flag or HEADCOUNT_URL says which, is the one of the
-//! same environment.
+//! Invariant: unless a flag or HEADCOUNT_URL sets the URL, a command addresses the node that the
+//! same environment configures.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,10 +15,11 @@ pub(super) fn url_arg() -> Arg {
         .env("HEADCOUNT_URL")
         .value_name("URL")
         .default_value(own_url(std::env::var("HEADCOUNT_LISTEN").ok().as_deref()))
-        .help("The coordinator to ask: http://…, https://…, or unix:/path of a socket")
+        .help("URL of the coordinator: http://…, https://…, or unix:/path of a socket")
 }
 
-/// Where a node on this machine is asked that has `listen` from its environment, as in a container.
+/// The URL of a node on this machine that has `listen` in its environment, for example in the same
+/// container.
 fn own_url(listen: Option<&str>) -> String {
     const DEFAULT: &str = "http://localhost:3000";
     let listen = listen.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The declarations of all commands and their arguments.
 //!
-//! Invariant: every command says what it does and what it needs; an operator's command says what it
-//! risks.
+//! Invariant: the help of every command says what it does and what it needs; the help of an
+//! operator command also says what it risks.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -20,78 +20,89 @@ Start the service, alone on this machine:
   headcount serve
 
 Count an item, and ask for the count:
-  curl -X POST http://localhost:3000/items -H 'Content-Type: application/json' -d '{\"id\":\"5\",\"tenant\":\"asd\"}'
+  curl -X POST http://localhost:3000/items -H 'Content-Type: application/json' \
+-d '{\"id\":\"5\",\"tenant\":\"asd\"}'
   curl http://localhost:3000/items/asd/count
 
 Load a file, and ask again:
   headcount load items.ndjson
   headcount count asd";
 
-const SERVE_ABOUT: &str = "\
-Runs the whole service in this process: it listens for items, counts them and keeps them on disk.
+// Each paragraph is one line, which clap wraps to the width of the terminal.
 
-Each setting is a flag, an environment variable or a key of the settings file (with _ for -), in that order.
-The service stops on SIGTERM or Ctrl-C, once what it is doing is answered.";
+const SERVE_ABOUT: &str = "\
+Runs the whole service in one process: accepts items, counts them and stores them on disk.
+
+Each setting is a flag, an environment variable or a key of the settings file (with _ for -), in \
+this order of precedence. On SIGTERM or Ctrl-C the service answers the requests in flight and \
+stops.";
 
 const COORDINATOR_ABOUT: &str = "\
-Runs a coordinator: it takes items over HTTP, puts them into RabbitMQ for every counter, and answers reads by
-asking the counters. Several may run at once.
+Runs a coordinator: accepts items over HTTP, publishes them to RabbitMQ for every counter, and \
+answers reads by querying the counters. Several coordinators may run at the same time.
 
-It declares the queues of the counters named by --counters, so that an item posted before any counter has ever
-started is kept for all of them.";
+A coordinator declares the queues of the counters named by --counters, so that items posted before \
+the first start of a counter are kept for it.";
 
 const COUNTER_ABOUT: &str = "\
-Runs a counter: it takes batches from its queue in RabbitMQ, counts each item once, keeps that on disk, and
-answers coordinators and other counters. Its name and its data folder belong together.";
+Runs a counter: consumes batches from its queue in RabbitMQ, counts each item once, stores the \
+result on disk, and answers coordinators and other counters. Its name and its data directory \
+belong together.";
 
 const REMOVE_ABOUT: &str = "\
-Removes a counter that will not come back: deletes its queue, which would grow for ever. What is in the queue is
-in the other counters' queues too.
+Removes a counter that will not come back: deletes its queue, which would otherwise grow without \
+limit. Every batch in that queue is also in the queues of the other counters.
 
-The name is spent: a successor needs another one. It is refused while a running node names the counter, so first
-start the coordinators without it.";
+The name can't be used again: a successor needs a new name. The command is refused while a running \
+node names the counter, so restart the coordinators without it first.";
 
 const ACCEPT_ABOUT: &str = "\
-Accepts that something is lost for good, so that counts can be exact again without it.
+Accepts the loss of batches or of counters' history, so that counts can be exact again without them.
 
-Without EPOCH and FROM-TO it asks the coordinator what is missing: batches that no counter has, and counters
-that are not complete while no complete one is left. Everything listed is then taken as lost: the counters go on
-with what they hold. Bring back every counter and disk that may still come back before you do this.
+Without EPOCH and FROM-TO the command asks the coordinator what is missing: batches that no \
+counter holds, and counters that are not complete while no complete counter is left. Everything \
+listed is then treated as lost, and the counters continue with what they hold. First bring back \
+every counter and disk that can still come back.
 
-Each counter is accepted with the loss that it had when it was listed: one that is restarted or loses again before it
-hears of this is not complete by it, and is named at the end. An epoch's last batch is not lost while its coordinator
-has been heard in the last 60 seconds; accept it at that coordinator, or stop that one and wait as long.";
+Each counter is accepted with the loss that it had when it was listed. A counter that restarts or \
+loses data again before the acceptance reaches it does not become complete; the command names it \
+at the end. The last batch of an epoch does not count as lost while its coordinator was heard in \
+the last 60 seconds: accept it at that coordinator, or stop that coordinator and wait 60 seconds.";
 
 const POISON_ABOUT: &str = "\
-Takes a batch that this release can't read from the head of a stopped counter's queue. A counter that meets
-one takes nothing more, answers with what it has, and says so in /counters and /readyz. Stop it, run this, and
-start it again.
+Removes a batch that this release can't decode from the head of a stopped counter's queue. A \
+counter that meets such a batch stops consuming, keeps answering from what it holds, and reports \
+it in /counters and /readyz. Stop the counter, run this command, then start the counter.
 
-First try a release that can read it: then nothing is lost. Skipping makes the counter not complete: it must
-catch up from a complete counter that has the batch. If no counter could read it, its items are lost.";
+First try a release that can decode the batch: then nothing is lost. A skipped batch makes the \
+counter not complete: it must catch up from a complete counter that has the batch. If no counter \
+could decode it, its items are lost.";
 
 const REMAKE_ABOUT: &str = "\
-Makes the queue of a counter again that is beyond repair: a quorum queue most of whose members are lost with their
-disks takes and gives nothing, for ever. First start every node of RabbitMQ whose disk is not lost: then the queue may work
-again, and nothing is lost.
+Declares again the queue of a counter that is beyond repair. A quorum queue that lost the disks of \
+most of its members neither accepts nor delivers messages. First start every RabbitMQ node whose \
+disk is not lost: then the queue may recover, and nothing is lost.
 
-The queue is deleted with all that is in it. The counter is told, is not complete until it has caught up from a complete
-counter, and may run meanwhile. What was in this queue alone is lost, and no count is exact until it is accepted.
+The queue is deleted with everything in it. The counter may run meanwhile; it is not complete \
+until it has caught up from a complete counter. Items that were in this queue only are lost, and \
+no count is exact until the loss is accepted.
 
-It is refused while the queue can be consumed.";
+The command is refused while the queue can be consumed.";
 
 const LOAD_ABOUT: &str = "\
-Posts the items of files to a coordinator, in batches, and tries again what did not get through.
+Posts the items of files to a coordinator in batches, and retries what fails.
 
-NDJSON has an item a line: {\"id\":\"5\",\"tenant\":\"asd\"}. CSV has a header that names the columns id and
-tenant; other columns are ignored. Loading the same file again is safe: no item counts twice.
+NDJSON has one item per line: {\"id\":\"5\",\"tenant\":\"asd\"}. CSV has a header that names the \
+columns id and tenant; other columns are ignored. Loading the same file again is safe: no item \
+counts twice.
 
-CSV is read strictly, by RFC 4180: a quote that is never closed, or text behind a closing one, ends the load with the
-line. Spaces around fields and column names are left out, unless they stand between quotes; the summary says on how many
-lines.
+CSV is parsed strictly (RFC 4180): an unclosed quote or text after a closing quote ends the load \
+and names the line. Spaces around unquoted fields and column names are trimmed; the summary says \
+on how many lines.
 
-What gets no answer, or 5xx, 429 or 408, is posted again, after the wait that the answer asks for. What is too large (413)
-or too slow (408) is posted in halves. A redirect is not followed. The exit status is 0 only if each item was acknowledged.";
+Requests without an answer and those answered with 5xx, 429 or 408 are retried, after the delay \
+that the answer asks for. Batches that are too large (413) or too slow (408) are halved. Redirects \
+are not followed. The exit status is 0 only if every item was acknowledged.";
 
 /// The whole command line.
 pub(super) fn command() -> Command {
@@ -103,11 +114,12 @@ fn all_commands() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .long_about(format!(
-            "{ABOUT}\n\nWithout a command it serves, like `headcount serve`."
+            "{ABOUT}\n\nWithout a command it runs `headcount serve`."
         ))
         .after_help(EXAMPLES)
         .args_conflicts_with_subcommands(true);
-    // Without a command the settings of `serve` work too, but would bury the commands in the help.
+    // Without a command, the settings of `serve` are accepted too. They are hidden because they
+    // would bury the commands in the help.
     node_args(bare, Role::Serve, true)
         .subcommand(node_args(
             Command::new("serve")
@@ -118,44 +130,19 @@ fn all_commands() -> Command {
         ))
         .subcommand(node_args(
             Command::new("coordinator")
-                .about("Run the HTTP face of a cluster around RabbitMQ")
+                .about("Run a coordinator of a cluster: HTTP API, publishing to RabbitMQ")
                 .long_about(COORDINATOR_ABOUT),
             Role::Coordinator,
             false,
         ))
         .subcommand(node_args(
             Command::new("counter")
-                .about("Run one counter of a cluster around RabbitMQ")
+                .about("Run a counter of a cluster: consumes from RabbitMQ, stores counts")
                 .long_about(COUNTER_ABOUT),
             Role::Counter,
             false,
         ))
-        .subcommand(
-            Command::new("count")
-                .about("Print the counts of tenants")
-                .arg(url_arg())
-                .arg(json_arg("Print one JSON object, as the API answers"))
-                .arg(
-                    Arg::new("tenant")
-                        .value_name("TENANT")
-                        .required(true)
-                        .action(ArgAction::Append)
-                        .help("Whose items to count"),
-                )
-                .arg(
-                    Arg::new("consistency")
-                        .long("consistency")
-                        .value_name("LEVEL")
-                        .value_parser(["session", "strong", "eventual"])
-                        .help("What the counts must include"),
-                )
-                .arg(
-                    Arg::new("after")
-                        .long("after")
-                        .value_name("TOKEN")
-                        .help("A token of a post that the counts must include"),
-                ),
-        )
+        .subcommand(count_command())
         .subcommand(health_command())
         .subcommand(load_command())
         .subcommand(bench::command())
@@ -163,32 +150,59 @@ fn all_commands() -> Command {
         .subcommand(accept_loss_command())
         .subcommand(skip_poison_command())
         .subcommand(remake_queue_command())
-        .subcommand(
-            Command::new("verify")
-                .about("Recount every tenant from the stored items and compare (server stopped)")
-                .arg(
-                    Arg::new("data-dir")
-                        .long("data-dir")
-                        .env("HEADCOUNT_DATA_DIR")
-                        .value_name("FOLDER")
-                        .default_value("./headcount-data")
-                        .help(
-                            "The folder of the stopped service, or a copy of it; it is only read",
-                        ),
-                ),
+        .subcommand(verify_command())
+}
+
+fn count_command() -> Command {
+    Command::new("count")
+        .about("Print the counts of tenants")
+        .arg(url_arg())
+        .arg(json_arg("Print one JSON object, as the API returns it"))
+        .arg(
+            Arg::new("tenant")
+                .value_name("TENANT")
+                .required(true)
+                .action(ArgAction::Append)
+                .help("Tenant whose count to print"),
+        )
+        .arg(
+            Arg::new("consistency")
+                .long("consistency")
+                .value_name("LEVEL")
+                .value_parser(["session", "strong", "eventual"])
+                .help("What the counts must include"),
+        )
+        .arg(
+            Arg::new("after")
+                .long("after")
+                .value_name("TOKEN")
+                .help("Token of a post that the counts must include"),
+        )
+}
+
+fn verify_command() -> Command {
+    Command::new("verify")
+        .about("Recount every tenant from the stored items and compare (service stopped)")
+        .arg(
+            Arg::new("data-dir")
+                .long("data-dir")
+                .env("HEADCOUNT_DATA_DIR")
+                .value_name("DIRECTORY")
+                .default_value("./headcount-data")
+                .help("Data directory of the stopped service, or a copy of it; it is only read"),
         )
 }
 
 fn health_command() -> Command {
     Command::new("health")
-        .about("Ask a node whether it lives; fails when it doesn't")
-        .arg(url_arg().help("The coordinator or counter to ask"))
+        .about("Check that a node is alive; fails if it is not")
+        .arg(url_arg().help("URL of the coordinator or counter"))
         .arg(json_arg("Print a JSON object"))
         .arg(
             Arg::new("ready")
                 .long("ready")
                 .action(ArgAction::SetTrue)
-                .help("Ask whether it can do its work, not only whether it lives"),
+                .help("Check readiness instead of liveness"),
         )
 }
 
@@ -202,14 +216,14 @@ fn load_command() -> Command {
                 .value_name("FILE")
                 .required(true)
                 .action(ArgAction::Append)
-                .help("NDJSON or CSV; - is standard input"),
+                .help("NDJSON or CSV file; - is standard input"),
         )
         .arg(
             Arg::new("format")
                 .long("format")
                 .value_name("FORMAT")
                 .value_parser(["ndjson", "csv"])
-                .help("The files' format [default: csv for names that end in .csv, else ndjson]"),
+                .help("Format of the files [default: csv for names that end in .csv, else ndjson]"),
         )
         .arg(number_arg(
             "batch-items",
@@ -217,7 +231,7 @@ fn load_command() -> Command {
             "10000",
             1,
             100_000,
-            "Items in one request",
+            "Items per request",
         ))
         .arg(number_arg(
             "connections",
@@ -225,7 +239,7 @@ fn load_command() -> Command {
             "4",
             1,
             256,
-            "Requests under way at once",
+            "Maximum number of requests in flight",
         ))
         .arg(number_arg(
             "retry-for-s",
@@ -233,16 +247,18 @@ fn load_command() -> Command {
             "300",
             0,
             86_400,
-            "How long to try again while nothing gets through",
+            "How long to retry a batch before giving up",
         ))
         .arg(
             Arg::new("skip-invalid")
                 .long("skip-invalid")
                 .action(ArgAction::SetTrue)
-                .help("Go on without the items that are refused; each is named, and the exit status is 1"),
+                .help(
+                    "Continue without rejected items; each is reported, and the exit status is 1",
+                ),
         )
         .arg(json_arg(
-            "Print the summary as a JSON object, and what happens on the way as one a line",
+            "Print the summary as a JSON object, and each event before it as one per line",
         ))
 }
 
@@ -252,14 +268,14 @@ fn node_args(command: Command, role: Role, hide: bool) -> Command {
         .env("HEADCOUNT_CONFIG")
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
-        .help("A TOML file with settings")
+        .help("TOML file with settings")
         .hide(hide);
     config::args(role).fold(command.arg(config), |command, arg| {
         command.arg(arg.hide(hide))
     })
 }
 
-/// The same command, to which an empty environment variable is an absent one.
+/// Treats empty environment variables as unset.
 fn without_empty_variables(command: Command) -> Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -277,7 +293,7 @@ fn yes_arg() -> Arg {
         .help("Do not ask for confirmation")
 }
 
-/// Those settings of counters that name the broker.
+/// The counter settings that concern the broker.
 fn broker_args() -> impl Iterator<Item = Arg> {
     config::args(Role::Counter).filter(|arg| {
         let id = arg.get_id().as_str();
@@ -293,7 +309,7 @@ fn remove_counter_command() -> Command {
             Arg::new("name")
                 .value_name("NAME")
                 .required(true)
-                .help("The counter"),
+                .help("Name of the counter"),
         )
         .args(broker_args())
         .arg(yes_arg())
@@ -302,7 +318,7 @@ fn remove_counter_command() -> Command {
 fn accept_loss_command() -> Command {
     let secret = config::args(Role::Counter).filter(|arg| arg.get_id() == "cluster-secret-file");
     Command::new("accept-loss")
-        .about("Accept that batches, or all complete counters, are lost for good")
+        .about("Accept that batches, or the history of counters, are permanently lost")
         .long_about(ACCEPT_ABOUT)
         .arg(url_arg())
         .args(secret)
@@ -310,12 +326,12 @@ fn accept_loss_command() -> Command {
             Arg::new("epoch")
                 .value_name("EPOCH")
                 .requires("range")
-                .help("The epoch of a range that nobody has, as the logs name it"),
+                .help("Epoch of a range that no counter has, as logged"),
         )
         .arg(
             Arg::new("range")
                 .value_name("FROM-TO")
-                .help("The first and the last sequence that are lost"),
+                .help("First and last lost sequence"),
         )
         .arg(yes_arg())
 }
@@ -323,7 +339,7 @@ fn accept_loss_command() -> Command {
 fn skip_poison_command() -> Command {
     let of_counter = |arg: &Arg| matches!(arg.get_id().as_str(), "name" | "data-dir");
     Command::new("skip-poison")
-        .about("Take a batch that can't be read from a stopped counter's queue")
+        .about("Remove a batch that can't be decoded from a stopped counter's queue")
         .long_about(POISON_ABOUT)
         .args(config::args(Role::Counter).filter(of_counter))
         .args(broker_args())
@@ -333,7 +349,7 @@ fn skip_poison_command() -> Command {
 fn remake_queue_command() -> Command {
     let of_counter = |arg: &Arg| matches!(arg.get_id().as_str(), "name" | "queue-type");
     Command::new("remake-queue")
-        .about("Make the queue of a counter again that is beyond repair")
+        .about("Delete and declare again a counter's queue that is beyond repair")
         .long_about(REMAKE_ABOUT)
         .args(config::args(Role::Counter).filter(of_counter))
         .args(broker_args())
@@ -341,7 +357,7 @@ fn remake_queue_command() -> Command {
             Arg::new("force")
                 .long("force")
                 .action(ArgAction::SetTrue)
-                .help("Do it although nothing is wrong with the queue; what is in it is lost to the counter"),
+                .help("Do it even if the queue works; its messages are deleted"),
         )
         .arg(yes_arg())
 }

@@ -1,10 +1,10 @@
-//! Asking an operator before something that can't be taken back.
+//! Asks the operator to confirm an action that can't be undone.
 //!
-//! Invariant: only a typed "yes" is a yes.
+//! Invariant: only a typed "yes" confirms.
 
 use std::io::{BufRead, Write};
 
-/// Tells what is about to happen and asks; with `yes` it only tells.
+/// Prints what is about to happen and asks for confirmation. With `yes` it only prints.
 #[must_use]
 pub fn confirm(what: &str, yes: bool) -> bool {
     let mut stderr = std::io::stderr().lock();
@@ -12,7 +12,7 @@ pub fn confirm(what: &str, yes: bool) -> bool {
     if yes {
         return true;
     }
-    let _ = write!(stderr, "Type yes to go on: ");
+    let _ = write!(stderr, "Type yes to continue: ");
     let _ = stderr.flush();
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);

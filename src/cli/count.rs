@@ -1,7 +1,7 @@
 //! `headcount count`.
 //!
-//! Invariant: one line a tenant on standard output, tenant and count between tabs, or one JSON
-//! object; a count that may be short says so.
+//! Invariant: standard output has one line per tenant, with tenant and count separated by a tab, or
+//! one JSON object. A count that is not exact is marked.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::client::{ClientError, CountsRequest, PublicClient, TenantCount};
 #[derive(Serialize)]
 struct Counts<'a> {
     counts: Vec<Row<'a>>,
-    /// Whether all of them are.
+    /// Whether all counts are exact.
     exact: bool,
 }
 
@@ -23,11 +23,11 @@ struct Row<'a> {
     exact: bool,
 }
 
-/// Prints the counts that `request` asks the coordinator at `url` for; says whether they were
+/// Prints the counts that `request` names, from the coordinator at `url`. Returns whether they were
 /// written.
 ///
 /// # Errors
-/// When the coordinator does not answer them.
+/// The coordinator does not return the counts.
 pub async fn count(url: &str, request: &CountsRequest, json: bool) -> Result<bool, ClientError> {
     let rows = PublicClient::new(url)?.counts(request).await?;
     Ok(print(&match json {
@@ -57,6 +57,6 @@ fn as_json(rows: &[TenantCount]) -> String {
             })
             .collect(),
     };
-    // Texts, numbers and truth values can always be written.
+    // Serializing strings, numbers and booleans can't fail.
     serde_json::to_string(&counts).map_or_else(|_| String::new(), |text| text + "\n")
 }

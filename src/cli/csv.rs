@@ -1,70 +1,69 @@
-//! CSV as RFC 4180 defines it, strictly: what breaks its rules is an error with the line that
-//! breaks them.
+//! A strict reader for CSV as in RFC 4180. A violation of its rules is an error that names the
+//! line.
 //!
-//! Invariant: a record is either read as it was written or refused; no fault makes one record
+//! Invariant: a record is either read as it was written or rejected. No fault makes one record
 //! swallow others.
 //!
-//! The crate `csv` can't do this: "this reader will never return an error and will always find *a*
-//! parse" (csv-core), so that a quote that nobody closes takes all rows up to the next one for one
-//! field. Beyond the RFC, lines may end with a line feed alone, blank lines are skipped, and spaces
-//! and tabs around a field are not part of it, unless they stand between quotes.
+//! The crate `csv` is not strict: "this reader will never return an error and will always find *a*
+//! parse" (csv-core). With an unclosed quote it reads all rows up to the next quote as one field.
+//! In addition to the RFC, lines may end with LF alone, blank lines are skipped, and spaces and
+//! tabs around a field are removed unless they are inside quotes.
 
 use std::io::{self, BufRead, Read};
 
 use thiserror::Error;
 
-/// Why a file can't be read as CSV.
+/// The reason why a file can't be read as CSV.
 #[derive(Debug, Error)]
 pub(super) enum CsvError {
-    /// The system refused.
+    /// An I/O error.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A record is longer than allowed; the line, from 1, on which it begins.
+    /// A record exceeds the size limit; the line on which it begins, from 1.
     #[error("line {0}: the record is too long")]
     TooLong(u64),
-    /// A rule is broken on this line, from 1.
+    /// This line violates a rule; lines are counted from 1.
     #[error("line {line}: {fault}")]
     Fault { line: u64, fault: CsvFault },
 }
 
-/// What is wrong with a line.
+/// The fault on a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(super) enum CsvFault {
     #[error("the quote that opens a field here is never closed")]
     Unclosed,
     #[error(
-        "there is text behind the closing quote of a field; within quotes, a quote is written twice"
+        "there is text after the closing quote of a field; inside quotes, write each quote twice"
     )]
     BehindQuote,
     #[error(
-        "there is a quote inside of a field without quotes; put the field in quotes, and write each quote in it twice"
+        "there is a quote inside an unquoted field; put the field in quotes and write each quote \
+         in it twice"
     )]
     BareQuote,
-    #[error(
-        "there is a carriage return inside of a field without quotes; lines end with LF or CR LF"
-    )]
+    #[error("there is a carriage return inside an unquoted field; lines must end with LF or CR LF")]
     BareReturn,
 }
 
-/// One record; its memory is used again for the next one.
+/// One record. Its memory is reused for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     text: Vec<u8>,
-    /// Where each field ends in `text`.
+    /// End of each field in `text`.
     ends: Vec<usize>,
-    /// The line, from 1, on which it begins.
+    /// Line on which the record begins, from 1.
     pub line: u64,
-    /// Whether spaces around a field were left out.
+    /// Whether spaces around a field were removed.
     pub trimmed: bool,
 }
 
 impl Record {
-    /// Its fields.
+    /// The number of fields.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The bytes of a field; none where it has fewer.
+    /// The bytes of a field; `None` if there is no field `index`.
     pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;
         let start = match index {
@@ -84,15 +83,15 @@ impl Record {
 /// Reads records from `input`.
 pub(super) struct CsvReader<R> {
     input: R,
-    /// The current line with its end.
+    /// The current line with its line end.
     row: Vec<u8>,
-    /// Its number, from 1; 0 before the first.
+    /// Number of the current line, from 1; 0 before the first.
     line: u64,
-    /// The most bytes of one record.
+    /// Maximum size of a record in bytes.
     record_bytes_max: usize,
-    /// Bytes of the record that is being read.
+    /// Bytes read of the current record.
     record_bytes: usize,
-    /// Bytes read in all.
+    /// Total number of bytes read.
     bytes: u64,
 }
 
@@ -108,17 +107,17 @@ impl<R: BufRead> CsvReader<R> {
         }
     }
 
-    /// Lines read so far, blank ones too.
+    /// Number of lines read so far, including blank ones.
     pub(super) fn lines(&self) -> u64 {
         self.line
     }
 
-    /// Bytes read so far.
+    /// Number of bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Reads the next record into `record`; false at the end.
+    /// Reads the next record into `record`. Returns false at the end of the input.
     pub(super) fn read(&mut self, record: &mut Record) -> Result<bool, CsvError> {
         record.clear();
         loop {
@@ -135,7 +134,7 @@ impl<R: BufRead> CsvReader<R> {
         loop {
             at = self.field(at, record)?;
             record.ends.push(record.text.len());
-            // `at` is the field's comma or the end of the row.
+            // `at` is at the comma after the field or at the end of the row.
             if self.row.get(at) != Some(&b',') {
                 return Ok(true);
             }
@@ -143,8 +142,7 @@ impl<R: BufRead> CsvReader<R> {
         }
     }
 
-    /// Reads the field that begins at `at`; returns where it ends: at a comma, or at the end of the
-    /// row.
+    /// Reads the field that begins at `at`. Returns its end: a comma or the end of the row.
     fn field(&mut self, at: usize, record: &mut Record) -> Result<usize, CsvError> {
         let start = at + spaces(&self.row[at..]);
         if self.row.get(start) == Some(&b'"') {
@@ -171,7 +169,8 @@ impl<R: BufRead> CsvReader<R> {
         Ok(end)
     }
 
-    /// Reads a quoted field from behind its opening quote; returns what is behind the closing one.
+    /// Reads a quoted field; `at` is after the opening quote. Returns the position after the
+    /// closing quote.
     fn quoted(&mut self, mut at: usize, record: &mut Record) -> Result<usize, CsvError> {
         let opened = self.line;
         loop {
@@ -196,7 +195,8 @@ impl<R: BufRead> CsvReader<R> {
         }
     }
 
-    /// Takes the next line of a record that began on line `begun`; false at the end of the input.
+    /// Reads the next line of a record that began on line `begun`. Returns false at the end of the
+    /// input.
     fn next_row(&mut self, begun: u64) -> Result<bool, CsvError> {
         self.row.clear();
         let left = self.record_bytes_max - self.record_bytes;
@@ -219,13 +219,13 @@ impl<R: BufRead> CsvReader<R> {
     }
 }
 
-/// How many spaces and tabs `text` begins with.
+/// The number of spaces and tabs at the start of `text`.
 fn spaces(text: &[u8]) -> usize {
     let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t');
     text.iter().take_while(is_space).count()
 }
 
-/// Where the first of `wanted` is in `text`.
+/// The position of the first byte in `text` that is one of `wanted`.
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.iter().position(|byte| wanted.contains(byte))
 }
@@ -236,10 +236,10 @@ mod tests {
 
     use super::*;
 
-    /// A record's line and fields.
+    /// The line and the fields of a record.
     type Row = (u64, Vec<String>);
 
-    /// The records, and the fault that ended them.
+    /// The records, and the fault that ended the reading.
     fn read(text: &str) -> (Vec<Row>, Option<(u64, CsvFault)>) {
         let mut reader = CsvReader::new(text.as_bytes(), 1_000_000);
         let (mut record, mut records) = (Record::default(), Vec::new());
@@ -343,7 +343,12 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(prop::sample::select(b"a\", \r\n\t\xff".to_vec()), 0..40)) {
+        fn any_bytes_are_read_or_refused(
+            bytes in prop::collection::vec(
+                prop::sample::select(b"a\", \r\n\t\xff".to_vec()),
+                0..40,
+            ),
+        ) {
             let mut reader = CsvReader::new(&bytes[..], 100);
             let mut record = Record::default();
             let mut records = 0;

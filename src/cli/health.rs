@@ -1,15 +1,15 @@
-//! `headcount health`: for health checks where nothing else can speak HTTP, as in a small
-//! container.
+//! `headcount health`: a health check for environments without another HTTP client, such as small
+//! containers.
 //!
-//! Invariant: it succeeds only when the node itself said that it is well.
+//! Invariant: it succeeds only if the node itself reports that it is healthy.
 
 use super::print;
 use crate::client::{ClientError, PublicClient};
 
-/// Prints what the node at `url` says of itself; says whether that was written.
+/// Prints the status that the node at `url` reports. Returns whether it was written.
 ///
 /// # Errors
-/// When it is not well, or doesn't answer.
+/// The node is not healthy or does not answer.
 pub async fn health(url: &str, ready: bool, json: bool) -> Result<bool, ClientError> {
     let status = PublicClient::new(url)?.health(ready).await?;
     Ok(print(&match json {

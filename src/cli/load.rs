@@ -1,7 +1,7 @@
-//! `headcount load`: the items of files, posted until all of them are durable.
+//! `headcount load`: posts the items of files until all of them are durable.
 //!
-//! Invariant: it ends with success only if every item was acknowledged. Whatever it says or however
-//! it ends, running it again is safe.
+//! Invariant: it succeeds only if every item was acknowledged. Whatever the outcome, it is safe to
+//! run again.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -21,65 +21,66 @@ use super::print::{grouped, print};
 use super::source::{Cutting, ReadSoFar, SourceError, read_files, total_bytes};
 use crate::client::{ClientError, PublicClient};
 
-/// Batches read ahead of those being posted.
+/// Maximum number of batches read ahead of those in flight.
 const READ_AHEAD: usize = 4;
 
-/// What to load, and how.
+/// What to load and how.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The coordinator.
+    /// URL of the coordinator.
     pub url: String,
     /// The files; `-` is standard input.
     pub files: Vec<String>,
-    /// `ndjson` or `csv`; by the files' names if not given.
+    /// `ndjson` or `csv`; if not given, the file's name decides.
     pub format: Option<String>,
-    /// Items in one request.
+    /// Items per request.
     pub batch_items: usize,
-    /// Requests under way at once.
+    /// Maximum number of requests in flight.
     pub connections: usize,
-    /// How long to try a batch again, in seconds.
+    /// How long to retry a batch, in seconds.
     pub retry_for_s: u64,
-    /// Whether to go on without items that are refused.
+    /// Whether to continue without rejected items.
     pub skip_invalid: bool,
     /// Whether to print JSON.
     pub json: bool,
 }
 
-/// Why not everything was loaded.
+/// The reason why not every item was loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// A file can't be read. What was read before is loaded.
+    /// A file can't be read. The items before the fault are loaded.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The system gives no thread to read in.
-    #[error("no thread to read the files: {0}")]
+    /// The thread that reads the files could not be started, or panicked.
+    #[error("the thread that reads the files failed: {0}")]
     Thread(std::io::Error),
     /// The coordinator can't be used.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A batch was refused; other batches may be loaded.
+    /// A batch was rejected; other batches may be loaded.
     #[error("{file}, lines {first_line} to {last_line}: {error}{faults}")]
     Batch {
         /// The file.
         file: String,
-        /// The line of the first item that was refused, from 1.
+        /// Line of the first rejected item, from 1.
         first_line: u64,
-        /// The line of the last one.
+        /// Line of the last one.
         last_line: u64,
-        /// What the coordinator said.
+        /// The error from the coordinator.
         error: ClientError,
         /// The faults by line.
         faults: String,
     },
-    /// Everything was read, and all but some items were loaded, each of which was told.
-    #[error("{0} items were refused")]
+    /// All files were read, and all items were loaded except the rejected ones, which were
+    /// reported.
+    #[error("{0} items were rejected")]
     Skipped(u64),
 }
 
-/// Loads files; prints progress on a terminal, and a summary at the end.
+/// Loads files. Prints progress on a terminal, and a summary at the end.
 ///
 /// # Errors
-/// When not every item was acknowledged; load the same again once the cause is gone.
+/// Not every item was acknowledged. Load the same files again once the cause is fixed.
 pub async fn load(options: &LoadOptions) -> Result<(), LoadError> {
     let client = PublicClient::new(&options.url)?;
     let posting = Posting {
@@ -93,11 +94,13 @@ pub async fn load(options: &LoadOptions) -> Result<(), LoadError> {
     let started = Instant::now();
     let posted = post_all(&poster, receiver, options.connections).await;
     let outcome = match posted {
-        // The reader may wait for input that never comes; it ends with the process.
+        // The reader may block on input that never arrives; it ends with the process.
         Err(error) => Err(error),
         Ok(()) => match reading.await {
             Ok(read) => read.map_err(LoadError::from),
-            Err(_) => Err(LoadError::Thread(std::io::Error::other("it ended early"))),
+            Err(_) => Err(LoadError::Thread(std::io::Error::other(
+                "it ended unexpectedly",
+            ))),
         },
     };
     let outcome = match poster.tally.refused.load(Ordering::Relaxed) {
@@ -106,7 +109,7 @@ pub async fn load(options: &LoadOptions) -> Result<(), LoadError> {
     };
     poster.progress.finish_and_clear();
     let summary = Summary::new(&poster, &read_so_far, started.elapsed(), &outcome);
-    // What is loaded is loaded, whoever reads the summary.
+    // The items are loaded even if the summary can't be written.
     let _ = print(&match options.json {
         true => summary.json(),
         false => summary.text(),
@@ -128,8 +131,8 @@ async fn post_all(poster: &Poster, receiver: Batches, connections: usize) -> Res
     Ok(())
 }
 
-/// Reads the files on a thread of their own, which, unlike the runtime's, the process's end does
-/// not wait for.
+/// Reads the files on a separate thread. Unlike a thread of the runtime, it does not delay the end
+/// of the process.
 fn start_reading(
     options: &LoadOptions,
     read_so_far: &Arc<ReadSoFar>,
@@ -144,7 +147,7 @@ fn start_reading(
     std::thread::Builder::new()
         .name("reader".to_owned())
         .spawn(move || {
-            // Once the load has failed, nobody asks.
+            // Fails if the load has failed already.
             let _ = ended.send(read_files(&files, &cutting, &read_so_far, &sender));
         })
         .map_err(LoadError::Thread)?;
@@ -154,23 +157,23 @@ fn start_reading(
 type Batches = mpsc::Receiver<SourceBatch>;
 type Reading = oneshot::Receiver<Result<(), SourceError>>;
 
-/// What came of a load.
+/// Result of a load.
 #[derive(Serialize)]
 struct Summary {
     /// Whether every item of the files is durable.
     loaded: bool,
-    /// Whether all of the files was read and posted.
+    /// Whether all files were read and posted completely.
     #[serde(skip)]
     to_the_end: bool,
-    /// Lines read, with headers and blank ones.
+    /// Lines read, including headers and blank lines.
     lines: u64,
     /// Items acknowledged.
     items: u64,
-    /// Items refused, each of which was told.
+    /// Items rejected, each of which was reported.
     refused: u64,
-    /// Lines of CSV with spaces around a field, which were left out.
+    /// CSV records from which spaces around a field were removed.
     trimmed: u64,
-    /// Requests sent again.
+    /// Retried requests.
     retries: u64,
     seconds: f64,
 }
@@ -210,11 +213,11 @@ impl Summary {
             grouped(self.retries),
         );
         if self.refused > 0 {
-            text.push_str(&format!("{} items were refused\n", grouped(self.refused)));
+            text.push_str(&format!("{} items were rejected\n", grouped(self.refused)));
         }
         if self.trimmed > 0 {
             text.push_str(&format!(
-                "Spaces around fields were left out on {} lines of CSV\n",
+                "Spaces around fields were removed on {} lines of CSV\n",
                 grouped(self.trimmed)
             ));
         }
@@ -222,7 +225,7 @@ impl Summary {
     }
 
     fn json(&self) -> String {
-        // Numbers and a truth value can always be written.
+        // Serializing numbers and booleans can't fail.
         serde_json::to_string(self).map_or_else(|_| String::new(), |text| text + "\n")
     }
 }

@@ -1,11 +1,12 @@
-//! The command line: what it offers, and the commands that are clients of a running service.
+//! The command line: its commands and arguments, and the commands that are clients of a running
+//! service.
 //!
 //! Invariant: results go to standard output, everything else to standard error; an error is one
 //! line.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a command waits for all that it starts"
+    reason = "a command waits for all tasks that it starts"
 )]
 
 mod batch;
@@ -42,28 +43,28 @@ use thiserror::Error;
 
 use crate::client::CountsRequest;
 use crate::config::{
-    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, NamedFile, ServeConfig,
+    self, BrokerConfig, ConfigError, CoordinatorConfig, CounterConfig, NamedFile, Role, ServeConfig,
 };
 use crate::model::CounterName;
 
-/// What to accept as lost, and where to say so.
+/// What to accept as lost, and at which coordinator.
 #[derive(Debug)]
 pub struct AcceptLossOptions {
     /// The coordinator.
     pub url: String,
-    /// The file with the nodes' secret.
+    /// File with the secret that nodes share.
     pub cluster_secret_file: Option<NamedFile>,
-    /// The epoch of one range, in hex.
+    /// Epoch of one range, in hexadecimal.
     pub epoch: Option<String>,
-    /// Its first and last sequence.
+    /// First and last sequence of the range.
     pub range: Option<String>,
-    /// Whether not to ask.
+    /// Whether to skip the confirmation.
     pub yes: bool,
 }
 
-/// What the command line asks for.
+/// A parsed command line.
 pub enum Invocation {
-    /// Run the service.
+    /// Run the whole service in one process.
     Serve(Box<ServeConfig>),
     /// Run a coordinator of a cluster.
     Coordinator(Box<CoordinatorConfig>),
@@ -75,80 +76,80 @@ pub enum Invocation {
         broker: BrokerConfig,
         /// The counter.
         name: CounterName,
-        /// Whether not to ask.
+        /// Whether to skip the confirmation.
         yes: bool,
     },
-    /// Accept a loss.
+    /// Accept losses.
     AcceptLoss(AcceptLossOptions),
-    /// Skip a batch that can't be read.
+    /// Remove a batch that can't be decoded from a counter's queue.
     SkipPoison {
         /// The broker.
         broker: BrokerConfig,
         /// The counter.
         name: CounterName,
-        /// The counter's folder.
+        /// The counter's data directory.
         data_dir: PathBuf,
-        /// Whether not to ask.
+        /// Whether to skip the confirmation.
         yes: bool,
     },
-    /// Make a counter's queue again.
+    /// Delete a counter's queue and declare it again.
     RemakeQueue {
         /// The broker.
         broker: BrokerConfig,
-        /// Whether queues are classic ones.
+        /// Whether queues are classic instead of quorum queues.
         classic_queues: bool,
         /// The counter.
         name: CounterName,
-        /// Whether to do it although nothing is wrong.
+        /// Whether to do it even if nothing is wrong with the queue.
         force: bool,
-        /// Whether not to ask.
+        /// Whether to skip the confirmation.
         yes: bool,
     },
-    /// Ask for counts.
+    /// Print counts.
     Count {
         /// The coordinator.
         url: String,
-        /// What to ask.
+        /// Tenants and options of the read.
         request: CountsRequest,
         /// Whether to print JSON.
         json: bool,
     },
-    /// Ask a node how it is.
+    /// Check the health of a node.
     Health {
         /// The node.
         url: String,
-        /// Whether it must be able to do its work, or only live.
+        /// Whether to check readiness instead of liveness.
         ready: bool,
         /// Whether to print JSON.
         json: bool,
     },
     /// Post the items of files.
     Load(LoadOptions),
-    /// Put a coordinator under load and measure it.
+    /// Generate load on a coordinator and measure it.
     Bench(BenchOptions),
-    /// Recount a store.
+    /// Recount the items of a store.
     Verify {
-        /// Its folder.
+        /// Its data directory.
         data_dir: PathBuf,
     },
 }
 
-/// Why the command line can't be used.
+/// The reason why the command line is rejected.
 #[derive(Debug, Error)]
 pub enum UsageError {
-    /// It is not one of this program; the first line of what is wrong.
+    /// The arguments are invalid; the first line of clap's message.
     #[error("{0}")]
     Arguments(String),
-    /// A setting is not allowed.
+    /// A setting is invalid.
     #[error(transparent)]
     Setting(#[from] ConfigError),
 }
 
-/// Reads the command line. Help and version end the process here, and so does misuse that is told
-/// as text: with colours, and what would be right.
+/// Parses the command line. `--help` and `--version` end the process here. So do invalid arguments
+/// if errors are printed as text, with colours and suggestions.
 ///
 /// # Errors
-/// Misuse that is told otherwise, and a setting that is not allowed.
+/// Invalid arguments if errors are not printed as text, and invalid settings.
 pub fn parse(told: Told) -> Result<Invocation, UsageError> {
     let matches = match command::command().try_get_matches() {
         Ok(matches) => matches,
@@ -193,47 +194,56 @@ fn invocation(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
         Some(("verify", matches)) => Ok(Invocation::Verify {
             data_dir: text(matches, "data-dir").into(),
         }),
-        Some(("coordinator", matches)) => {
-            let config = config::coordinator_config(matches, file(matches))?;
-            Ok(Invocation::Coordinator(Box::new(config)))
-        }
-        Some(("counter", matches)) => {
-            let config = config::counter_config(matches, file(matches))?;
-            Ok(Invocation::Counter(Box::new(config)))
-        }
-        Some(("remove-counter", matches)) => Ok(Invocation::RemoveCounter {
+        Some(("serve", matches)) => node(Role::Serve, matches),
+        Some(("coordinator", matches)) => node(Role::Coordinator, matches),
+        Some(("counter", matches)) => node(Role::Counter, matches),
+        Some((command, matches)) => repair(command, matches),
+        None => node(Role::Serve, matches),
+    }
+}
+
+/// The commands that repair a cluster.
+fn repair(command: &str, matches: &ArgMatches) -> Result<Invocation, ConfigError> {
+    match command {
+        "remove-counter" => Ok(Invocation::RemoveCounter {
             broker: config::broker(matches)?,
             name: config::counter_name(matches)?,
             yes: matches.get_flag("yes"),
         }),
-        Some(("accept-loss", matches)) => Ok(Invocation::AcceptLoss(AcceptLossOptions {
+        "accept-loss" => Ok(Invocation::AcceptLoss(AcceptLossOptions {
             url: text(matches, "url"),
             cluster_secret_file: config::secret_file(matches)?,
             epoch: matches.get_one("epoch").cloned(),
             range: matches.get_one("range").cloned(),
             yes: matches.get_flag("yes"),
         })),
-        Some(("remake-queue", matches)) => Ok(Invocation::RemakeQueue {
+        "remake-queue" => Ok(Invocation::RemakeQueue {
             broker: config::broker(matches)?,
             classic_queues: config::classic_queues(matches)?,
             name: config::counter_name(matches)?,
             force: matches.get_flag("force"),
             yes: matches.get_flag("yes"),
         }),
-        Some(("skip-poison", matches)) => Ok(Invocation::SkipPoison {
+        "skip-poison" => Ok(Invocation::SkipPoison {
             broker: config::broker(matches)?,
             name: config::counter_name(matches)?,
             data_dir: config::data_dir(matches)?,
             yes: matches.get_flag("yes"),
         }),
-        Some(("serve", matches)) => serve(matches),
-        _ => serve(matches),
+        // clap accepts no other command.
+        _ => node(Role::Serve, matches),
     }
 }
 
-fn serve(matches: &ArgMatches) -> Result<Invocation, ConfigError> {
-    let config = config::serve_config(matches, file(matches))?;
-    Ok(Invocation::Serve(Box::new(config)))
+fn node(role: Role, matches: &ArgMatches) -> Result<Invocation, ConfigError> {
+    let file = file(matches);
+    Ok(match role {
+        Role::Serve => Invocation::Serve(Box::new(config::serve_config(matches, file)?)),
+        Role::Coordinator => {
+            Invocation::Coordinator(Box::new(config::coordinator_config(matches, file)?))
+        }
+        Role::Counter => Invocation::Counter(Box::new(config::counter_config(matches, file)?)),
+    })
 }
 
 fn file(matches: &ArgMatches) -> Option<&Path> {

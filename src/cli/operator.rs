@@ -1,7 +1,7 @@
-//! `remove-counter`, `accept-loss`, `skip-poison`, `remake-queue`: what an operator does when
-//! something is gone for good.
+//! `remove-counter`, `accept-loss`, `skip-poison` and `remake-queue`: commands for an operator to
+//! resolve permanent failures.
 //!
-//! Invariant: each says what it is about to do, and does it only after a yes.
+//! Invariant: each command says what it is about to do, and does it only after confirmation.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,21 +14,21 @@ use crate::config::{BrokerConfig, read_secret};
 use crate::model::{ClusterSecret, CounterName, Epoch};
 use crate::node::{self, NodeError};
 
-/// Why an operator's command did not succeed.
+/// The reason why an operator command failed.
 #[derive(Debug, Error)]
 pub enum OperatorError {
-    /// A node's part failed.
+    /// The operation on the broker or the store failed.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The coordinator could not be asked.
+    /// The request to the coordinator failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// An argument is not what it should be.
+    /// An argument is invalid.
     #[error("{0}")]
     Argument(String),
 }
 
-/// Removes a counter; says whether it did.
+/// Removes a counter. Returns whether it did.
 ///
 /// # Errors
 /// [`OperatorError`].
@@ -38,19 +38,20 @@ pub async fn remove_counter(
     yes: bool,
 ) -> Result<bool, OperatorError> {
     let what = format!(
-        "This deletes the queue of counter {name} for good. The counter can't come back under this name."
+        "This deletes the queue of counter {name} permanently. The counter can't come back \
+         under this name: a successor needs a new name."
     );
     if !confirm(&what, yes) {
         return Ok(false);
     }
     let messages = node::remove_counter(broker, name).await?;
     let _ = print(&format!(
-        "Removed counter {name}; {messages} batches waited in its queue.\n"
+        "Removed counter {name}; its queue contained {messages} batches.\n"
     ));
     Ok(true)
 }
 
-/// Skips a batch that can't be read; says whether it did.
+/// Skips a batch that can't be decoded. Returns whether it did.
 ///
 /// # Errors
 /// [`OperatorError`].
@@ -62,8 +63,9 @@ pub async fn skip_poison(
 ) -> Result<bool, OperatorError> {
     let ask = move |poison: &str| {
         let what = format!(
-            "Found {poison}.\nThis drops it for this counter, which is then not complete until it has caught up \
-             from a complete counter. What no counter could read is lost."
+            "Found {poison}.\nThis removes it from the queue of this counter, which is then not \
+             complete until it has caught up from a complete counter. If no counter could decode \
+             the batch, its items are lost."
         );
         confirm(&what, yes)
     };
@@ -79,7 +81,7 @@ pub async fn skip_poison(
     }
 }
 
-/// Makes a counter's queue again; says whether it did.
+/// Deletes a counter's queue and declares it again. Returns whether it did.
 ///
 /// # Errors
 /// [`OperatorError`].
@@ -97,23 +99,25 @@ pub async fn remake_queue(
             faults => format!("Found:\n  {}", faults.join("\n  ")),
         };
         let what = format!(
-            "{found}\nThis deletes the queue of counter {counter} with all that is in it, and makes it again. The counter \
-             is then not complete until it has caught up from a complete one. A node of RabbitMQ that can be started again with \
-             its disk may still bring the queue back: start it first."
+            "{found}\nThis deletes the queue of counter {counter} with everything in it, and \
+             declares it again. The counter is then not complete until it has caught up from a \
+             complete counter. A RabbitMQ node that can still be started with its disk may recover \
+             the queue: start it first."
         );
         confirm(&what, yes)
     };
     let remade = node::remake_queue(broker, classic_queues, name, force, ask).await?;
     if remade {
         let _ = print(&format!(
-            "Made the queue of counter {name} again. The counter hears of it within ten seconds, and GET /counters shows when it is \
-             complete again: wait for that before you make another queue again.\n"
+            "Deleted the queue of counter {name} and declared it again. The counter notices within \
+             ten seconds, and GET /counters shows when it is complete again. Wait for that before \
+             you remake another queue.\n"
         ));
     }
     Ok(remade)
 }
 
-/// Accepts what a coordinator says is lost; says whether it did.
+/// Accepts losses that a coordinator reports. Returns whether it did.
 ///
 /// # Errors
 /// [`OperatorError`].
@@ -136,7 +140,7 @@ pub async fn accept_loss(options: &AcceptLossOptions) -> Result<bool, OperatorEr
     };
     if request.missing.is_empty() && request.counters.is_empty() {
         let _ = print(&format!(
-            "Nothing is lost that could be accepted.\n{}",
+            "There are no losses to accept.\n{}",
             left_out(&plan)
         ));
         return Ok(false);
@@ -149,7 +153,7 @@ pub async fn accept_loss(options: &AcceptLossOptions) -> Result<bool, OperatorEr
     Ok(true)
 }
 
-/// All that the plan names and that can be accepted.
+/// Everything in the plan that can be accepted.
 fn everything(plan: &LossPlan) -> LossRequest {
     let named = plan.incomplete.iter();
     let named = named.filter_map(|of| Some((CounterName::new(&of.name)?, of.loss?)));
@@ -161,14 +165,14 @@ fn everything(plan: &LossPlan) -> LossRequest {
     }
 }
 
-/// One range of the plan, as an operator typed it.
+/// One range of the plan, as the operator typed it.
 fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, String> {
     let number = u128::from_str_radix(epoch, 16)
-        .map_err(|_| format!("{epoch} is no epoch: it must be 32 hexadecimal digits"))?;
+        .map_err(|_| format!("{epoch} is not an epoch: it must be 32 hexadecimal digits"))?;
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let parse = |text: &str| {
         text.parse::<u64>()
-            .map_err(|_| format!("{range} is no range: it must be FROM-TO, such as 4-7"))
+            .map_err(|_| format!("{range} is not a range: it must be FROM-TO, such as 4-7"))
     };
     let (first, last) = (parse(first)?, parse(last)?);
     let planned = |loss: &&Loss| {
@@ -181,7 +185,7 @@ fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, S
             return Err(format!("{epoch} {sequence} is not lost yet: {why}"));
         }
         return Err(format!(
-            "{epoch} {range} is not lost: some counter that answers has it, or nobody knows of it"
+            "{epoch} {range} is not lost: a reachable counter has it, or no counter knows of it"
         ));
     };
     Ok(LossRequest {
@@ -195,44 +199,46 @@ fn one_range(plan: &LossPlan, epoch: &str, range: &str) -> Result<LossRequest, S
 }
 
 fn explain(request: &LossRequest, plan: &LossPlan) -> String {
-    let mut text = String::from("This gives up for good:\n");
+    let mut text = String::from("This permanently accepts the loss of:\n");
     for loss in &request.missing {
         text.push_str(&format!(
-            "- batches {}-{} of epoch {} (partition {}), which no counter that answers has\n",
+            "- batches {}-{} of epoch {} (partition {}), which no reachable counter has\n",
             loss.first, loss.last, loss.epoch, loss.partition
         ));
     }
     if !request.counters.is_empty() {
         text.push_str(&format!(
-            "- whatever these counters miss beyond that: {}. They are taken for complete with what they hold, but for one \
-             that is restarted, or loses again, before it hears of this\n",
+            "- all other history that these counters miss: {}. They become complete with what they \
+             hold, except for a counter that restarts or loses data again before the acceptance \
+             reaches it\n",
             names(request.counters.keys().map(CounterName::as_str))
         ));
     }
     text.push_str(&left_out(plan));
     if !plan.silent.is_empty() {
         text.push_str(&format!(
-            "These counters did not answer, and may still have it: {}.\n",
+            "These counters did not answer and may still have the missing batches: {}.\n",
             plan.silent.join(", ")
         ));
     }
-    text.push_str("Bring back first every counter and every disk that may still come back.");
+    text.push_str("First bring back every counter and every disk that can still come back.");
     text
 }
 
-/// What the plan names and nobody can accept now, in lines of its own.
+/// The entries of the plan that can't be accepted now, one per line.
 fn left_out(plan: &LossPlan) -> String {
     let mut text = String::new();
     for of in &plan.not_lost {
         text.push_str(&format!(
-            "Not lost yet: batch {} of epoch {} (partition {}), which no counter that answers has: {}.\n",
+            "Not lost yet: batch {} of epoch {} (partition {}), which no reachable counter has: \
+             {}.\n",
             of.sequence, of.epoch, of.partition, of.why
         ));
     }
     for of in &plan.incomplete {
         if let Some(why) = &of.not_yet {
             text.push_str(&format!(
-                "Not taken for complete yet: {}: {why}.\n",
+                "Can't be accepted yet: counter {}: {why}.\n",
                 of.name
             ));
         }
@@ -242,19 +248,19 @@ fn left_out(plan: &LossPlan) -> String {
     let unnamed = names(unnamed.map(|of| of.name.as_str()));
     if !unnamed.is_empty() {
         text.push_str(&format!(
-            "Not complete, and of a release that does not say which loss that is for: {unnamed}. Upgrade them first, then \
-             run this again.\n"
+            "Not complete, but of a release that does not identify its loss: {unnamed}. Upgrade \
+             these counters first, then run the command again.\n"
         ));
     }
     text
 }
 
-/// What was accepted, and how the counters stand then.
+/// What was accepted, and the state of the counters afterwards.
 fn told(receipt: &LossReceipt) -> String {
     let mut text = String::from("Accepted.\n");
     for loss in &receipt.accepted.missing {
         text.push_str(&format!(
-            "Batches {}-{} of epoch {} are given up.\n",
+            "Batches {}-{} of epoch {} are accepted as lost.\n",
             loss.first, loss.last, loss.epoch
         ));
     }
@@ -267,11 +273,11 @@ fn told(receipt: &LossReceipt) -> String {
     }
     if !receipt.not_heard.is_empty() {
         text.push_str(&format!(
-            "Did not answer in time, see /counters: {}.\n",
+            "Did not answer in time (see /counters): {}.\n",
             receipt.not_heard.join(", ")
         ));
     }
-    text.push_str("Counts are exact again once the counters have heard of it.\n");
+    text.push_str("Counts are exact again once the counters have applied the acceptance.\n");
     text
 }
 

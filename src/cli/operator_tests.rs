@@ -1,6 +1,6 @@
-//! What an operator is shown, and what is sent back.
+//! Tests of what an operator is shown and what is sent back.
 //!
-//! Invariant: what is sent is what was shown, and nothing that can't be accepted.
+//! Invariant: the request contains what was shown, and nothing that can't be accepted.
 
 use super::*;
 use crate::client::IncompleteCounter;
@@ -44,17 +44,17 @@ fn what_is_sent_back_is_what_was_shown() {
     let text = explain(&request, &plan());
     for shown in [
         "batches 2-5",
-        "beyond that: c1. They",
+        "these counters miss: c1. They",
         "Not lost yet: batch 6 of epoch",
         "its coordinator is there",
-        "which loss that is for: c2. Upgrade",
-        "did not answer, and may still have it: c3",
+        "identify its loss: c2. Upgrade",
+        "did not answer and may still have the missing batches: c3",
     ] {
         assert!(text.contains(shown), "{shown} in {text}");
     }
 }
 
-/// An old coordinator's plan has no ids: nothing of it is signed for a counter.
+/// The plan of an old coordinator has no ids: no counter's loss in it can be accepted.
 #[test]
 fn counters_without_an_id_are_not_accepted() {
     let plan = LossPlan {
@@ -92,7 +92,7 @@ fn a_receipt_tells_who_is_complete_who_is_not_and_why() {
         "Batches 2-5 of epoch",
         "Complete: c1, c4.",
         "Not complete: c2: it was restarted.",
-        "Did not answer in time, see /counters: c3.",
+        "Did not answer in time (see /counters): c3.",
     ] {
         assert!(text.contains(shown), "{shown} in {text}");
     }

@@ -1,7 +1,7 @@
-//! Posts batches until each item is durable or refused.
+//! Posts batches until each item is durable or rejected.
 //!
-//! Invariant: what is counted as accepted was acknowledged, and each refused item is told with its
-//! line.
+//! Invariant: an item that is counted as accepted was acknowledged, and each rejected item is
+//! reported with its line.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,20 +16,20 @@ use super::print::{grouped, print_error, print_json_error};
 use super::step::{BACKOFF_MIN, Faults, Step, TOO_LARGE, indexes, longer, step, wait};
 use crate::client::{ClientError, PublicClient};
 
-/// How often it is said, where no bar shows it, that batches are posted again.
+/// Minimum interval between messages about retries when no progress bar shows them.
 const NOTICE_EVERY: Duration = Duration::from_secs(10);
 
 /// How batches are posted.
 pub(super) struct Posting {
-    /// How long to try a batch again.
+    /// How long to retry a batch.
     pub retry_for: Duration,
-    /// Whether refused items are left out.
+    /// Whether rejected items are skipped.
     pub skip_invalid: bool,
-    /// Whether what is told is JSON.
+    /// Whether messages are JSON.
     pub json: bool,
 }
 
-/// What came of all batches so far.
+/// Totals of all batches so far.
 #[derive(Default)]
 pub(super) struct Tally {
     pub accepted: AtomicU64,
@@ -37,18 +37,18 @@ pub(super) struct Tally {
     pub retries: AtomicU64,
 }
 
-/// Posts batches, several at once.
+/// Posts several batches concurrently.
 pub(super) struct Poster {
     pub client: PublicClient,
     pub posting: Posting,
     pub progress: ProgressBar,
     pub tally: Tally,
-    /// The most items that a request may have, as far as answers have told.
+    /// Maximum number of items per request, according to the responses so far.
     fitting: AtomicUsize,
     noticed_at: Mutex<Option<Instant>>,
 }
 
-/// A refused item, as it is told in JSON.
+/// A rejected item, as reported in JSON.
 #[derive(Serialize)]
 struct RefusedItem<'a> {
     file: &'a str,
@@ -68,9 +68,9 @@ impl Poster {
         }
     }
 
-    /// Posts a batch, in parts if need be.
+    /// Posts a batch, in parts if necessary.
     pub(super) async fn post(&self, batch: SourceBatch) -> Result<(), LoadError> {
-        // Those to come, the next one last.
+        // The remaining parts; the next one is last.
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             if part.lines.len() > self.fitting.load(Ordering::Relaxed) {
@@ -97,7 +97,7 @@ impl Poster {
         Ok(())
     }
 
-    /// Posts a part until it is known what comes of it, or the time to try again is up.
+    /// Posts a part until its outcome is known or the time for retries is over.
     async fn settle(&self, part: &SourceBatch) -> Result<Settled, LoadError> {
         let (started, items) = (Instant::now(), part.lines.len());
         let mut backoff = BACKOFF_MIN;
@@ -109,7 +109,7 @@ impl Poster {
                 status: TOO_LARGE, ..
             }) = &posted
             {
-                // So that the next batches need not be refused first.
+                // So that further batches of this size are not sent only to be rejected.
                 self.fitting
                     .fetch_min((items / 2).max(1), Ordering::Relaxed);
             }
@@ -141,7 +141,7 @@ impl Poster {
         }
     }
 
-    /// Tells each refused item with its line.
+    /// Reports each rejected item with its line.
     fn note_refused(&self, part: &SourceBatch, faults: &Faults) {
         let refused = indexes(faults).len() as u64;
         self.tally.refused.fetch_add(refused, Ordering::Relaxed);
@@ -154,10 +154,9 @@ impl Poster {
         }
     }
 
-    /// Tells that a batch is posted again: on the bar, or, where nobody sees it, in a line now and
-    /// then.
+    /// Reports a retry: on the progress bar, or in an occasional line if the bar is hidden.
     fn notice(&self, error: &ClientError) {
-        let text = format!("trying again: {error}");
+        let text = format!("retrying: {error}");
         if !self.progress.is_hidden() {
             self.progress.set_message(text);
             return;
@@ -173,17 +172,17 @@ impl Poster {
     }
 }
 
-/// What came of a part.
+/// Outcome of a part.
 enum Settled {
     Done,
     Halve,
     Leave(Faults),
 }
 
-/// Between a half and one and a half, so that many clients don't come back together.
+/// A random factor between 0.5 and 1.5, so that many clients do not retry at the same time.
 fn spread() -> f64 {
     let mut byte = [0_u8];
-    // Without randomness the wait is simply the shortest.
+    // If random bytes are unavailable, the factor is 0.5.
     let _ = getrandom::fill(&mut byte);
     0.5 + f64::from(byte[0]) / 256.0
 }
@@ -212,7 +211,7 @@ fn refused(part: &SourceBatch, mut error: ClientError) -> LoadError {
     }
 }
 
-/// A detail without the index of its line in the request, which would mislead beside the line in
+/// A detail without the index of the line in the request, which would be confused with the line in
 /// the file.
 fn without_index(detail: &str) -> &str {
     let rest = detail

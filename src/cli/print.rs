@@ -1,6 +1,6 @@
-//! How commands write to standard output and standard error.
+//! Output of commands to standard output and standard error.
 //!
-//! Invariant: a reader that has gone ends nothing but the writing.
+//! Invariant: if the reader closes the pipe, only the writing stops.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::telemetry::LogLine;
 
-/// Writes a result to standard output; says whether it was written. Why not is said on standard
-/// error, unless the reader has simply gone, as `head` does.
+/// Writes a result to standard output. Returns whether it was written. A failure is reported on
+/// standard error, unless the reader closed the pipe, as `head` does.
 #[must_use]
 pub fn print(text: &str) -> bool {
     let mut output = io::stdout().lock();
@@ -27,29 +27,29 @@ pub fn print(text: &str) -> bool {
     }
 }
 
-/// Writes an error to standard error; if that is gone too, nobody can be told.
+/// Writes an error to standard error. If standard error is closed, the error is dropped.
 pub(super) fn print_error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "headcount: {text}");
 }
 
-/// Writes an error of a command that prints JSON.
+/// Writes an error as a JSON object, for commands that print JSON.
 pub(super) fn print_error_as_json(text: &str) {
     print_json_error(&serde_json::json!({ "error": text }));
 }
 
-/// Writes an error as a line of a log in JSON.
+/// Writes an error as a JSON line in the format of the log.
 pub(super) fn print_error_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", LogLine::error(text));
 }
 
-/// Writes what happened on the way, as JSON, to standard error.
+/// Writes an event as JSON to standard error.
 pub(super) fn print_json_error(value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 }
 
-/// A number with commas between its thousands.
+/// A number with commas between thousands.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

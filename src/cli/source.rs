@@ -1,7 +1,7 @@
-//! Files of items, cut into batches of NDJSON.
+//! Reads files of items and cuts them into batches of NDJSON.
 //!
-//! Invariant: every item of every file is in exactly one batch, in order, and its line is known;
-//! what is read ahead is bounded.
+//! Invariant: every item of every file is in exactly one batch, in order, and its line is known.
+//! The number of batches read ahead is bounded.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -18,37 +18,37 @@ use super::batch::SourceBatch;
 use super::csv::{CsvError, CsvReader, Record};
 use crate::model::BYTE_ORDER_MARK;
 
-/// Bytes of a batch; far below the service's limit on bodies.
+/// Maximum size of a batch in bytes, far below the service's limit on request bodies.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes of one line, or of one CSV record: far more than an item takes.
+/// Maximum size of a line or CSV record in bytes, far more than an item needs.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes read from the system at once.
+/// Size of the read buffer in bytes.
 const READ_BYTES: usize = 256 * 1024;
-/// What UTF-16 starts with, in either order.
+/// Byte order marks of UTF-16.
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
-/// Bytes of a header that a message shows.
+/// Maximum number of bytes of a header that a message shows.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// Why a file can't be read to its end.
+/// The reason why a file can't be read to its end.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// The system refused.
+    /// An I/O error.
     #[error("{file}: {error}")]
     Io {
         /// The file.
         file: String,
-        /// The system's word.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// A line is longer than any that holds an item.
+    /// A line is longer than any line with an item.
     #[error("{file}, line {line}: longer than {LINE_BYTES_MAX} bytes")]
     Line {
         /// The file.
         file: String,
-        /// The line, from 1; of a CSV record that with which it begins.
+        /// The line, from 1; for a CSV record its first line.
         line: u64,
     },
-    /// A line is not what the format asks for.
+    /// A line violates the format.
     #[error("{file}, line {line}: {detail}")]
     Format {
         /// The file.
@@ -60,25 +60,25 @@ pub enum SourceError {
     },
 }
 
-/// How files are cut.
+/// How files are cut into batches.
 #[derive(Debug, Clone)]
 pub(super) struct Cutting {
-    /// Items in a batch.
+    /// Items per batch.
     pub batch_items: usize,
-    /// `ndjson` or `csv` for all files; by their names if not given.
+    /// `ndjson` or `csv` for all files; if not given, each file's name decides.
     pub format: Option<String>,
 }
 
-/// What was read so far, of all files together.
+/// Progress of reading, over all files.
 #[derive(Debug, Default)]
 pub(super) struct ReadSoFar {
-    /// Lines, with headers and blank ones.
+    /// Lines read, including headers and blank lines.
     pub lines: AtomicU64,
-    /// CSV records with spaces around a field, which were left out.
+    /// CSV records from which spaces around a field were removed.
     pub trimmed: AtomicU64,
 }
 
-/// The bytes of all files together, when they are known.
+/// Total size of all files in bytes, if it is known.
 pub(super) fn total_bytes(files: &[String]) -> Option<u64> {
     let sizes = files.iter().map(|file| {
         let metadata = std::fs::metadata(file).ok()?;
@@ -87,8 +87,8 @@ pub(super) fn total_bytes(files: &[String]) -> Option<u64> {
     sizes.sum()
 }
 
-/// Reads the files one after another into `batches`. Ends early, without an error, when nobody
-/// receives.
+/// Reads the files one after another and sends their batches to `batches`. If the receiver is
+/// dropped, it returns early without an error.
 pub(super) fn read_files(
     files: &[String],
     cutting: &Cutting,
@@ -120,7 +120,7 @@ pub(super) fn read_files(
         } else {
             cut_ndjson(input, &mut cutter)
         };
-        // What comes before a fault is loaded too.
+        // The items before a fault are loaded too.
         let open = cutter.send();
         if !(cut? && open) {
             return Ok(());
@@ -129,7 +129,7 @@ pub(super) fn read_files(
     Ok(())
 }
 
-/// Whether a file is CSV: by what was asked for, else by its name.
+/// Whether a file is CSV, by the given format or else by its name.
 fn is_csv(file: &str, cutting: &Cutting) -> bool {
     let by_name = || {
         Path::new(file)
@@ -142,9 +142,10 @@ fn is_csv(file: &str, cutting: &Cutting) -> bool {
         .map_or_else(by_name, |format| format == "csv")
 }
 
-/// Skips the mark of UTF-8 at the start of a file; returns its bytes.
+/// Skips a UTF-8 byte order mark at the start of a file. Returns the number of bytes skipped.
 fn skip_mark(file: &str, input: &mut impl BufRead) -> Result<u64, SourceError> {
-    // A mark that comes in pieces, as it might through a pipe, is not worth waiting for.
+    // A byte order mark that arrives in pieces, as it could through a pipe, is not recognized: that
+    // is too rare to wait for.
     let start = input.fill_buf().map_err(|error| SourceError::Io {
         file: file.to_owned(),
         error,
@@ -162,7 +163,7 @@ fn skip_mark(file: &str, input: &mut impl BufRead) -> Result<u64, SourceError> {
     Ok(mark_bytes as u64)
 }
 
-/// Gathers items of one file into batches.
+/// Collects the items of one file into batches.
 struct Cutter<'a> {
     file: Arc<str>,
     cutting: &'a Cutting,
@@ -174,9 +175,10 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    /// Adds the item of `line`, which took `source_bytes` of the file. False: nobody receives.
+    /// Adds the item of `line`, which occupies `source_bytes` in the file. Returns false if the
+    /// receiver is gone.
     fn add(&mut self, line: u64, item: &[u8], source_bytes: u64) -> bool {
-        // With its end, which the last line of a file may lack.
+        // Includes the line end, which the last line of a file may lack.
         if self.body.len() + item.len() + 1 > BATCH_BYTES_MAX && !self.send() {
             return false;
         }
@@ -187,7 +189,7 @@ impl Cutter<'_> {
         self.lines.len() < self.cutting.batch_items || self.send()
     }
 
-    /// Sends what was gathered, if that is anything. False: nobody receives.
+    /// Sends the collected items, if there are any. Returns false if the receiver is gone.
     fn send(&mut self) -> bool {
         if self.lines.is_empty() {
             return true;
@@ -263,7 +265,7 @@ fn cut_ndjson(mut input: impl BufRead, cutter: &mut Cutter<'_>) -> Result<bool, 
     }
 }
 
-/// An item as a batch has it.
+/// An item as it is written to a batch.
 #[derive(Serialize)]
 struct Item<'a> {
     id: &'a str,
@@ -292,7 +294,7 @@ fn cut_csv(input: impl BufRead, cutter: &mut Cutter<'_>) -> Result<bool, SourceE
         }
         if record.len() != fields {
             let detail = format!(
-                "it does not have as many fields as the header: {} instead of {fields}",
+                "wrong number of fields: {} instead of the header's {fields}",
                 record.len()
             );
             return Err(cutter.format(record.line, detail));
@@ -312,23 +314,24 @@ fn cut_csv(input: impl BufRead, cutter: &mut Cutter<'_>) -> Result<bool, SourceE
     }
 }
 
-/// Which columns hold what is loaded.
+/// The columns of an item's fields.
 struct Columns {
     id: usize,
     tenant: usize,
 }
 
 impl Columns {
-    /// Finds them in a header, each once.
+    /// Finds the columns in a header. Each must be present exactly once.
     fn find(header: &Record) -> Result<Self, String> {
         let column = |name: &str| {
             let named = |index: &usize| header.get(*index) == Some(name.as_bytes());
             let mut found = (0..header.len()).filter(named);
             match (found.next(), found.next()) {
                 (Some(index), None) => Ok(index),
-                (Some(_), Some(_)) => Err(format!("the header names the column {name} twice")),
+                (Some(_), Some(_)) => Err(format!("the header has the column {name} twice")),
                 (None, _) => Err(format!(
-                    "the header does not name a column {name}; it has {}, and a comma separates columns",
+                    "the header has no column {name}; it has {}, and columns are separated by \
+                     commas",
                     shown(header)
                 )),
             }
@@ -339,7 +342,7 @@ impl Columns {
         })
     }
 
-    /// Writes a record's item in JSON to `item`.
+    /// Writes the item of a record to `item` as JSON.
     fn write(&self, record: &Record, item: &mut Vec<u8>) -> Result<(), String> {
         let field = |index| {
             let bytes = record.get(index).unwrap_or_default();
@@ -355,7 +358,7 @@ impl Columns {
     }
 }
 
-/// The columns of a header, for a message.
+/// The column names of a header, for a message.
 fn shown(header: &Record) -> String {
     let names = (0..header.len()).filter_map(|index| header.get(index));
     let names: Vec<_> = names

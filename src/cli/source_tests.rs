@@ -1,6 +1,6 @@
-//! How files are cut into batches.
+//! Tests of how files are cut into batches.
 //!
-//! Invariant: each test looks at all batches of a file.
+//! Invariant: each test checks all batches of a file.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn cut(name: &str, content: impl AsRef<[u8]>, batch_items: usize) -> Cut {
     found
 }
 
-/// What came of a file.
+/// Result of cutting a file.
 struct Cut {
     batches: Vec<(Vec<u64>, String)>,
     error: Option<String>,
@@ -53,7 +53,7 @@ impl Cut {
         self.batches
     }
 
-    /// The items in short, `id@tenant`.
+    /// The items in short form, `id@tenant`.
     fn items(&self) -> Vec<String> {
         let lines = self.batches.iter().flat_map(|(_, body)| body.lines());
         let short = |line: &str| {
@@ -142,18 +142,16 @@ fn header_and_fields_are_trimmed_alike() {
 
 #[test]
 fn a_stray_quote_in_a_column_that_is_not_used_hides_no_row() {
-    // In the unused column: a quote that swallows what follows, up to the next one if there is any.
+    // The unused column contains a quote that would swallow the following rows, up to the next
+    // quote if there is one.
     let rows = |at: usize, note: &str| -> String {
         let row = |n: usize| format!("{n},t,{}\n", if n == at { note } else { "x" });
         format!("id,tenant,note\n{}", (0..10).map(row).collect::<String>())
     };
     for (note, why) in [
         ("\"5", "the quote that opens a field here is never closed"),
-        ("\"5\" nail", "there is text behind the closing quote"),
-        (
-            "5\" nail",
-            "there is a quote inside of a field without quotes",
-        ),
+        ("\"5\" nail", "there is text after the closing quote"),
+        ("5\" nail", "there is a quote inside an unquoted field"),
     ] {
         let found = cut("a.csv", rows(4, note), 3);
         let error = found.error.as_deref().expect("refused");
@@ -166,7 +164,7 @@ fn a_stray_quote_in_a_column_that_is_not_used_hides_no_row() {
     let two = rows(2, "\"5").replace("7,t,x", "7,t,\"5");
     let error = cut("a.csv", two, 3).error.expect("refused");
     assert!(
-        error.starts_with("a.csv, line 9: there is text behind"),
+        error.starts_with("a.csv, line 9: there is text after"),
         "{error}"
     );
 }
@@ -177,15 +175,17 @@ fn a_header_that_can_not_be_used_says_why() {
         ("", "line 1: there is no header"),
         (
             "id,name\n1,2\n",
-            "line 1: the header does not name a column tenant; it has \"id\" \"name\", and a comma separates columns",
+            "line 1: the header has no column tenant; it has \"id\" \"name\", and columns are \
+             separated by commas",
         ),
         (
             "\nid;tenant\n1;2\n",
-            "line 2: the header does not name a column id; it has \"id;tenant\", and a comma separates columns",
+            "line 2: the header has no column id; it has \"id;tenant\", and columns are separated \
+             by commas",
         ),
         (
             "id,tenant, id\n1,2,3\n",
-            "line 1: the header names the column id twice",
+            "line 1: the header has the column id twice",
         ),
     ] {
         let error = cut("a.csv", content, 1).error.expect("refused");
@@ -198,11 +198,11 @@ fn rows_of_another_length_and_other_encodings_are_refused_with_their_line() {
     for (row, why) in [
         (
             &b"1,a,\n"[..],
-            "it does not have as many fields as the header: 3 instead of 2",
+            "wrong number of fields: 3 instead of the header's 2",
         ),
         (
             b"1\n",
-            "it does not have as many fields as the header: 1 instead of 2",
+            "wrong number of fields: 1 instead of the header's 2",
         ),
         (b"\xe9,a\n", "it is not UTF-8"),
     ] {

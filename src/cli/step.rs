@@ -1,43 +1,43 @@
-//! What to do about the answer to a posted batch.
+//! Decides what to do after the response to a posted batch.
 //!
-//! Invariant: a batch is done only if each of its items was accepted or is named as refused.
+//! Invariant: a batch is done only if each of its items was accepted or is reported as rejected.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::client::{ClientError, Posted};
 
-/// The first wait before a batch is posted again; it doubles each time.
+/// Delay before the first retry of a batch; it doubles with each retry.
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest wait before a batch is posted again, unless the answer asks for a longer one.
+/// Maximum delay before a retry, unless the response asks for a longer one.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// The statuses of an answer that a smaller body may change: too slow, and too large.
+/// Statuses that a smaller body may avoid: too slow, and too large.
 const REQUEST_TIMEOUT: u16 = 408;
 pub(super) const TOO_LARGE: u16 = 413;
-/// The statuses of an answer that names items: no JSON, and not valid.
+/// Statuses of responses that list faulty items: invalid JSON, and invalid items.
 const NAMING: [u16; 2] = [400, 422];
 
-/// Faults of items, by their index in the batch.
+/// Faults of items, by index in the batch.
 pub(super) type Faults = Vec<(usize, String)>;
 
-/// What to do next.
+/// The next step.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Nothing: so many items are accepted, and the others are refused.
+    /// Nothing: this number of items was accepted, and the others were rejected.
     Done { accepted: u64, refused: Faults },
-    /// Post the batch in two.
+    /// Post the batch in two halves.
     Halve,
-    /// Post it without these.
+    /// Post the batch without these items.
     Leave(Faults),
-    /// Post it again, after a wait.
+    /// Retry the batch after a delay.
     Again(ClientError),
-    /// Give up.
+    /// Fail.
     Refuse(ClientError),
 }
 
-/// What to do after `outcome` of posting `items` items; with `skip_invalid` refused items are left
-/// out.
+/// Decides what to do after `outcome` of posting `items` items. With `skip_invalid`, rejected items
+/// are skipped.
 pub(super) fn step(outcome: Result<Posted, ClientError>, items: usize, skip_invalid: bool) -> Step {
     let error = match outcome {
         Ok(posted) => return done(posted, items),
@@ -85,13 +85,13 @@ fn names_items(faults: &Faults, items: usize) -> bool {
     !faults.is_empty() && faults.iter().all(|(index, _)| *index < items)
 }
 
-/// The items that are named, each once.
+/// The indexes of the faulty items, each once.
 pub(super) fn indexes(faults: &Faults) -> BTreeSet<usize> {
     faults.iter().map(|(index, _)| *index).collect()
 }
 
-/// How long to wait before a batch is posted again: what the answer asks for, if that is longer
-/// than `backoff`, and no longer than what is `left` of the time to try. `spread` is 0.5 to 1.5.
+/// The delay before a retry: `backoff`, or what the response asks for if that is longer, but at
+/// most the time that is `left` for retries. `spread` is 0.5 to 1.5.
 pub(super) fn wait(
     backoff: Duration,
     retry_after: Option<Duration>,
@@ -102,7 +102,7 @@ pub(super) fn wait(
     wait.max(retry_after.unwrap_or_default()).min(left)
 }
 
-/// The next wait after `backoff`.
+/// The delay after `backoff`.
 pub(super) fn longer(backoff: Duration) -> Duration {
     (backoff * 2).min(BACKOFF_MAX)
 }
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    /// The step in a word.
+    /// The step as a word.
     fn word(outcome: Result<Posted, ClientError>, items: usize, skip_invalid: bool) -> String {
         match step(outcome, items, skip_invalid) {
             Step::Done { accepted, refused } => format!("done {accepted} {:?}", indexes(&refused)),

@@ -1,7 +1,7 @@
-//! How an error is told: as text, as a line of a log in JSON, or as a JSON object.
+//! The format of errors: text, a JSON line in the format of the log, or a JSON object.
 //!
-//! Invariant: it is known before the command line and the settings are checked, so that what is
-//! wrong with them is told in the same way as everything after.
+//! Invariant: the format is determined before the command line and the settings are checked, so
+//! that errors in them have the same format as all later errors.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -9,24 +9,24 @@ use std::path::Path;
 use super::print::{print_error, print_error_as_json, print_error_line};
 use crate::config::{self, Role};
 
-/// The commands that are clients, and print JSON on request.
+/// Commands that are clients and print JSON on request.
 const CLIENTS: [&str; 4] = ["count", "health", "load", "bench"];
-/// The commands that run a node.
+/// Commands that run a node.
 const NODES: [Role; 3] = [Role::Serve, Role::Coordinator, Role::Counter];
 
-/// How errors are told.
+/// Format of errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
-    /// For people.
+    /// Text.
     Text,
-    /// Like a line of the log in JSON.
+    /// A JSON line in the format of the log.
     LogLine,
-    /// The object of a command that prints JSON.
+    /// A JSON object, for commands that print JSON.
     Object,
 }
 
 impl Told {
-    /// By this process's arguments and environment.
+    /// Determines the format from the arguments and the environment of this process.
     #[must_use]
     pub fn here() -> Self {
         let args: Vec<String> = std::env::args_os()
@@ -63,7 +63,7 @@ impl Told {
         }
     }
 
-    /// Tells an error.
+    /// Prints an error.
     pub fn error(self, text: &str) {
         match self {
             Self::Text => print_error(text),

@@ -1,18 +1,18 @@
-//! `headcount verify`: how a recount's report is printed.
+//! `headcount verify`: prints the report of a recount.
 //!
-//! Invariant: every difference is named.
+//! Invariant: every difference is listed.
 
 use super::print;
 use crate::store::verify::Report;
 
-/// Prints a recount's report; says whether everything agreed and the report was written.
+/// Prints the report of a recount. Returns whether all counts agree and the report was written.
 #[must_use]
 pub fn print_report(report: &Report) -> bool {
     let mut text = String::new();
     for difference in &report.differences {
         let name = match &difference.tenant {
             Some(name) => name.as_str(),
-            None => "(no tenant of the dictionary)",
+            None => "(tenant not in the dictionary)",
         };
         text.push_str(&format!(
             "{name}\tcount {}\trecounted {}\n",

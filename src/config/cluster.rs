@@ -1,6 +1,6 @@
-//! Settings that only nodes and operators of a cluster have.
+//! Settings of cluster nodes and of operator commands.
 //!
-//! Invariant: what is checked here names no more of the broker than its settings' names.
+//! Invariant: errors from here name the settings of the broker, never their values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,33 +13,33 @@ use super::values::{ConfigError, Values};
 use crate::model::CounterName;
 use crate::socket::SocketPlace;
 
-/// What a node of a cluster needs.
+/// Settings of a cluster node.
 #[derive(Debug)]
 pub struct ClusterConfig {
-    /// RabbitMQ.
+    /// Connection to RabbitMQ.
     pub broker: BrokerConfig,
-    /// Whether queues are classic ones.
+    /// Whether queues are classic instead of quorum queues.
     pub classic_queues: bool,
-    /// Time for a confirm.
+    /// Timeout for a publisher confirm.
     pub confirm_timeout: Duration,
-    /// How often a connection proves that it lives.
+    /// Heartbeat interval of connections to the broker.
     pub heartbeat: Duration,
-    /// The file with the nodes' secret.
+    /// File with the secret that nodes share.
     pub cluster_secret_file: Option<NamedFile>,
-    /// Where other nodes reach this one.
+    /// URL at which other nodes reach this one.
     pub advertise_url: Option<String>,
-    /// Which cluster this node belongs to.
+    /// Id of the cluster that this node belongs to; empty if not set.
     pub cluster_id: String,
 }
 
-/// How to reach RabbitMQ.
+/// Connection settings of RabbitMQ.
 #[derive(Debug)]
 pub struct BrokerConfig {
-    /// Its addresses; at least one.
+    /// URLs of the broker; at least one.
     pub urls: SecretTexts,
-    /// A file with certificates, in PEM, that are trusted beside the system's.
+    /// PEM file with certificate authorities to trust in addition to the system's.
     pub ca_file: Option<NamedFile>,
-    /// How the names of the cluster's exchanges and queues begin.
+    /// Name prefix of all exchanges and queues of the cluster.
     pub prefix: String,
 }
 
@@ -54,15 +54,15 @@ pub(super) fn counter_names(text: &str) -> Option<Vec<CounterName>> {
     (names.len() == count).then_some(names)
 }
 
-/// A name that no folder of `serve` has.
+/// Parses a counter name. Rejects `local`, the name that `serve` records in its data directory.
 pub(super) fn plain_name(text: &str) -> Option<CounterName> {
     CounterName::new(text).filter(|name| name.as_str() != "local")
 }
 
-/// The broker for an operator's command.
+/// The broker settings of an operator command.
 ///
 /// # Errors
-/// When no address is given, or one is none.
+/// No broker URL is set, or one is invalid.
 pub fn broker(matches: &ArgMatches) -> Result<BrokerConfig, ConfigError> {
     broker_of(&Values::new(matches, None)?)
 }
@@ -75,9 +75,9 @@ fn broker_of(values: &Values<'_>) -> Result<BrokerConfig, ConfigError> {
     })
 }
 
-/// What a prefix and a cluster's id may be: names on the broker take at most 255 bytes, and it
-/// keeps `amq.` for itself.
-const WORD: &str = "1 to 64 letters, digits, -, _ and ., and not begin with amq.";
+/// What a prefix and a cluster id may be: AMQP limits names to 255 bytes, and the broker reserves
+/// `amq.` for itself.
+const WORD: &str = "1 to 64 letters, digits, -, _ and ., not starting with amq.";
 
 fn word(text: &str) -> Option<String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -85,10 +85,10 @@ fn word(text: &str) -> Option<String> {
     (fits && !text.starts_with("amq.")).then(|| text.to_owned())
 }
 
-/// The counter's name for an operator's command.
+/// The counter name of an operator command.
 ///
 /// # Errors
-/// When it is no name.
+/// The name is not valid.
 pub fn counter_name(matches: &ArgMatches) -> Result<CounterName, ConfigError> {
     Values::new(matches, None)?.parse(
         "name",
@@ -97,10 +97,10 @@ pub fn counter_name(matches: &ArgMatches) -> Result<CounterName, ConfigError> {
     )
 }
 
-/// Whether queues are classic ones, for an operator's command.
+/// Whether an operator command uses classic queues.
 ///
 /// # Errors
-/// When the type is none.
+/// The queue type is not valid.
 pub fn classic_queues(matches: &ArgMatches) -> Result<bool, ConfigError> {
     are_classic(&Values::new(matches, None)?)
 }
@@ -113,17 +113,17 @@ fn are_classic(values: &Values<'_>) -> Result<bool, ConfigError> {
     })
 }
 
-/// The data folder for an operator's command.
+/// The data directory of an operator command.
 ///
 /// # Errors
-/// When it is empty.
+/// The path is empty.
 pub fn data_dir(matches: &ArgMatches) -> Result<PathBuf, ConfigError> {
-    Values::new(matches, None)?.parse("data-dir", "the path of a folder", |text| {
+    Values::new(matches, None)?.parse("data-dir", "the path of a directory", |text| {
         (!text.is_empty()).then(|| PathBuf::from(text))
     })
 }
 
-/// The file with the nodes' secret for an operator's command.
+/// The file with the shared secret, for an operator command.
 ///
 /// # Errors
 /// None at present.

@@ -1,8 +1,9 @@
-//! Settings: flags over environment over file over defaults, checked before anything starts.
+//! Settings from flags, environment, settings file and defaults, in this order of precedence. All
+//! are checked before the program starts anything.
 //!
-//! Invariant: every setting is declared once, in [`SETTINGS`], and every limit of the program is
-//! one of them or a named constant. A bad setting ends the program with one line that says which,
-//! whence and what is allowed.
+//! Invariant: every setting is declared once, in [`SETTINGS`], and every limit of the program is a
+//! setting or a named constant. An invalid setting ends the program with one line that names the
+//! setting, the source of its value and what is allowed.
 
 mod cluster;
 mod log_filter;
@@ -31,106 +32,106 @@ use crate::model::CounterName;
 use crate::socket::SocketPlace;
 use crate::telemetry::LogFormat;
 
-/// The greatest body allowed: with it, one post's batch stays under RabbitMQ 4's limit of 16 MiB a
-/// message.
+/// Maximum of `body-bytes-max`. With it, the batch of one post stays below RabbitMQ 4's message
+/// size limit of 16 MiB.
 const BODY_BYTES_CEILING: u64 = 12 * 1024 * 1024;
 
-/// What an address to listen at looks like.
+/// Allowed listen addresses.
 const ADDRESS: &str =
     "an address and port such as 127.0.0.1:3000 or [::1]:3000, or unix:/path of a socket";
 
-/// What the other origins look like that may ask.
-const ORIGINS: &str = "origins with commas between, such as https://app.example,http://localhost:5173, without a path; or *";
+/// Allowed CORS origins.
+const ORIGINS: &str = "origins without a path, separated by commas, such as \
+    https://app.example,http://localhost:5173; or *";
 
-/// What names of hosts look like.
-const HOSTS: &str =
-    "names of hosts with commas between, such as counts.example, without a port; or *";
+/// Allowed host names.
+const HOSTS: &str = "host names without a port, separated by commas, such as counts.example; or *";
 
-/// Strong reads at once, at most: some hundred kilobytes of positions each where coordinators
-/// restarted often.
+/// Maximum number of concurrent strong reads. Each needs a few hundred kilobytes for positions if
+/// coordinators restarted often.
 const STRONG_READS_MAX: usize = 256;
 
-/// What every node needs.
+/// Settings of every node.
 #[derive(Debug)]
 pub struct CommonConfig {
-    /// Where to listen.
+    /// Listen address.
     pub listen: SocketPlace,
-    /// Where probes alone are answered, beside that.
+    /// Additional address that answers only probes.
     pub probe_listen: Option<SocketPlace>,
-    /// Who may ask.
+    /// Allowed origins and host names.
     pub access: AccessLimits,
-    /// Limits of connections.
+    /// Limits on connections.
     pub server: ServerLimits,
-    /// Time between being told to stop and taking no more connections.
+    /// Delay between the signal to stop and closing the listener.
     pub shutdown_delay: Duration,
-    /// What is logged.
+    /// Log filter.
     pub log: EnvFilter,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
 }
 
-/// What a node that has a store needs.
+/// Settings of a node with a store.
 #[derive(Debug)]
 pub struct StoreConfig {
-    /// Where everything is kept.
+    /// Data directory.
     pub data_dir: PathBuf,
-    /// Bytes of memory for recent items and filters.
+    /// Memory for recent items and filters, in bytes.
     pub memory_bytes: usize,
 }
 
 /// The checked settings of `headcount serve`.
 #[derive(Debug)]
 pub struct ServeConfig {
-    /// What every node needs.
+    /// Settings of every node.
     pub common: CommonConfig,
-    /// Where data is kept.
+    /// Settings of the store.
     pub store: StoreConfig,
-    /// Limits of what clients may send.
+    /// Limits on requests.
     pub http: HttpLimits,
-    /// The coordinator's limits.
+    /// Options of the coordinator.
     pub coordinator: CoordinatorOptions,
 }
 
 /// The checked settings of `headcount coordinator`.
 #[derive(Debug)]
 pub struct CoordinatorConfig {
-    /// What every node needs.
+    /// Settings of every node.
     pub common: CommonConfig,
-    /// What a node of a cluster needs.
+    /// Settings of a cluster node.
     pub cluster: ClusterConfig,
-    /// The counters that must get every item; at least one.
+    /// The counters that must receive every item; at least one.
     pub counters: Vec<CounterName>,
-    /// Batches in a queue after which posts are refused.
+    /// Queue length in batches above which posts are rejected.
     pub queue_messages_max: u64,
-    /// The broker's management API; none where it is not to be asked.
+    /// URLs of the broker's management API; empty if it must not be queried.
     pub management_urls: SecretTexts,
-    /// Limits of what clients may send.
+    /// Limits on requests.
     pub http: HttpLimits,
-    /// The coordinator's limits.
+    /// Options of the coordinator.
     pub coordinator: CoordinatorOptions,
 }
 
 /// The checked settings of `headcount counter`.
 #[derive(Debug)]
 pub struct CounterConfig {
-    /// What every node needs.
+    /// Settings of every node.
     pub common: CommonConfig,
-    /// What a node of a cluster needs.
+    /// Settings of a cluster node.
     pub cluster: ClusterConfig,
-    /// Where data is kept.
+    /// Settings of the store.
     pub store: StoreConfig,
     /// The counter's name.
     pub name: CounterName,
-    /// Whether the folder is taken as the cluster's history.
+    /// Whether to adopt the data directory as the cluster's history.
     pub adopt: bool,
-    /// Batches that may be under way.
+    /// Maximum number of batches in flight.
     pub prefetch: u16,
 }
 
-/// Checks the settings of `matches`, made with [`args`], and of the optional file.
+/// Checks the settings in `matches`, which [`args`] declares, and in the optional settings file.
 ///
 /// # Errors
-/// The first setting that is not allowed.
+/// The first invalid setting.
 pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeConfig, ConfigError> {
     let values = Values::new(matches, file)?;
     Ok(ServeConfig {
@@ -141,10 +142,10 @@ pub fn serve_config(matches: &ArgMatches, file: Option<&Path>) -> Result<ServeCo
     })
 }
 
-/// Checks the settings of a coordinator, as [`serve_config`] does.
+/// Checks the settings of a coordinator, like [`serve_config`].
 ///
 /// # Errors
-/// The first setting that is not allowed.
+/// The first invalid setting.
 pub fn coordinator_config(
     matches: &ArgMatches,
     file: Option<&Path>,
@@ -156,7 +157,8 @@ pub fn coordinator_config(
         common,
         counters: values.parse(
             "counters",
-            "names of counters with commas between, such as c1,c2,c3: each once, of letters, digits, - and _",
+            "distinct counter names of letters, digits, - and _, separated by commas, such as \
+                c1,c2,c3",
             cluster::counter_names,
         )?,
         queue_messages_max: values.number("queue-messages-max", 1, 1 << 40)? as u64,
@@ -166,10 +168,10 @@ pub fn coordinator_config(
     })
 }
 
-/// Checks the settings of a counter, as [`serve_config`] does.
+/// Checks the settings of a counter, like [`serve_config`].
 ///
 /// # Errors
-/// The first setting that is not allowed.
+/// The first invalid setting.
 pub fn counter_config(
     matches: &ArgMatches,
     file: Option<&Path>,
@@ -177,7 +179,8 @@ pub fn counter_config(
     let values = Values::new(matches, file)?;
     let mut common = common(&values)?;
     if values.is_default("listen") {
-        // Nobody types a counter's address, and several run on one machine.
+        // A free port: nodes discover a counter's address, and several counters may run on one
+        // machine.
         common.listen = SocketPlace::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     }
     Ok(CounterConfig {
@@ -213,7 +216,8 @@ fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
         shutdown_delay: values.milliseconds_or_none("shutdown-delay-ms")?,
         log: values.parse(
             "log",
-            "a level (off, error, warn, info, debug or trace), and levels of modules beside it, such as info,headcount::http=debug",
+            "a level (off, error, warn, info, debug or trace), optionally with levels of crates, \
+                such as info,headcount_http=debug",
             |text| log_filter::parse(text, values::default("log")),
         )?,
         log_format: values.parse("log-format", "auto, text or json", |text| match text {
@@ -225,8 +229,8 @@ fn common(values: &Values<'_>) -> Result<CommonConfig, ConfigError> {
     })
 }
 
-/// The parts of a text with commas between, each of which must be as it `must_be`; none of an empty
-/// text.
+/// Splits a comma-separated list and checks each part with `must_be`. An empty text is an empty
+/// list.
 fn list(text: &str, must_be: impl Fn(&str) -> bool) -> Option<Vec<String>> {
     let parts = text.split(',').map(str::trim).filter(|_| !text.is_empty());
     parts
@@ -234,7 +238,7 @@ fn list(text: &str, must_be: impl Fn(&str) -> bool) -> Option<Vec<String>> {
         .collect()
 }
 
-/// Whether a text is `*`, `null`, or scheme, host and port of a page.
+/// Whether a text is `*`, `null`, or an origin: scheme, host and port.
 fn is_origin(text: &str) -> bool {
     let place = text.split_once("://").map(|(_, place)| place);
     matches!(text, "*" | "null") || place.is_some_and(is_host)
@@ -248,7 +252,7 @@ fn is_host(text: &str) -> bool {
 
 fn store(values: &Values<'_>) -> Result<StoreConfig, ConfigError> {
     Ok(StoreConfig {
-        data_dir: values.parse("data-dir", "the path of a folder", |text| {
+        data_dir: values.parse("data-dir", "the path of a directory", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?,
         memory_bytes: values.number("memory-mb", 1, 16_384)? << 20,
@@ -360,7 +364,8 @@ mod tests {
         let error = |flags: &[&str], file| resolve(flags, file).expect_err("refused");
         assert_eq!(
             error(&["--listen", "here"], ""),
-            "listen is \"here\" (from --listen): it must be an address and port such as 127.0.0.1:3000 or [::1]:3000, or unix:/path of a socket"
+            "listen is \"here\" (from --listen): it must be an address and port such as \
+                127.0.0.1:3000 or [::1]:3000, or unix:/path of a socket"
         );
         assert_eq!(
             error(&[], "items_max = 0"),
@@ -368,11 +373,13 @@ mod tests {
         );
         assert_eq!(
             error(&[], "itemsmax = 1"),
-            "the settings file FILE (from --config): itemsmax is not a setting; see headcount serve --help"
+            "the settings file FILE (from --config): itemsmax is not a setting; see headcount \
+                serve --help"
         );
         assert_eq!(
             error(&[], "items_max = 1.5"),
-            "the settings file FILE (from --config): items_max must be a string, a whole number, true or false, or an array of strings"
+            "the settings file FILE (from --config): items_max must be a string, a whole number, \
+                true or false, or an array of strings"
         );
         assert!(!error(&[], "listen = [").contains('\n'));
         assert!(!error(&["--log-format", "xml"], "").contains('\n'));

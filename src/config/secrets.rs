@@ -1,7 +1,7 @@
-//! Settings that are secrets, or name a file that holds one.
+//! Settings that are secrets, or that name a file with a secret.
 //!
-//! Invariant: no text of an address is ever shown, since it may hold a password; whatever is wrong
-//! with it names where it is from.
+//! Invariant: a URL is never shown, because it may contain a password; an error names only the
+//! source of the URL.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::values::{self, ConfigError, Values};
 use crate::model::BYTE_ORDER_MARK;
 
-/// What UTF-16 starts with, in either order.
+/// Byte order marks of UTF-16.
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 /// A text that is never shown.
@@ -17,7 +17,7 @@ const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 pub struct SecretText {
     /// The text.
     pub text: String,
-    /// Where it is from, for messages.
+    /// Its source, for messages.
     pub source: String,
 }
 
@@ -36,7 +36,7 @@ pub struct SecretTexts(pub Vec<SecretText>);
 pub struct NamedFile {
     /// The file.
     pub path: PathBuf,
-    /// What names it.
+    /// The source of its name.
     pub source: String,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for NamedFile {
 }
 
 impl NamedFile {
-    /// The file that the setting `key` names, if it does.
+    /// The file that setting `key` names, if any.
     pub(super) fn of(values: &Values<'_>, key: &str) -> Option<Self> {
         let (path, source) = values.get(key);
         (!path.is_empty()).then(|| Self {
@@ -57,11 +57,11 @@ impl NamedFile {
     }
 }
 
-/// Reads a file that holds a secret: without a byte order mark, and without space or line ends
-/// around it.
+/// Reads a secret from a file. It removes a byte order mark, and whitespace and line ends around
+/// the secret.
 ///
 /// # Errors
-/// Why it can't be read, without anything of what is in it.
+/// The reason why the file can't be read, without any of its content.
 pub fn read_secret(path: &Path) -> Result<String, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
@@ -72,10 +72,11 @@ pub fn read_secret(path: &Path) -> Result<String, String> {
     Ok(text.trim().to_owned())
 }
 
-/// The broker's addresses.
+/// The URLs of the broker.
 pub(super) fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
-    let allowed = "amqp://user:password@host:port/vhost or amqps://…, given here or in amqp-url-file, with what is \
-         neither letter nor digit of user and password percent-encoded (@ as %40, / as %2F)";
+    let allowed = "amqp://user:password@host:port/vhost or amqps://…, given here or in \
+        amqp-url-file, with every character of user and password that is not a letter or digit \
+        percent-encoded (@ as %40, / as %2F)";
     let urls = urls(
         values,
         values::AMQP_URL,
@@ -92,7 +93,7 @@ pub(super) fn amqp_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError>
     Ok(urls)
 }
 
-/// The addresses of the broker's management API; none where it is not to be asked.
+/// The URLs of the broker's management API; empty if it must not be queried.
 pub(super) fn management_urls(values: &Values<'_>) -> Result<SecretTexts, ConfigError> {
     urls(
         values,
@@ -103,8 +104,9 @@ pub(super) fn management_urls(values: &Values<'_>) -> Result<SecretTexts, Config
     )
 }
 
-/// The addresses of the setting `key` and of the file that `file_key` names: of both only if they
-/// are from the same place, else of the one that is from the higher.
+/// The URLs from setting `key` and from the file that `file_key` names. If both settings are from
+/// the same source, the URLs of both apply; otherwise only those of the setting from the higher
+/// source.
 fn urls(
     values: &Values<'_>,
     key: &str,
@@ -134,7 +136,7 @@ fn urls(
                 key: file_key.to_owned(),
                 source_name: named_by.name,
                 path: path.to_owned(),
-                detail: "there is no address in it".to_owned(),
+                detail: "it contains no URL".to_owned(),
             });
         }
     }
@@ -176,8 +178,8 @@ mod tests {
             .expect("flags")
     }
 
-    /// The addresses by flags and by a settings file in which `FILE` stands for a file that holds
-    /// `content`.
+    /// Resolves the URLs from flags and a settings file. `FILE` in either stands for a file that
+    /// holds `content`.
     fn resolve(flags: &[&str], settings: &str, content: &[u8]) -> Result<Vec<String>, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret").display().to_string();
@@ -236,7 +238,7 @@ mod tests {
         for (content, why) in [
             (&b"\xff\xfea\0m\0"[..], "it is UTF-16; save it as UTF-8"),
             (b"amqp://me:\xe9@broker", "it is not UTF-8"),
-            (b"\xef\xbb\xbf\r\n", "there is no address in it"),
+            (b"\xef\xbb\xbf\r\n", "it contains no URL"),
         ] {
             let urls = resolve(&["--amqp-url-file=FILE"], "", content);
             let error = format!("amqp-url-file (from --amqp-url-file): FILE: {why}");
@@ -249,7 +251,7 @@ mod tests {
         let hidden = |source: &str| format!("amqp-url is \"(hidden)\" (from {source}): ");
         for (flags, settings, source) in [
             (&["--amqp-url=s3cret"][..], "", "--amqp-url"),
-            // A comma ends an address.
+            // A comma ends a URL.
             (&["--amqp-url=amqp://me:a,s3cret@b"], "", "--amqp-url"),
             (&[], "amqp_url = \"s3cret\"", "the file SETTINGS"),
             (

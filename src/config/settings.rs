@@ -1,18 +1,17 @@
-//! The declarations of all settings, and the flags made of them.
+//! The declarations of all settings, and the flags generated from them.
 //!
-//! Invariant: a setting is declared here and nowhere else; README.md shows the same table, which a
-//! test checks.
+//! Invariant: a setting is declared only here. README.md has the same table; a test compares them.
 
 use clap::{Arg, ArgAction};
 
 /// A command that runs a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Everything in one process.
+    /// The whole service in one process.
     Serve,
-    /// The HTTP face of a cluster.
+    /// A coordinator of a cluster.
     Coordinator,
-    /// A replica of a cluster.
+    /// A counter of a cluster: one replica.
     Counter,
 }
 
@@ -31,15 +30,15 @@ impl Role {
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// Its flag without the dashes, and its key in the file with `_` for `-`.
+    /// Name of the flag without the dashes; in the settings file, `_` replaces `-`.
     pub key: &'static str,
-    /// What its value stands for.
+    /// Placeholder for the value in the help.
     pub value: &'static str,
-    /// Its value when nothing else is given; empty for none.
+    /// Default; empty if there is none.
     pub default: &'static str,
-    /// The commands that know it.
+    /// The commands that have this setting.
     pub roles: &'static [Role],
-    /// What it does.
+    /// Help text.
     pub help: &'static str,
 }
 
@@ -66,260 +65,280 @@ const CLUSTER: &[Role] = &[Role::Coordinator, Role::Counter];
 const COORDINATOR: &[Role] = &[Role::Coordinator];
 const COUNTER: &[Role] = &[Role::Counter];
 
-/// Every setting.
+/// All settings.
 pub const SETTINGS: [Setting; 37] = [
     setting(
         "listen",
         "ADDRESS",
         "127.0.0.1:3000",
         ALL,
-        "Address and port to listen on, or unix:/path of a socket; port 0 takes a free one",
+        "Address to listen on: host:port, or unix:/path; port 0 picks a free port",
     ),
     setting(
         "data-dir",
-        "FOLDER",
+        "DIRECTORY",
         "./headcount-data",
         STORE,
-        "Where everything is kept; made if missing",
+        "Data directory; created if missing",
     ),
     setting(
         "memory-mb",
         "MIB",
         "128",
         STORE,
-        "Memory in MiB: at most half for recent items before they are sorted into files, the rest for the files' filters",
+        "Memory in MiB: at most half for memtables of recent items, the rest for filters of \
+         sorted runs",
     ),
     setting(
         "name",
         "NAME",
         "",
         COUNTER,
-        "The counter's name, the same at every start: its queue has it",
+        "Unique counter name; must not change, because it names the queue",
     ),
     setting(
         "counters",
         "NAMES",
         "",
         COORDINATOR,
-        "The counters that must get every item, by name, with commas between; others may join",
+        "Names of the counters that must receive every item, separated by commas; others may join",
     ),
     setting(
         "amqp-url",
         "URL",
         "",
         CLUSTER,
-        "RabbitMQ's address, such as amqp://user:password@host:5672/vhost, or amqps://…; several hosts with commas between",
+        "RabbitMQ URL, such as amqp://user:password@host:5672/vhost or amqps://…; separate \
+         several hosts by commas",
     ),
     setting(
         "amqp-url-file",
         "FILE",
         "",
         CLUSTER,
-        "A file with that address, for passwords; of the two, the one from the higher source counts",
+        "File with that URL, to keep the password out of the command line; of the two settings, \
+         the one from the higher source applies",
     ),
     setting(
         "amqp-ca-file",
         "FILE",
         "",
         CLUSTER,
-        "Certificates in PEM to trust at amqps:// and at the management API beside the system's, such as that of an authority of your own",
+        "PEM file with certificate authorities to trust for amqps:// and the management API, in \
+         addition to the system's",
     ),
     setting(
         "management-url",
         "URL",
         "",
         COORDINATOR,
-        "RabbitMQ's management API, such as http://user:password@host:15672, asked for where queues are kept; several hosts with commas between",
+        "URL of RabbitMQ's management API, such as http://user:password@host:15672, queried for \
+         the placement of queues; separate several hosts by commas",
     ),
     setting(
         "management-url-file",
         "FILE",
         "",
         COORDINATOR,
-        "A file with that address, for passwords; of the two, the one from the higher source counts",
+        "File with that URL, to keep the password out of the command line; of the two settings, \
+         the one from the higher source applies",
     ),
     setting(
         "prefix",
         "PREFIX",
         "headcount",
         CLUSTER,
-        "How the names of everything on the broker begin: clusters that share a virtual host need one each, the same for all of its nodes",
+        "Name prefix of all exchanges and queues; clusters that share a virtual host need \
+         different prefixes, and all nodes of a cluster the same one",
     ),
     setting(
         "cluster-id",
         "ID",
         "",
         CLUSTER,
-        "The cluster's id, the same for all of its nodes: a node that meets one of another id under its prefix refuses to go on",
+        "Cluster id, the same on all nodes; a node that meets another id under its prefix stops",
     ),
     setting(
         "cluster-secret-file",
         "FILE",
         "",
         CLUSTER,
-        "A file with the secret that nodes show each other, at least 16 characters; without it nodes listen on loopback only",
+        "File with the secret by which nodes authenticate each other, at least 16 characters; \
+         without it nodes listen on loopback only",
     ),
     setting(
         "advertise-url",
         "URL",
         "",
         CLUSTER,
-        "Where other nodes reach this one; by default the address it listens on",
+        "URL at which other nodes reach this one; the default is the listen address",
     ),
     setting(
         "adopt",
         "BOOL",
         "false",
         COUNTER,
-        "true takes a folder of serve, or one from before the broker was replaced, as the history of the whole cluster",
+        "Use this data directory as the cluster's history (from serve, or from before a broker \
+         replacement)",
     ),
     setting(
         "queue-type",
         "TYPE",
         "quorum",
         CLUSTER,
-        "quorum, or classic on a broker of one node",
+        "Queue type: quorum, or classic on a single-node broker",
     ),
-    setting("items-max", "N", "100000", FACE, "Items in one request"),
+    setting(
+        "items-max",
+        "N",
+        "100000",
+        FACE,
+        "Maximum number of items in a request",
+    ),
     setting(
         "body-bytes-max",
         "BYTES",
         "8388608",
         FACE,
-        "Bytes of one request's body, at most 12 MiB",
+        "Maximum size of a request body in bytes, at most 12 MiB",
     ),
     setting(
         "bodies-bytes-max",
         "BYTES",
         "268435456",
         FACE,
-        "Bytes of all bodies being received at once",
+        "Maximum total size in bytes of all request bodies being received",
     ),
     setting(
         "body-timeout-ms",
         "MS",
         "30000",
         FACE,
-        "Time for one body to arrive",
+        "Timeout for receiving a request body",
     ),
     setting(
         "accept-timeout-ms",
         "MS",
         "10000",
         FACE,
-        "Time for a post to become durable, before its client gets 503; at most 30000",
+        "Timeout for a post to become durable, after which its client gets 503; at most 30000",
     ),
     setting(
         "waiting-bytes-max",
         "BYTES",
         "67108864",
         FACE,
-        "Bytes of all posts that wait to become durable; more get 503",
+        "Maximum total size in bytes of posts that wait to become durable; further posts get 503",
     ),
     setting(
         "waiting-posts-max",
         "N",
         "16384",
         FACE,
-        "Posts that wait to become durable; more get 503",
+        "Maximum number of posts that wait to become durable; further posts get 503",
     ),
     setting(
         "batch-bytes-max",
         "BYTES",
         "1048576",
         FACE,
-        "Bytes after which a batch takes no further post",
+        "Batch size in bytes at which the batch is closed",
     ),
     setting(
         "confirm-timeout-ms",
         "MS",
         "5000",
         CLUSTER,
-        "Time for RabbitMQ to confirm a batch, before it is published again on another connection",
+        "Timeout for a publisher confirm, after which the batch is published again on a new \
+         connection",
     ),
     setting(
         "heartbeat-s",
         "SECONDS",
         "5",
         CLUSTER,
-        "How often each side of a connection to RabbitMQ proves that it lives; it is given up after two of them",
+        "Heartbeat interval of connections to RabbitMQ; a connection is closed after two missed \
+         heartbeats",
     ),
     setting(
         "prefetch",
         "N",
         "64",
         COUNTER,
-        "Batches that may be under way to a counter, not yet committed",
+        "Maximum number of batches delivered to a counter and not yet committed",
     ),
     setting(
         "queue-messages-max",
         "N",
         "1000000",
         COORDINATOR,
-        "Batches in a counter's queue after which posts get 503 until it has caught up",
+        "Queue length of a counter, in batches, above which posts get 503 until the counter has \
+         caught up",
     ),
     setting(
         "connections-max",
         "N",
         "4096",
         ALL,
-        "Connections open at once, beside 16 for /healthz, /readyz and /metrics",
+        "Maximum number of open connections; 16 more are reserved for /healthz, /readyz and \
+         /metrics",
     ),
     setting(
         "probe-listen",
         "ADDRESS",
         "",
         ALL,
-        "Where /healthz, /readyz and /metrics, and nothing else, are answered as well",
+        "Additional address that answers only /healthz, /readyz and /metrics",
     ),
     setting(
         "cors-origins",
         "ORIGIN,…",
         "",
         FACE,
-        "Other origins whose pages may ask, such as https://app.example; * is any",
+        "Other origins whose pages may send requests, such as https://app.example; * allows any",
     ),
     setting(
         "hosts",
         "NAME,…",
         "",
         FACE,
-        "Names that may lead to a service that listens on loopback only; * is any",
+        "Host names allowed for a service that listens on loopback only; * allows any",
     ),
     setting(
         "idle-timeout-ms",
         "MS",
         "75000",
         ALL,
-        "Time a connection may be idle, take over a request's head, or leave an answer untaken",
+        "Timeout for idle connections, reading headers and writing responses",
     ),
     setting(
         "shutdown-delay-ms",
         "MS",
         "0",
         ALL,
-        "Time from being told to stop, when /readyz turns 503, until no more connections are taken",
+        "Delay between the signal to stop, when /readyz becomes 503, and closing the listener",
     ),
     setting(
         "drain-timeout-ms",
         "MS",
         "5000",
         ALL,
-        "Time for running requests to finish when the process is told to stop",
+        "Timeout for requests in flight at shutdown",
     ),
     setting(
         "log",
         "FILTER",
         "info",
         ALL,
-        "What is logged: off, error, warn, info, debug or trace; of modules beside that, as info,headcount::http=debug",
+        "Log level: off, error, warn, info, debug or trace; more levels for single crates, as in \
+         info,headcount_http=debug",
     ),
     setting(
         "log-format",
         "FORMAT",
         "auto",
         ALL,
-        "auto (text on a terminal, else JSON), text or json",
+        "Log format: auto (text on a terminal, else json), text or json",
     ),
 ];
 

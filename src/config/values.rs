@@ -1,6 +1,6 @@
-//! Where a setting's value is from: flag, environment, file or default, in this order.
+//! Looks up the value of a setting: flag, environment, settings file or default, in this order.
 //!
-//! Invariant: every refusal names the setting, the source of its value and what is allowed, in one
+//! Invariant: every error names the setting, the source of its value and what is allowed, in one
 //! line.
 
 use std::collections::BTreeMap;
@@ -14,30 +14,30 @@ use thiserror::Error;
 use super::settings::{SETTINGS, environment_name};
 use crate::model::BYTE_ORDER_MARK;
 
-/// The longest wait that a setting may ask for: an hour.
+/// Maximum of a timeout or delay: an hour.
 const WAIT_MS_CEILING: u64 = 3_600_000;
 
-/// The settings whose values are secrets.
+/// Settings with secret values.
 pub(super) const AMQP_URL: &str = "amqp-url";
 pub(super) const MANAGEMENT_URL: &str = "management-url";
 pub(super) const HIDDEN: &str = "(hidden)";
 
-/// Why the settings can't be used. Its text is one line.
+/// An invalid setting. Its message is one line.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// A setting's value is not allowed.
+    /// A value is not allowed.
     #[error("{key} is {value:?} (from {source_name}): it must be {allowed}")]
     Value {
         /// The setting.
         key: String,
         /// Its value.
         value: String,
-        /// Where the value is from.
+        /// The source of the value.
         source_name: String,
         /// What is allowed.
         allowed: String,
     },
-    /// A setting must have a value and has none.
+    /// A required setting has no value.
     #[error("{key} is not set: it must be {allowed}")]
     Missing {
         /// The setting.
@@ -50,7 +50,7 @@ pub enum ConfigError {
     NamedFile {
         /// The setting.
         key: String,
-        /// Where the file's name is from.
+        /// The source of the file's name.
         source_name: String,
         /// The file.
         path: PathBuf,
@@ -62,19 +62,19 @@ pub enum ConfigError {
     File {
         /// The file.
         path: PathBuf,
-        /// Where its name is from.
+        /// The source of its name.
         source_name: String,
         /// What is wrong.
         detail: String,
     },
 }
 
-/// Whether a setting's value is never shown.
+/// Whether a setting's value must never be shown.
 pub(super) fn is_secret(key: &str) -> bool {
     matches!(key, AMQP_URL | MANAGEMENT_URL)
 }
 
-/// What a value's source stands above: a higher one replaces a lower one.
+/// Precedence of sources: a value from a higher source replaces one from a lower source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     Default,
@@ -83,7 +83,7 @@ pub(super) enum Rank {
     Flag,
 }
 
-/// Where a value is from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub rank: Rank,
@@ -91,7 +91,8 @@ pub(super) struct Source {
     pub name: String,
 }
 
-/// Reads the file's keys; one that is no setting is refused. The error tells what is wrong.
+/// Reads the keys and values of the settings file and rejects unknown keys. The error says what is
+/// wrong.
 fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
@@ -119,13 +120,14 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
     Ok(values)
 }
 
-/// The `log-format` of a settings file, if it can be read and has one.
+/// The `log-format` of a settings file, if the file can be read and sets it.
 #[must_use]
 pub fn log_format_of(path: &Path) -> Option<String> {
     read_file(path).ok()?.remove("log-format")
 }
 
-/// A value of the file as a flag would give it; an array as several, with commas between.
+/// Converts a TOML value to the text that a flag would have. The elements of an array are joined by
+/// commas.
 fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
@@ -162,9 +164,9 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// A setting's text and where it is from.
+    /// The text of a setting, and its source.
     pub(super) fn get(&self, key: &str) -> (String, Source) {
-        // A setting that this command does not know has only its default.
+        // A setting that this command does not have keeps its default.
         if let Ok(Some(texts)) = self.matches.try_get_many::<String>(key) {
             let texts: Vec<&str> = texts.map(String::as_str).collect();
             return (texts.join(","), given_by(self.matches, key));
@@ -192,14 +194,14 @@ impl<'a> Values<'a> {
         let (value, source) = self.get(key);
         parse(&value).ok_or_else(|| ConfigError::Value {
             key: key.to_owned(),
-            // It may have a password.
+            // It may contain a password.
             value: if is_secret(key) { HIDDEN.into() } else { value },
             source_name: source.name,
             allowed: allowed.to_owned(),
         })
     }
 
-    /// Whether nobody gave the setting a value.
+    /// Whether the setting has its default value.
     pub(super) fn is_default(&self, key: &str) -> bool {
         self.get(key).1.rank == Rank::Default
     }
@@ -219,7 +221,7 @@ impl<'a> Values<'a> {
         self.milliseconds_to(key, Duration::from_millis(WAIT_MS_CEILING))
     }
 
-    /// The same where it may be none.
+    /// Like [`Self::milliseconds`], but allows 0.
     pub(super) fn milliseconds_or_none(&self, key: &str) -> Result<Duration, ConfigError> {
         let milliseconds = self.number(key, 0, WAIT_MS_CEILING)?;
         Ok(Duration::from_millis(milliseconds as u64))
@@ -235,13 +237,13 @@ impl<'a> Values<'a> {
     }
 }
 
-/// A setting's default; empty for none.
+/// The default of a setting; empty if it has none.
 pub(super) fn default(key: &str) -> &'static str {
     let setting = SETTINGS.iter().find(|setting| setting.key == key);
     setting.map_or("", |setting| setting.default)
 }
 
-/// Which of flag and environment gave the argument `key` its value.
+/// Whether the flag or the environment set the argument `key`.
 fn given_by(matches: &ArgMatches, key: &str) -> Source {
     let source = matches.try_contains_id(key).ok();
     match source.and_then(|_| matches.value_source(key)) {

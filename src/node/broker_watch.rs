@@ -1,8 +1,8 @@
-//! Asks RabbitMQ's management API now and then where the counters' queues are kept, and warns of
-//! what is wrong with that.
+//! Polls RabbitMQ's management API for the placement of the counters' queues, and warns of
+//! problems.
 //!
-//! Invariant: nothing that is counted or answered depends on it; one look is under way at a time,
-//! and what is no longer known is no longer told.
+//! Invariant: counting and answering never depend on it. One request to the API is in flight at a
+//! time; information that is no longer known is no longer reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -18,24 +18,24 @@ use crate::coordinator::{Coordinator, Replicas};
 use crate::log::amqp::AmqpOptions;
 use crate::model::CounterName;
 
-/// How often the management API is asked.
+/// Polling interval.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The counters whose queues one look asks for at most.
+/// Maximum number of counters per poll.
 const COUNTERS_MAX: usize = 64;
 
-/// What asks.
+/// Polls the management API.
 pub(super) struct BrokerWatch {
     client: ManagementClient,
     amqp: AmqpOptions,
-    /// What was warned of last, by counter.
+    /// The last warning logged for each counter.
     warned: BTreeMap<String, String>,
-    /// Why the last look told nothing.
+    /// The error of the last poll, if it failed.
     failed: Option<ManagementError>,
 }
 
 impl BrokerWatch {
-    /// What asks at the addresses of a coordinator's settings; none where it is not to ask.
+    /// Prepares the polling of the management API at `urls`; `None` if there are none.
     pub(super) fn prepare(
         urls: &SecretTexts,
         amqp: &AmqpOptions,
@@ -58,7 +58,7 @@ impl BrokerWatch {
         }))
     }
 
-    /// Looks for as long as the node lives, and tells `coordinator`.
+    /// Polls for as long as the node runs, and reports the results to `coordinator`.
     pub(super) async fn run(mut self, coordinator: Coordinator) -> Infallible {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,13 +78,14 @@ impl BrokerWatch {
         let replicas = match looked {
             Ok(look) => {
                 if self.failed.take().is_some() {
-                    tracing::info!("the management API answers again");
+                    tracing::info!("management API answers again");
                 }
                 replicas(vhost, &queues, look)
             }
             Err(error) => {
                 if self.failed.as_ref() != Some(&error) {
-                    tracing::warn!(%error, "the management API does not tell where queues are kept");
+                    tracing::warn!(%error, "management API request failed; placement of queues \
+                        unknown");
                     self.failed = Some(error);
                 }
                 vec![None; counters.len()]
@@ -99,29 +100,29 @@ impl BrokerWatch {
         }
     }
 
-    /// Logs a warning when it changes.
+    /// Logs a warning if it changed.
     fn warn(&mut self, counter: &str, replicas: &Replicas) {
         match replicas.warning(counter) {
             Some(warning) if self.warned.get(counter) != Some(&warning) => {
                 tracing::warn!(
                     counter,
                     warning,
-                    "a counter's queue is not kept as it should be"
+                    "queue of the counter is not replicated as required"
                 );
                 self.warned.insert(counter.to_owned(), warning);
             }
             Some(_) => {}
             None => {
                 if self.warned.remove(counter).is_some() {
-                    tracing::info!(counter, "the counter's queue is kept as it should be");
+                    tracing::info!(counter, "queue of the counter is replicated as required");
                 }
             }
         }
     }
 }
 
-/// What a look tells of each counter's queues: of several, the one that is worst off. None where
-/// there is none.
+/// Picks, for each counter, the queue with the fewest online members; `None` if none of its queues
+/// exists.
 fn replicas(vhost: &str, queues: &[Vec<String>], look: Look) -> Vec<Option<Replicas>> {
     let nodes: BTreeSet<String> = look.nodes.iter().map(|node| node.name.clone()).collect();
     let running = look.nodes.iter().filter(|node| node.running);
@@ -129,7 +130,7 @@ fn replicas(vhost: &str, queues: &[Vec<String>], look: Look) -> Vec<Option<Repli
     let mut states = look.queues.into_iter();
     let of_counter = |names: &Vec<String>| {
         let each = names.iter().zip(states.by_ref());
-        // One that is missing is told by others.
+        // Missing queues are reported elsewhere.
         let there = each.filter_map(|(queue, state)| Some((queue, state?)));
         let worst = there.min_by_key(|(_, state)| (state.online.len(), state.members.len()))?;
         let (queue, state) = worst;

@@ -1,7 +1,7 @@
-//! What coordinators and counters of a cluster share: the broker's address, the secret, who is
-//! there.
+//! What coordinators and counters have in common: broker options, the shared secret, and the remote
+//! counters.
 //!
-//! Invariant: a password or secret is in no error and no log line.
+//! Invariant: no error and no log line contains a password or a secret.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -22,7 +22,7 @@ use crate::model::{ClusterSecret, CounterName};
 use crate::socket::SocketPlace;
 use crate::supervisor::{Ended, Supervisor, Task};
 
-/// The broker's options of a node's settings.
+/// The broker options in a node's settings.
 pub(super) fn amqp_options(
     cluster: &ClusterConfig,
     supervisor: &Supervisor,
@@ -42,7 +42,7 @@ pub(super) fn amqp_options(
     })
 }
 
-/// The usual options for a broker.
+/// Default options for a broker.
 pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError> {
     let urls: Vec<AmqpUrl> = parse_all("amqp-url", &broker.urls)?;
     let authorities = broker.ca_file.as_ref().map(read_authorities).transpose()?;
@@ -53,7 +53,7 @@ pub(super) fn options_of(broker: &BrokerConfig) -> Result<AmqpOptions, NodeError
     })
 }
 
-/// All addresses of a setting, none of which its error shows.
+/// Parses all URLs of a setting. An error shows none of them.
 pub(super) fn parse_all<T: FromStr<Err: Display>>(
     key: &'static str,
     texts: &SecretTexts,
@@ -67,7 +67,8 @@ pub(super) fn parse_all<T: FromStr<Err: Display>>(
     texts.0.iter().map(parse).collect()
 }
 
-/// Certificates in PEM; what is none would only be noticed as a broker that is never reached.
+/// Reads and checks PEM certificates. Without the check, an invalid file would only show as a
+/// broker that can't be reached.
 fn read_authorities(file: &NamedFile) -> Result<String, NodeError> {
     let fault = |detail: String| NodeError::Setting {
         key: "amqp-ca-file",
@@ -80,12 +81,12 @@ fn read_authorities(file: &NamedFile) -> Result<String, NodeError> {
         })
         .map_err(|error| fault(error.to_string()))?;
     if count == 0 {
-        return Err(fault("holds no certificate in PEM".to_owned()));
+        return Err(fault("contains no PEM certificate".to_owned()));
     }
     Ok(text)
 }
 
-/// The nodes' secret, if there is one.
+/// The secret that nodes share, if one is set.
 pub(super) fn cluster_secret(cluster: &ClusterConfig) -> Result<Option<ClusterSecret>, NodeError> {
     let Some(file) = &cluster.cluster_secret_file else {
         return Ok(None);
@@ -99,28 +100,28 @@ pub(super) fn cluster_secret(cluster: &ClusterConfig) -> Result<Option<ClusterSe
     Ok(Some(secret))
 }
 
-/// Where others reach this node.
+/// URL at which other nodes reach this one.
 pub(super) fn own_url(cluster: &ClusterConfig, place: &SocketPlace) -> String {
     let given = cluster.advertise_url.clone();
     given.unwrap_or_else(|| place.url())
 }
 
-/// A counter's life at an address: with another, the counter may have lost what it held.
+/// A counter's URL and incarnation. If either changes, the counter may have lost its data.
 type Life = (String, u64);
 
-/// The remote counters that presence tells of, one connection each.
+/// The remote counters found by discovery, with one connection each.
 pub(super) struct Remotes {
     client: NodeClient,
     secret: Option<ClusterSecret>,
     known: Mutex<HashMap<String, (Life, Arc<RemoteCounter>)>>,
 }
 
-/// What changed between two looks at who is there.
+/// Difference between two states of the membership.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// Counters that are new, or have a new life or address.
+    /// New counters, and counters with a new incarnation or URL.
     pub added: Vec<(String, Arc<RemoteCounter>)>,
-    /// Counters that have not been heard of for long.
+    /// Counters that have sent no announcement for a long time.
     pub removed: Vec<String>,
 }
 
@@ -136,7 +137,7 @@ impl Remotes {
         })
     }
 
-    /// Takes in who is there now.
+    /// Updates the remote counters to the announced nodes.
     pub(super) fn update(&self, nodes: &Nodes) -> Changes {
         let mut known = self.known.lock();
         let mut changes = Changes::default();
@@ -161,7 +162,11 @@ impl Remotes {
             let remote = CounterName::new(name)
                 .map(|name| RemoteCounter::new(name, &node.url, self.secret.clone(), &self.client));
             let Some(Ok(remote)) = remote else {
-                tracing::warn!(name, url = node.url, "a counter announces itself wrongly");
+                tracing::warn!(
+                    name,
+                    url = node.url,
+                    "announcement of a counter has an invalid name or URL; ignoring it"
+                );
                 continue;
             };
             let remote = Arc::new(remote);
@@ -171,7 +176,7 @@ impl Remotes {
         changes
     }
 
-    /// Every counter known now but `own`.
+    /// All known counters except `own`.
     pub(super) fn others(&self, own: &str) -> Vec<Arc<RemoteCounter>> {
         let known = self.known.lock();
         known
@@ -182,7 +187,7 @@ impl Remotes {
     }
 }
 
-/// Calls `changed` with who is there, now and whenever that changes.
+/// Calls `changed` with the announced nodes, now and after each change.
 pub(super) fn follow(
     supervisor: &Supervisor,
     mut nodes: watch::Receiver<Arc<Nodes>>,
@@ -199,7 +204,7 @@ pub(super) fn follow(
     });
 }
 
-/// Resolves, with the reason, once this node meets another that it can't go together with.
+/// Resolves with the reason once this node discovers a node that is incompatible with it.
 pub(super) fn meet_strangers(
     supervisor: &Supervisor,
     mut everybody: watch::Receiver<Arc<Nodes>>,
@@ -212,7 +217,7 @@ pub(super) fn meet_strangers(
         loop {
             let now = Arc::clone(&everybody.borrow_and_update());
             if let Some(why) = strangers.look(&now, Instant::now()) {
-                // Who no longer waits goes down already.
+                // If the receiver is gone, the node is shutting down already.
                 let _ = met.send(why);
                 return Ended::Done;
             }

@@ -1,20 +1,19 @@
-//! `headcount coordinator`: the HTTP face of a cluster.
+//! `headcount coordinator`: the HTTP front end of a cluster.
 //!
-//! Invariant: nothing of it is on disk: whatever it acknowledged is in the broker, and a start read
-//! finds it.
+//! Invariant: a coordinator stores nothing on disk. Every acknowledged batch is in the broker, and
+//! the startup read finds it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::broker_watch::BrokerWatch;
 use super::cluster::{Remotes, amqp_options, cluster_secret, follow, meet_strangers, own_url};
 use super::desk::Desk;
-use super::system::{
-    barrier_epochs, new_epoch, new_life, open_endpoints, start_metrics, stop_signal,
-};
-use super::{Listening, NodeError, check_tasks, told_to_stop};
+use super::skeleton::Skeleton;
+use super::system::{barrier_epochs, new_epoch, new_life};
+use super::{Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CoordinatorConfig;
 use crate::coordinator::{Coordinator, LogState, Neighbour, NeighbourRole, TendOptions};
@@ -26,49 +25,33 @@ use crate::log::amqp::{
 use crate::model::{CounterName, Epoch, Partitioning};
 use crate::supervisor::{Ended, Supervisor, Task};
 
-/// How long one start read may take, and the pause before the next.
+/// Timeout of one startup read, and the delay before the next one.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const START_PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs a coordinator until it is told to stop.
+/// Runs a coordinator until it receives a signal to stop.
 ///
 /// # Errors
-/// When it can't start, or had to stop by itself.
+/// The coordinator can't start, or stopped because of a failure.
 pub async fn coordinator(
     config: CoordinatorConfig,
     listening: impl FnOnce(Listening),
 ) -> Result<(), NodeError> {
-    let supervisor = Supervisor::default();
-    let stop = stop_signal(&supervisor)?;
-    let metrics = start_metrics(&supervisor)?;
+    let Skeleton {
+        supervisor,
+        metrics,
+        place,
+        server,
+    } = Skeleton::open(&config.common).await?;
     let (amqp, watch) = broker_of(&config, &supervisor)?;
     let secret = cluster_secret(&config.cluster)?;
     let refusals = amqp.refusals.clone();
-    let endpoints = open_endpoints(&config.common).await?;
-    let place = endpoints.place.clone();
     let life = new_life()?;
     let named: Vec<String> = config.counters.iter().map(CounterName::to_string).collect();
     let remotes = Arc::new(Remotes::new(secret.clone(), &supervisor)?);
     let epoch = new_epoch()?;
     let own = announcement(&config, life, epoch, own_url(&config.cluster, &place));
-    let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
-    let announce = {
-        let (own, status) = (own.clone(), Arc::clone(&log_status));
-        Arc::new(move || Announcement {
-            reaches: Some(status.get().map(reaches).unwrap_or_default()),
-            ..own.clone()
-        })
-    };
-    let presence = Presence::start(amqp.clone(), own.name.clone(), announce);
-    let node = own.name.clone();
-    let strangers = meet_strangers(&supervisor, presence.everybody(), node, own);
-    let role = AmqpRole::Coordinator {
-        counters: config.counters.clone(),
-        nodes: presence.nodes(),
-    };
-    let log = AmqpLog::start(amqp, role);
-    // Nothing is published before it is set.
-    let _ = log_status.set(log.status());
+    let (presence, log, strangers) = join(&supervisor, amqp, own, &config.counters);
     let coordinator = Coordinator::new(
         epoch,
         barrier_epochs()?,
@@ -92,30 +75,55 @@ pub async fn coordinator(
     let app = App::new(coordinator.clone(), config.http, metrics)
         .with_refusal(move || refusals.any())
         .with_loss_desk(Arc::new(Desk::new(coordinator.clone())), secret);
-    tracing::info!(address = %place, %epoch, "ready");
+    tracing::info!(address = %place, %epoch, "coordinator ready");
     listening(Listening::Coordinator { place });
-    let mut fatal: Option<NodeError> = None;
-    let stopped = async {
+    let failed = async {
         tokio::select! {
-            () = told_to_stop(stop, &supervisor, config.common.shutdown_delay) => {}
-            _ = supervisor.ended() => coordinator.close(),
-            reason = coordinator.fatal() => fatal = Some(reason.into()),
-            Ok(why) = strangers => fatal = Some(NodeError::Stranger(why)),
+            reason = coordinator.fatal() => reason.into(),
+            Ok(why) = strangers => NodeError::Stranger(why),
         }
-        if fatal.is_some() {
-            coordinator.close();
-        }
-        supervisor.going_down();
     };
-    super::run_server(endpoints, http::routes(app), stopped).await;
-    // Uploads that were under way have been taken.
+    let failure = server
+        .run(http::routes(app), failed, || coordinator.close())
+        .await;
+    // Request bodies in flight have been received.
     coordinator.close();
     check_tasks(&supervisor)?;
-    tracing::info!("stopped");
-    fatal.map_or(Ok(()), Err)
+    tracing::info!("shutdown complete");
+    failure.map_or(Ok(()), Err)
 }
 
-/// What a coordinator says of itself all its life.
+/// Starts the log, and the announcements of this node as `own`. The announcements include the
+/// queues that the log reaches. The receiver resolves if a discovered node can't run together with
+/// this one.
+fn join(
+    supervisor: &Supervisor,
+    amqp: AmqpOptions,
+    own: Announcement,
+    counters: &[CounterName],
+) -> (Presence, AmqpLog, oneshot::Receiver<String>) {
+    let log_status = Arc::new(OnceLock::<watch::Receiver<LogStatus>>::new());
+    let announce = {
+        let (own, status) = (own.clone(), Arc::clone(&log_status));
+        Arc::new(move || Announcement {
+            reaches: Some(status.get().map(reaches).unwrap_or_default()),
+            ..own.clone()
+        })
+    };
+    let node = own.name.clone();
+    let presence = Presence::start(amqp.clone(), node.clone(), announce);
+    let strangers = meet_strangers(supervisor, presence.everybody(), node, own);
+    let role = AmqpRole::Coordinator {
+        counters: counters.to_vec(),
+        nodes: presence.nodes(),
+    };
+    let log = AmqpLog::start(amqp, role);
+    // Set before the first message is published.
+    let _ = log_status.set(log.status());
+    (presence, log, strangers)
+}
+
+/// The constant fields of a coordinator's announcement.
 fn announcement(config: &CoordinatorConfig, life: u64, epoch: Epoch, url: String) -> Announcement {
     Announcement {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -132,8 +140,7 @@ fn announcement(config: &CoordinatorConfig, life: u64, epoch: Epoch, url: String
     }
 }
 
-/// The broker's options of the settings, and what watches where its queues are kept, if anything
-/// does.
+/// The broker options in the settings, and the polling of the management API, if it is enabled.
 fn broker_of(
     config: &CoordinatorConfig,
     supervisor: &Supervisor,
@@ -146,13 +153,13 @@ fn broker_of(
     Ok((amqp, watch))
 }
 
-/// The counters to whose queues everything goes.
+/// The counters with queues that receive every batch.
 fn reaches(status: &watch::Receiver<LogStatus>) -> Vec<String> {
     let status = status.borrow();
     status.reached.iter().map(CounterName::to_string).collect()
 }
 
-/// Makes the coordinator's counters those that presence shows.
+/// Keeps the coordinator's members equal to the discovered counters.
 fn follow_counters(
     supervisor: &Supervisor,
     presence: &Presence,
@@ -176,19 +183,22 @@ fn follow_counters(
         let changes = remotes.update(nodes);
         for (name, remote) in changes.added {
             let is_configured = configured.contains(&name);
-            tracing::info!(counter = name, "a counter is there");
+            tracing::info!(counter = name, "discovered counter");
             coordinator.set_member(&name, remote as Arc<dyn Queries>, is_configured);
         }
         for name in changes.removed {
             if !configured.contains(&name) {
-                tracing::warn!(counter = name, "a counter has been silent for long");
+                tracing::warn!(
+                    counter = name,
+                    "counter has sent no announcement for a long time; removing it"
+                );
                 coordinator.remove_member(&name);
             }
         }
     });
 }
 
-/// What a node does with batches, as it says.
+/// How a node uses batches, according to its announcement.
 fn neighbour(sighting: &Sighting) -> Option<Neighbour> {
     let node = &sighting.announcement;
     let role = match node.role {
@@ -207,7 +217,7 @@ fn neighbour(sighting: &Sighting) -> Option<Neighbour> {
     })
 }
 
-/// Tells the coordinator how the log is, whenever that changes.
+/// Passes each change of the log's state to the coordinator.
 async fn follow_log(
     mut status: watch::Receiver<LogStatus>,
     coordinator: Coordinator,
@@ -228,7 +238,7 @@ async fn follow_log(
                 connected = state.connected,
                 writable = state.writable,
                 lagging = state.lagging,
-                "the broker"
+                "broker state changed"
             );
             coordinator.set_log_state(state);
         }
@@ -249,7 +259,7 @@ fn log_state(status: &LogStatus, queue_messages_max: u64) -> LogState {
     }
 }
 
-/// Runs what goes on beside posts and reads; it ends with the coordinator.
+/// Starts the background tasks of the coordinator. They end with it.
 fn run_beside(supervisor: &Supervisor, coordinator: &Coordinator, watch: Option<BrokerWatch>) {
     if let Some(watch) = watch {
         supervisor.spawn(Task::BrokerWatch, watch.run(coordinator.clone()));

@@ -1,7 +1,7 @@
 //! `headcount counter`: one replica of a cluster.
 //!
-//! Invariant: it acknowledges to the broker only what its store has committed, and ends when its
-//! store fails.
+//! Invariant: a counter acknowledges to the broker only what its store has committed, and stops
+//! when its store fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::cluster::{Remotes, amqp_options, cluster_secret, meet_strangers, own_url};
+use super::skeleton::Skeleton;
 use super::stores::{RunningCounter, open_store, run_counter};
-use super::system::{barrier_epochs, new_life, open_endpoints, start_metrics, stop_signal};
-use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks, told_to_stop};
+use super::system::{barrier_epochs, new_life};
+use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
 use crate::counter::{
@@ -21,22 +22,23 @@ use crate::counter::{
 use crate::http::{self, BodyLimits, CounterApp};
 use crate::log::Standing;
 use crate::log::amqp::{
-    self, AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, Presence, Role,
+    self, AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, ConsumerStatus, Presence,
+    Role,
 };
 use crate::model::{CounterName, Partitioning};
 use crate::store::data_dir::Belonging;
 use crate::store::disk::{DiskReader, DiskStore};
 use crate::store::{Store, StoreReader};
-use crate::supervisor::{Supervisor, Task};
+use crate::supervisor::Task;
 
-/// Limits of what other nodes ask: names and positions, no items.
+/// Limits on requests of other nodes: they contain names and positions, but no items.
 const INTERNAL_BODIES: BodyLimits = BodyLimits {
     body_bytes_max: 64 << 20,
     bodies_bytes_max: 256 << 20,
     body_timeout: Duration::from_secs(30),
 };
 
-/// What runs in a counter's process.
+/// The running parts of a counter's process.
 struct Running {
     counter: LocalCounter<DiskReader>,
     control: CounterControl,
@@ -45,23 +47,24 @@ struct Running {
     _presence: Presence,
 }
 
-/// Runs a counter until it is told to stop.
+/// Runs a counter until it receives a signal to stop.
 ///
 /// # Errors
-/// When it can't start, or had to stop by itself.
+/// The counter can't start, or stopped because of a failure.
 pub async fn counter(
     config: CounterConfig,
     listening: impl FnOnce(Listening),
 ) -> Result<(), NodeError> {
-    let supervisor = Supervisor::default();
-    let stop = stop_signal(&supervisor)?;
-    let metrics = start_metrics(&supervisor)?;
+    let Skeleton {
+        supervisor,
+        metrics,
+        place,
+        server,
+    } = Skeleton::open(&config.common).await?;
     let mut amqp = amqp_options(&config.cluster, &supervisor)?;
     amqp.prefetch = config.prefetch;
     amqp.witnesses = vec![config.name.clone()];
     let secret = cluster_secret(&config.cluster)?;
-    let endpoints = open_endpoints(&config.common).await?;
-    let place = endpoints.place.clone();
     let belonging = Belonging {
         cluster: None,
         counter: config.name.to_string(),
@@ -84,25 +87,22 @@ pub async fn counter(
     )
     .with_refusal(move || refusals.any());
     let name = config.name.to_string();
-    tracing::info!(address = %place, name, data_dir = %config.store.data_dir.display(), "ready");
+    tracing::info!(
+        address = %place,
+        name,
+        data_dir = %config.store.data_dir.display(),
+        "counter ready"
+    );
     listening(Listening::Counter {
         name,
         place,
         data_dir: config.store.data_dir,
     });
-    let mut stranger = None;
+    let stranger = met(running.strangers);
+    let failure = server.run(http::counter_routes(app), stranger, || {}).await;
+    // The broker delivers unacknowledged batches again at the next start.
     let stopped = async {
-        tokio::select! {
-            () = told_to_stop(stop, &supervisor, config.common.shutdown_delay) => {}
-            _ = supervisor.ended() => {}
-            Ok(why) = running.strangers => stranger = Some(why),
-        }
-        supervisor.going_down();
-    };
-    super::run_server(endpoints, http::counter_routes(app), stopped).await;
-    // What is not yet acknowledged comes again at the next start.
-    let stopped = async {
-        // A counter that has ended by itself does not hear it.
+        // Fails if the counter has already ended.
         let _ = running.control.stop().await;
         running.task.end().await
     };
@@ -110,8 +110,16 @@ pub async fn counter(
         .await
         .map_err(|_| NodeError::CloseTimedOut)??;
     check_tasks(&supervisor)?;
-    tracing::info!("stopped");
-    stranger.map_or(Ok(()), |why| Err(NodeError::Stranger(why)))
+    tracing::info!("shutdown complete");
+    failure.map_or(Ok(()), Err)
+}
+
+/// Resolves once this node discovers a node that is incompatible with it.
+async fn met(strangers: oneshot::Receiver<String>) -> NodeError {
+    match strangers.await {
+        Ok(why) => NodeError::Stranger(why),
+        Err(_) => std::future::pending().await,
+    }
 }
 
 fn start(
@@ -130,30 +138,7 @@ fn start(
     let deliveries = AmqpDeliveries::start(amqp.clone(), config.name.clone(), ask, nodes);
     let consuming = deliveries.status();
     let name = config.name.to_string();
-    let (cluster, started_at_ms) = (config.cluster.cluster_id.clone(), now_ms());
-    let announce = {
-        let (name, url) = (name.clone(), url);
-        Arc::new(move || {
-            let has_history = standing().has_history();
-            let cut = reader.cut();
-            Announcement {
-                version: env!("CARGO_PKG_VERSION").into(),
-                role: Role::Counter,
-                name: name.clone(),
-                cluster: cluster.clone(),
-                started_at_ms,
-                life,
-                url: url.clone(),
-                complete: cut.complete(),
-                holds_position: has_history,
-                started: consuming.borrow().started,
-                tenants: cut.tenants(),
-                items: cut.items(),
-                wire_version: crate::log::wire::VERSION_READ_MAX,
-                ..Announcement::default()
-            }
-        })
-    };
+    let announce = announce(config, life, url, reader, Arc::clone(&standing), consuming);
     let (node, own) = (format!("{name}-{life:016x}"), announce());
     let presence = Presence::start(amqp.clone(), node.clone(), announce);
     let strangers = meet_strangers(&supervisor, presence.everybody(), node, own);
@@ -192,7 +177,41 @@ fn start(
     })
 }
 
-/// What the counter `own` sees of its cluster.
+/// Returns a function that builds the counter's current announcement.
+fn announce(
+    config: &CounterConfig,
+    life: u64,
+    url: String,
+    reader: DiskReader,
+    standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+    consuming: watch::Receiver<ConsumerStatus>,
+) -> Arc<dyn Fn() -> Announcement + Send + Sync> {
+    let fixed = Announcement {
+        version: env!("CARGO_PKG_VERSION").into(),
+        role: Role::Counter,
+        name: config.name.to_string(),
+        cluster: config.cluster.cluster_id.clone(),
+        started_at_ms: now_ms(),
+        life,
+        url,
+        wire_version: crate::log::wire::VERSION_READ_MAX,
+        ..Announcement::default()
+    };
+    Arc::new(move || {
+        let has_history = standing().has_history();
+        let state = reader.cut();
+        Announcement {
+            complete: state.complete(),
+            holds_position: has_history,
+            started: consuming.borrow().started,
+            tenants: state.tenants(),
+            items: state.items(),
+            ..fixed.clone()
+        }
+    })
+}
+
+/// The view that counter `own` has of its cluster.
 fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) -> Cluster {
     let name = own.to_string();
     let peers = move || {
@@ -210,7 +229,7 @@ fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) ->
     }
 }
 
-/// Says how the store stands whenever it is asked.
+/// Returns a function that reports the current state of the store.
 fn asked(reader: DiskReader, adopted: bool) -> Arc<dyn Fn() -> Standing + Send + Sync> {
     Arc::new(move || {
         let generation = reader.generation();

@@ -1,6 +1,6 @@
-//! Where operators look up and accept losses of a coordinator's cluster.
+//! Serves the operators' requests to list and accept losses.
 //!
-//! Invariant: it only puts what they send, and what the coordinator says, into each other's words.
+//! Invariant: it only translates between the operators' messages and the coordinator's types.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::counter::exchange::{
 use crate::http::{LossDesk, LossError};
 use crate::model::{CounterName, LossId, Partition};
 
-/// How long making a plan may take.
+/// Timeout of making a plan.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the counters may take to say how they stand after a signature, which is durable by
+/// Timeout for the counters to report their state after a loss acceptance, which is durable by
 /// then.
 const AFTERMATH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// Serves loss requests by a coordinator.
 pub(super) struct Desk(Coordinator);
 
 impl Desk {
@@ -32,8 +32,8 @@ impl Desk {
     async fn accept(&self, request: LossRequest) -> Result<LossReceipt, LossError> {
         if request.complete == request.counters.is_empty() {
             return Err(LossError::Refused(
-                "This takes counters for complete and names none with its loss, as earlier releases do: use \
-                 accept-loss of the coordinator's own release"
+                "The request makes counters complete but does not name their losses, as in \
+                 earlier releases. Use the accept-loss command of the coordinator's release."
                     .into(),
             ));
         }

@@ -1,6 +1,6 @@
-//! What an operator's commands do at the broker and to a stopped counter's store.
+//! What operator commands do at the broker and to the store of a stopped counter.
 //!
-//! Invariant: nothing leaves a queue before the store that misses it remembers so.
+//! Invariant: a batch leaves a queue only after the store that will miss it has recorded that.
 
 use std::path::Path;
 
@@ -14,26 +14,26 @@ use crate::log::amqp::{
 use crate::model::CounterName;
 use crate::store::Store;
 
-/// Deletes the queues of a counter that will not come back; returns how many batches they held.
+/// Deletes the queues of a counter that will not come back. Returns the number of batches in them.
 ///
 /// # Errors
-/// When the counter runs or is named by a running node, or the broker does not do it.
+/// The counter runs, a running node names it, or the broker refuses.
 pub async fn remove_counter(broker: &BrokerConfig, name: &CounterName) -> Result<u64, NodeError> {
     Ok(amqp::remove_counter(options_of(broker)?, name).await?)
 }
 
-/// Takes a batch that can't be read from the head of a stopped counter's queue, when `confirm` says
-/// so; returns what it was, or none.
+/// Removes a batch that can't be decoded from the head of a stopped counter's queue, if `confirm`
+/// agrees. Returns a description of it, or `None` if nothing was removed.
 ///
 /// # Errors
-/// When the counter runs, its folder is another's, or the broker does not do it.
+/// The counter runs, its data directory belongs to another counter, or the broker refuses.
 pub async fn skip_poison(
     broker: &BrokerConfig,
     name: &CounterName,
     data_dir: &Path,
     confirm: impl FnOnce(&str) -> bool + Send + 'static,
 ) -> Result<Option<String>, NodeError> {
-    // Opened first: a counter that runs holds its folder.
+    // Opened first: it fails if the counter runs, because that counter locks its directory.
     let mut store = open_existing(data_dir, name.as_str())?;
     let told = |poison: &Poison| {
         format!(
@@ -65,11 +65,11 @@ pub async fn skip_poison(
     })
 }
 
-/// Makes the queues of a counter again when `confirm`, told what is wrong with them, says so;
-/// returns whether it did.
+/// Deletes and declares again the queues of a counter, if `confirm` agrees to it after reading what
+/// is wrong with them. Returns whether it did.
 ///
 /// # Errors
-/// When nothing is wrong and not `force`, or the broker does not do it.
+/// Nothing is wrong with the queues and `force` is not set, or the broker refuses.
 pub async fn remake_queue(
     broker: &BrokerConfig,
     classic_queues: bool,

@@ -1,6 +1,6 @@
 //! Opens a node's store and runs its counter.
 //!
-//! Invariant: a counter's end, however it comes, is told.
+//! Invariant: the end of a counter is always reported, whatever caused it.
 
 use std::path::Path;
 
@@ -18,13 +18,13 @@ use crate::store::verify::{Report, recount};
 use crate::store::{Store, StoreError, StoreReader, StoreShape};
 use crate::supervisor::{Ended, Supervisor, Task};
 
-/// A counter that runs.
+/// A running counter.
 pub(super) struct RunningCounter {
     task: JoinHandle<()>,
     result: oneshot::Receiver<Result<(), CounterError>>,
 }
 
-/// Runs a counter.
+/// Starts a counter.
 pub(super) fn run_counter<S: Store, D: Deliveries>(
     supervisor: &Supervisor,
     task: CounterTask<S, D>,
@@ -43,24 +43,23 @@ pub(super) fn run_counter<S: Store, D: Deliveries>(
 }
 
 impl RunningCounter {
-    /// Waits for its end, however that comes. Of a panic, which leaves no result, the supervisor
-    /// knows afterwards.
+    /// Waits until the counter ends. A panic leaves no result here; the supervisor reports it.
     pub(super) async fn end(self) -> Result<(), CounterError> {
         let _ = self.task.await;
         self.result.await.unwrap_or(Ok(()))
     }
 }
 
-/// What an opened store holds.
+/// State of an opened store.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Opened {
-    /// Whether it is complete.
+    /// Whether the store is complete.
     pub complete: bool,
-    /// Whether it has applied anything, ever.
+    /// Whether the store has ever applied a batch.
     pub holds_position: bool,
 }
 
-/// Opens the folder's store, or makes one.
+/// Opens the store in the data directory; creates it if it is missing.
 pub(super) fn open_store(
     config: &StoreConfig,
     belonging: &Belonging,
@@ -77,7 +76,7 @@ pub(super) fn open_store(
             items = cut.items(),
             complete = cut.complete(),
             took_ms,
-            "the store is open"
+            "store opened"
         );
         Opened {
             complete: cut.complete(),
@@ -105,7 +104,7 @@ fn options(memory_bytes_max: usize) -> DiskOptions {
     }
 }
 
-/// Opens the store of counter `name`, which must be there.
+/// Opens the existing store of counter `name`.
 pub(super) fn open_existing(data_dir: &Path, name: &str) -> Result<DiskStore, NodeError> {
     let dir = DataDir::open_existing(data_dir)?;
     let owner = &dir.identity().counter;
@@ -118,11 +117,11 @@ pub(super) fn open_existing(data_dir: &Path, name: &str) -> Result<DiskStore, No
     Ok(open_disk(dir, MEMORY_BYTES_MAX_DEFAULT)?)
 }
 
-/// Recounts every tenant of a stopped service's folder, or of a copy of it. It only reads, and
-/// needs no other right.
+/// Recounts every tenant in the data directory of a stopped service, or in a copy of it. It only
+/// reads, so read permission is enough.
 ///
 /// # Errors
-/// When the folder is none of ours, is in use, or can't be read.
+/// The directory is not a Headcount data directory, is in use, or can't be read.
 pub fn verify(data_dir: &Path) -> Result<Report, NodeError> {
     let dir = ReadOnlyDir::open(data_dir)?;
     let options = options(MEMORY_BYTES_MAX_DEFAULT);

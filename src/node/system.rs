@@ -1,6 +1,7 @@
-//! What every node asks of the system: files, an address, signals, random numbers, metrics.
+//! What every node needs from the operating system: files, an address, signals, random numbers,
+//! metrics.
 //!
-//! Invariant: a node that can't have what it needs says so before it touches any data.
+//! Invariant: a node that lacks a resource fails before it touches any data.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -19,15 +20,15 @@ use crate::socket::{Listener, SocketPlace};
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry;
 
-/// Files kept for the store: its runs (64 at most, those set aside, and those being merged),
-/// journal, manifest and the like; and for probes: their connections, those of their own endpoint
-/// too, and that.
+/// Open files reserved for the store and for probes. The store needs files for its runs (at most
+/// 64, plus ingested runs and those being compacted), the journal, the manifest and others. Probes
+/// need their connections, those of their own endpoint, and its listener.
 const FILES_RESERVED: usize = 160 + 2 * PROBE_CONNECTIONS;
 
-/// How often metrics that gather are tidied.
+/// Interval of metrics maintenance, which drains the collected histogram samples.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Starts the metrics and returns what renders them.
+/// Installs the metrics and returns a function that renders them.
 pub(super) fn start_metrics(
     supervisor: &Supervisor,
 ) -> Result<Box<dyn Fn() -> String + Send + Sync>, NodeError> {
@@ -48,13 +49,13 @@ async fn keep_up(metrics: PrometheusHandle) -> Infallible {
     }
 }
 
-/// Lets the process have as many files as the system allows it, and no more connections than leave
-/// enough of them to the store: without a file, the store could not go on.
+/// Raises the limit on open files to the maximum that the system allows, and limits connections so
+/// that enough files remain for the store: without a free file, the store could not continue.
 fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
     let mut files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
         files.current = files.maximum;
-        // Refused, the old limit stays, and is what is read below.
+        // If this fails, the old limit stays and is read below.
         let _ = setrlimit(Resource::Nofile, files);
     }
     let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -72,7 +73,7 @@ fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
         tracing::warn!(
             connections_max,
             files_max,
-            "fewer connections than set: too few open files"
+            "connections-max reduced: limit on open files is too low"
         );
     }
     Ok(ServerLimits {
@@ -81,16 +82,16 @@ fn limit_connections(limits: ServerLimits) -> Result<ServerLimits, NodeError> {
     })
 }
 
-/// Where a node's connections come in.
+/// The endpoints of a node.
 pub(super) struct Endpoints {
-    /// Where the first is.
+    /// Address of the main endpoint.
     pub place: SocketPlace,
     pub all: Endpoint,
-    /// For probes alone.
+    /// Endpoint for probes only.
     pub probes: Option<Endpoint>,
 }
 
-/// Opens what the settings name, before anything else is touched.
+/// Opens the endpoints that the settings name, before anything else is touched.
 pub(super) async fn open_endpoints(config: &CommonConfig) -> Result<Endpoints, NodeError> {
     let limits = limit_connections(config.server)?;
     let open = async |place: &SocketPlace, only_probes| {
@@ -125,17 +126,17 @@ pub(super) fn new_epoch() -> Result<Epoch, NodeError> {
     Ok(Epoch(u128::from_le_bytes(random()?)))
 }
 
-/// The epochs of a new life's barriers.
+/// The epochs of a new incarnation's barriers.
 pub(super) fn barrier_epochs() -> Result<BarrierEpochs, NodeError> {
     let entropy = || Entropy {
-        // Without them the clock still tells two barriers apart.
+        // If random bytes are unavailable, the clock alone distinguishes barriers.
         random: random().unwrap_or_default(),
         now_ns: now_ns(),
     };
     Ok(BarrierEpochs::new(new_epoch()?, entropy))
 }
 
-/// A number for a node's new life.
+/// A random number for a node's new incarnation.
 pub(super) fn new_life() -> Result<u64, NodeError> {
     Ok(u64::from_le_bytes(random()?))
 }
@@ -149,8 +150,8 @@ fn random<const N: usize>() -> Result<[u8; N], NodeError> {
     Ok(bytes)
 }
 
-/// Resolves with the signal's name once the process is told to stop. A second signal ends it at
-/// once.
+/// Resolves with the signal's name when the process receives a signal to stop. A second signal ends
+/// the process immediately.
 pub(super) fn stop_signal(
     supervisor: &Supervisor,
 ) -> Result<impl Future<Output = &'static str> + use<>, NodeError> {
@@ -163,7 +164,7 @@ pub(super) fn stop_signal(
     Ok(async move {
         match stop.await {
             Ok(name) => name,
-            // Nobody hears signals any more: that ends the process by itself.
+            // The signal task has ended, which ends the process on its own.
             Err(_) => std::future::pending().await,
         }
     })

@@ -1,7 +1,7 @@
-//! Logs: lines of text for people, or of JSON.
+//! Logging: lines of text for people, or JSON.
 //!
-//! Invariant: where lines are JSON, each is one object, whatever it tells; a secret never reaches a
-//! line.
+//! Invariant: in JSON format, each line is one object, whatever it reports; no line contains a
+//! secret.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;
@@ -14,19 +14,19 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
+    /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// For people.
+    /// Text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl LogFormat {
-    /// Whether lines are JSON on an output that is a terminal, or not.
+    /// Whether lines are JSON on an output that is or is not a terminal.
     #[must_use]
     pub fn is_json(self, terminal: bool) -> bool {
         match self {
@@ -37,8 +37,8 @@ impl LogFormat {
     }
 }
 
-/// A line in JSON as the log has them, for what is said beside it: before it is started, or
-/// whatever its filter is.
+/// A JSON line in the format of the log, written without the log: before logging starts, or
+/// regardless of the log filter.
 #[derive(Serialize)]
 pub struct LogLine<'a> {
     timestamp: String,
@@ -49,13 +49,13 @@ pub struct LogLine<'a> {
 }
 
 impl<'a> LogLine<'a> {
-    /// That something goes well.
+    /// Creates a line of level INFO.
     #[must_use]
     pub fn info(message: &'a str) -> Self {
         Self::new("INFO", message)
     }
 
-    /// That something does not.
+    /// Creates a line of level ERROR.
     #[must_use]
     pub fn error(message: &'a str) -> Self {
         Self::new("ERROR", message)
@@ -63,7 +63,7 @@ impl<'a> LogLine<'a> {
 
     fn new(level: &'static str, message: &'a str) -> Self {
         let mut timestamp = String::new();
-        // Into a text, it can always be written.
+        // Writing to a `String` can't fail.
         let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
         Self {
             timestamp,
@@ -73,7 +73,7 @@ impl<'a> LogLine<'a> {
         }
     }
 
-    /// The same with one more field.
+    /// Adds a field.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.fields.insert(name, value.into());
@@ -88,10 +88,10 @@ impl fmt::Display for LogLine<'_> {
     }
 }
 
-/// Makes a panic a line like all others.
+/// Logs panics as JSON lines.
 fn log_panics() {
     panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("it left no message");
+        let message = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map(ToString::to_string);
         let thread = std::thread::current();
         let mut line = LogLine::error("a thread panicked")
@@ -102,13 +102,14 @@ fn log_panics() {
         if backtrace.status() == BacktraceStatus::Captured {
             line = line.with("backtrace", backtrace.to_string());
         }
-        // If standard error is gone, nobody can be told.
+        // If standard error is closed, the panic can't be reported.
         let _ = writeln!(io::stderr().lock(), "{line}");
     }));
 }
 
-/// The broker's client reports every refusal as an error, also those that we ask for: whether
-/// something is there is answered by refusing. What matters of them we tell ourselves.
+/// Adds `lapin=off` to a filter that does not name the broker's client. The client logs every
+/// refusal as an error, including expected ones: Headcount checks whether a queue exists by an
+/// operation that the broker refuses if it does not. Headcount logs the relevant refusals itself.
 fn without_client_noise(filter: EnvFilter) -> EnvFilter {
     if filter.to_string().contains("lapin") {
         return filter;
@@ -119,15 +120,15 @@ fn without_client_noise(filter: EnvFilter) -> EnvFilter {
     }
 }
 
-/// Starts logging to standard error. `filter` is in the syntax of `tracing_subscriber::EnvFilter`;
-/// one that does not parse was refused with the settings before.
+/// Starts logging to standard error. The settings have already validated `filter`, which uses the
+/// syntax of `tracing_subscriber::EnvFilter`.
 pub fn start_logs(filter: EnvFilter, format: LogFormat) {
     let terminal = io::stderr().is_terminal();
     let filter = without_client_noise(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        // A line that can't be written is lost; to report that on the same standard error would
+        // A line that can't be written is dropped: reporting that on standard error too would
         // panic.
         .log_internal_errors(false)
         .with_target(false);
@@ -135,7 +136,7 @@ pub fn start_logs(filter: EnvFilter, format: LogFormat) {
     if json {
         log_panics();
     }
-    // A second start in one process (tests) keeps the first.
+    // A second start in the same process (in tests) keeps the first logger.
     let _ = if json {
         builder.json().flatten_event(true).try_init()
     } else {

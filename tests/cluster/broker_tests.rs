@@ -5,7 +5,8 @@
 use std::io::Result;
 
 use crate::amqp::Client;
-use crate::broker::{Broker, BrokerNode, PASSWORD, USER};
+use crate::broker::{Broker, PASSWORD, USER};
+use crate::broker_node::BrokerNode;
 use crate::relay::{BASIC_ACK, Relay};
 use crate::vhost::Vhost;
 use crate::wait::{self, PATIENCE, until_blocking};

@@ -1,7 +1,6 @@
 //! A cluster of real processes around a broker, with a relay on every link.
 //!
-//! Invariant: each process has links of its own, so that one can be spoiled alone; when a test
-//! fails, the ends of all logs are printed.
+//! Invariant: when a test fails, the ends of all logs are printed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,17 +8,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode};
-use serde_json::{Value, json};
+use reqwest::Client;
 use tempfile::TempDir;
 
-use crate::broker::{Broker, BrokerNode, PASSWORD};
+use crate::broker::{Broker, PASSWORD};
 use crate::guardian;
-use crate::node::{Answer, Ran, client_builder, run};
+use crate::member::Links;
+use crate::node::{Ran, client_builder, run};
 use crate::process::{Face, Process};
-use crate::relay::{Flow, Relay};
+use crate::relay::Relay;
 use crate::vhost::Vhost;
-use crate::wait;
+
+pub use crate::member::Member;
+pub use crate::setup::Setup;
 
 /// What a client of ours waits for an answer: longer than any timeout of the product's that is set
 /// below.
@@ -35,109 +36,6 @@ const COORDINATOR_FLAGS: [&str; 4] = [
 
 /// Flags of all counters.
 const COUNTER_FLAGS: [&str; 4] = ["--memory-mb", "4", "--confirm-timeout-ms", "2000"];
-
-/// What a cluster is made of.
-pub struct Setup {
-    broker: Arc<Broker>,
-    /// Another cluster's, if not one of its own.
-    vhost: Option<Vhost>,
-    counters: Vec<String>,
-    coordinators: usize,
-    /// Flags of every node.
-    flags: Vec<String>,
-}
-
-impl Setup {
-    /// One coordinator, `c1` to `c3`, on a virtual host of the shared broker.
-    pub fn new() -> Self {
-        Self::on(Broker::shared())
-    }
-
-    /// The same on another broker.
-    pub fn on(broker: Arc<Broker>) -> Self {
-        Self {
-            broker,
-            vhost: None,
-            counters: ["c1", "c2", "c3"].map(str::to_owned).to_vec(),
-            coordinators: 1,
-            flags: Vec::new(),
-        }
-    }
-
-    /// One beside another cluster, on the same virtual host.
-    pub fn beside(other: &Cluster) -> Self {
-        Self {
-            vhost: Some(other.vhost.clone()),
-            ..Self::on(Arc::clone(&other.broker))
-        }
-    }
-
-    pub fn flags(mut self, flags: &[&str]) -> Self {
-        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        self
-    }
-
-    pub fn counters(mut self, names: &[&str]) -> Self {
-        self.counters = names.iter().map(|&name| name.to_owned()).collect();
-        self
-    }
-
-    pub fn coordinators(mut self, count: usize) -> Self {
-        self.coordinators = count;
-        self
-    }
-}
-
-/// The links of a process to those of the broker's nodes that it uses, in the order in which it
-/// tries them.
-pub struct Links(Vec<Relay>);
-
-impl Links {
-    fn to(broker: &Broker) -> Self {
-        let relay = |node: &BrokerNode| Relay::to_port(node.way().0);
-        Self(broker.nodes().iter().map(relay).collect())
-    }
-
-    fn through(broker: &Broker, nodes: &[usize]) -> Self {
-        let relay = |&number: &usize| Relay::to_port(broker.node(number).way().0);
-        Self(nodes.iter().map(relay).collect())
-    }
-
-    pub fn cut(&self) {
-        self.0.iter().for_each(Relay::cut);
-    }
-
-    pub fn down(&self) {
-        self.0.iter().for_each(Relay::down);
-    }
-
-    pub fn up(&self) {
-        self.0.iter().for_each(Relay::up);
-    }
-
-    /// What happens to what the process sends, and to what comes back.
-    pub fn flow(&self, there: Flow, back: Flow) {
-        self.0.iter().for_each(|relay| relay.flow(there, back));
-    }
-
-    pub fn orphan(&self) {
-        self.0.iter().for_each(Relay::orphan);
-    }
-
-    /// The link to the broker's first node, which is the only one of most.
-    pub fn first(&self) -> &Relay {
-        &self.0[0]
-    }
-}
-
-/// A process with its links.
-pub struct Member {
-    pub process: Process,
-    pub links: Links,
-    /// The way by which others reach its HTTP server, where it is not asked directly.
-    pub door: Option<Relay>,
-    pub data_dir: PathBuf,
-}
 
 /// A cluster.
 pub struct Cluster {
@@ -252,11 +150,7 @@ impl Cluster {
     /// Starts a counter, or the first coordinator, anew with these nodes of the broker.
     pub fn reach_through(&mut self, who: &str, nodes: &[usize]) {
         let links = Links::through(&self.broker, nodes);
-        let (_, scheme) = self.broker.node(0).way();
-        let urls = links.0.iter();
-        let urls: Vec<String> = urls
-            .map(|relay| self.vhost.url_of(scheme, relay.port()))
-            .collect();
+        let urls: Vec<String> = self.urls_by(&links).collect();
         let member = match who {
             "coordinator" => self.coordinator(0),
             name => self.counter(name),
@@ -296,14 +190,18 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
+    /// The broker's addresses by way of these links.
+    fn urls_by(&self, links: &Links) -> impl Iterator<Item = String> {
+        let (_, scheme) = self.broker.node(0).way();
+        links
+            .ports()
+            .map(move |port| self.vhost.url_of(scheme, port))
+    }
+
     fn args(&self, command: &str, links: &Links) -> Vec<String> {
         let mut args = vec![command.to_owned(), "--log".to_owned(), "info".to_owned()];
-        let (_, scheme) = self.broker.node(0).way();
-        for relay in &links.0 {
-            args.extend([
-                "--amqp-url".to_owned(),
-                self.vhost.url_of(scheme, relay.port()),
-            ]);
+        for url in self.urls_by(links) {
+            args.extend(["--amqp-url".to_owned(), url]);
         }
         args.extend([
             "--cluster-secret-file".to_owned(),
@@ -384,103 +282,6 @@ impl Cluster {
             &secret,
             "--yes",
         ])
-    }
-
-    /// Asks a coordinator.
-    ///
-    /// # Errors
-    /// When no answer comes.
-    pub async fn try_get(&mut self, number: usize, path: &str) -> reqwest::Result<Answer> {
-        let url = format!("{}{path}", self.coordinator(number).process.url());
-        Answer::try_of(self.http.get(url)).await
-    }
-
-    #[track_caller]
-    pub fn get(&mut self, number: usize, path: &str) -> impl Future<Output = Answer> {
-        let url = format!("{}{path}", self.coordinator(number).process.url());
-        Answer::of(self.http.get(url))
-    }
-
-    /// Posts until it is acknowledged, and gives the answer.
-    pub async fn post_surely(&mut self, number: usize, body: &Value) -> Answer {
-        let url = format!("{}/items", self.coordinator(number).process.url());
-        let http = self.http.clone();
-        wait::until("an acknowledged post", async || {
-            let answer = Answer::try_of(http.post(&url).json(body)).await;
-            let answer = answer.map_err(|why| why.to_string())?;
-            match answer.status {
-                StatusCode::OK => Ok(answer),
-                _ => Err(answer.text),
-            }
-        })
-        .await
-    }
-
-    /// The count once it is exact.
-    pub async fn exact_count(&mut self, number: usize, tenant: &str, options: &str) -> u64 {
-        let url = self.coordinator(number).process.url();
-        let url = format!("{url}/items/{tenant}/count?{options}");
-        let http = self.http.clone();
-        wait::until("an exact count", async || {
-            let answer = Answer::try_of(http.get(&url)).await;
-            let answer = answer.map_err(|why| why.to_string())?;
-            match (answer.status, &answer.json["exact"]) {
-                (StatusCode::OK, Value::Bool(true)) => Ok(answer.json["count"].as_u64()),
-                _ => Err(answer.text),
-            }
-        })
-        .await
-        .expect("a number")
-    }
-
-    /// The counters as a coordinator sees them, by name.
-    pub async fn counters(&mut self, number: usize) -> Result<BTreeMap<String, Value>, String> {
-        let answer = self.try_get(number, "/counters").await;
-        let answer = answer.map_err(|why| why.to_string())?;
-        let listed = answer.json["counters"].as_array().cloned();
-        let listed = listed.ok_or_else(|| answer.text.clone())?;
-        let named = |counter: Value| {
-            (
-                counter["name"].as_str().unwrap_or_default().to_owned(),
-                counter,
-            )
-        };
-        Ok(listed.into_iter().map(named).collect())
-    }
-
-    /// Waits until every coordinator sees `name` in `state`.
-    pub async fn wait_for_state(&mut self, name: &str, state: &str) {
-        for number in 0..self.coordinators.len() {
-            let what = format!("counter {name} that is {state} for coordinator {number}");
-            wait::until(&what, async || {
-                let counters = self.counters(number).await?;
-                match counters.get(name) {
-                    Some(counter) if counter["state"] == json!(state) => Ok(()),
-                    _ => Err(format!("{counters:?}")),
-                }
-            })
-            .await;
-        }
-    }
-
-    /// Waits until a counter holds this many items.
-    pub async fn counter_holds(&mut self, name: &str, items: u64) {
-        let what = format!("counter {name} with {items} items");
-        wait::until(&what, async || {
-            let counters = self.counters(0).await?;
-            match counters.get(name) {
-                Some(counter) if counter["items"] == json!(items) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-    }
-
-    /// Waits until every counter that runs is complete.
-    pub async fn wait_until_complete(&mut self) {
-        for name in self.running() {
-            self.wait_for_state(&name, "complete").await;
-        }
     }
 
     /// Runs a command of the program, which must succeed.

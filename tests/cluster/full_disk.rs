@@ -23,6 +23,40 @@ async fn problem_of_c1(cluster: &mut Cluster) -> Result<Option<String>, String> 
     Ok(c1["problem"].as_str().map(str::to_owned))
 }
 
+/// Posts new items, and adds them to what was posted.
+async fn post(cluster: &mut Cluster, posted: &mut u64) {
+    cluster
+        .post_surely(0, &items("full", *posted, POST_ITEMS))
+        .await;
+    *posted += POST_ITEMS;
+}
+
+/// Posts until `c1` says that something is wrong with it, and gives what it says.
+async fn post_until_c1_has_a_problem(cluster: &mut Cluster, posted: &mut u64) -> String {
+    loop {
+        post(cluster, posted).await;
+        if let Some(problem) = problem_of_c1(cluster).await.expect("listed") {
+            return problem;
+        }
+        assert!(*posted < 3_000_000, "the disk is larger than it should be");
+    }
+}
+
+/// Waits until `c1` consumes no more and its queue has what it gave back.
+async fn c1_gives_back(cluster: &Cluster) {
+    let queue = Cluster::queue("c1");
+    wait::until("deliveries that are back in the queue", async || {
+        let node = cluster.broker.node(0);
+        let consumers = cluster.vhost.consumers(node, &queue)?;
+        let ready = cluster.vhost.ready(node, &queue)?;
+        match consumers == 0 && ready >= 3 {
+            true => Ok(()),
+            false => Err(format!("{consumers} consumers, {ready} messages")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_with_a_full_disk_gives_back_and_consumes_again_by_itself() {
     let Some(disk) = SmallDisk::mount(16) else {
@@ -37,40 +71,18 @@ async fn a_counter_with_a_full_disk_gives_back_and_consumes_again_by_itself() {
     cluster.wait_until_complete().await;
     disk.fill();
     let mut posted = 0;
-    let problem = loop {
-        cluster
-            .post_surely(0, &items("full", posted, POST_ITEMS))
-            .await;
-        posted += POST_ITEMS;
-        if let Some(problem) = problem_of_c1(&mut cluster).await.expect("listed") {
-            break problem;
-        }
-        assert!(posted < 3_000_000, "the disk is larger than it should be");
-    };
+    let problem = post_until_c1_has_a_problem(&mut cluster, &mut posted).await;
     assert!(problem.contains("no room"), "{problem}");
     let held = cluster.counters(0).await.expect("listed")["c1"]["items"].clone();
 
     // The others carry on, and so do posts and reads.
     for _ in 0..3 {
-        cluster
-            .post_surely(0, &items("full", posted, POST_ITEMS))
-            .await;
-        posted += POST_ITEMS;
+        post(&mut cluster, &mut posted).await;
     }
     cluster.shows(0, "full", posted, "").await;
     cluster.shows(0, "full", posted, "consistency=strong").await;
     // Its deliveries are in its queue, and it is there all the same.
-    let queue = Cluster::queue("c1");
-    wait::until("deliveries that are back in the queue", async || {
-        let node = cluster.broker.node(0);
-        let consumers = cluster.vhost.consumers(node, &queue)?;
-        let ready = cluster.vhost.ready(node, &queue)?;
-        match consumers == 0 && ready >= 3 {
-            true => Ok(()),
-            false => Err(format!("{consumers} consumers, {ready} messages")),
-        }
-    })
-    .await;
+    c1_gives_back(&cluster).await;
     let ready = format!("{}/readyz", cluster.counter("c1").process.url());
     let ready = Answer::of(cluster.http.get(ready)).await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);

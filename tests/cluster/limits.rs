@@ -42,7 +42,7 @@ async fn posts_larger_than_a_message_may_be_are_counted_in_parts() {
         .await;
     assert!(cluster.coordinator(0).process.runs());
     let log = cluster.coordinator(0).process.log();
-    assert!(log.contains("the log takes no larger batches"), "{log}");
+    assert!(log.contains("log limits the batch size"), "{log}");
 }
 
 /// What `/readyz` of a coordinator, or of a counter, says until it says `part`.
@@ -70,7 +70,7 @@ async fn too_few_channels_are_said_by_the_settings_name() {
     let mut cluster = Cluster::prepare(Setup::on(broker).counters(&["c1"]));
     cluster.start_coordinators();
     cluster.start_counters();
-    let lacks = "it allows 8 channels a connection; its channel_max must be at least 16";
+    let lacks = "channel_max is 8; it must be at least 16";
     for who in ["coordinator", "c1"] {
         says(&mut cluster, who, lacks).await;
     }

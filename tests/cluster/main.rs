@@ -16,6 +16,7 @@
 )]
 
 mod amqp;
+mod asking;
 mod broker_tests;
 // Other test binaries use the rest of it.
 #[allow(dead_code, unused_imports)]
@@ -35,18 +36,22 @@ mod kit;
 mod lagging;
 mod ledger;
 mod limits;
+mod member;
 mod operator;
 mod panics;
 mod relay_tests;
 mod remaking;
 mod restore;
 mod risks;
+mod setup;
 mod signing;
 mod strangers;
 mod three_nodes;
 mod tls;
+mod traffic;
 mod waiting;
 
 use kit::{
-    broker, broker_cluster, guardian, node, process, readme, relay, small_disk, vhost, wait,
+    broker, broker_cluster, broker_node, guardian, node, process, readme, relay, small_disk, vhost,
+    wait,
 };

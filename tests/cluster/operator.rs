@@ -1,5 +1,5 @@
-//! What an operator does by hand: a batch that can't be read, a local folder that joins a cluster,
-//! a first look at `cargo xtask cluster`.
+//! What an operator does by hand: a batch that cannot be decoded, a local folder that joins a
+//! cluster, a first look at `cargo xtask cluster`.
 //!
 //! Invariant: nothing that was acknowledged is missing afterwards, unless the operator was told so
 //! and agreed.
@@ -38,7 +38,7 @@ async fn stands_at_poison(cluster: &mut Cluster, name: &str) {
         }
     })
     .await;
-    for part in ["can't be read", "skip-poison", &Cluster::queue(name)] {
+    for part in ["cannot be decoded", "skip-poison", &Cluster::queue(name)] {
         assert!(problem.contains(part), "{part} in {problem}");
     }
     let url = cluster.counter(name).process.url();
@@ -56,7 +56,7 @@ async fn stands_at_poison(cluster: &mut Cluster, name: &str) {
     .await;
     let process = &mut cluster.counter(name).process;
     assert_eq!(process.ended(), None, "it goes on");
-    assert!(process.log().contains("can't be read"));
+    assert!(process.log().contains("cannot be decoded"));
 }
 
 /// Skips it: not while the counter runs, but once it is stopped.

@@ -43,7 +43,7 @@ async fn a_queue_that_works_is_made_again_only_on_demand() {
     let mut cluster = Cluster::prepare(Setup::new());
     assert_refused(
         &remake(&cluster, "c1", &["--yes"]),
-        "no cluster was founded",
+        "no cluster was bootstrapped",
     );
     cluster.start_coordinators();
     cluster.start_counters();

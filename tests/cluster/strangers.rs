@@ -50,7 +50,7 @@ async fn what_names_other_counters_or_takes_another_s_name_is_refused() {
     other.start_coordinators();
     ends(other.coordinator(0), "--counters");
     other.start_counter("c1", &[]);
-    ends(other.counter("c1"), "another process is the counter c1");
+    ends(other.counter("c1"), "another process runs as counter c1");
     assert!(one.counter("c1").process.runs());
     one.shows(0, "asd", 10, "consistency=strong").await;
 }

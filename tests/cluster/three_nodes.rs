@@ -10,8 +10,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::broker::{Broker, BrokerNode};
+use crate::broker::Broker;
 use crate::broker_cluster::{Nodes, PartitionHandling};
+use crate::broker_node::BrokerNode;
 use crate::cluster::{Cluster, Setup};
 use crate::ending;
 use crate::ledger::Load;

@@ -65,7 +65,7 @@ fn a_file_without_a_certificate_is_refused_by_name() {
     ]);
     assert!(!refused.status.success());
     let line = format!(
-        "headcount: amqp-ca-file: {path} (from --amqp-ca-file): holds no certificate in PEM\n"
+        "headcount: amqp-ca-file: {path} (from --amqp-ca-file): contains no PEM certificate\n"
     );
     assert_eq!(refused.stderr, line);
 }

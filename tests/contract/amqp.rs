@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::log::amqp::{
-    AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, AmqpUrl, Announcement, ConsumerStatus,
-    LogStatus, Nodes, Presence, QueueType, Role,
+    AmqpLog, AmqpOptions, AmqpRole, AmqpUrl, Announcement, LogStatus, Nodes, Presence, QueueType,
+    Role,
 };
-use headcount::log::{Delivered, Deliveries, Delivery, DeliveryError, Log, Standing};
+use headcount::log::{Log, Standing};
 use headcount::model::{Batch, CounterName};
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
@@ -20,6 +20,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::counter::Counter;
 use crate::kit::broker::Broker;
 use crate::kit::relay::Relay;
 use crate::kit::vhost::Vhost;
@@ -150,42 +151,11 @@ impl Cluster {
 
     fn counter_with(
         &self,
-        options: AmqpOptions,
+        consuming: AmqpOptions,
         text: &str,
         standing: Arc<Mutex<Standing>>,
     ) -> Counter {
-        let started = Arc::new(Mutex::new(None));
-        let announce = {
-            let (standing, started) = (Arc::clone(&standing), Arc::clone(&started));
-            let text = text.to_owned();
-            move || Announcement {
-                role: Role::Counter,
-                name: text.clone(),
-                holds_position: standing.lock().holds_position,
-                started: *started.lock(),
-                ..Announcement::default()
-            }
-        };
-        let node = format!("{text}-{:p}", Arc::as_ptr(&standing));
-        let presence = Presence::start(self.options.clone(), node, Arc::new(announce));
-        let ask = {
-            let standing = Arc::clone(&standing);
-            Arc::new(move || *standing.lock())
-        };
-        let deliveries = AmqpDeliveries::start(options, name(text), ask, presence.nodes());
-        let mut status = deliveries.status();
-        let following = tokio::spawn(async move {
-            while status.changed().await.is_ok() {
-                *started.lock() = status.borrow_and_update().started;
-            }
-        });
-        Counter {
-            deliveries,
-            early: None,
-            standing,
-            _presence: presence,
-            _following: following,
-        }
+        Counter::start(self.options.clone(), consuming, text, standing)
     }
 
     /// A channel for an operator's mistakes.
@@ -323,115 +293,6 @@ impl Cluster {
             .expect("published")
             .await
             .expect("confirmed");
-    }
-}
-
-/// A counter whose store is only its standing.
-pub struct Counter {
-    pub deliveries: AmqpDeliveries,
-    /// What came while nobody waited for it.
-    early: Option<Result<Option<Delivery>, DeliveryError>>,
-    pub standing: Arc<Mutex<Standing>>,
-    _presence: Presence,
-    _following: tokio::task::JoinHandle<()>,
-}
-
-impl Counter {
-    /// What comes next that is not of the generation: that, a counter remembers by the way.
-    pub async fn next(&mut self) -> Result<Option<Delivery>, DeliveryError> {
-        let next = tokio::time::timeout(PATIENCE, self.following());
-        next.await.expect("something in time")
-    }
-
-    async fn following(&mut self) -> Result<Option<Delivery>, DeliveryError> {
-        if let Some(early) = self.early.take() {
-            return early;
-        }
-        loop {
-            match self.deliveries.next().await {
-                Ok(Some(Delivery {
-                    tag,
-                    delivered: Delivered::Generation(kept),
-                })) => {
-                    self.standing.lock().generation = Some(kept);
-                    self.deliveries.acknowledge(tag).await;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// Nothing comes for so long.
-    pub async fn stays_quiet(&mut self, time: Duration) {
-        let early = tokio::time::timeout(time, self.following()).await;
-        assert!(early.is_err(), "{early:?}");
-    }
-
-    /// Commits what comes next to the standing and acknowledges it.
-    pub async fn take(&mut self) -> Delivered {
-        let delivery = self.next().await.expect("it goes on");
-        let Delivery { tag, delivered } = delivery.expect("not the end");
-        {
-            let mut standing = self.standing.lock();
-            match &delivered {
-                Delivered::Batches(_) => standing.holds_position = true,
-                Delivered::FromTheBeginning => standing.complete = true,
-                Delivered::MayHaveLost { .. } => standing.complete = false,
-                Delivered::Generation(kept) => standing.generation = Some(*kept),
-            }
-        }
-        self.deliveries.acknowledge(tag).await;
-        delivered
-    }
-
-    pub async fn begins(&mut self) {
-        assert_eq!(self.take().await, Delivered::FromTheBeginning);
-    }
-
-    pub async fn is_told_of_loss(&mut self, why: &str) {
-        let delivered = self.take().await;
-        let Delivered::MayHaveLost { why: told } = &delivered else {
-            panic!("{delivered:?} instead of {why}");
-        };
-        assert!(told.contains(why), "{told} instead of {why}");
-    }
-
-    /// Takes `count` batches; nothing else comes.
-    pub async fn takes(&mut self, count: usize) -> Vec<Arc<Batch>> {
-        let mut taken = Vec::new();
-        while taken.len() < count {
-            match self.take().await {
-                Delivered::Batches(batches) => taken.extend(batches),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(taken.len(), count);
-        taken
-    }
-
-    /// Waits until it consumes; what comes then is still to come.
-    pub async fn consumes(&mut self) {
-        let mut status = self.deliveries.status();
-        let consuming = status.wait_for(|status: &ConsumerStatus| status.consuming);
-        let settled = async {
-            tokio::select! {
-                biased;
-                waited = consuming => {
-                    waited.expect("it goes on");
-                }
-                early = self.following() => return Some(early),
-            }
-            None
-        };
-        let waited = tokio::time::timeout(PATIENCE, settled).await;
-        self.early = waited.expect("in time");
-    }
-
-    /// Ends it as a process would; its store stays.
-    pub async fn stop(mut self) -> Arc<Mutex<Standing>> {
-        self.deliveries.stopper().stop();
-        assert_eq!(self.next().await, Ok(None));
-        self.standing
     }
 }
 

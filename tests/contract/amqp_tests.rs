@@ -76,7 +76,7 @@ async fn a_newcomer_is_told_that_it_is_not_whole() {
     append(&log, 1, 1).await;
     assert!(!log.status().borrow().reached.contains(&name("c4")));
     let mut newcomer = cluster.counter("c4");
-    newcomer.is_told_of_loss("is not there").await;
+    newcomer.is_told_of_loss("does not exist").await;
     newcomer.consumes().await;
     reports(&log, |status| status.reached.contains(&name("c4"))).await;
     let appended = append(&log, 1, 2).await;
@@ -98,7 +98,7 @@ async fn a_queue_deleted_under_its_counter_is_noticed() {
     assert_eq!(counter.takes(1).await, [appended]);
 }
 
-/// ATTACKS 21.
+/// docs/testing/schedules.md, 21.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_a_coordinator_declared_again_is_told_of() {
     let cluster = Cluster::new();
@@ -133,7 +133,7 @@ async fn a_returned_message_is_declared_for_and_published_again() {
     assert_eq!(counter.takes(1).await, [appended]);
 }
 
-/// ATTACKS 24.
+/// docs/testing/schedules.md, 24.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_broker_is_noticed_by_full_and_empty_stores() {
     let cluster = Cluster::new();
@@ -144,14 +144,15 @@ async fn a_replaced_broker_is_noticed_by_full_and_empty_stores() {
         ..Standing::default()
     };
     let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(full)));
-    counter.is_told_of_loss("it was replaced").await;
+    counter.is_told_of_loss("never consumed from").await;
     counter.consumes().await;
     assert!(cluster.has_marker("replaced").await);
     let mut empty = cluster.counter("c2");
     empty.is_told_of_loss("the broker was replaced").await;
 }
 
-/// ATTACKS 24, the other order: the empty one starts while the full one has not consumed yet.
+/// docs/testing/schedules.md, 24, the other order: the empty one starts while the full one has not
+/// consumed yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_store_looks_for_older_ones() {
     let cluster = Cluster::new();
@@ -221,10 +222,10 @@ async fn a_batch_of_another_partition_is_not_handed_over() {
     let foreign = Batch::new(id, 0, theirs.tenants().to_vec());
     cluster.publish(&wire::encode(&foreign)).await;
     let refused = counter.next().await;
-    assert!(
-        matches!(&refused, Err(DeliveryError::Undecodable { detail, .. }) if detail.contains("partition 7")),
-        "{refused:?}"
-    );
+    let Err(DeliveryError::Undecodable { detail, .. }) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(detail.contains("partition 7"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,7 +274,7 @@ async fn what_cannot_be_read_ends_the_consuming_and_stays() {
     assert_eq!(counter.takes(1).await, [behind]);
 }
 
-/// ATTACKS 18.
+/// docs/testing/schedules.md, 18.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_counter_stays_removed() {
     let cluster = Cluster::new();
@@ -316,7 +317,7 @@ async fn a_removed_counter_stays_removed() {
     assert_eq!(cluster.generations("c2").await, None);
 }
 
-/// ATTACKS 18, while a coordinator that has looked already is about to declare.
+/// docs/testing/schedules.md, 18, while a coordinator that has looked already is about to declare.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_removed_while_a_coordinator_declares() {
     let cluster = Cluster::new();
@@ -348,7 +349,7 @@ async fn a_coordinator_knows_how_long_queues_are() {
     assert!(status.connected && !status.blocked && status.missing.is_empty());
 }
 
-/// ATTACKS 1: whoever comes second waits until the first is gone.
+/// docs/testing/schedules.md, 1: whoever comes second waits until the first is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_has_one_consumer_at_a_time() {
     let cluster = Cluster::new();

@@ -93,7 +93,7 @@ async fn a_counter_that_fell_silent_is_reached_until_it_is_removed() {
     let cluster = Cluster::new();
     let (log, _presence) = cluster.coordinator_that_hears(&["c1"]);
     let mut newcomer = cluster.counter("c4");
-    newcomer.is_told_of_loss("is not there").await;
+    newcomer.is_told_of_loss("does not exist").await;
     newcomer.consumes().await;
     reports(&log, |status| status.reached.contains(&name("c4"))).await;
     newcomer.stop().await;

@@ -18,7 +18,8 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 use parking_lot::Mutex;
 
-use crate::amqp::{Cluster, Counter, append};
+use crate::amqp::{Cluster, append};
+use crate::counter::Counter;
 use crate::kit::wait;
 use crate::log::PATIENCE;
 

@@ -16,6 +16,7 @@
 mod amqp;
 mod amqp_tests;
 mod copies;
+mod counter;
 mod elsewhere;
 mod generations;
 // Other test binaries use the rest of it.

@@ -10,7 +10,8 @@ use headcount::log::amqp::depths;
 use headcount::log::{DeliveryError, Standing};
 use parking_lot::Mutex;
 
-use crate::amqp::{Cluster, Counter, append, name, reports};
+use crate::amqp::{Cluster, append, name, reports};
+use crate::counter::Counter;
 
 /// The declaration that follows a counter's look, whatever it decides.
 const STARTED: &str = "started.c1";
@@ -111,7 +112,7 @@ async fn a_counter_that_is_removed_behind_its_look_creates_no_queue() {
     let relay = cluster.relay();
     relay.hold_at(&cluster.declaration_of("started.c4"));
     let mut newcomer = cluster.counter_by(&relay, "c4", Arc::default());
-    newcomer.is_told_of_loss("is not there").await;
+    newcomer.is_told_of_loss("does not exist").await;
     relay.held().await;
     cluster.mark("removed.c4").await;
     relay.up();

@@ -170,9 +170,9 @@ async fn people_get_a_table() {
 async fn what_the_node_refuses_ends_the_run() {
     let node = Node::start(&["--items-max", "5"]);
     let ran = bench(node.url(), &["--items-per-request", "6"]);
-    assert_failed(&ran, "refused with 413: ");
+    assert_failed(&ran, "rejected with 413: ");
     let elsewhere = bench(&format!("{}/nowhere", node.url()), &[]);
-    assert_failed(&elsewhere, "refused with 404: ");
+    assert_failed(&elsewhere, "rejected with 404: ");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn nobody_there_is_said_in_one_line() {
     let flags = ["--consistency", "strong"];
     assert_failed(
         &bench("http://127.0.0.1:1", &flags),
-        "--consistency is for --work counts",
+        "--consistency applies only to --work counts",
     );
 }
 

@@ -159,10 +159,25 @@ async fn an_id_that_is_new_is_told_to_one_post() {
     assert_eq!(node.count("n").await, told);
 }
 
+/// Index and pointer of each fault that an answer names.
+fn faults(answer: &Answer) -> Vec<(u64, String)> {
+    let errors = answer.json["errors"].as_array().expect("errors");
+    let fault = |fault: &Value| {
+        let pointer = fault["pointer"].as_str().expect("a pointer");
+        (
+            fault["index"].as_u64().expect("an index"),
+            pointer.to_owned(),
+        )
+    };
+    errors.iter().map(fault).collect()
+}
+
 #[tokio::test]
 async fn the_valid_items_of_a_body_count_where_that_is_asked_for() {
     let node = Node::start(&["--items-max", "1000"]);
-    let body = json!([{"id": "1", "tenant": "p"}, {"id": 2, "tenant": "p"}, {"id": "3", "tenant": "p"}, 4]);
+    let body = json!([
+        {"id": "1", "tenant": "p"}, {"id": 2, "tenant": "p"}, {"id": "3", "tenant": "p"}, 4
+    ]);
     let body = body.to_string().into_bytes();
     let answer = post(&node, "/items?partial=true", &[JSON], body.clone()).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -171,17 +186,6 @@ async fn the_valid_items_of_a_body_count_where_that_is_asked_for() {
         (&json!(2), &json!(2))
     );
     assert!(answer.json["token"].is_string());
-    let faults = |answer: &Answer| -> Vec<(u64, String)> {
-        let errors = answer.json["errors"].as_array().expect("errors");
-        let fault = |fault: &Value| {
-            let pointer = fault["pointer"].as_str().expect("a pointer");
-            (
-                fault["index"].as_u64().expect("an index"),
-                pointer.to_owned(),
-            )
-        };
-        errors.iter().map(fault).collect()
-    };
     assert_eq!(faults(&answer), [(1, "/1/id".into()), (3, "/3".into())]);
     assert_eq!(node.count("p").await, 2);
 
@@ -254,7 +258,7 @@ async fn unknown_parameters_are_named_with_the_nearest_known_one() {
         let answer = node.get(path).await;
         answer.assert_problem(400, "invalid-parameter");
         let detail = answer.json["detail"].as_str().expect("a detail");
-        let named = format!("The nearest is {nearest};");
+        let named = format!("The nearest known parameter is {nearest}.");
         assert!(detail.contains(&named), "{detail}");
     }
 }

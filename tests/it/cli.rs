@@ -39,7 +39,7 @@ fn a_coordinator_that_is_not_there_is_said_in_one_line() {
     let gone = run(&["count", "--url", "http://127.0.0.1:1", "a"]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(
-        gone.stderr.starts_with("headcount: no answer: "),
+        gone.stderr.starts_with("headcount: no response: "),
         "{}",
         gone.stderr
     );
@@ -66,7 +66,7 @@ async fn health_is_what_the_node_says_of_itself() {
     node.kill();
     let dead = run(&["health", "--url", node.url()]);
     assert_eq!(dead.status.code(), Some(1));
-    assert!(dead.stderr.contains("no answer"), "{}", dead.stderr);
+    assert!(dead.stderr.contains("no response"), "{}", dead.stderr);
     assert_eq!(dead.stdout, "");
 }
 

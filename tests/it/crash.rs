@@ -16,6 +16,9 @@ use tokio::task::JoinSet;
 use crate::checker::{self, CERTAIN_MS, Consistency, Dice, Habits, Item, Ledger};
 use crate::node::{Node, client_builder, long, run};
 
+/// A small table, so that files are written and merged between the kills.
+const FLAGS: [&str; 2] = ["--memory-mb", "2"];
+
 const TENANTS: usize = 10;
 const CLIENTS: usize = 64;
 /// Ids of a post that only its client posts.
@@ -40,6 +43,13 @@ struct World {
 impl World {
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url.lock())
+    }
+
+    /// Distinct ids acknowledged so far.
+    fn acknowledged(&self) -> u64 {
+        let ledger = self.ledger.lock();
+        let tenants = ledger.tenants();
+        tenants.map(|(name, _)| ledger.acknowledged(name)).sum()
     }
 }
 
@@ -123,63 +133,35 @@ async fn read_until_done(world: Arc<World>, http: Client) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_nine_under_load_loses_and_doubles_nothing() {
-    let (kills, posts, minutes) = if long() { (10, 320, 30) } else { (5, 60, 5) };
-    // A small table, so that files are written and merged between the kills.
-    let flags = ["--memory-mb", "2"];
-    let mut node = Node::start(&flags);
-    let world = Arc::new(World {
-        deadline: Instant::now() + Duration::from_secs(60 * minutes),
-        url: Mutex::new(node.url().to_owned()),
-        ledger: Mutex::new(Ledger::new(1)),
-        reads: AtomicU64::new(0),
-        done: AtomicBool::new(false),
-    });
-    let http = client_builder()
-        .timeout(REQUEST_LIMIT)
-        .build()
-        .expect("a client");
-    let mut posting: JoinSet<()> = (0..CLIENTS)
-        .map(|client| post_all(Arc::clone(&world), http.clone(), client, posts))
-        .collect();
-    let reading: Vec<_> = (0..4)
-        .map(|_| tokio::spawn(read_until_done(Arc::clone(&world), http.clone())))
-        .collect();
-
-    let total = CLIENTS as u64 * posts * OWN_IDS + CLIENTS as u64 / 2 * posts * SHARED_IDS;
-    let acknowledged = || -> u64 {
-        let ledger = world.ledger.lock();
-        let tenants = ledger.tenants();
-        tenants.map(|(name, _)| ledger.acknowledged(name)).sum()
-    };
+/// Kills the node so many times, each time after a random number of acknowledged ids in a share of
+/// its own of the load.
+async fn kill_at_random(
+    node: &mut Node,
+    world: &World,
+    posting: &mut JoinSet<()>,
+    kills: u64,
+    total: u64,
+) {
     let mut dice = Dice::new();
     let share = total / (kills + 1);
     for kill in 0..kills {
         let mark = share * kill + dice.below(share);
         eprintln!("kill {kill} after {mark} of {total} ids");
-        while acknowledged() < mark {
+        while world.acknowledged() < mark {
             assert!(Instant::now() < world.deadline, "the load is too slow");
             while let Some(ended) = posting.try_join_next() {
                 ended.expect("every post was acknowledged");
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        node.kill_and_restart(&flags);
+        node.kill_and_restart(&FLAGS);
         *world.url.lock() = node.url().to_owned();
     }
-    while let Some(ended) = posting.join_next().await {
-        ended.expect("every post was acknowledged");
-    }
-    world.done.store(true, Ordering::SeqCst);
-    for reading in reading {
-        reading.await.expect("every read was within the invariant");
-    }
-    assert!(
-        world.reads.load(Ordering::SeqCst) > kills,
-        "reads happened between the kills"
-    );
+}
 
+/// Asserts that the node counts every distinct id of every tenant, and that its folder holds
+/// exactly these after one more kill.
+async fn assert_equality(node: &mut Node, world: &World, total: u64) {
     let expected: Vec<(String, u64)> = {
         let ledger = world.ledger.lock();
         let tenants = ledger.tenants();
@@ -202,4 +184,42 @@ async fn kill_nine_under_load_loses_and_doubles_nothing() {
         "{}",
         verified.stderr
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_nine_under_load_loses_and_doubles_nothing() {
+    let (kills, posts, minutes) = if long() { (10, 320, 30) } else { (5, 60, 5) };
+    let mut node = Node::start(&FLAGS);
+    let world = Arc::new(World {
+        deadline: Instant::now() + Duration::from_secs(60 * minutes),
+        url: Mutex::new(node.url().to_owned()),
+        ledger: Mutex::new(Ledger::new(1)),
+        reads: AtomicU64::new(0),
+        done: AtomicBool::new(false),
+    });
+    let http = client_builder()
+        .timeout(REQUEST_LIMIT)
+        .build()
+        .expect("a client");
+    let mut posting: JoinSet<()> = (0..CLIENTS)
+        .map(|client| post_all(Arc::clone(&world), http.clone(), client, posts))
+        .collect();
+    let reading: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(read_until_done(Arc::clone(&world), http.clone())))
+        .collect();
+
+    let total = CLIENTS as u64 * posts * OWN_IDS + CLIENTS as u64 / 2 * posts * SHARED_IDS;
+    kill_at_random(&mut node, &world, &mut posting, kills, total).await;
+    while let Some(ended) = posting.join_next().await {
+        ended.expect("every post was acknowledged");
+    }
+    world.done.store(true, Ordering::SeqCst);
+    for reading in reading {
+        reading.await.expect("every read was within the invariant");
+    }
+    assert!(
+        world.reads.load(Ordering::SeqCst) > kills,
+        "reads happened between the kills"
+    );
+    assert_equality(&mut node, &world, total).await;
 }

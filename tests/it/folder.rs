@@ -186,7 +186,10 @@ async fn a_relative_path_is_resolved_once() {
     assert!(!is_acknowledged(&node).await);
     assert_eq!(node.wait().code(), Some(1));
     let log = fs::read_to_string(log).expect("a log");
-    let told = format!("{}: the folder, one above it", path.join("data").display());
+    let told = format!(
+        "{}: the directory, one of its parents",
+        path.join("data").display()
+    );
     assert!(log.contains(&told), "{log}");
 }
 

@@ -98,7 +98,7 @@ async fn a_stray_quote_is_an_error_and_what_comes_before_it_is_loaded() {
         rows.push_str(&format!("{id},q,{note}\n"));
     }
     for (note, why) in [
-        ("5\" nail", "there is a quote inside of a field"),
+        ("5\" nail", "there is a quote inside an unquoted field"),
         (
             "\"5 nail",
             "the quote that opens a field here is never closed",
@@ -133,7 +133,7 @@ async fn csv_is_trimmed_in_header_and_fields_and_the_summary_says_so() {
     assert!(
         loaded
             .stdout
-            .ends_with("Spaces around fields were left out on 2 lines of CSV\n"),
+            .ends_with("Spaces around fields were removed on 2 lines of CSV\n"),
         "{}",
         loaded.stdout
     );
@@ -169,7 +169,7 @@ async fn refused_items_are_named_by_line_and_left_out_on_request() {
     assert!(
         loaded
             .stderr
-            .ends_with("headcount: 153 items were refused\n"),
+            .ends_with("headcount: 153 items were rejected\n"),
         "{}",
         loaded.stderr
     );
@@ -186,7 +186,7 @@ async fn refused_items_are_named_by_line_and_left_out_on_request() {
         told.iter()
             .any(|told| told["line"] == 9 && told["file"] == json!(path))
     );
-    assert_eq!(told[153]["error"], "153 items were refused");
+    assert_eq!(told[153]["error"], "153 items were rejected");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn what_a_proxy_answers_for_a_while_is_tried_again_and_told() {
     // No terminal shows it, so a line does; the next one would come ten seconds later.
     assert_eq!(
         loaded.stderr,
-        "headcount: trying again: answered with 502: Bad Gateway\n"
+        "headcount: retrying: answered with 502: Bad Gateway\n"
     );
     assert_eq!(server.requests.lock().len(), 4);
 }
@@ -262,9 +262,10 @@ fn an_answer_that_accepted_something_else_is_no_success() {
     let loaded = load(&short.url, &[], &path);
     assert_eq!(loaded.status.code(), Some(1));
     assert!(
-        loaded
-            .stderr
-            .contains("lines 1 to 3: the answer is not a coordinator's: it accepted 2 and refused 0 of 3 items"),
+        loaded.stderr.contains(
+            "lines 1 to 3: the response is not from a coordinator: \
+                 it accepted 2 and refused 0 of 3 items"
+        ),
         "{}",
         loaded.stderr
     );

@@ -22,6 +22,7 @@ mod bodies;
 #[path = "../checker/mod.rs"]
 mod checker;
 mod cli;
+mod clients;
 mod crash;
 mod deploy;
 mod edge;
@@ -34,7 +35,10 @@ mod kit;
 mod lifecycle;
 mod limits;
 mod load;
+mod log_lines;
 mod readme;
+mod reads;
+mod refusals;
 mod risks;
 mod sockets;
 mod waiting;

@@ -8,8 +8,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::broker::{Broker, BrokerNode, COOKIE, major};
+use super::broker::Broker;
+use super::broker_node::{BrokerNode, COOKIE};
 use super::guardian;
+use super::rabbitmq::major;
 use super::wait::{PATIENCE, until_blocking};
 
 /// The longest that one of RabbitMQ's commands may take.

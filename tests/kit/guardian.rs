@@ -38,7 +38,10 @@ done
 for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 tries=0
 for group in $groups; do
-    while kill -s 0 -- "-$group" 2>/dev/null && [ "$tries" -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+    while kill -s 0 -- "-$group" 2>/dev/null && [ "$tries" -lt 50 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
 done
 for mount in $mounts; do umount -l -- "$mount" 2>/dev/null; done
 for folder in $folders; do rm -rf -- "$folder"; done

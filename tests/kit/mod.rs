@@ -4,9 +4,11 @@
 
 pub mod broker;
 pub mod broker_cluster;
+pub mod broker_node;
 pub mod guardian;
 pub mod node;
 pub mod process;
+pub mod rabbitmq;
 pub mod readme;
 pub mod relay;
 pub mod small_disk;

@@ -2,7 +2,9 @@
 //!
 //! Invariant: it asks the broker's own code, not tables that lag behind.
 
-use super::broker::{BrokerNode, PASSWORD, USER, major};
+use super::broker::{PASSWORD, USER};
+use super::broker_node::BrokerNode;
+use super::rabbitmq::major;
 
 /// A virtual host, and what an operator can do to it.
 #[derive(Debug, Clone)]
@@ -71,7 +73,8 @@ impl Vhost {
         let voters = node.try_eval(&format!(
             "length([M || M <- rabbit_quorum_queue:status(<<\"{name}\">>, <<\"{queue}\">>), \
              lists:member(proplists:get_value(<<\"Raft State\">>, M), [leader, follower]), \
-             lists:member(proplists:get_value(<<\"Membership\">>, M, voter), [voter, <<\"voter\">>])])"
+             lists:member(proplists:get_value(<<\"Membership\">>, M, voter), \
+             [voter, <<\"voter\">>])])"
         ))?;
         voters.parse().map_err(|_| voters)
     }
@@ -131,7 +134,8 @@ impl Vhost {
         let [configure, write, read] = rights;
         node.eval(&format!(
             "ok = rabbit_auth_backend_internal:set_permissions(\
-             <<\"{USER}\">>, <<\"{name}\">>, <<\"{configure}\">>, <<\"{write}\">>, <<\"{read}\">>, <<\"tests\">>), ok"
+             <<\"{USER}\">>, <<\"{name}\">>, \
+             <<\"{configure}\">>, <<\"{write}\">>, <<\"{read}\">>, <<\"tests\">>), ok"
         ));
     }
 
@@ -140,7 +144,8 @@ impl Vhost {
         let name = &self.name;
         node.eval(&match queues_max {
             Some(max) => format!(
-                "ok = rabbit_vhost_limit:set(<<\"{name}\">>, [{{<<\"max-queues\">>, {max}}}], <<\"tests\">>), ok"
+                "ok = rabbit_vhost_limit:set(<<\"{name}\">>, \
+                 [{{<<\"max-queues\">>, {max}}}], <<\"tests\">>), ok"
             ),
             None => format!("ok = rabbit_vhost_limit:clear(<<\"{name}\">>, <<\"tests\">>), ok"),
         });
@@ -152,12 +157,15 @@ impl Vhost {
         let name = &self.name;
         node.eval(&format!(
             "V = <<\"{name}\">>, \
-             Xs = [{{element(4, element(2, X)), element(3, X)}} || X <- rabbit_exchange:list(V), element(4, element(2, X)) =/= <<>>, \
+             Xs = [{{element(4, element(2, X)), element(3, X)}} \
+             || X <- rabbit_exchange:list(V), element(4, element(2, X)) =/= <<>>, \
              binary:match(element(4, element(2, X)), <<\"amq.\">>) =/= {{0, 4}}], \
-             Qs = [{{element(4, amqqueue:get_name(Q)), amqqueue:get_arguments(Q)}} || Q <- rabbit_amqqueue:list(V), \
+             Qs = [{{element(4, amqqueue:get_name(Q)), amqqueue:get_arguments(Q)}} \
+             || Q <- rabbit_amqqueue:list(V), \
              amqqueue:is_durable(Q)], \
-             Bs = [{{element(4, element(2, B)), element(4, element(4, B))}} || B <- rabbit_binding:list(V), \
-             element(4, element(2, B)) =/= <<>>, lists:keymember(element(4, element(4, B)), 1, Qs)], \
+             Bs = [{{element(4, element(2, B)), element(4, element(4, B))}} \
+             || B <- rabbit_binding:list(V), element(4, element(2, B)) =/= <<>>, \
+             lists:keymember(element(4, element(4, B)), 1, Qs)], \
              base64:encode(term_to_binary({{Xs, Qs, Bs}}))"
         ))
     }
@@ -168,9 +176,12 @@ impl Vhost {
         node.eval(&format!(
             "V = <<\"{name}\">>, \
              {{Xs, Qs, Bs}} = binary_to_term(base64:decode({definitions})), \
-             [rabbit_exchange:declare(rabbit_misc:r(V, exchange, N), T, true, false, false, [], <<\"tests\">>) || {{N, T}} <- Xs], \
-             [{{new, _}} = rabbit_amqqueue:declare(rabbit_misc:r(V, queue, N), true, false, A, none, <<\"tests\">>) || {{N, A}} <- Qs], \
-             [ok = rabbit_binding:add({{binding, rabbit_misc:r(V, exchange, S), <<>>, rabbit_misc:r(V, queue, D), []}}, \
+             [rabbit_exchange:declare(rabbit_misc:r(V, exchange, N), \
+             T, true, false, false, [], <<\"tests\">>) || {{N, T}} <- Xs], \
+             [{{new, _}} = rabbit_amqqueue:declare(rabbit_misc:r(V, queue, N), \
+             true, false, A, none, <<\"tests\">>) || {{N, A}} <- Qs], \
+             [ok = rabbit_binding:add({{binding, rabbit_misc:r(V, exchange, S), <<>>, \
+             rabbit_misc:r(V, queue, D), []}}, \
              <<\"tests\">>) || {{S, D}} <- Bs], ok"
         ));
     }

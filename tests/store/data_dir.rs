@@ -69,10 +69,10 @@ fn a_store_whose_folder_is_gone_commits_nothing() {
                 insert(&mut store, "a", &[2]).expect("inserted");
             }
             let refused = store.commit();
-            assert!(
-                matches!(&refused, Err(StoreError::Displaced { path: its, .. }) if its.starts_with(&path)),
-                "{number}: {refused:?}"
-            );
+            let Err(StoreError::Displaced { path: its, .. }) = &refused else {
+                panic!("{number}: {refused:?}");
+            };
+            assert!(its.starts_with(&path), "{number}: {refused:?}");
             assert_eq!(count(&store.reader(), "a"), 1, "{number}");
             let after = store.commit();
             assert!(matches!(after, Err(StoreError::Poisoned)), "{after:?}");
@@ -322,10 +322,15 @@ fn an_identity_of_a_later_release_is_refused() {
     bytes[8] = 2;
     fs::write(&path, bytes).expect("written");
     let refused = DataDir::open(folder.path(), &belonging());
-    assert!(
-        matches!(&refused, Err(StoreError::Version { path: its, found: 2, known: 1 }) if *its == path),
-        "{refused:?}"
-    );
+    let Err(StoreError::Version {
+        path: its,
+        found,
+        known,
+    }) = &refused
+    else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((its, *found, *known), (&path, 2, 1), "{refused:?}");
 }
 
 proptest! {

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headcount::model::{BatchId, Epoch, ItemHash, Partition, Partitioning, TenantName};
+use headcount::model::{BatchId, Epoch, ItemHash, Partition, Partitioning, Position, TenantName};
 use headcount::store::data_dir::{Belonging, DataDir};
 use headcount::store::disk::{DiskOptions, DiskStore};
 use headcount::store::memory::MemoryStore;
+use headcount::store::verify::recount;
 use headcount::store::{Store, StoreError, StoreReader, StoreShape};
 use tempfile::TempDir;
 
@@ -102,6 +103,19 @@ impl Harness for OnDisk {
     }
 }
 
+/// Makes a test of each of these functions for every store.
+macro_rules! for_every_store {
+    ($($test:ident),* $(,)?) => {
+        mod memory_store {
+            $(#[test] fn $test() { super::$test::<$crate::harness::InMemory>(); })*
+        }
+        mod disk_store {
+            $(#[test] fn $test() { super::$test::<$crate::harness::OnDisk>(); })*
+        }
+    };
+}
+pub(crate) use for_every_store;
+
 pub fn tenant(name: &str) -> TenantName {
     TenantName::new(name).expect("a valid name")
 }
@@ -131,6 +145,42 @@ pub fn insert(store: &mut impl Store, name: &str, ids: &[u32]) -> Result<u64, St
 /// A tenant's count over all partitions.
 pub fn count(reader: &impl StoreReader, name: &str) -> u64 {
     reader.cut().counts(name).iter().sum()
+}
+
+/// The hashes of ids.
+pub fn hashes(ids: impl IntoIterator<Item = u32>) -> Vec<ItemHash> {
+    let hash = |id: u32| ItemHash::of_id(&id.to_string());
+    ids.into_iter().map(hash).collect()
+}
+
+/// Sets ids of a tenant aside for the open unite.
+pub fn aside(store: &mut impl Store, name: &str, ids: impl IntoIterator<Item = u32>) {
+    let hashes = hashes(ids);
+    store.unite(&tenant(name), &hashes).expect("set aside");
+}
+
+/// Inserts ids of a tenant and commits; returns how many were new.
+pub fn commit(store: &mut impl Store, name: &str, ids: impl IntoIterator<Item = u32>) -> u64 {
+    let ids: Vec<u32> = ids.into_iter().collect();
+    let added = insert(store, name, &ids).expect("inserted");
+    store.commit().expect("committed");
+    added
+}
+
+/// A position with these batches of one epoch.
+pub fn position(sequences: &[u64], checksum: u32) -> Position {
+    let mut position = Position::default();
+    for sequence in sequences {
+        position.record(batch(0, *sequence), checksum);
+    }
+    position
+}
+
+/// Asserts that a recount agrees with all counts.
+pub fn verify(store: &impl Store) {
+    let report = recount(&store.reader()).expect("recounted");
+    assert_eq!(report.differences, []);
+    assert_eq!(report.items, store.reader().cut().items());
 }
 
 /// All files of a folder with their content.

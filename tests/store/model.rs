@@ -33,10 +33,15 @@ enum Step {
     AbandonUnite,
 }
 
+/// A tenant, and fewer than `end` ids.
+fn items_of_one(end: usize) -> impl Strategy<Value = (u8, Vec<u32>)> {
+    (0..TENANTS, prop::collection::vec(0..IDS, 0..end))
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0..TENANTS, prop::collection::vec(0..IDS, 0..25)).prop_map(|(t, ids)| Step::Insert(t, ids)),
-        8 => prop::collection::vec((0..TENANTS, prop::collection::vec(0..IDS, 0..25)), 0..5).prop_map(Step::InsertAll),
+        8 => items_of_one(25).prop_map(|(t, ids)| Step::Insert(t, ids)),
+        8 => prop::collection::vec(items_of_one(25), 0..5).prop_map(Step::InsertAll),
         2 => (0_u16..3, 1_u64..6, any::<u32>()).prop_map(|(p, s, c)| Step::Record(p, s, c)),
         1 => any::<bool>().prop_map(Step::Complete),
         6 => Just(Step::Commit),
@@ -46,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ReadSnapshot),
         2 => (0..TENANTS, 0..IDS).prop_map(|(t, id)| Step::Contains(t, id)),
         2 => Just(Step::BeginUnite),
-        6 => (0..TENANTS, prop::collection::vec(0..IDS, 0..60)).prop_map(|(t, ids)| Step::Unite(t, ids)),
+        6 => items_of_one(60).prop_map(|(t, ids)| Step::Unite(t, ids)),
         2 => (0_u16..3, 1_u64..6, any::<bool>()).prop_map(|(p, s, c)| Step::FinishUnite(p, s, c)),
         1 => Just(Step::AbandonUnite),
     ]
@@ -126,6 +131,13 @@ fn check_snapshot(snapshot: Snapshot, state: &State) {
     assert_eq!(keys, expected.into_iter().collect::<Vec<_>>());
 }
 
+fn check_contains(reader: &impl StoreReader, state: &State, name: &str, id: u32) {
+    let hash = ItemHash::of_id(&id.to_string());
+    let known = state.items.get(name).is_some_and(|ids| ids.contains(&id));
+    let found = reader.contains(&tenant(name), &hash);
+    assert_eq!(found.expect("read"), known, "{name} {id}");
+}
+
 /// The store after a crash or a close; the same one when it has no disk.
 fn reopen<H: Harness>(
     harness: &mut H,
@@ -143,6 +155,30 @@ fn reopen<H: Harness>(
     }
     match again {
         Ok(store) | Err(store) => store,
+    }
+}
+
+/// Inserts items of one tenant; as many are new as the model did not know.
+fn insert_one(store: &mut impl Store, model: &mut Model, name: &str, ids: &[u32]) {
+    let items = &mut model.staged.items;
+    let known = items.get(name).map_or(0, BTreeSet::len);
+    if !ids.is_empty() {
+        items.entry(name.to_owned()).or_default().extend(ids);
+    }
+    let now = items.get(name).map_or(0, BTreeSet::len);
+    let added = insert(store, name, ids).expect("inserted");
+    assert_eq!(added, (now - known) as u64);
+}
+
+/// Records a batch, unless it is judged as known, as the model knows it.
+fn record_batch(store: &mut impl Store, model: &mut Model, of: (u16, u64), checksum: u32) {
+    let (partition, sequence) = of;
+    let id = batch(partition, sequence);
+    let known = model.staged.batches.contains_key(&of);
+    assert_eq!(store.judge(id, checksum) != Verdict::New, known);
+    if !known {
+        store.record(id, checksum);
+        model.staged.batches.insert(of, checksum);
     }
 }
 
@@ -227,33 +263,10 @@ fn apply<H: Harness>(
     step: &Step,
 ) -> H::Store {
     match step {
-        Step::Insert(number, ids) => {
-            let name = name(*number);
-            let known = model.staged.items.get(&name).map_or(0, BTreeSet::len);
-            if !ids.is_empty() {
-                model
-                    .staged
-                    .items
-                    .entry(name.clone())
-                    .or_default()
-                    .extend(ids);
-            }
-            let now = model.staged.items.get(&name).map_or(0, BTreeSet::len);
-            let added = insert(&mut store, &name, ids).expect("inserted");
-            assert_eq!(added, (now - known) as u64);
-        }
+        Step::Insert(number, ids) => insert_one(&mut store, model, &name(*number), ids),
         Step::InsertAll(groups) => insert_all(&mut store, model, groups),
         Step::Record(partition, sequence, checksum) => {
-            let id = batch(*partition, *sequence);
-            let known = model.staged.batches.contains_key(&(*partition, *sequence));
-            assert_eq!(store.judge(id, *checksum) != Verdict::New, known);
-            if !known {
-                store.record(id, *checksum);
-                model
-                    .staged
-                    .batches
-                    .insert((*partition, *sequence), *checksum);
-            }
+            record_batch(&mut store, model, (*partition, *sequence), *checksum);
         }
         Step::Complete(complete) => {
             store.set_complete(*complete);
@@ -277,15 +290,7 @@ fn apply<H: Harness>(
             }
         }
         Step::Contains(number, id) => {
-            let name = name(*number);
-            let hash = ItemHash::of_id(&id.to_string());
-            let known = model
-                .committed
-                .items
-                .get(&name)
-                .is_some_and(|ids| ids.contains(id));
-            let found = store.reader().contains(&tenant(&name), &hash);
-            assert_eq!(found.expect("read"), known, "{name} {id}");
+            check_contains(&store.reader(), &model.committed, &name(*number), *id);
         }
     }
     store

@@ -7,18 +7,7 @@ use headcount::model::{Generation, ItemHash, KeptGeneration, Partition, Verdict}
 use headcount::store::verify::recount;
 use headcount::store::{Store, StoreReader};
 
-use super::harness::{Harness, InMemory, OnDisk, batch, count, insert, shape, tenant};
-
-macro_rules! for_every_store {
-    ($($test:ident),* $(,)?) => {
-        mod memory_store {
-            $(#[test] fn $test() { super::$test::<super::InMemory>(); })*
-        }
-        mod disk_store {
-            $(#[test] fn $test() { super::$test::<super::OnDisk>(); })*
-        }
-    };
-}
+use super::harness::{Harness, batch, count, for_every_store, insert, shape, tenant};
 
 for_every_store!(
     repetitions_count_once,

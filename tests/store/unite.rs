@@ -3,22 +3,12 @@
 //! Invariant: every test runs against every implementation; what needs a disk is skipped where
 //! there is none.
 
-use headcount::model::{EpochPosition, ItemHash, Partition, Position, Sequences, Verdict};
-use headcount::store::verify::recount;
+use headcount::model::{EpochPosition, Partition, Position, Sequences, Verdict};
 use headcount::store::{Store, StoreError, StoreReader};
 
-use super::harness::{Harness, InMemory, OnDisk, batch, count, insert, tenant};
-
-macro_rules! for_every_store {
-    ($($test:ident),* $(,)?) => {
-        mod memory_store {
-            $(#[test] fn $test() { super::$test::<super::InMemory>(); })*
-        }
-        mod disk_store {
-            $(#[test] fn $test() { super::$test::<super::OnDisk>(); })*
-        }
-    };
-}
+use super::harness::{
+    Harness, aside, batch, commit, count, for_every_store, hashes, insert, position, tenant, verify,
+};
 
 for_every_store!(
     nothing_of_a_unite_is_seen_before_its_finish,
@@ -36,37 +26,6 @@ for_every_store!(
     a_unite_must_be_begun,
     readers_look_on_at_whole_cuts,
 );
-
-fn hashes(ids: impl IntoIterator<Item = u32>) -> Vec<ItemHash> {
-    let hash = |id: u32| ItemHash::of_id(&id.to_string());
-    ids.into_iter().map(hash).collect()
-}
-
-fn aside(store: &mut impl Store, name: &str, ids: impl IntoIterator<Item = u32>) {
-    let hashes = hashes(ids);
-    store.unite(&tenant(name), &hashes).expect("set aside");
-}
-
-fn commit(store: &mut impl Store, name: &str, ids: impl IntoIterator<Item = u32>) -> u64 {
-    let ids: Vec<u32> = ids.into_iter().collect();
-    let added = insert(store, name, &ids).expect("inserted");
-    store.commit().expect("committed");
-    added
-}
-
-fn position(sequences: &[u64], checksum: u32) -> Position {
-    let mut position = Position::default();
-    for sequence in sequences {
-        position.record(batch(0, *sequence), checksum);
-    }
-    position
-}
-
-fn verify(store: &impl Store) {
-    let report = recount(&store.reader()).expect("recounted");
-    assert_eq!(report.differences, []);
-    assert_eq!(report.items, store.reader().cut().items());
-}
 
 fn nothing_of_a_unite_is_seen_before_its_finish<H: Harness>() {
     let (_harness, mut store) = H::make();

@@ -301,7 +301,8 @@ mod tests {
     #[test]
     fn the_report_of_pgbench_is_read() {
         let text = "number of transactions actually processed: 1500\nlatency average = 2.500 ms\n\
-                    initial connection time = 3.1 ms\ntps = 500.25 (without initial connection time)\n";
+                    initial connection time = 3.1 ms\ntps = 500.25 (without initial connection \
+                    time)\n";
         let result = parse_pgbench(text).expect("a report");
         assert_eq!(result["requests_per_s"], 500.25);
         assert_eq!(result["latency_us"]["mean"], 2500.0);

@@ -1,7 +1,7 @@
-//! Why a request to a coordinator did not succeed, and what its answer says of that.
+//! Errors of requests to a coordinator, and their details from the response.
 //!
-//! Invariant: whatever may be answered by the same request later says so; what is not from a
-//! coordinator is told as well.
+//! Invariant: every error says whether the same request can succeed later. A response that is not
+//! from a coordinator is also reported as an error.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,53 +11,58 @@ use thiserror::Error;
 
 use super::cause;
 
-/// The statuses below 500 with which the same may succeed later: too slow, and too often.
+/// The retryable statuses below 500: request timeout and too many requests.
 const TRY_AGAIN: [u16; 2] = [408, 429];
 
-/// Why a request did not succeed.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// The URL is not one of a coordinator.
+    /// The URL cannot be the URL of a coordinator.
     #[error(
-        "{0:?} is not the URL of a coordinator, such as http://localhost:3000 or unix:/run/headcount.sock"
+        "{0:?} is not the URL of a coordinator, such as http://localhost:3000 or \
+         unix:/run/headcount.sock"
     )]
     Url(String),
-    /// No answer: not connected, cut off, or too late. What was posted may count or not.
-    #[error("no answer: {0}")]
+    /// No response: the connection failed or broke, or the request timed out. Posted items may
+    /// count or not.
+    #[error("no response: {0}")]
     NoAnswer(String),
-    /// 5xx, 429 or 408, from the coordinator or a proxy: the same request may succeed later.
+    /// 5xx, 429 or 408, from the coordinator or a proxy. The same request may succeed later.
     #[error("answered with {status}: {detail}")]
     Unavailable {
         /// The HTTP status.
         status: u16,
-        /// What the answer said.
+        /// The detail from the response.
         detail: String,
-        /// How long to wait, if the answer said so.
+        /// The time to wait before a retry, if the response has one.
         retry_after: Option<Duration>,
     },
-    /// 3xx: what is asked is elsewhere.
-    #[error("redirected with {status} to {location}: give the address that answers itself")]
+    /// 3xx. Redirects are not followed.
+    #[error(
+        "redirected with {status} to {location}: redirects are not followed; use the address of \
+         the coordinator"
+    )]
     Redirected {
         /// The HTTP status.
         status: u16,
-        /// Where to.
+        /// The target of the redirect.
         location: String,
     },
-    /// Any other status: the same request would fail again.
-    #[error("refused with {status}: {detail}")]
+    /// Any other status. The same request would fail again.
+    #[error("rejected with {status}: {detail}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What the coordinator said.
+        /// The detail from the response.
         detail: String,
-        /// The faults that it named, by the index of their line.
+        /// The errors of items in the response, with the index of their line.
         faults: Vec<(usize, String)>,
     },
-    /// What a coordinator said instead of doing what an operator asked for.
-    #[error("the coordinator: {0}")]
+    /// The coordinator did not perform the operation that an operator requested.
+    #[error("the coordinator did not perform the operation: {0}")]
     Coordinator(String),
-    /// The answer is not what a coordinator answers.
-    #[error("the answer is not a coordinator's: {0}")]
+    /// The response is not one of a coordinator.
+    #[error("the response is not from a coordinator: {0}")]
     Unexpected(String),
 }
 
@@ -88,13 +93,13 @@ pub(super) fn no_answer(error: &reqwest::Error) -> ClientError {
     ClientError::NoAnswer(cause(error))
 }
 
-/// What an answer that is no success says.
+/// Creates the error for a response that is not a success.
 pub(super) fn refusal(status: u16, reason: &str, headers: &HeaderMap, body: &[u8]) -> ClientError {
     if (300..400).contains(&status) {
         let location = headers.get(LOCATION).map(|value| value.as_bytes());
         return ClientError::Redirected {
             status,
-            location: String::from_utf8_lossy(location.unwrap_or(b"nowhere")).into_owned(),
+            location: String::from_utf8_lossy(location.unwrap_or(b"(none)")).into_owned(),
         };
     }
     let problem: Problem = serde_json::from_slice(body).unwrap_or_else(|_| Problem {
@@ -120,7 +125,7 @@ pub(super) fn refusal(status: u16, reason: &str, headers: &HeaderMap, body: &[u8
     }
 }
 
-/// How long an answer asks to wait: in seconds, or until a date.
+/// Returns the time to wait from the header `Retry-After`, which has seconds or a date.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -171,7 +176,8 @@ mod tests {
     fn a_redirect_is_named() {
         let headers = headers(LOCATION, "https://b/items");
         let error = refusal(301, "Moved Permanently", &headers, b"");
-        let text = "redirected with 301 to https://b/items: give the address that answers itself";
+        let text = "redirected with 301 to https://b/items: redirects are not followed; use the \
+             address of the coordinator";
         assert_eq!(error.to_string(), text);
     }
 

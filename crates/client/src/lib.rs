@@ -1,7 +1,7 @@
 //! A client of the public API.
 //!
-//! Invariant: an outcome that is not known is never reported as success, and whatever may be
-//! repeated says so.
+//! Invariant: an unknown outcome is never reported as success, and every error says whether the
+//! request can be retried.
 
 mod error;
 mod public;
@@ -11,7 +11,7 @@ pub use error::ClientError;
 pub use public::{CounterItems, CountsRequest, Posted, PublicClient, TenantCount};
 pub use reach::Reach;
 
-/// The error's cause, which says more than that a request failed.
+/// Returns the root cause of an error, which says more than that a request failed.
 pub fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {

@@ -1,7 +1,6 @@
-//! A client of the public API of any coordinator.
+//! A client of the public API of a coordinator.
 //!
-//! Invariant: an error that is `retryable` may be answered by the same request again; nothing
-//! counts twice.
+//! Invariant: after a retryable error, the same request can be sent again; no item counts twice.
 
 use std::time::Duration;
 
@@ -13,24 +12,24 @@ use serde::de::DeserializeOwned;
 use super::error::{ClientError, Fault, by_index, no_answer, refusal};
 use super::reach::Reach;
 
-/// How long a request may take in all: longer than a coordinator's own limits, so that it answers
-/// first.
+/// Timeout of a whole request. It is longer than a coordinator's own limits, so that the
+/// coordinator responds first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a node may take to tell how it is; whoever checks has little patience.
+/// Timeout of a health check. It is short because the callers of health checks do not wait long.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Tenants asked for in one request, as the API allows.
+/// Maximum number of tenants in one request; the limit of the API.
 const TENANTS_PER_REQUEST: usize = 1_000;
-/// Bytes of tenants asked for in one request: a request line may have 64 KiB.
+/// Maximum size of the tenants in one request, in bytes. A request line may have 64 KiB.
 const QUERY_BYTES_MAX: usize = 32 * 1024;
 
-/// Which counts to ask for.
+/// A request for counts.
 #[derive(Debug, Clone, Default)]
 pub struct CountsRequest {
     /// The tenants.
     pub tenants: Vec<String>,
-    /// `session`, `strong` or `eventual`; the coordinator's default if not given.
+    /// `session`, `strong` or `eventual`; the coordinator's default if absent.
     pub consistency: Option<String>,
-    /// A token that the counts must cover.
+    /// A token that the counts must cover to be exact.
     pub after: Option<String>,
 }
 
@@ -41,16 +40,16 @@ pub struct TenantCount {
     pub tenant: String,
     /// Its count.
     pub count: u64,
-    /// Whether the count includes everything that the read asked for.
+    /// Whether the count includes everything that the read requires.
     pub exact: bool,
 }
 
-/// A counter, as a coordinator sees it.
+/// A counter that a coordinator knows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CounterItems {
     /// Its name.
     pub name: String,
-    /// The items that it counts; none while it does not answer.
+    /// The number of items that it counts; `None` if it does not answer.
     #[serde(default)]
     pub items: Option<u64>,
 }
@@ -64,12 +63,12 @@ pub struct PublicClient {
     base: Url,
 }
 
-/// What came of a post.
+/// The outcome of a post.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
-    /// How many items were accepted, all of them durable.
+    /// The number of accepted items; all of them are durable.
     pub accepted: u64,
-    /// The faults of those that were not, by the index of their line.
+    /// The errors of the items that were not accepted, with the index of their line.
     pub faults: Vec<(usize, String)>,
 }
 
@@ -103,27 +102,26 @@ struct Row {
 }
 
 impl PublicClient {
-    /// A client of the coordinator at `url`.
+    /// Creates a client of the coordinator at `url`.
     ///
     /// # Errors
-    /// When `url` is no HTTP URL.
+    /// If `url` is not an HTTP URL.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let reach = Reach::parse(url)?;
         Self::over(&reach, reach.client())
     }
 
-    /// A client that goes to the coordinator itself, whatever proxies the environment names.
+    /// Creates a client that ignores the proxies that the environment names.
     ///
     /// # Errors
-    /// When `url` is no HTTP URL.
+    /// If `url` is not an HTTP URL.
     pub fn past_proxies(url: &str) -> Result<Self, ClientError> {
         let reach = Reach::parse(url)?;
         Self::over(&reach, reach.client().no_proxy())
     }
 
     fn over(reach: &Reach, client: reqwest::ClientBuilder) -> Result<Self, ClientError> {
-        // A provider that is installed already, by whoever uses this crate as a library, is as
-        // good.
+        // Fails if an application that uses this crate has installed a provider. That one is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client
             .timeout(REQUEST_TIMEOUT)
@@ -137,11 +135,11 @@ impl PublicClient {
         })
     }
 
-    /// Posts items in NDJSON; all that are accepted are durable. With `partial` good items are
-    /// accepted beside bad ones, where the coordinator's release can do that.
+    /// Posts items in NDJSON. All accepted items are durable. With `partial`, valid items are
+    /// accepted even if others are invalid, if the release of the coordinator supports this.
     ///
     /// # Errors
-    /// [`ClientError`]; after a retryable one, post the same again.
+    /// [`ClientError`]. After a retryable one, post the same items again.
     pub async fn post_ndjson(
         &self,
         body: bytes::Bytes,
@@ -162,10 +160,10 @@ impl PublicClient {
         })
     }
 
-    /// Asks whether the node lives or, with `ready`, whether it can do its work; returns its word.
+    /// Checks whether the node runs or, with `ready`, whether it is ready. Returns its status.
     ///
     /// # Errors
-    /// When it doesn't or can't, or nothing answers within 5 seconds.
+    /// If the node is not ready, or does not respond within 5 seconds.
     pub async fn health(&self, ready: bool) -> Result<String, ClientError> {
         let path = if ready { "readyz" } else { "healthz" };
         let request = self.http.get(endpoint(&self.base, path)?);
@@ -173,7 +171,7 @@ impl PublicClient {
         Ok(health.status)
     }
 
-    /// Asks for the counters behind the coordinator.
+    /// Returns the counters that the coordinator knows.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -183,7 +181,7 @@ impl PublicClient {
         Ok(counters.counters)
     }
 
-    /// Asks for the counts of any number of tenants.
+    /// Returns the counts of any number of tenants. Several requests are sent if one is too small.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -213,7 +211,7 @@ impl PublicClient {
     }
 }
 
-/// Cuts tenants into slices that one request each can ask for.
+/// Splits tenants into slices that fit into one request each.
 fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -221,8 +219,8 @@ fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
             .iter()
             .take(TENANTS_PER_REQUEST)
             .take_while(|tenant| {
-                // Each byte takes three at most, percent-encoded, and each tenant its parameter's
-                // name.
+                // Percent-encoding takes at most three bytes for each byte, and each tenant needs
+                // the name of the parameter.
                 bytes += "tenant=&".len() + 3 * tenant.len();
                 bytes <= QUERY_BYTES_MAX
             });
@@ -233,7 +231,7 @@ fn requests(mut tenants: &[String]) -> impl Iterator<Item = &[String]> {
     })
 }
 
-/// A path of the API below a coordinator's address.
+/// Returns the URL of a path of the API below the address of a coordinator.
 fn endpoint(base: &Url, path: &str) -> Result<Url, ClientError> {
     base.join(path)
         .map_err(|_| ClientError::Url(base.to_string()))
@@ -248,7 +246,7 @@ async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ClientEr
         return serde_json::from_slice(&body)
             .map_err(|error| ClientError::Unexpected(error.to_string()));
     }
-    let reason = status.canonical_reason().unwrap_or("no reason");
+    let reason = status.canonical_reason().unwrap_or("unknown status");
     Err(refusal(status.as_u16(), reason, &headers, &body))
 }
 

@@ -1,6 +1,6 @@
-//! Where a node is asked, and by which way.
+//! The address of a node, and how to connect to it.
 //!
-//! Invariant: what is asked of this machine never goes through a proxy, and no request follows a
+//! Invariant: a request to this machine never goes through a proxy, and no request follows a
 //! redirect.
 
 use std::net::{IpAddr, UdpSocket};
@@ -12,20 +12,20 @@ use reqwest::{ClientBuilder, Url};
 use super::ClientError;
 use headcount_net::SocketPlace;
 
-/// How long connecting may take.
+/// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a node is.
+/// The address of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
-    /// With a slash at its end, so that paths can be joined to it.
+    /// The base URL. It ends with a slash, so that paths can be joined to it.
     pub base: Url,
-    /// The socket of a node that listens on one.
+    /// The path of the Unix socket, if the node listens on one.
     pub socket: Option<PathBuf>,
 }
 
 impl Reach {
-    /// Reads `http://…`, `https://…` or `unix:/path`.
+    /// Parses `http://…`, `https://…` or `unix:/path`.
     pub fn parse(text: &str) -> Result<Self, ClientError> {
         let wrong = || ClientError::Url(text.to_owned());
         let socket = match text.parse() {
@@ -36,7 +36,7 @@ impl Reach {
             Some(_) => "http://localhost",
             None => text.trim_end_matches('/'),
         };
-        // Without the slash at its end, the last part of a base URL's path would be replaced.
+        // Without the final slash, joining would replace the last segment of the path.
         let base = Url::parse(&format!("{url}/")).map_err(|_| wrong())?;
         match base.scheme() {
             "http" | "https" => Ok(Self { base, socket }),
@@ -44,11 +44,11 @@ impl Reach {
         }
     }
 
-    /// A client's builder for this place.
+    /// Returns a builder for clients of this address.
     pub fn client(&self) -> ClientBuilder {
         let builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            // A post that is redirected becomes a get, and what it had is lost.
+            // A redirect can turn a POST into a GET, which loses its body.
             .redirect(reqwest::redirect::Policy::none());
         match &self.socket {
             Some(path) => builder.unix_socket(path.clone()).no_proxy(),
@@ -58,14 +58,14 @@ impl Reach {
     }
 }
 
-/// Whether a URL's host names this machine: no proxy can reach that.
+/// Whether the host of a URL is this machine. A proxy on another machine could not reach it.
 fn is_this_machine(host: &str) -> bool {
     let name = host.trim_end_matches('.');
     if name == "localhost" || name.ends_with(".localhost") {
         return true;
     }
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    // Only an own address can be bound to.
+    // Binding succeeds only for addresses of this machine.
     address
         .parse()
         .is_ok_and(|address: IpAddr| address.is_loopback() || UdpSocket::bind((address, 0)).is_ok())
@@ -110,7 +110,7 @@ mod tests {
         ] {
             assert!(is_this_machine(host), "{host}");
         }
-        // 192.0.2.0/24 is for documentation: nobody has such an address.
+        // 192.0.2.0/24 is reserved for documentation; no machine has such an address.
         for host in [
             "",
             "example.org",

@@ -1,8 +1,9 @@
-//! Admission: which posts may wait for a batch, so that what waits is bounded, here and in the log.
+//! Admission: limits the posts that wait for a batch, which bounds memory here and the backlog in
+//! the log.
 //!
-//! Invariant: the bytes and posts admitted and not yet released never exceed the limits, but for
-//! one post alone that is larger than the byte limit. Nothing is admitted while the log says that
-//! it takes nothing.
+//! Invariant: the bytes and posts that are admitted and not released never exceed the limits,
+//! except for a single post that alone exceeds the byte limit. Nothing is admitted while the log
+//! does not accept appends.
 
 use std::sync::Arc;
 
@@ -11,36 +12,36 @@ use parking_lot::Mutex;
 use headcount_model::{ITEM_HASH_BYTES, TenantItems};
 use headcount_telemetry as telemetry;
 
-/// How much may be admitted and not yet durable.
+/// Limits on admitted posts that are not durable yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionLimits {
-    /// Bytes of encoded items.
+    /// Memory of their items, in bytes.
     pub waiting_bytes_max: usize,
-    /// Posts.
+    /// Number of posts.
     pub waiting_posts_max: usize,
 }
 
-/// Why a post is not admitted. It is certain that none of its items counts by it.
+/// Why a post is not admitted. None of its items is counted because of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// As much waits as may.
+    /// A limit is reached.
     Full,
-    /// The process is going down.
+    /// The process is shutting down.
     Closed,
-    /// The log takes nothing now.
+    /// The log accepts no appends at the moment.
     LogBlocked,
-    /// The named counter's queue is longer than it may be.
+    /// The queue of the named counter exceeds its limit.
     CountersLag(String),
 }
 
-/// How the log is, as far as admission and readiness depend on it.
+/// The state of the log, as far as admission and readiness depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogState {
-    /// Whether it can be reached. If not, posts wait for it, as many as may.
+    /// Whether the log is reachable. If not, posts wait for it, up to the limits.
     pub connected: bool,
-    /// Whether it takes appends: not while its broker is short of memory or disk.
+    /// Whether the log accepts appends. It does not while its broker is short of memory or disk.
     pub writable: bool,
-    /// The counter with the longest queue, when that is longer than it may be.
+    /// The counter with the longest queue, if that queue exceeds its limit.
     pub lagging: Option<String>,
 }
 
@@ -54,7 +55,7 @@ impl Default for LogState {
     }
 }
 
-/// The decision alone: what is admitted now.
+/// The pure decision: what is admitted now.
 #[derive(Debug)]
 pub struct Admission {
     limits: AdmissionLimits,
@@ -65,7 +66,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Nothing admitted yet.
+    /// Creates an admission that has admitted nothing yet.
     #[must_use]
     pub fn new(limits: AdmissionLimits) -> Self {
         Self {
@@ -77,15 +78,15 @@ impl Admission {
         }
     }
 
-    /// Takes note of how the log is.
+    /// Sets the state of the log.
     pub fn set_log_state(&mut self, log: LogState) {
         self.log = log;
     }
 
-    /// Whether anything at all may be appended.
+    /// Checks whether any append is allowed.
     ///
     /// # Errors
-    /// The refusal.
+    /// The reason why none is.
     pub fn check_open(&self) -> Result<(), Refusal> {
         if !self.open {
             return Err(Refusal::Closed);
@@ -96,10 +97,10 @@ impl Admission {
         Ok(())
     }
 
-    /// Admits a post of `bytes`, to be released later, or refuses it.
+    /// Admits a post of `bytes`, which must be released later, or rejects it.
     ///
     /// # Errors
-    /// The refusal; nothing has changed then.
+    /// The reason for the rejection; the state is unchanged then.
     pub fn admit(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.check_open()?;
         if let Some(name) = &self.log.lagging {
@@ -114,23 +115,23 @@ impl Admission {
         Ok(())
     }
 
-    /// Takes back what an admitted post of `bytes` held.
+    /// Releases an admitted post of `bytes`.
     pub fn release(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.posts = self.posts.saturating_sub(1);
     }
 
-    /// Refuses everything from now on.
+    /// Rejects everything from now on.
     pub fn close(&mut self) {
         self.open = false;
     }
 }
 
-/// The coordinator's shared admission.
+/// The shared admission of a coordinator.
 #[derive(Clone)]
 pub(super) struct Gate(Arc<Mutex<Admission>>);
 
-/// An admitted post's room; dropping it releases it.
+/// An admitted post's share of the limits. It is released on drop.
 pub(super) struct Ticket {
     gate: Gate,
     bytes: usize,
@@ -169,7 +170,7 @@ impl Gate {
         self.0.lock().log.clone()
     }
 
-    /// Sets the gauges of what waits.
+    /// Sets the gauges of waiting posts.
     pub(crate) fn report(&self) {
         let (posts, bytes) = {
             let admission = self.0.lock();
@@ -186,10 +187,10 @@ impl Drop for Ticket {
     }
 }
 
-/// Bytes of memory that a tenant's items hold while they wait, about.
+/// Approximate memory of a tenant's items while they wait, in bytes.
 pub(super) fn waiting_bytes(items: &TenantItems) -> usize {
-    /// Headers of the name and the list, what allocators round up, and the group's place in the
-    /// batch.
+    /// The headers of the name and the list, the rounding of allocators, and the entry of the group
+    /// in the batch.
     const GROUP_BYTES: usize = 160;
     GROUP_BYTES + items.tenant.as_str().len() + items.hashes.capacity() * ITEM_HASH_BYTES
 }
@@ -228,13 +229,15 @@ mod tests {
         assert_eq!(
             admission.admit(1),
             Ok(()),
-            "what can't be sent yet may wait"
+            "posts may wait for an unreachable log"
         );
     }
 
     proptest! {
         #[test]
-        fn what_waits_is_bounded_and_room_comes_back(posts in prop::collection::vec(0_usize..150, 1..40)) {
+        fn what_waits_is_bounded_and_room_comes_back(
+            posts in prop::collection::vec(0_usize..150, 1..40),
+        ) {
             let mut admission = Admission::new(LIMITS);
             let mut waiting: Vec<usize> = Vec::new();
             for bytes in posts {
@@ -242,7 +245,8 @@ mod tests {
                     Ok(()) => waiting.push(bytes),
                     Err(refusal) => {
                         prop_assert_eq!(refusal, Refusal::Full);
-                        prop_assert!(waiting.len() == 4 || waiting.iter().sum::<usize>() + bytes > 100);
+                        let held: usize = waiting.iter().sum();
+                        prop_assert!(waiting.len() == 4 || held + bytes > 100);
                         admission.release(waiting.remove(0));
                     }
                 }
@@ -252,7 +256,7 @@ mod tests {
             for bytes in waiting {
                 admission.release(bytes);
             }
-            prop_assert_eq!(admission.admit(1_000), Ok(()), "an empty gate lets even a huge post pass");
+            prop_assert_eq!(admission.admit(1_000), Ok(()), "alone, even a huge post is admitted");
             admission.close();
             prop_assert_eq!(admission.admit(0), Err(Refusal::Closed));
         }

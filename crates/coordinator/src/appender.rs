@@ -1,8 +1,9 @@
-//! What a batcher has gathered, on its way to the log: sealed, appended, in parts where it must be,
-//! and told to whoever waits.
+//! Appends gathered posts to the log: builds a batch, splits it if necessary, and sends the result
+//! to the waiting posts.
 //!
-//! Invariant: an append that returned is followed by the next sequence, and one that the log did
-//! not keep by the same again. Nobody is told that nothing of a post counts once a part of it may.
+//! Invariant: after a successful append, the next batch gets the next sequence; if the log rejected
+//! the batch, the next one gets the same sequence. Once a part of a post may be counted, the post
+//! is not reported as rejected.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,22 +20,21 @@ use headcount_model::{Batch, BatchId, NewItems, Shares};
 use headcount_runtime::clock::now_ms;
 use headcount_telemetry as telemetry;
 
-/// What takes one batch after the other to the log.
+/// Appends one batch after the other to the log.
 pub(super) struct Appender<L> {
     log: L,
     reached: Arc<Reached>,
     pub ending: Arc<Ending>,
     batch_items: Histogram,
     append_seconds: Histogram,
-    /// What the next batch is named. A batch that the log does not keep leaves its name to the
-    /// next.
+    /// Id of the next batch. If the log rejects a batch, the next one gets its id.
     next: BatchId,
-    /// The most encoded bytes of a batch that the log takes, as far as it has said so.
+    /// Maximum encoded size of a batch in bytes, as far as the log has reported a limit.
     pub bytes_max: usize,
 }
 
 impl<L: Log> Appender<L> {
-    /// Begins with the batch that is named `first`.
+    /// Creates an appender. `first` is the id of its first batch.
     pub(crate) fn new(log: L, first: BatchId, reached: Arc<Reached>, ending: Arc<Ending>) -> Self {
         Self {
             log,
@@ -47,7 +47,8 @@ impl<L: Log> Appender<L> {
         }
     }
 
-    /// Makes what `posts` hold durable and tells whoever waits; none is left.
+    /// Makes the contents of `posts` durable, sends each of them its result, and leaves `posts`
+    /// empty.
     pub(crate) async fn append(&mut self, posts: &mut Vec<Submission>) -> Result<(), LogEnded> {
         let (batch, shares) = self.sealed(posts);
         let appended = self.append_batch(batch).await;
@@ -81,10 +82,10 @@ impl<L: Log> Appender<L> {
         Ok(())
     }
 
-    /// Makes a batch durable, in parts if the log takes it in none other.
+    /// Makes a batch durable, in parts if the log does not accept it whole.
     async fn append_batch(&mut self, batch: Batch) -> Result<Option<NewItems>, NotAppended> {
         let batch = Arc::new(batch);
-        // A signature and a barrier have no items, and so no parts.
+        // Loss acceptances and barriers have no items, so they cannot be split.
         let has_parts = !batch.tenants().is_empty();
         if !has_parts || batch_bytes(batch.tenants()) <= self.bytes_max {
             match self.hand_over(Arc::clone(&batch)).await {
@@ -99,7 +100,8 @@ impl<L: Log> Appender<L> {
         self.append_parts(&batch).await
     }
 
-    /// Makes a batch durable part after part. Whoever waits is told once all are.
+    /// Makes a batch durable part by part. The waiting posts get their result once all parts are
+    /// durable.
     async fn append_parts(&mut self, whole: &Batch) -> Result<Option<NewItems>, NotAppended> {
         let mut waiting = VecDeque::from(parts(whole.tenants(), self.bytes_max));
         let mut has_begun = false;
@@ -113,7 +115,7 @@ impl<L: Log> Appender<L> {
                         waiting.push_front(part);
                     }
                 }
-                // A part of it counts already: nobody may be told that nothing does.
+                // A part of it is already counted, so it must not be reported as rejected.
                 Err(AppendError::Full(_)) if has_begun => return Err(NotAppended::LogEnded),
                 Err(error) => return Err(self.not_appended(error)),
             }
@@ -121,17 +123,17 @@ impl<L: Log> Appender<L> {
         Ok(None)
     }
 
-    /// Takes in what the log says that it takes.
+    /// Stores the size limit that the log reported.
     fn learn(&mut self, bytes_max: usize) -> Result<(), NotAppended> {
         if bytes_max >= self.bytes_max {
             let why = format!(
-                "it takes batches of {bytes_max} bytes, and did not take one that has no more"
+                "it accepts batches of {bytes_max} bytes but rejected one that is not larger"
             );
             return Err(self.not_appended(AppendError::Refused(why)));
         }
         tracing::warn!(
             bytes_max,
-            "the log takes no larger batches; what has more goes in parts"
+            "log limits the batch size; larger batches are split"
         );
         self.bytes_max = bytes_max;
         Ok(())
@@ -142,9 +144,10 @@ impl<L: Log> Appender<L> {
             AppendError::Full(_) => NotAppended::Full,
             AppendError::TooLarge { bytes_max } => NotAppended::TooLarge { bytes_max },
             AppendError::Refused(_) | AppendError::OutcomeUnknown => {
-                // Of what must not go on, everybody knows already.
+                // A fatal error was already logged.
                 if !self.ending.is_fatal() {
-                    tracing::error!(%error, sequence = self.next.sequence, "the log ended");
+                    let sequence = self.next.sequence;
+                    tracing::error!(%error, sequence, "append failed; the log ended");
                 }
                 self.ending.note_append_error(error);
                 NotAppended::LogEnded
@@ -152,35 +155,38 @@ impl<L: Log> Appender<L> {
         }
     }
 
-    /// Hands one batch, which has the next name, to the log.
+    /// Appends one batch, which has the next id, to the log.
     async fn hand_over(&mut self, batch: Arc<Batch>) -> Result<Option<NewItems>, AppendError> {
         if self.ending.is_fatal() {
             return Err(AppendError::OutcomeUnknown);
         }
         let sequence = batch.id().sequence;
-        // Before anyone can have it, so that a counter that holds more was given it by another.
+        // Stored before any counter can hold the batch: a counter that holds more got it from a
+        // clone.
         self.reached.handed.store(sequence, Ordering::Release);
         self.batch_items.record(batch.item_count() as f64);
         let started = Instant::now();
         let told = self.log.append(batch).await.inspect_err(|error| {
-            // Nobody has it, nor will have: who holds one of that name was given it by another.
+            // No counter holds it or ever will: one that holds a batch of this id got it from a
+            // clone.
             if matches!(error, AppendError::Full(_) | AppendError::TooLarge { .. }) {
                 self.reached.handed.store(sequence - 1, Ordering::Release);
             }
         })?;
         self.append_seconds.record(started.elapsed());
         if self.ending.is_fatal() {
-            // With a clone about, counters may have taken another's batch for this one.
+            // If there is a clone, counters may have applied its batch instead of this one.
             return Err(AppendError::OutcomeUnknown);
         }
-        // Before any client hears of it, so that a read that begins afterwards asks for it.
+        // Stored before any client gets its answer, so that a read that begins afterwards requires
+        // this batch.
         self.reached.confirmed.store(sequence, Ordering::Release);
         self.next.sequence = sequence + 1;
         Ok(told)
     }
 
-    /// One batch of what `posts` hold, and, if somebody is to tell them what was new, whose its
-    /// items are.
+    /// Builds one batch from the contents of `posts`. If there are several posts and the log
+    /// reports which items were new, also returns which items belong to which post.
     fn sealed(&self, posts: &mut [Submission]) -> (Batch, Option<Shares>) {
         let id = self.next;
         let mut acceptance = None;

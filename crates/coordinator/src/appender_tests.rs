@@ -1,4 +1,4 @@
-//! Batches over a log that takes none so large.
+//! Tests of batches that exceed the size limit of the log.
 //!
 //! Invariant: see the [module above](super).
 
@@ -25,10 +25,9 @@ async fn a_batch_that_the_log_does_not_take_goes_in_parts_that_it_does() {
     // Ten items fit.
     assert_eq!(batcher.submit(many_items(0..25), None).await, durable(4));
     assert_eq!(batcher.submit(many_items(0..10), None).await, durable(5));
-    // What came together for a larger one does not when the limit is known.
+    // Once the limit is known, a larger batch is split before it is appended.
     assert_eq!(batcher.submit(many_items(0..11), None).await, durable(7));
-    // It may take still less, at a node of a broker with another limit; and every item is in one of
-    // the parts.
+    // Another node of the broker may have a lower limit. Every item is still in one of the parts.
     log.bytes_max
         .store(batch_bytes(&items(0)), Ordering::Release);
     assert_eq!(batcher.submit(many_items(50..55), None).await, durable(12));
@@ -64,7 +63,7 @@ async fn posts_that_are_too_large_only_together_share_smaller_batches_from_then_
     log.confirms.add_permits(100);
     assert_eq!(first.await.expect("joins"), durable(1));
     for post in rest {
-        // Eighteen items in two parts: each post is told of the last.
+        // Eighteen items in two parts: each post gets the sequence of the last part.
         assert_eq!(post.await.expect("joins"), durable(3));
     }
     assert_eq!(batcher.submit(many_items(0..6), None).await, durable(4));
@@ -80,7 +79,7 @@ async fn a_signature_that_the_log_does_not_take_is_refused_and_the_next_batch_go
     for _ in 0..2 {
         let refused = batcher.accept(Acceptance::default()).await;
         assert_eq!(refused, Err(NotAppended::TooLarge { bytes_max: 1 }));
-        assert_eq!(batcher.handed(), 0, "nobody has it");
+        assert_eq!(batcher.handed(), 0, "no counter has it");
     }
     log.bytes_max.store(usize::MAX, Ordering::Release);
     assert_eq!(batcher.submit(items(1), None).await, durable(1));

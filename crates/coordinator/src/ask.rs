@@ -1,7 +1,8 @@
-//! Asking counters: all at once, each above the floor, each heard for signs of a clone.
+//! Fan-out to counters: queries all of them, requires that each covers the floor, and checks each
+//! answer for signs of a clone.
 //!
-//! Invariant: an answer that is said to cover the demand covers the floor too, in the life that
-//! gave it, and lacks nothing below what it covers.
+//! Invariant: an answer that is marked as covering the requirement also covers the floor, in the
+//! incarnation that gave it, and has no hole below what it covers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,30 +19,31 @@ use super::{Coordinator, Fatal, ReadError};
 use headcount_model::{LossId, Partition, Requirement};
 use headcount_rpc::{Counts, Cover, Demand, Queries, QueryError};
 
-/// How much longer than the counters a coordinator waits for their answers to arrive.
+/// How much longer than the counters a coordinator waits, so that their answers can arrive.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
 
-/// How long the other counters are waited for once those that answered are enough: what one of them
-/// has beyond those is asked for as well, whatever path it came by.
+/// How long to wait for the other counters once the answers are sufficient. What one of them holds
+/// in addition is then required too, however it received it.
 const BEYOND_ENOUGH: Duration = Duration::from_millis(10);
 
-/// What a counter said when it was asked for its whole position behind a barrier.
+/// The answer of a counter that was asked for its whole position behind a barrier.
 #[derive(Debug, Clone)]
 pub(super) struct Heard {
-    /// The counter.
+    /// Name of the counter.
     pub name: String,
-    /// Whether the barrier came through its own queue in its present life.
+    /// Whether the barrier came through its own queue in its current incarnation.
     pub barriers: bool,
-    /// Whether it has everything that it should have.
+    /// Whether the counter is complete.
     pub complete: bool,
-    /// All that it holds.
+    /// Everything that it holds.
     pub holds: Requirement,
-    /// What names the loss after which it is not complete, where it says so.
+    /// Id of the loss that makes it incomplete, if it reports one.
     pub loss: Option<LossId>,
 }
 
 impl Coordinator {
-    /// Asks every counter of `roll` and collects answers until `enough`, or until the time is up.
+    /// Queries every counter of `roll` and collects answers until they are `enough`, or until the
+    /// timeout.
     pub(super) async fn ask_all<'a, A, F>(
         &self,
         roll: &'a Roll,
@@ -56,9 +58,9 @@ impl Coordinator {
         gather(all, Vec::new(), wait, ask, enough).await.answers
     }
 
-    /// Asks a counter for an answer that covers the floor as well, unless that is known of its
-    /// present life, and that has no hole: what is missing below a batch that it holds was
-    /// acknowledged.
+    /// Queries a counter for an answer that also covers the floor, unless its current incarnation
+    /// is known to cover it, and that has no hole: a batch that is missing below one that the
+    /// counter holds was acknowledged.
     pub(super) async fn ask_above<A: Covered>(
         &self,
         member: &Member,
@@ -76,7 +78,7 @@ impl Coordinator {
         loop {
             let by = (&demand, deadline);
             let mut answer = self.ask_known(member, floor, by, ask).await?;
-            // Nearly always: nothing is looked at twice.
+            // The common case, in which holes are looked for only once.
             if !answer.cover().covered.has_holes() {
                 return Ok(answer);
             }
@@ -87,16 +89,16 @@ impl Coordinator {
                 }
                 return Ok(answer);
             }
-            // It may be about to fill them: it waits for those as for what a read asks for by
-            // itself.
+            // The counter may be about to fill the holes, so the second query waits for them as for
+            // the rest of the requirement.
             demand.requirement.unite(&holes);
             demand.wait = deadline.saturating_duration_since(Instant::now());
             is_second = true;
         }
     }
 
-    /// Asks a counter for an answer that covers the floor as well, unless that is known of its
-    /// present life; all that by the deadline.
+    /// Queries a counter for an answer that also covers the floor, unless its current incarnation
+    /// is known to cover it. The deadline applies to the whole call.
     async fn ask_known<A: Covered>(
         &self,
         member: &Member,
@@ -121,7 +123,8 @@ impl Coordinator {
             ..demand.clone()
         };
         demand.requirement.unite(floor);
-        // Later answers of this life leave out what does not change in it: it is learned here.
+        // Later answers of this incarnation omit the epochs that did not change in it, so this
+        // answer must name them.
         demand.whole_position = true;
         let mut answer = ask(counter, demand).await?;
         self.look_for_clone(answer.cover());
@@ -136,11 +139,12 @@ impl Coordinator {
         Ok(answer)
     }
 
-    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied that.
-    /// Collects answers until they are `enough` and a moment longer, or until the time is up.
+    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied the
+    /// barrier. Collects answers until they are `enough` and a short time longer, or until the
+    /// deadline.
     ///
     /// # Errors
-    /// When the log did not take the barrier in time.
+    /// If the log did not confirm the barrier in time.
     pub(super) async fn hear_all(
         &self,
         roll: &Roll,
@@ -170,7 +174,8 @@ impl Coordinator {
                 Ok::<_, QueryError>(Heard {
                     name,
                     barriers: cover.barriers,
-                    // Nothing was required, so a partition lacks nothing but completeness.
+                    // Nothing was required, so a partition is not covered only if the counter is
+                    // incomplete.
                     complete: cover.partitions.iter().all(|&(_, covers)| covers),
                     holds: cover.covered,
                     loss: cover.loss,
@@ -183,7 +188,7 @@ impl Coordinator {
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.next()).await {
             match answer {
                 Ok(one) => heard.push(one),
-                Err(error) => tracing::debug!(%error, "a counter did not answer"),
+                Err(error) => tracing::debug!(%error, "counter query failed"),
             }
             if enough(&heard) {
                 until = until.min(Instant::now() + BEYOND_ENOUGH);
@@ -192,10 +197,10 @@ impl Coordinator {
         Ok(heard)
     }
 
-    /// Asks every counter, beside all reads: clones are noticed though nobody reads, and a counter
-    /// whose answers always come second is known to hold the floor too, so that reads need not
-    /// carry it. One that takes nothing more from its queue is known by that, so that reads which
-    /// ask for nothing don't go to it first.
+    /// Queries every counter independently of reads. This detects clones even if there are no
+    /// reads. It also shows that a counter whose answers always come second holds the floor, so
+    /// that reads need not carry the floor. And it shows which counters have halted, so that reads
+    /// without a requirement are not sent to those first.
     pub(super) async fn look_around(&self, timeout: Duration) {
         let roll = self.inner.members.roll();
         let floor = self.inner.session.floor();
@@ -207,11 +212,12 @@ impl Coordinator {
         tokio::join!(self.ask_all(&roll, timeout, ask, |_| false), statuses);
     }
 
-    /// Stops the coordinator when a counter holds more of its epoch than it ever handed to the log.
+    /// Stops the coordinator if a counter holds more batches of its epoch than it submitted to the
+    /// log.
     fn look_for_clone(&self, cover: &Cover) {
         for (partition, batcher) in (0..).zip(&self.inner.batchers) {
             let own = cover.covered.get(Partition(partition), self.inner.epoch);
-            // Read after the answer came: what a counter holds was handed over before.
+            // Read after the answer arrived: what a counter holds was submitted before that.
             let (seen, handed) = (own.map_or(0, |own| own.last()), batcher.handed());
             if seen > handed {
                 self.inner.ending.fail(Fatal::Cloned { seen, handed });
@@ -220,7 +226,7 @@ impl Coordinator {
     }
 }
 
-/// Asks only how far a counter is.
+/// Queries only the coverage of a counter.
 fn counts_of_nobody(
     counter: &dyn Queries,
     demand: Demand,

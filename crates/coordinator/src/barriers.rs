@@ -1,7 +1,9 @@
-//! A partition's barriers: all who ask while one is on its way share the next.
+//! The barriers of a partition. Callers that arrive while one barrier is in flight share the next
+//! one.
 //!
-//! Invariant: a barrier is named only once all who share it have asked. So one that was named
-//! before a machine was copied or brought back serves nobody who asks after that.
+//! Invariant: a barrier gets its id only after all callers that share it have asked. So a barrier
+//! that got its id before a machine was cloned or rolled back is never returned to a caller that
+//! asks later.
 
 use std::sync::Arc;
 
@@ -14,15 +16,15 @@ use headcount_model::{BarrierEpochs, Batch, BatchId, Partition};
 use headcount_runtime::clock::now_ms;
 use headcount_runtime::supervisor::{Ended, Supervisor, Task};
 
-/// The sequence of a barrier: its epoch has no other.
+/// The sequence of a barrier, which is the only batch of its epoch.
 const ONLY: u64 = 1;
 
-/// Where barriers of one partition are asked for.
+/// Handle to request barriers of one partition.
 pub(super) struct Barriers {
     asking: mpsc::Sender<oneshot::Sender<BatchId>>,
 }
 
-/// What appends them.
+/// Appends the barriers.
 struct Appender<L> {
     log: L,
     partition: Partition,
@@ -31,9 +33,9 @@ struct Appender<L> {
 }
 
 impl Barriers {
-    /// Starts to append barriers of `partition` to `log`. It ends when this handle is dropped, when
-    /// the log ends, or when the coordinator must not go on. At most `waiting_max` may wait for the
-    /// next one.
+    /// Starts a task that appends barriers of `partition` to `log`. It ends when this handle is
+    /// dropped, when the log ends, or when the coordinator must stop. At most `waiting_max` callers
+    /// may wait for the next barrier.
     pub(crate) fn start(
         log: impl Log,
         partition: Partition,
@@ -54,7 +56,7 @@ impl Barriers {
         Self { asking }
     }
 
-    /// Appends a barrier that is named after this call began, and waits until it is durable.
+    /// Appends a barrier that gets its id after this call began, and waits until it is durable.
     pub(crate) async fn append(&self) -> Result<BatchId, LogEnded> {
         let (done, durable) = oneshot::channel();
         self.asking.send(done).await.map_err(|_| LogEnded)?;
@@ -77,7 +79,7 @@ async fn run(
             return appender.ending.without_log();
         };
         for done in waiting.drain(..) {
-            // Who no longer waits has nothing to learn.
+            // A caller that stopped waiting needs no result.
             let _ = done.send(id);
         }
     }
@@ -98,7 +100,7 @@ impl<L: Log> Appender<L> {
         match self.log.append(barrier).await {
             Ok(_) => Ok(id),
             Err(error) => {
-                tracing::error!(%error, "the log took no barrier");
+                tracing::error!(%error, "barrier append failed");
                 self.ending.note_append_error(error);
                 Err(LogEnded)
             }

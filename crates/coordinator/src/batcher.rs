@@ -1,11 +1,11 @@
-//! Group commit for one partition: while one batch is being made durable, the next gathers. Whoever
-//! was just answered may be about to post again, and gets a turn to do so before the next batch
-//! closes (docs/adr/0014-a-turn-before-a-batch.md).
+//! Group commit for one partition: while one batch is made durable, the next one gathers. Clients
+//! that were just answered are often about to post again, so the batcher yields once before it
+//! closes the next batch (docs/adr/0014-a-turn-before-a-batch.md).
 //!
-//! Invariant: one batch is in flight; sequences are 1, 2, 3… without gaps; a post's items are in
-//! one batch, unless the log takes none so large: then they are in batches that follow one another,
-//! and the post is answered once all are durable. A batch that the log does not keep never was, and
-//! its sequence is the next one's.
+//! Invariant: one batch is in flight. Sequences are 1, 2, 3… without gaps. The items of a post are
+//! in one batch, unless the log does not accept a batch that large: then they are in consecutive
+//! batches, and the post is answered once all of them are durable. If the log rejects a batch, no
+//! counter receives it, and the next batch gets its sequence.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,15 +19,15 @@ use headcount_log::{Log, batch_bytes, encoded_bytes};
 use headcount_model::{Acceptance, BatchId, Epoch, Partition, Sequence, TenantItems};
 use headcount_runtime::supervisor::{Ended, Supervisor, Task};
 
-/// Posts of a batch after which the next one waits a turn. A post that comes alone is waited for by
-/// nobody else.
+/// After a batch of at least this many posts, the batcher yields once before it closes the next
+/// one. A batch of one post does not yield: there are no other clients to wait for.
 const TOGETHER_POSTS_MIN: usize = 2;
 
-/// What a submission is of.
+/// Content of a submission.
 pub(super) enum Load {
-    /// A post's part for one partition.
+    /// The items of a post for one partition.
     Items(Vec<TenantItems>),
-    /// An operator's signature, which has a batch of its own.
+    /// An operator's loss acceptance, which is appended as a batch of its own.
     Acceptance(Acceptance),
 }
 
@@ -38,48 +38,48 @@ pub(super) struct Submission {
     pub done: oneshot::Sender<Result<Durable, NotAppended>>,
 }
 
-/// What a submission's batch has become.
+/// Result of a durable submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Durable {
     pub sequence: Sequence,
-    /// How many of the submission's items were new, where the log tells.
+    /// The number of items in the submission that were new, if the log reports it.
     pub new: Option<u64>,
 }
 
-/// Where posts are handed to one partition's batcher; cheap to clone.
+/// Handle of the batcher of one partition; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Batcher {
     submissions: mpsc::Sender<Submission>,
     reached: Arc<Reached>,
 }
 
-/// How far a batcher has come.
+/// Progress of a batcher.
 #[derive(Default)]
 pub(super) struct Reached {
-    /// The last sequence that the log was given.
+    /// The last sequence submitted to the log.
     pub handed: AtomicU64,
-    /// The last sequence that is durable.
+    /// The last durable sequence.
     pub confirmed: AtomicU64,
 }
 
-/// The log ended: whether what was handed over becomes durable is unknown.
+/// The log ended: it is unknown whether the submission becomes durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogEnded;
 
-/// Why what was handed over is not durable.
+/// Why a submission is not durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotAppended {
-    /// There is no room for it: nothing of it is there, nor ever will be.
+    /// The disk is full: nothing of it was kept or ever will be.
     Full,
-    /// The log takes no batch so large, and this one has no parts: nothing of it is there, nor ever
-    /// will be.
+    /// The log does not accept a batch this large, and this one cannot be split: nothing of it was
+    /// kept or ever will be.
     TooLarge { bytes_max: usize },
-    /// The log ended: whether it becomes durable is unknown.
+    /// The log ended: it is unknown whether it becomes durable.
     LogEnded,
 }
 
 impl NotAppended {
-    /// For the metric of refused posts.
+    /// The label for the metric of rejected posts.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Full => "disk_full",
@@ -89,20 +89,20 @@ impl NotAppended {
     }
 }
 
-/// What a batcher needs to know.
+/// Settings of a batcher.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BatcherOptions {
     pub partition: Partition,
     pub epoch: Epoch,
-    /// Encoded bytes after which a batch takes no further post.
+    /// Encoded size of a batch, in bytes. A batch takes no further post that would exceed it.
     pub batch_bytes_max: usize,
-    /// Posts that may wait to be gathered; admission keeps them fewer.
+    /// Maximum number of posts that wait to be gathered. Admission allows no more.
     pub waiting_posts_max: usize,
 }
 
 impl Batcher {
     /// Starts a batcher over `log`. It ends when every handle is dropped and the last batch is
-    /// confirmed, when the log ends, or when the coordinator must not go on.
+    /// confirmed, when the log ends, or when the coordinator must stop.
     pub(crate) fn start(
         log: impl Log,
         options: BatcherOptions,
@@ -124,7 +124,7 @@ impl Batcher {
         }
     }
 
-    /// Hands items over and waits until their batch is durable.
+    /// Submits items and waits until their batch is durable.
     pub(crate) async fn submit(
         &self,
         items: Vec<TenantItems>,
@@ -133,7 +133,7 @@ impl Batcher {
         self.hand_over(Load::Items(items), ticket).await
     }
 
-    /// Hands an operator's signature over and waits until its batch is durable; returns its
+    /// Submits an operator's loss acceptance, waits until its batch is durable, and returns its
     /// sequence.
     pub(crate) async fn accept(&self, acceptance: Acceptance) -> Result<Sequence, NotAppended> {
         let load = Load::Acceptance(acceptance);
@@ -154,7 +154,7 @@ impl Batcher {
         durable.await.unwrap_or(Err(NotAppended::LogEnded))
     }
 
-    /// Posts that wait to be gathered.
+    /// The number of posts that wait to be gathered.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.submissions.max_capacity() - self.submissions.capacity()
@@ -165,13 +165,13 @@ impl Batcher {
         self.reached.confirmed.load(Ordering::Acquire)
     }
 
-    /// The sequence of the last batch that the log was given; 0 before the first.
+    /// The sequence of the last batch submitted to the log; 0 before the first.
     pub(crate) fn handed(&self) -> Sequence {
         self.reached.handed.load(Ordering::Acquire)
     }
 }
 
-/// The decision alone: which waiting posts share the next batch.
+/// The pure decision: which waiting posts share the next batch.
 struct Gathering {
     bytes_max: usize,
     bytes: usize,
@@ -189,7 +189,8 @@ impl Gathering {
         }
     }
 
-    /// Whether `load` goes into this batch. The first always does: a post is not split here.
+    /// Whether `load` joins this batch. The first one always does, because posts are not split
+    /// here.
     fn take(&mut self, load: &Load) -> bool {
         let (bytes, alone) = match load {
             Load::Items(items) => (items.iter().map(encoded_bytes).sum(), false),
@@ -226,7 +227,7 @@ async fn run(
         let mut next = Some(first);
         while let Some(submission) = next {
             if submission.done.is_closed() {
-                // Its client gave up before any of it was sent: nothing is owed.
+                // Its client gave up before any of it was appended, so it is dropped.
             } else if gathering.take(&submission.load) {
                 posts.push(submission);
             } else {

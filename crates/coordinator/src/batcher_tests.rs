@@ -1,6 +1,7 @@
 //! Tests of group commit over a log that confirms when the test says so.
 //!
-//! Invariant: they look only at what the log is given and what posts are told.
+//! Invariant: the tests look only at the batches that the log gets and at the results that posts
+//! get.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -12,13 +13,13 @@ use crate::Fatal;
 use headcount_log::AppendError;
 use headcount_model::{Batch, ItemHash, NewItems, TenantName};
 
-/// A log that notes what it is given and confirms one append for each permit.
+/// A log that records the batches that it gets and confirms one append for each permit.
 #[derive(Clone)]
 pub(crate) struct Scripted {
     pub appended: Arc<Mutex<Vec<Arc<Batch>>>>,
     pub confirms: Arc<Semaphore>,
     is_full: Arc<AtomicBool>,
-    /// Encoded bytes of the largest batch that it takes.
+    /// The largest encoded size of a batch that it accepts, in bytes.
     pub bytes_max: Arc<AtomicUsize>,
 }
 
@@ -38,7 +39,7 @@ impl Log for Scripted {
     }
 }
 
-/// Of a batch of which the log tells nothing more.
+/// The result of a post whose log does not report which items were new.
 pub(crate) fn durable(sequence: Sequence) -> Result<Durable, NotAppended> {
     Ok(Durable {
         sequence,
@@ -110,7 +111,7 @@ async fn posts_gather_while_one_batch_is_in_flight() {
         assert_eq!(
             post.await.expect("joins"),
             durable(2),
-            "all that waited share one batch"
+            "all waiting posts share one batch"
         );
     }
     assert_eq!(
@@ -145,7 +146,11 @@ async fn those_who_post_again_when_answered_share_the_next_batch_with_who_waits(
     until(|| waiting() == 1).await;
     log.confirms.add_permits(100);
     for post in regulars {
-        assert_eq!(post.await.expect("joins"), durable(3), "with who waited");
+        assert_eq!(
+            post.await.expect("joins"),
+            durable(3),
+            "shares a batch with the waiting post"
+        );
     }
     assert_eq!(patient.await.expect("joins"), durable(3));
     assert_eq!(first.await.expect("joins"), durable(1));
@@ -246,7 +251,7 @@ async fn a_batcher_that_nobody_needs_any_more_ends_unnoticed() {
     log.confirms.add_permits(1);
     assert_eq!(batcher.submit(items(1), None).await, durable(1));
     drop(batcher);
-    // Its end of the log goes with it.
+    // The batcher drops its handle of the log when it ends.
     until(|| Arc::strong_count(&log.confirms) == 1).await;
     tokio::task::yield_now().await;
     assert_eq!(supervisor.unasked(), None);
@@ -273,7 +278,7 @@ async fn a_batch_without_room_is_refused_and_its_sequence_is_the_next_ones() {
     assert_eq!(supervisor.unasked(), None);
 }
 
-/// A log that counts everything as new, and tells so.
+/// A log that counts all items as new and reports that.
 #[derive(Clone)]
 struct Telling(Scripted);
 
@@ -301,7 +306,7 @@ impl Log for Telling {
     }
 }
 
-/// Alone, in a batch with others that bring the same, and with nothing at all.
+/// Covers a post alone, posts in one batch that contain the same item, and a post without items.
 #[tokio::test]
 async fn each_post_is_told_what_was_new_of_it() {
     let log = scripted();
@@ -335,7 +340,7 @@ async fn each_post_is_told_what_was_new_of_it() {
     assert_eq!(new(first).await, Ok(Some(2)));
     let mut told = Vec::new();
     for post in together {
-        told.push(new(post).await.expect("durable").expect("told"));
+        told.push(new(post).await.expect("durable").expect("a number"));
     }
     assert_eq!(told, [1, 1, 0, 1]);
 }

@@ -1,6 +1,7 @@
-//! How a coordinator ends: told to, or because it must not go on.
+//! Shutdown of a coordinator: by request, or because of a fatal error.
 //!
-//! Invariant: what must not go on acknowledges nothing from then on, and the first reason stays.
+//! Invariant: after a fatal error the coordinator acknowledges nothing. The first fatal error is
+//! kept.
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -9,24 +10,25 @@ use headcount_log::AppendError;
 use headcount_model::Sequence;
 use headcount_runtime::supervisor::Ended;
 
-/// Why a coordinator must not go on. The process ends; a restart begins a new epoch.
+/// Why a coordinator must stop. The process exits; a restart begins a new epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Fatal {
-    /// Counters have applied more of this epoch than this process sent: another one goes on with
-    /// it.
+    /// Counters have applied more batches of this epoch than this process appended: another process
+    /// continues the epoch.
     #[error(
-        "counters hold sequence {seen} of this coordinator's epoch, which sent only {handed}: was a running machine \
-         cloned, or brought back to an earlier moment? Items that were answered with 503 want to be posted again"
+        "counters hold sequence {seen} of this coordinator's epoch, but it appended only up to \
+         {handed}: was a running machine cloned or rolled back? Clients must retry requests that \
+         got 503"
     )]
     Cloned {
         /// The greatest sequence that a counter holds.
         seen: Sequence,
-        /// The greatest sequence that this process handed to the log.
+        /// The greatest sequence that this process submitted to the log.
         handed: Sequence,
     },
-    /// The log refuses a batch for good, so the epoch can't go on: its sequence can't be given
-    /// again.
-    #[error("the log refuses a batch for good: {0}")]
+    /// The log permanently rejected a batch. The epoch cannot continue, because the sequence cannot
+    /// be reused.
+    #[error("the log permanently rejected a batch: {0}")]
     Refused(String),
 }
 
@@ -37,7 +39,7 @@ enum Stage {
     Fatal(Fatal),
 }
 
-/// How far a coordinator's end has come.
+/// Shutdown state of a coordinator.
 pub(super) struct Ending(watch::Sender<Stage>);
 
 impl Ending {
@@ -45,7 +47,7 @@ impl Ending {
         Self(watch::Sender::new(Stage::Running))
     }
 
-    /// Notes that it was told to end.
+    /// Records that shutdown was requested.
     pub(crate) fn close(&self) {
         self.0.send_if_modified(|stage| {
             let running = *stage == Stage::Running;
@@ -56,26 +58,27 @@ impl Ending {
         });
     }
 
-    /// Notes that it must not go on.
+    /// Records a fatal error.
     pub(crate) fn fail(&self, fatal: Fatal) {
         self.0.send_if_modified(|stage| {
             let first = !matches!(stage, Stage::Fatal(_));
             if first {
-                tracing::error!(error = %fatal, "the coordinator must not go on");
+                tracing::error!(error = %fatal, "fatal coordinator error; shutting down");
                 *stage = Stage::Fatal(fatal);
             }
             first
         });
     }
 
-    /// Notes why the log took no batch: a refusal for good ends the epoch.
+    /// Records why an append failed. A permanent rejection is fatal, because it ends the epoch.
     pub(crate) fn note_append_error(&self, error: AppendError) {
         if let AppendError::Refused(detail) = error {
             self.fail(Fatal::Refused(detail));
         }
     }
 
-    /// How a task ends that can't append any more: of what must not go on, everybody knows already.
+    /// How a task ends that can no longer append. After a fatal error the task is done, because
+    /// that error was already reported.
     pub(crate) fn without_log(&self) -> Ended {
         match self.is_fatal() {
             true => Ended::Done,
@@ -87,7 +90,7 @@ impl Ending {
         matches!(*self.0.borrow(), Stage::Fatal(_))
     }
 
-    /// Resolves once it must not go on.
+    /// Resolves once there was a fatal error.
     pub(crate) async fn fatal(&self) -> Fatal {
         let mut stages = self.0.subscribe();
         loop {
@@ -95,14 +98,14 @@ impl Ending {
                 return fatal.clone();
             }
             if stages.changed().await.is_err() {
-                // The sender is ours, so this can't be; without a reason there is nothing to
-                // resolve with.
+                // Unreachable, because `self` owns the sender. Without an error there is no value
+                // to resolve with.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Resolves once it was told to end, or must not go on.
+    /// Resolves once shutdown was requested or there was a fatal error.
     pub(crate) async fn over(&self) {
         let mut stages = self.0.subscribe();
         let _ = stages.wait_for(|stage| *stage != Stage::Running).await;

@@ -1,8 +1,8 @@
-//! The coordinator: admits items, groups them into batches, appends those to the log, answers
-//! reads.
+//! The coordinator: admits items, groups them into batches, appends the batches to the log, and
+//! answers reads.
 //!
-//! Invariant: an item is acknowledged only after the append of its batch returned `Ok`. Where that
-//! is not known, the client hears so, and posting again is safe.
+//! Invariant: an item is acknowledged only after the append of its batch returned `Ok`. If the
+//! outcome is unknown, the error says so, and the client can safely retry.
 
 #![cfg_attr(
     test,
@@ -26,6 +26,7 @@ mod reads;
 mod repair;
 mod replicas;
 mod session;
+mod split;
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ use self::meters::Meters;
 use self::nearest::Nearest;
 use self::neighbours::Neighbours;
 use self::session::Session;
+use self::split::split;
 use headcount_log::Log;
 use headcount_model::{
     BarrierEpochs, BatchId, Epoch, Partition, Partitioning, TenantItems, Token, TokenEntries,
@@ -66,56 +68,58 @@ use headcount_model::{
 use headcount_runtime::supervisor::{Supervisor, UnaskedEnd};
 use headcount_telemetry as telemetry;
 
-/// A coordinator's limits.
+/// Limits of a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoordinatorOptions {
-    /// Encoded bytes after which a batch takes no further post.
+    /// Encoded size of a batch, in bytes. A batch takes no further post that would exceed it.
     pub batch_bytes_max: usize,
-    /// What may be admitted and not yet durable.
+    /// Limits on admitted posts that are not durable yet.
     pub admission: AdmissionLimits,
-    /// How long a post may wait to become durable, in all; at most
+    /// Timeout for a post to become durable, in total; at most
     /// [`ACCEPT_TIMEOUT_MAX`](Self::ACCEPT_TIMEOUT_MAX).
     pub accept_timeout: Duration,
-    /// Strong reads at once; each has a barrier and asks for whole positions.
+    /// Maximum number of concurrent strong reads. Each one waits for a barrier and requests whole
+    /// positions.
     pub strong_reads_max: usize,
 }
 
 impl CoordinatorOptions {
-    /// The longest that a post may wait to become durable. What a coordinator that fell silent
-    /// acknowledges late must not be what was signed as lost in its absence: a signature takes it
-    /// for gone after twice as long.
+    /// Maximum of `accept_timeout`. A coordinator that was silent may acknowledge a post late, and
+    /// that post must not have been accepted as lost in the meantime. A loss acceptance presumes a
+    /// coordinator gone after [`SILENCE_MAX`] of silence, which is twice this time.
     pub const ACCEPT_TIMEOUT_MAX: Duration = Duration::from_secs(SILENCE_MAX.as_secs() / 2);
 }
 
-/// Barriers that may wait beside those of strong reads: of the start read, of tending, of a plan.
+/// Barriers that may wait in addition to those of strong reads: for the startup read, maintenance
+/// and loss plans.
 const OTHER_BARRIERS_MAX: usize = 16;
 
 /// Why a post is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AcceptError {
-    /// Rejected: as many posts wait as may.
+    /// Rejected: the limit of waiting posts is reached.
     #[error("too many posts are waiting to become durable")]
     Overloaded,
-    /// Rejected: the process is going down.
-    #[error("this node is going down")]
+    /// Rejected: the process is shutting down.
+    #[error("this node is shutting down")]
     Closed,
-    /// Rejected: the log takes nothing now.
-    #[error("the broker takes nothing now: it is short of memory or disk")]
+    /// Rejected: the log accepts no appends at the moment.
+    #[error("the broker accepts no messages: it is short of memory or disk")]
     LogBlocked,
     /// Rejected: the named counter is too far behind.
     #[error("the counter {0} is too far behind")]
     CountersLag(String),
-    /// Rejected: there is no room on the disk.
-    #[error("there is no room on the disk")]
+    /// Rejected: the disk is full.
+    #[error("the disk is full")]
     DiskFull,
-    /// Rejected: it makes a batch that the log does not take, which takes so many bytes.
-    #[error("the broker takes messages of at most {0} bytes")]
+    /// Rejected: its batch exceeds the size limit of the log, given in bytes.
+    #[error("the broker accepts messages of at most {0} bytes")]
     TooLarge(usize),
-    /// Unknown: it did not become durable in time, but still may.
+    /// Unknown outcome: it did not become durable in time, but still may.
     #[error("the items did not become durable in time")]
     TimedOut,
-    /// Unknown: the log ended under it.
-    #[error("the log ended before it said whether the items are durable")]
+    /// Unknown outcome: the log ended during the append.
+    #[error("the log ended before it confirmed the items")]
     LogEnded,
 }
 
@@ -129,17 +133,17 @@ impl From<NotAppended> for AcceptError {
     }
 }
 
-/// What an acknowledged post is told.
+/// The answer to an acknowledged post.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// What a read must cover to include its items.
+    /// What a read must cover to include the items of this post.
     pub token: Token,
-    /// How many of its items were counted for the first time, where the log tells that: an item
-    /// that several posts bring at once is told to one of them.
+    /// The number of its items that were counted for the first time, if the log reports it. If
+    /// several concurrent posts contain the same new item, only one of them counts it.
     pub new: Option<u64>,
 }
 
-/// The handle of a coordinator; cheap to clone. Its batchers end when the last handle is dropped.
+/// Handle of a coordinator; cheap to clone. Its batchers end when the last handle is dropped.
 #[derive(Clone)]
 pub struct Coordinator {
     inner: Arc<Inner>,
@@ -151,16 +155,17 @@ struct Inner {
     options: CoordinatorOptions,
     gate: Gate,
     batchers: Vec<Batcher>,
-    /// Whether the log tells which items were new.
+    /// Whether the log reports which items were new.
     tells_new: bool,
-    /// Barriers have epochs of their own: they are in no position, so they would look like holes.
+    /// Barriers have epochs of their own. Positions do not record barriers, so in the epoch of the
+    /// batches their sequences would look like holes.
     barriers: Vec<Barriers>,
     members: Members,
     neighbours: Mutex<Neighbours>,
     nearest: Nearest,
     session: Session,
     strong_reads: Semaphore,
-    /// What was last found to be lost.
+    /// The last loss plan.
     planned: Mutex<Planned>,
     ending: Arc<Ending>,
     supervisor: Supervisor,
@@ -168,10 +173,10 @@ struct Inner {
 }
 
 impl Coordinator {
-    /// A coordinator of a new life over a log: its items go under `epoch`, each of its barriers
-    /// under one of `barrier_epochs`. A majority is one of the counters in `named` and of those
-    /// that [are seen](Self::set_member). Reads are not exact until [`start`](Self::start). Must be
-    /// called on a Tokio runtime, where `supervisor` watches over the batchers.
+    /// Creates a coordinator for a new incarnation over a log. Its batches use `epoch`; each
+    /// barrier uses one of `barrier_epochs`. Majorities are taken over the counters in `named` and
+    /// those [added later](Self::set_member). Reads are not exact until [`start`](Self::start)
+    /// succeeds. Must be called on a Tokio runtime; `supervisor` watches the batchers.
     pub fn new(
         epoch: Epoch,
         barrier_epochs: BarrierEpochs,
@@ -225,11 +230,12 @@ impl Coordinator {
         }
     }
 
-    /// The start read: learns everything that was acknowledged before this life, so that exact
-    /// reads include it. It also proves that the log and a majority of the counters work.
+    /// The startup read: determines everything that was acknowledged before this incarnation, so
+    /// that exact reads include it. Its success also proves that the log and a majority of the
+    /// counters work.
     ///
     /// # Errors
-    /// When they did not answer within `timeout`; it may be tried again.
+    /// If they do not answer within `timeout`. The caller may retry.
     pub async fn start(&self, timeout: Duration) -> Result<(), ReadError> {
         let everything = self
             .everything_acknowledged(Instant::now() + timeout)
@@ -238,7 +244,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Whether the start read has succeeded.
+    /// Whether the startup read has succeeded.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.inner.session.floor().is_some()
@@ -250,39 +256,38 @@ impl Coordinator {
         self.inner.gate.is_open() && !self.inner.ending.is_fatal()
     }
 
-    /// Whether this process was told to stop. Posts are admitted until it closes.
+    /// Whether shutdown of this process was requested. Posts are admitted until
+    /// [`close`](Self::close).
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.inner.supervisor.is_leaving()
     }
 
-    /// The end of a task of this process that nobody asked for, if there was one: the process goes
-    /// down.
+    /// The unexpected end of a task of this process, if there was one. The process then shuts down.
     #[must_use]
     pub fn unasked_end(&self) -> Option<UnaskedEnd> {
         self.inner.supervisor.unasked()
     }
 
-    /// Takes note of how the log is: while it is blocked, or a counter is too far behind, posts are
-    /// refused.
+    /// Sets the state of the log. Posts are rejected while the log is blocked or a counter is too
+    /// far behind.
     pub fn set_log_state(&self, state: LogState) {
         self.inner.gate.set_log_state(state);
     }
 
-    /// How the log is.
+    /// The state of the log.
     #[must_use]
     pub fn log_state(&self) -> LogState {
         self.inner.gate.log_state()
     }
 
-    /// Resolves, with the reason, once this coordinator must not go on: the process has to end.
-    /// From then on it acknowledges nothing.
+    /// Resolves with the reason once this coordinator must stop; the process must then exit. From
+    /// then on the coordinator acknowledges nothing.
     pub async fn fatal(&self) -> Fatal {
         self.inner.ending.fatal().await
     }
 
-    /// Admits no post from now on; what was admitted goes on. Ends the tasks beside posts and
-    /// reads.
+    /// Stops admission; admitted posts continue. Also ends the background tasks.
     pub fn close(&self) {
         self.inner.gate.close();
         self.inner.ending.close();
@@ -300,15 +305,17 @@ impl Coordinator {
         self.inner.gate.check_open().map_err(refused)
     }
 
-    /// Sets the gauges of what waits.
+    /// Sets the gauges of waiting posts.
     pub fn report(&self) {
         self.inner.gate.report();
     }
 
-    /// Makes items durable; they count from then on, each once. All of them or, in doubt, an error.
+    /// Makes items durable; from then on each of them is counted, once. Returns `Ok` only if all of
+    /// them are durable.
     ///
     /// # Errors
-    /// [`AcceptError`] tells a rejection, after which nothing counts, from an unknown outcome.
+    /// [`AcceptError`] distinguishes a rejection, after which none of the items is counted, from an
+    /// unknown outcome.
     pub async fn accept(&self, items: Vec<TenantItems>) -> Result<Receipt, AcceptError> {
         let epoch = self.inner.epoch;
         if items.is_empty() {
@@ -324,7 +331,7 @@ impl Coordinator {
         let count = item_count(&items);
         let bytes = items.iter().map(waiting_bytes).sum();
         let ticket = self.inner.gate.admit(bytes).map_err(refused)?;
-        // Pinned here: to move it into the timeout would copy it, twice.
+        // Pinned here because moving the future into the timeout would copy it twice.
         let submitted = pin!(self.submit(items, Arc::new(ticket)));
         let limit = self.inner.options.accept_timeout;
         let (sequences, new) = match tokio::time::timeout(limit, submitted).await {
@@ -337,8 +344,8 @@ impl Coordinator {
         Ok(Receipt { token, new })
     }
 
-    /// Hands items to the batchers of their partitions and waits until all are durable; tells how
-    /// many were new, if that is known of all.
+    /// Submits items to the batchers of their partitions and waits until all are durable. Returns
+    /// how many were new, if that is known for all of them.
     async fn submit(
         &self,
         items: Vec<TenantItems>,
@@ -362,7 +369,7 @@ impl Coordinator {
         Ok((entries.collect(), new))
     }
 
-    /// Appends a barrier to every partition; returns their names.
+    /// Appends a barrier to every partition and returns their batch ids.
     async fn append_barriers(&self) -> Result<Vec<BatchId>, LogEnded> {
         let appended = self.inner.barriers.iter().map(Barriers::append);
         futures_util::future::try_join_all(appended).await
@@ -382,29 +389,4 @@ fn refused(refusal: Refusal) -> AcceptError {
 fn not_accepted(reason: &'static str, error: AcceptError) -> AcceptError {
     metrics::counter!(telemetry::POSTS_REFUSED, "reason" => reason).increment(1);
     error
-}
-
-/// Splits items by the partitions that their hashes belong to.
-fn split(
-    partitioning: Partitioning,
-    items: Vec<TenantItems>,
-) -> Vec<(Partition, Vec<TenantItems>)> {
-    let mut parts: Vec<(Partition, Vec<TenantItems>)> = partitioning
-        .all()
-        .map(|partition| (partition, Vec::new()))
-        .collect();
-    for group in items {
-        for hash in group.hashes {
-            let (_, part) = &mut parts[usize::from(partitioning.of(&hash).0)];
-            match part.last_mut() {
-                Some(last) if last.tenant == group.tenant => last.hashes.push(hash),
-                _ => part.push(TenantItems {
-                    tenant: group.tenant.clone(),
-                    hashes: [hash].into(),
-                }),
-            }
-        }
-    }
-    parts.retain(|(_, part)| !part.is_empty());
-    parts
 }

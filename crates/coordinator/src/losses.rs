@@ -1,9 +1,9 @@
-//! What nobody holds: what may be dropped from the requirement, and what only an operator may give
-//! up.
+//! Batches that no counter holds: which of them can be dropped from the read requirement, and which
+//! can only be accepted as lost by an operator.
 //!
-//! Invariant: everything here is a pure function of what counters said. A sequence with a known
-//! successor was acknowledged, since a coordinator sends the next only after it: it is never
-//! dropped. Of each epoch at most one sequence, the last, can be in doubt.
+//! Invariant: everything here is a pure function of what counters reported. A sequence with a known
+//! successor was acknowledged, because a coordinator appends the next batch only after that; it is
+//! never dropped. In each epoch at most one sequence, the last, can be in doubt.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,12 +14,12 @@ use headcount_model::{
     LOSSES_PER_RECORD_MAX, LossId, NamedLosses, Partition, Requirement, Sequence, Sequences,
 };
 
-/// Sequences of one epoch and partition that no counter that was heard holds.
+/// Sequences of one epoch and partition that no answering counter holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Loss {
-    /// The partition.
+    /// Partition of the batches.
     pub partition: Partition,
-    /// The coordinator's life that made the batches.
+    /// Epoch of the batches: the incarnation of the coordinator that appended them.
     pub epoch: Epoch,
     /// The first sequence.
     pub first: Sequence,
@@ -27,57 +27,57 @@ pub struct Loss {
     pub last: Sequence,
 }
 
-/// A counter that is not sure to have everything.
+/// A counter that may lack batches.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Incomplete {
     /// Its name.
     pub name: String,
-    /// What names its last loss; `None` where its release doesn't say, so that it can't be
+    /// Id of its last loss; `None` if its release does not report one, so that it cannot be
     /// accepted.
     pub loss: Option<LossId>,
-    /// Why it can't be accepted yet, and what an operator does about that.
+    /// Why it cannot be accepted yet, and what the operator must do.
     pub not_yet: Option<String>,
 }
 
 impl Incomplete {
-    /// Whether it may be taken for complete, with what it holds, after this loss.
+    /// Whether it may be declared complete, with what it holds, after this loss.
     fn may_complete(&self, name: &CounterName, loss: LossId) -> bool {
         self.name == name.as_str() && self.loss == Some(loss) && self.not_yet.is_none()
     }
 }
 
-/// A batch that nobody holds, and that may still come.
+/// A batch that no counter holds and that may still arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotLost {
-    /// The batch: its epoch's last, as far as is known.
+    /// The batch: the last one of its epoch, as far as known.
     pub id: BatchId,
-    /// Why it may come, and what an operator does about that.
+    /// Why it may still arrive, and what the operator must do.
     pub why: String,
 }
 
-/// What an operator would give up.
+/// What an operator can accept as lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LossPlan {
-    /// What is known to have been acknowledged, or shown, and nobody that was heard holds;
-    /// ascending.
+    /// Batches that were acknowledged or shown and that no answering counter holds, in ascending
+    /// order.
     pub losses: Vec<Loss>,
-    /// Counters that are not sure to have everything, by name.
+    /// Counters that may lack batches, by name.
     pub incomplete: Vec<Incomplete>,
-    /// Named counters that did not answer behind a fresh barrier: what is missing may be with them
-    /// still.
+    /// Known counters that did not answer behind a new barrier. They may still hold missing
+    /// batches.
     pub silent: Vec<String>,
-    /// What nobody that was heard holds either, and is not lost yet.
+    /// Batches that no answering counter holds but that are not lost yet.
     pub not_lost: Vec<NotLost>,
 }
 
 impl LossPlan {
-    /// Whether the plan lets the counter `name` be taken for complete after this loss.
+    /// Whether the plan allows the counter `name` to be declared complete after this loss.
     pub(super) fn completes(&self, name: &CounterName, loss: LossId) -> bool {
         let mut incomplete = self.incomplete.iter();
         incomplete.any(|of| of.may_complete(name, loss))
     }
 
-    /// Whether all of `loss` is part of the plan.
+    /// Whether the plan includes all of `loss`.
     #[must_use]
     pub fn includes(&self, loss: &Loss) -> bool {
         self.losses.iter().any(|planned| {
@@ -89,7 +89,7 @@ impl LossPlan {
     }
 }
 
-/// All that those heard hold together.
+/// The union of what the answering counters hold.
 pub(super) fn united(heard: &[Heard]) -> Requirement {
     let mut held = Requirement::default();
     for heard in heard {
@@ -98,11 +98,12 @@ pub(super) fn united(heard: &[Heard]) -> Requirement {
     held
 }
 
-/// What of `required` was never acknowledged and is held by nobody: the last sequence of an epoch
-/// that a counter had, showed and lost before its coordinator could finish. Empty unless every one
-/// of `names` answered behind a barrier that was appended after `required` was read, and is
-/// complete; none of the epoch `own`; and of an epoch of which something was `dropped` before, only
-/// the same again; and none of an epoch whose last batch `may_come`.
+/// The part of `required` that was never acknowledged and that no counter holds: the last sequence
+/// of an epoch, which a counter held, showed and lost before its coordinator could finish the
+/// append. It is empty unless every counter in `names` is complete and answered behind a barrier
+/// that was appended after `required` was read. It includes nothing of the epoch `own`, and nothing
+/// of an epoch for which `may_come` is true. If a sequence of an epoch was `dropped` before, only
+/// the same sequence of that epoch can be included again.
 pub(super) fn never_acknowledged(
     own: Epoch,
     names: &BTreeSet<&str>,
@@ -124,7 +125,7 @@ pub(super) fn never_acknowledged(
         let held = held.get(partition, epoch).cloned().unwrap_or_default();
         let last = missing.last();
         let before = dropped.get(partition, epoch).map_or(last, Sequences::last);
-        // Nothing but the one behind all that is held, and that without a hole.
+        // Only the sequence that directly follows everything held, where that has no hole.
         let in_doubt = held == Sequences::up_to(last - 1) && before == last;
         if epoch != own && in_doubt && !may_come(epoch) {
             never.add_all(partition, epoch, missing);
@@ -133,32 +134,33 @@ pub(super) fn never_acknowledged(
     never
 }
 
-/// A plan as it was told to an operator.
+/// A plan, as shown to an operator.
 #[derive(Debug, Default)]
 pub(super) struct Planned {
     pub plan: LossPlan,
-    /// All that those heard held.
+    /// The union of what the answering counters held.
     pub held: Requirement,
-    /// Those of the losses that are their epochs' last.
+    /// The losses that are the last batch of their epoch.
     pub lasts: BTreeSet<BatchId>,
 }
 
-/// What is known when a plan is made.
+/// Input of a plan.
 pub(super) struct Known<'a> {
-    /// The named counters.
+    /// The names of all known counters.
     pub names: &'a BTreeSet<&'a str>,
     /// What exact answers must cover.
     pub required: &'a Requirement,
-    /// What the counters said behind a barrier.
+    /// What the counters reported behind a first barrier.
     pub first: &'a [Heard],
-    /// What they said behind another one, later.
+    /// What they reported behind a second, later barrier.
     pub heard: &'a [Heard],
 }
 
-/// What is lost, as far as those heard know: all that is required, and all that must have come
-/// before what is known, but for what somebody holds; and but for an epoch's last one that
-/// `may_come`, for a reason that is given. A counter that a coordinator `passes_by`, which is
-/// named, or that lacks what another holds, can't be taken for complete yet.
+/// Determines what is lost, as far as the answering counters know: everything that is required, and
+/// everything that must precede what is known, except what some counter holds. The last batch of an
+/// epoch is not lost while `may_come` returns a reason. A counter cannot be declared complete yet
+/// if `passes_by` returns a coordinator that does not publish to its queue, or if it lacks what
+/// another counter holds.
 pub(super) fn plan(
     known: &Known<'_>,
     may_come: impl Fn(BatchId) -> Option<String>,
@@ -218,7 +220,7 @@ pub(super) fn plan(
     Planned { plan, held, lasts }
 }
 
-/// The counters that are not complete, by name.
+/// The incomplete counters, by name.
 fn incomplete(
     first: &[Heard],
     heard: &[Heard],
@@ -237,9 +239,9 @@ fn incomplete(
     incomplete
 }
 
-/// What every counter that lacks nothing holds by now: what any of them held up to the first
-/// barrier, and all that one holds which had not come to that barrier then, since its queue may
-/// still have had it.
+/// What every counter that lacks nothing holds by now: everything that any counter held at the
+/// first barrier, and everything held by a counter that had not reached that barrier, because it
+/// may have been in its queue by then.
 fn before(first: &[Heard], heard: &[Heard]) -> Requirement {
     let mut before = united(first);
     let came = |of: &&Heard| first.iter().any(|one| one.name == of.name && one.barriers);
@@ -249,57 +251,59 @@ fn before(first: &[Heard], heard: &[Heard]) -> Requirement {
     before
 }
 
-/// Why a counter can't be taken for complete that lacks so many batches which another holds, and
-/// that a coordinator passes by.
+/// Why a counter cannot be declared complete: it lacks this many batches that another counter
+/// holds, or a coordinator does not publish to its queue.
 fn not_yet(lacks: u64, passed_by: Option<String>) -> Option<String> {
-    const LACKS: &str = "that another counter holds, and takes them over from that one: make a new plan in some seconds, or see \
-                         its log";
+    const LACKS: &str = "that another counter holds, and is catching up from it: make a new plan \
+                         in a few seconds, or see its log";
     match (lacks, passed_by) {
         (0, None) => None,
         (0, Some(coordinator)) => Some(format!(
-            "{coordinator} does not publish to its queue yet, or is gone for less than a minute; make a new plan then"
+            "{coordinator} does not publish to its queue yet, or stopped less than a minute ago; \
+             make a new plan in a minute"
         )),
         (lacks, _) => Some(format!("it lacks batches ({lacks}) {LACKS}")),
     }
 }
 
-/// How the counters stand after a signature that named some of them.
+/// The state of the counters after a loss acceptance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Aftermath {
-    /// Those that are complete.
+    /// Counters that are complete.
     pub complete: Vec<String>,
-    /// Those that are not, each with the reason.
+    /// Counters that are incomplete, each with the reason.
     pub incomplete: Vec<(String, StillIncomplete)>,
-    /// Those that did not answer behind a barrier that came after the signature.
+    /// Counters that did not answer behind a barrier that came after the acceptance.
     pub silent: Vec<String>,
 }
 
-/// Why a counter is not complete after a signature.
+/// Why a counter is incomplete after a loss acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StillIncomplete {
-    /// The signature does not name it.
+    /// The acceptance does not name it.
     NotNamed,
-    /// It was restarted, or lost batches again, after the plan that the signature is for.
+    /// It was restarted, or lost batches again, after the plan of the acceptance.
     LostAgain,
-    /// It is named with its last loss, and the signature did not reach it.
+    /// The acceptance names its last loss but did not reach it.
     NotReached,
 }
 
 impl fmt::Display for StillIncomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self {
-            Self::NotNamed => "it was not named",
-            Self::LostAgain => "it was restarted, or has lost batches again, after the plan",
-            Self::NotReached => "what was signed did not come through its queue",
+            Self::NotNamed => "the acceptance does not name it",
+            Self::LostAgain => "it was restarted, or lost batches again, after the plan",
+            Self::NotReached => "the acceptance did not come through its queue",
         };
         write!(
             f,
-            "{why}. It takes a snapshot from a complete counter; if none is left, run accept-loss again"
+            "{why}. It ingests a snapshot of a complete counter; if none is left, run accept-loss \
+             again"
         )
     }
 }
 
-/// How the counters stand that were `heard` behind a barrier after a signature for `named`.
+/// The state of the counters that were `heard` behind a barrier after an acceptance for `named`.
 pub(super) fn aftermath(
     names: &BTreeSet<&str>,
     named: &[(CounterName, LossId)],
@@ -327,9 +331,10 @@ pub(super) fn aftermath(
     aftermath
 }
 
-/// A partition's accepting records: at most [`LOSSES_PER_RECORD_MAX`] sequences each, and the last
-/// ones say that the counters `named`, in ascending order, are complete from there on, at most
-/// [`COMPLETED_PER_RECORD_MAX`] each. None when there is nothing to say.
+/// The loss acceptance records of a partition, each with at most [`LOSSES_PER_RECORD_MAX`]
+/// sequences. The last ones also declare that the counters `named`, in ascending order, are
+/// complete at that record; each names at most [`COMPLETED_PER_RECORD_MAX`] counters. There is none
+/// if there is nothing to record.
 pub(super) fn records(
     partition: Partition,
     losses: &[Loss],

@@ -1,6 +1,6 @@
-//! Tests of what may be dropped and what is lost.
+//! Tests of what may be dropped from the read requirement and of what is lost.
 //!
-//! Invariant: they know only what counters said.
+//! Invariant: the tests know only what counters reported.
 
 use std::collections::BTreeSet;
 
@@ -98,13 +98,13 @@ fn nothing_is_dropped_while_anyone_may_still_have_it() {
 fn what_was_acknowledged_is_never_dropped() {
     let nothing = Requirement::default();
     let both = |holds: &Requirement| [heard("a", holds.clone()), heard("b", holds.clone())];
-    // Our own.
+    // Own batches.
     assert_eq!(never(&of(&[(9, &[1])]), &both(&nothing)), nothing);
-    // What has a successor: two are missing, or a later one is held.
+    // Batches with a successor: two are missing, or a later one is held.
     assert_eq!(never(&of(&[(1, &[1, 2])]), &both(&nothing)), nothing);
     let later = of(&[(1, &[1, 3])]);
     assert_eq!(never(&of(&[(1, &[1, 2, 3])]), &both(&later)), nothing);
-    // One of the epoch went before, so this one had a successor.
+    // Another batch of the epoch was dropped before, so this one had a successor.
     let required = of(&[(1, &[1])]);
     let again = |dropped| {
         never_acknowledged(OWN, &names(), &required, &both(&nothing), &dropped, |_| {
@@ -115,7 +115,7 @@ fn what_was_acknowledged_is_never_dropped() {
     assert_eq!(
         again(of(&[(1, &[1])])),
         required,
-        "but the same may go twice"
+        "but the same one may be dropped twice"
     );
 }
 
@@ -162,8 +162,8 @@ fn nothing_is_dropped_while_its_coordinator_may_bring_it() {
     assert_eq!(never, of(&[(2, &[1])]));
 }
 
-/// Of each epoch at most one, the last, can be on its way: what has a successor was acknowledged,
-/// and is lost.
+/// At most one batch of an epoch, the last, can still be in flight. A batch with a successor was
+/// acknowledged and is lost.
 #[test]
 fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     let required = of(&[(1, &[1, 2, 5]), (2, &[3]), (3, &[2]), (4, &[])]);
@@ -188,8 +188,8 @@ fn only_the_last_of_an_epoch_is_not_lost_while_it_may_come() {
     assert!(!planned.plan.includes(&lost(1, 2, 5)));
 }
 
-/// Else it would answer exactly without what another holds, or what is posted without a copy for
-/// it.
+/// Otherwise it would answer exactly without a batch that another counter holds, or without batches
+/// that are appended without a copy for it.
 #[test]
 fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
     let heard = ["a", "b", "c"].map(|name| Heard {
@@ -200,7 +200,7 @@ fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
     let [mut a, b, c] = heard;
     a.holds = of(&[(1, &[1, 2])]);
     let first = [a.clone(), b.clone(), c.clone()];
-    // It has taken 3 since, behind which the others may still be.
+    // It has received 3 since. The others may not have reached it in their queues.
     a.holds = of(&[(1, &[1, 2, 3])]);
     let nothing = Requirement::default();
     let known = Known {
@@ -220,7 +220,8 @@ fn who_lacks_what_another_holds_or_is_passed_by_is_not_complete_yet() {
     assert!(!plan.completes(&b, LossId(4)));
 }
 
-/// It was just started, say, and what it holds may have waited in its queue all the time.
+/// The late counter may just have been started, so what it holds may have been in its queue all the
+/// time.
 #[test]
 fn what_one_holds_that_came_late_everybody_must_hold() {
     let incomplete = |name: &str, holds| Heard {
@@ -290,7 +291,8 @@ proptest! {
         losses in prop::collection::vec((1_u64..9, 0_u64..LOSSES_PER_RECORD_MAX), 0..4),
         counters in 0..3 * COMPLETED_PER_RECORD_MAX,
     ) {
-        let losses: Vec<Loss> = losses.into_iter().map(|(first, more)| lost(1, first, first + more)).collect();
+        let losses = losses.into_iter();
+        let losses: Vec<_> = losses.map(|(first, more)| lost(1, first, first + more)).collect();
         let named: Vec<_> = (0..counters)
             .map(|at| (CounterName::new(&format!("c{at:05}")).expect("a name"), LossId(at as u64)))
             .collect();
@@ -307,8 +309,9 @@ proptest! {
         }
         prop_assert_eq!(said, named);
         let all: Vec<_> = records.into_iter().flat_map(|record| record.losses).collect();
-        let total = |of: &[(Epoch, u64, u64)]| of.iter().map(|(_, first, last)| last - first + 1).sum::<u64>();
-        prop_assert_eq!(total(&all), losses.iter().map(|loss| loss.last - loss.first + 1).sum::<u64>());
+        let recorded: u64 = all.iter().map(|(_, first, last)| last - first + 1).sum();
+        let lost: u64 = losses.iter().map(|loss| loss.last - loss.first + 1).sum();
+        prop_assert_eq!(recorded, lost);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The counters that a coordinator knows of: those that configuration names, and those that
-//! presence showed.
+//! The counters that a coordinator knows: those that its configuration names, and those that
+//! discovery found.
 //!
-//! Invariant: a name counts towards the majority from the moment it is known, whether its counter
-//! was ever seen or not, and a majority is one of those that configuration names as well. A counter
-//! is taken to hold the floor only in the life in which an answer of its own covered it.
+//! Invariant: a name counts towards the majority as soon as it is known, whether or not its counter
+//! was ever seen, and a majority of all names is also a majority of the configured ones. A counter
+//! is presumed to hold the floor only in the incarnation in which one of its own answers covered
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,57 +18,57 @@ use super::{Coordinator, Replicas};
 use headcount_model::Requirement;
 use headcount_rpc::{Queries, QueryError, Status};
 
-/// How long a coordinator waits for a counter's status.
+/// Timeout for the status of a counter.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A counter as its coordinator sees it.
+/// A counter, as seen by its coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterView {
     /// Its name.
     pub name: String,
-    /// What it says of itself, or why it can't be asked.
+    /// Its status, or why it cannot be queried.
     pub status: Result<Status, QueryError>,
-    /// Messages in its queue, when there is one and somebody counts them.
+    /// Messages in its queue, if it has one and their number is known.
     pub queue_messages: Option<u64>,
-    /// Batches appended that it has not applied, as far as is known.
+    /// Appended batches that it has not applied, as far as known.
     pub lag_batches: Option<u64>,
-    /// How long ago it announced itself, in milliseconds.
+    /// Time since its last announcement, in milliseconds.
     pub last_seen_ms_ago: Option<u64>,
-    /// Where it is asked; none in the same process.
+    /// Its URL; `None` if it runs in the same process.
     pub url: Option<String>,
-    /// Where the broker keeps its queue, when somebody asks for that.
+    /// The broker nodes that hold its queue, if this is monitored.
     pub replicas: Option<Replicas>,
 }
 
-/// What is known of a counter without asking it.
+/// What is known about a counter without querying it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hearsay {
     /// Messages in its queue.
     pub queue_messages: Option<u64>,
-    /// When it announced itself last.
+    /// When its last announcement was received.
     pub seen_at: Option<Instant>,
-    /// Where it is asked.
+    /// Its URL.
     pub url: Option<String>,
-    /// Where the broker keeps its queue.
+    /// The broker nodes that hold its queue.
     pub replicas: Option<Replicas>,
 }
 
-/// What an answer of a counter has shown of its present life.
+/// What an answer of a counter showed about its current incarnation.
 #[derive(Clone)]
 pub(super) struct Known {
-    /// The life.
+    /// The incarnation.
     pub life: u64,
-    /// What it held beyond the floor when it first covered that. Later answers of this life name
-    /// only what has changed in it.
+    /// What it held beyond the floor when it first covered the floor. Later answers of this
+    /// incarnation name only epochs that changed in it.
     pub beyond_floor: Arc<Requirement>,
 }
 
-/// A counter that can be asked.
+/// A counter that can be queried.
 pub(super) struct Member {
     pub name: String,
     pub queries: Arc<dyn Queries>,
     known: Mutex<Option<Known>>,
-    /// Whether it said that it takes nothing more from its queue.
+    /// Whether it reported that it has stopped consuming its queue.
     halted: AtomicBool,
 }
 
@@ -81,8 +82,8 @@ impl Member {
         }
     }
 
-    /// The life in which it has covered the floor. In that life its position only grows, so it
-    /// always will.
+    /// The incarnation in which it covered the floor. Within an incarnation its position only
+    /// grows, so it continues to cover the floor.
     pub(crate) fn known(&self) -> Option<Known> {
         self.known.lock().clone()
     }
@@ -91,33 +92,33 @@ impl Member {
         *self.known.lock() = Some(known);
     }
 
-    /// What it says of itself, within a time.
+    /// Queries its status, with a timeout.
     pub(crate) async fn status(&self) -> Result<Status, QueryError> {
         let status = tokio::time::timeout(STATUS_TIMEOUT, self.queries.status())
             .await
-            .unwrap_or_else(|_| Err(unreachable("it does not answer")))?;
+            .unwrap_or_else(|_| Err(unreachable("it does not answer in time")))?;
         let is_halted = status.problem.is_some();
         self.halted.store(is_halted, Ordering::Relaxed);
         Ok(status)
     }
 
-    /// Whether it falls behind for as long as it lives.
+    /// Whether it has halted: it falls behind for the rest of its incarnation.
     pub(crate) fn is_halted(&self) -> bool {
         self.halted.load(Ordering::Relaxed)
     }
 
-    /// Notes that `life` is over: in the next one the counter may hold less.
+    /// Forgets the incarnation `life`, which has ended. In the next one the counter may hold less.
     pub(crate) fn forget(&self, life: u64) {
         self.known.lock().take_if(|known| known.life == life);
     }
 }
 
-/// The counters of one moment.
+/// The counters at one moment.
 #[derive(Default)]
 pub(super) struct Roll {
-    /// The names of configuration.
+    /// The configured names.
     configured: BTreeSet<String>,
-    /// Those that can be asked, by name.
+    /// The counters that can be queried, by name.
     present: BTreeMap<String, Arc<Member>>,
 }
 
@@ -126,16 +127,17 @@ impl Roll {
         self.present.values().map(Arc::as_ref)
     }
 
-    /// Every name, seen or not, in order.
+    /// All names in order, whether or not their counters were seen.
     pub(crate) fn names(&self) -> BTreeSet<&str> {
         let present = self.present.keys();
         let names = present.chain(&self.configured);
         names.map(String::as_str).collect()
     }
 
-    /// Whether `counters` are more than half of all names, of those of configuration, and of those
-    /// that each other coordinator names (`others`): whoever acknowledged something has a copy with
-    /// each counter that its settings name, which no majority may leave out.
+    /// Whether `counters` are more than half of all names, more than half of the configured names,
+    /// and more than half of the names that each other coordinator configures (`others`). Each
+    /// acknowledged batch has a copy for every counter that its coordinator's configuration names,
+    /// so a majority must include a majority of those.
     pub(crate) fn has_majority(
         &self,
         counters: &BTreeSet<&str>,
@@ -151,7 +153,7 @@ impl Roll {
     }
 }
 
-/// The counters, changing.
+/// The current member set.
 pub(super) struct Members {
     roll: Mutex<Arc<Roll>>,
     hearsay: Mutex<BTreeMap<String, Hearsay>>,
@@ -185,9 +187,8 @@ impl Members {
 }
 
 impl Coordinator {
-    /// Makes a counter known, or known anew: a new address or a new life comes as a new object.
-    /// With `configured` its name stays one of those that a majority is counted of, until the
-    /// process ends.
+    /// Adds a counter or replaces it: a new address or a new incarnation comes as a new object.
+    /// With `configured`, its name counts as a configured one until the process ends.
     pub fn set_member(&self, name: &str, queries: Arc<dyn Queries>, configured: bool) {
         self.inner.members.change(|roll| {
             if configured {
@@ -198,29 +199,29 @@ impl Coordinator {
         });
     }
 
-    /// Asks a counter no more: for one that was removed from the cluster, never for one that is
-    /// merely silent. A configured name stays named.
+    /// Stops querying a counter. Call this only for a counter that was removed from the cluster,
+    /// never for one that is merely silent. A configured name stays configured.
     pub fn remove_member(&self, name: &str) {
         self.inner.members.change(|roll| {
             roll.present.remove(name);
         });
     }
 
-    /// Takes note of what is known of a counter without asking it: for those who look, never for an
-    /// answer.
+    /// Records what is known about a counter without querying it. This is for observation only and
+    /// never affects an answer.
     pub fn note_hearsay(&self, name: &str, note: impl FnOnce(&mut Hearsay)) {
         let mut hearsay = self.inner.members.hearsay.lock();
         note(hearsay.entry(name.to_owned()).or_default());
     }
 
-    /// The names of all counters that it knows of, in order.
+    /// The names of all known counters, in order.
     #[must_use]
     pub fn counter_names(&self) -> Vec<String> {
         let roll = self.inner.members.roll();
         roll.names().into_iter().map(str::to_owned).collect()
     }
 
-    /// Every named counter as it can be seen now, by name.
+    /// The current view of every known counter, by name.
     pub async fn counters(&self) -> Vec<CounterView> {
         let roll = self.inner.members.roll();
         let asked = roll.names().into_iter().map(|name| {
@@ -236,7 +237,7 @@ impl Coordinator {
                     name: name.to_owned(),
                     status,
                     queue_messages: heard.queue_messages,
-                    // A queue's messages are the batches that its counter has not applied.
+                    // The messages in a queue are the batches that its counter has not applied.
                     lag_batches: heard.queue_messages,
                     last_seen_ms_ago: heard.seen_at.map(|at| at.elapsed().as_millis() as u64),
                     url: heard.url,

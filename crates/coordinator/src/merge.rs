@@ -1,19 +1,19 @@
-//! Merging: the answers of several counters into one.
+//! Merges the answers of several counters into one.
 //!
-//! Invariant: in each partition the first answer that covers the demand wins; where none does, the
-//! greatest count known is given and the whole is not exact.
+//! Invariant: in each partition, the first answer that covers the requirement wins. If none does,
+//! the greatest known count is returned, and the result is not exact.
 
 use std::collections::BTreeMap;
 
 use headcount_model::{Partitioning, Requirement, TenantName};
 use headcount_rpc::{Counts, Cover, Listing, Membership};
 
-/// An answer that says how far it goes.
+/// An answer that reports its coverage.
 pub(crate) trait Covered {
-    /// How far it goes.
+    /// Its coverage.
     fn cover(&self) -> &Cover;
 
-    /// How far it goes, to be corrected by what is known beside it.
+    /// Its coverage, to be corrected by what is known from other sources.
     fn cover_mut(&mut self) -> &mut Cover;
 }
 
@@ -47,7 +47,7 @@ impl Covered for Listing {
     }
 }
 
-/// For each partition, the first answer that covers it, if any.
+/// For each partition, the index of the first answer that covers it.
 fn winners<A: Covered>(
     partitioning: Partitioning,
     answers: &[A],
@@ -65,7 +65,7 @@ pub(crate) fn is_covered<A: Covered>(partitioning: Partitioning, answers: &[A]) 
     winners(partitioning, answers).all(|winner| winner.is_some())
 }
 
-/// Everything that the winning answers cover: what later reads must cover too.
+/// Everything that the winning answers cover. Later reads must cover it too.
 #[must_use]
 pub(crate) fn shown<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Requirement {
     let mut shown = Requirement::default();
@@ -75,7 +75,7 @@ pub(crate) fn shown<A: Covered>(partitioning: Partitioning, answers: &[A]) -> Re
     shown
 }
 
-/// For each tenant asked for, its count over all partitions.
+/// For each requested tenant, its count over all partitions.
 #[must_use]
 pub(crate) fn counts(partitioning: Partitioning, tenants: usize, answers: &[Counts]) -> Vec<u64> {
     let mut totals = vec![0; tenants];
@@ -96,7 +96,7 @@ pub(crate) fn counts(partitioning: Partitioning, tenants: usize, answers: &[Coun
     totals
 }
 
-/// Whether the item is counted, as far as anyone knows.
+/// Whether the item is counted, as far as the answers show.
 #[must_use]
 pub(crate) fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
     if is_covered(partitioning, answers) {
@@ -107,9 +107,9 @@ pub(crate) fn membership(partitioning: Partitioning, answers: &[Membership]) -> 
     answers.iter().any(|answer| answer.counted)
 }
 
-/// A page of tenants with their counts over all partitions, and whether there are more after them.
+/// A page of tenants with their counts over all partitions, and whether more tenants follow.
 ///
-/// Once every partition is covered, only the answers that cover one have a say; else all have.
+/// If every partition is covered, only the winning answers are merged; otherwise all answers are.
 #[must_use]
 pub(crate) fn listing(
     partitioning: Partitioning,
@@ -122,7 +122,7 @@ pub(crate) fn listing(
         .enumerate()
         .filter(|(index, _)| winners.as_ref().is_none_or(|won| won.contains(index)))
         .collect();
-    // A list that was cut short says nothing about names beyond its last one.
+    // A truncated list shows nothing about names after its last one.
     let horizon = merged
         .iter()
         .filter(|(_, answer)| answer.more)
@@ -269,19 +269,24 @@ mod tests {
     }
 
     proptest! {
-        /// A page never ends a listing early: where there is more, it has a name that the next one
-        /// begins after. Once it is covered, it is what the first answer that covers gave.
+        /// A page never ends a listing early: if more names follow, the page has a name after which
+        /// the next page starts. A covered page is that of the first covering answer.
         #[test]
         fn a_page_with_more_after_it_is_not_empty(
             answers in prop::collection::vec(
-                (any::<bool>(), any::<bool>(), prop::collection::btree_map("[a-e]", 1_u64..9, 1..4)),
+                (
+                    any::<bool>(),
+                    any::<bool>(),
+                    prop::collection::btree_map("[a-e]", 1_u64..9, 1..4),
+                ),
                 1..4,
             ),
         ) {
             let answers: Vec<_> = answers
                 .iter()
                 .map(|(covers, more, names)| {
-                    let names: Vec<_> = names.iter().map(|(name, &count)| (name.as_str(), count)).collect();
+                    let names = names.iter().map(|(name, &count)| (name.as_str(), count));
+                    let names: Vec<_> = names.collect();
                     let page = page(&names, *more);
                     if *covers { page } else { not_covering(page) }
                 })
@@ -295,10 +300,12 @@ mod tests {
             }
         }
 
-        /// However answers are ordered, an exact count is one that a covering counter gave, and an
-        /// inexact one is the greatest that anyone gave.
+        /// In any order of answers, an exact count is that of a covering counter, and an inexact
+        /// count is the greatest of all answers.
         #[test]
-        fn merged_counts_are_somebodys(answers in prop::collection::vec((any::<bool>(), 0_u64..50), 0..6)) {
+        fn merged_counts_are_somebodys(
+            answers in prop::collection::vec((any::<bool>(), 0_u64..50), 0..6),
+        ) {
             let answers: Vec<_> = answers
                 .iter()
                 .map(|&(covers, count)| answer(&[(0, covers)], &[&[count]]))

@@ -1,18 +1,18 @@
-//! The metrics that every request touches, looked up once: finding one by its name costs more than
-//! counting in it.
+//! Metrics that every request updates. They are looked up once, because a lookup by name costs more
+//! than the update.
 //!
-//! Invariant: made after the process's recorder is set, or nothing is recorded.
+//! Invariant: create it after the process's metrics recorder is set; otherwise nothing is recorded.
 
 use metrics::Counter;
 
 use super::Consistency;
 use headcount_telemetry as telemetry;
 
-/// See the module.
+/// Handles of the metrics.
 pub(super) struct Meters {
-    /// Items acknowledged.
+    /// Acknowledged items.
     pub accepted: Counter,
-    /// By consistency, answers that are not exact and those that are.
+    /// Reads by consistency; for each, those that were not exact and those that were.
     reads: [[Counter; 2]; 3],
 }
 
@@ -38,7 +38,7 @@ impl Meters {
         }
     }
 
-    /// Reads of a kind.
+    /// The counter of reads with this consistency and exactness.
     pub(crate) fn reads(&self, consistency: Consistency, exact: bool) -> &Counter {
         let of_consistency = match consistency {
             Consistency::Session => &self.reads[0],

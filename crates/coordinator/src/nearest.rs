@@ -1,13 +1,13 @@
-//! Asking for an answer that one counter can give: the one that gave the last is asked first, the
-//! others as well when it does not answer well or soon.
+//! Hedged requests for answers that one counter can give: the counter that gave the last answer is
+//! queried first, and the others too if it fails or is slow.
 //!
-//! Invariant: as long as an answer is missing, every counter is asked before the time is up; so
-//! what a read can learn does not depend on who is asked first.
+//! Invariant: while no sufficient answer has arrived, every counter is queried before the timeout.
+//! What a read can find therefore does not depend on which counter is queried first.
 //!
-//! Every counter has everything, so one answer is enough nearly always, and three cost three times
-//! as much: here, and in counters that commit at once because a query waits. How long to wait for
-//! the first is that of "The Tail at Scale" (Dean & Barroso, 2013): longer than nearly all answers
-//! take.
+//! Every counter holds the same state, so one answer is nearly always enough. Three queries cost
+//! three times as much: here, and in the counters, which commit at once when a query waits. The
+//! hedging delay follows "The Tail at Scale" (Dean & Barroso, 2013): it is longer than nearly all
+//! answers take.
 
 use std::time::Duration;
 
@@ -22,17 +22,17 @@ use super::members::{Member, Roll};
 use headcount_rpc::QueryError;
 use headcount_runtime::clock::within;
 
-/// How long the first counter is waited for before the others are asked too: some commits of a busy
-/// one.
+/// Hedging delay: how long to wait for the first counter before the others are queried too. It
+/// allows for some commits of a busy counter.
 const OTHERS_AFTER: Duration = Duration::from_millis(20);
 
-/// The name of the counter that gave the last answer that was enough.
+/// The name of the counter that gave the last sufficient answer.
 #[derive(Default)]
 pub(super) struct Nearest(Mutex<Option<String>>);
 
 impl Nearest {
-    /// The counters of a roll, this one first; those that fall behind for as long as they live come
-    /// last.
+    /// The counters of `roll`, this one first. Halted counters come last, because they fall behind
+    /// for the rest of their incarnation.
     fn first_of<'a>(&self, roll: &'a Roll) -> Vec<&'a Member> {
         let mut members: Vec<&Member> = roll.members().collect();
         let nearest = self.0.lock();
@@ -50,8 +50,8 @@ impl Nearest {
 }
 
 impl Coordinator {
-    /// Asks counters of `roll` and collects answers until they are `enough`, or until the time is
-    /// up.
+    /// Queries counters of `roll` and collects answers until they are `enough`, or until the
+    /// timeout.
     pub(super) async fn ask_nearest<'a, A, F>(
         &self,
         roll: &'a Roll,
@@ -72,13 +72,13 @@ impl Coordinator {
     }
 }
 
-/// What counters answered.
+/// Answers of counters.
 pub(super) struct Gathered<'a, A> {
-    /// Their answers, as they came.
+    /// The answers, in order of arrival.
     pub answers: Vec<A>,
-    /// Whose was the last, where they are enough.
+    /// The counter that gave the last answer, if the answers are enough.
     pub last: Option<&'a Member>,
-    /// Whether one refused, since as many queries wait for it as may.
+    /// Whether a counter rejected the query because its limit of waiting queries was reached.
     pub busy: bool,
 }
 
@@ -91,20 +91,20 @@ impl<A> Gathered<'_, A> {
         }
     }
 
-    /// Takes an answer, or why there is none.
+    /// Records an answer, or the reason why there is none.
     fn take(&mut self, answered: Result<A, QueryError>) {
         match answered {
             Ok(answer) => self.answers.push(answer),
             Err(error) => {
-                tracing::debug!(%error, "a counter did not answer");
+                tracing::debug!(%error, "counter query failed");
                 self.busy |= error == QueryError::Busy;
             }
         }
     }
 }
 
-/// Asks `first`, and `others` too when those do not answer well or soon. Collects answers until
-/// they are `enough`, or until the time is up.
+/// Queries `first`, and also `others` if those fail or exceed the hedging delay. Collects answers
+/// until they are `enough`, or until the timeout.
 pub(super) async fn gather<'a, A, F>(
     first: Vec<&'a Member>,
     mut others: Vec<&'a Member>,
@@ -148,8 +148,7 @@ where
     }
 }
 
-/// The same where there is only one: a process that runs alone need not keep a set of whom it waits
-/// for.
+/// Does the same for a single counter, without the cost of a set of futures.
 async fn alone<'a, A, F>(
     only: &'a Member,
     limit: Duration,
@@ -160,7 +159,7 @@ where
     F: Future<Output = Result<A, QueryError>> + Send,
 {
     let mut gathered = Gathered::with_room_for(1);
-    // Mostly it has the answer at hand.
+    // The answer is usually ready at the first poll.
     if let Ok(answered) = within(limit, ask(only)).await {
         let is_answer = answered.is_ok();
         gathered.take(answered);

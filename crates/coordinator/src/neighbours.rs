@@ -1,9 +1,9 @@
-//! The other nodes as their announcements show them: whose last batch may still come, and who can't
-//! read what.
+//! The other nodes, as known from their announcements: which coordinators may still append their
+//! last batch, and which nodes cannot read a version of the batch format.
 //!
-//! Invariant: a coordinator is taken for gone only once this one has heard its own announcements
-//! for [`SILENCE_MAX`] without a break, and none of that one. Time is that of what was heard: none
-//! passes while nothing is heard.
+//! Invariant: a coordinator is presumed gone only after this node has received its own
+//! announcements for [`SILENCE_MAX`] without a break, and none of that coordinator. The clock is
+//! the receive time of announcements: while none are received, no time passes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,63 +14,64 @@ use tokio::time::Instant;
 use super::Coordinator;
 use headcount_model::Epoch;
 
-/// How long a coordinator must have been silent, among nodes that are heard, before it is taken for
-/// gone. Nodes announce themselves every second; one whose connection is lost without a word takes
-/// two heartbeats, 20 s, to notice.
+/// How long a coordinator must be silent, while this node receives announcements, before it is
+/// presumed gone. Nodes announce themselves every second. A node whose connection breaks without
+/// being closed needs two heartbeats, 20 s, to notice.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// The longest break in this node's own announcements in which it is still taken to have heard the
-/// others.
+/// The longest gap between this node's own announcements that does not count as a break in
+/// reception.
 const BREAK_MAX: Duration = Duration::from_secs(10);
 
-/// A node as it announced itself last.
+/// A node, as described by its last announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     /// Its unique name.
     pub name: String,
     /// Its release.
     pub release: String,
-    /// Where it is asked.
+    /// Its URL.
     pub url: String,
-    /// When it was heard.
+    /// When its last announcement was received.
     pub heard_at: Instant,
-    /// What it does with batches.
+    /// How it uses batches.
     pub role: NeighbourRole,
-    /// The counters that its settings name.
+    /// The counters that its configuration names.
     pub named: Vec<String>,
-    /// The counters whose queues get all that it appends, where it appends and its release says so.
+    /// The counters whose queues receive every batch that it appends; `None` if it appends none or
+    /// its release does not report this.
     pub reaches: Option<Vec<String>>,
 }
 
-/// What a node does with batches.
+/// How a node uses batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NeighbourRole {
-    /// It appends them, under this epoch; none where its release doesn't say.
+    /// It appends them, under this epoch; `None` if its release does not report the epoch.
     Appends(Option<Epoch>),
-    /// It reads them, up to this version of their format.
+    /// It reads them, up to this version of the batch format.
     Reads(u8),
 }
 
-/// Why an epoch's last batch may still come.
+/// Why the last batch of an epoch may still arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MayCome {
-    /// It was handed to the log here, and is not confirmed.
+    /// This coordinator submitted it to the log, and the log has not confirmed it.
     InFlightHere,
     /// Its coordinator announces itself.
     Heard {
-        /// Where that is.
+        /// URL of that coordinator.
         url: String,
     },
-    /// A coordinator announces itself without its epoch.
+    /// A coordinator announces itself without reporting its epoch.
     Unsaid {
         /// Its name.
         name: String,
         /// Its release.
         release: String,
     },
-    /// This node has not heard the others for long enough.
+    /// This node has not received announcements for long enough.
     NotHeardLong {
-        /// How long it has yet to.
+        /// The remaining time.
         yet: Duration,
     },
 }
@@ -80,39 +81,39 @@ impl fmt::Display for MayCome {
         let secs = SILENCE_MAX.as_secs();
         match self {
             Self::InFlightHere => {
-                f.write_str("this coordinator is about to bring it; make a new plan")
+                f.write_str("this coordinator is still appending it; make a new plan")
             }
             Self::Heard { url } => write!(
                 f,
-                "its coordinator at {url} is there and may still bring it. Make a plan at that one, which knows what was \
-                 acknowledged; or stop it, and make a new plan here {secs} s later"
+                "its coordinator at {url} is running and may still append it. Make a plan at that \
+                 coordinator, which knows what it acknowledged; or stop it, and make a new plan \
+                 here {secs} s later"
             ),
             Self::Unsaid { name, release } => write!(
                 f,
-                "{name}, of release {release}, does not say which epoch it has, and may still bring it. Upgrade or stop \
-                 it, and make a new plan {secs} s later"
+                "{name} (release {release}) does not report its epoch and may still append it. \
+                 Upgrade or stop it, and make a new plan {secs} s later"
             ),
             Self::NotHeardLong { yet } => write!(
                 f,
-                "this coordinator has not listened long enough to know that the one of that epoch is gone; make a new \
-                 plan in {} s",
+                "this coordinator has not received announcements for long enough to presume the \
+                 coordinator of that epoch gone; make a new plan in {} s",
                 yet.as_secs() + 1
             ),
         }
     }
 }
 
-/// What is known of the other nodes.
+/// What is known about the other nodes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Neighbours {
     nodes: Vec<Neighbour>,
-    /// Since when, and when last, own announcements were heard without a break.
+    /// The first and the last of this node's own announcements that were received without a break.
     hearing: Option<(Instant, Instant)>,
 }
 
 impl Neighbours {
-    /// Takes note of all nodes that are known, of which the coordinator of the epoch `own` is this
-    /// one.
+    /// Stores all known nodes. The coordinator of the epoch `own` is this one.
     pub(crate) fn note(&mut self, own: Epoch, nodes: Vec<Neighbour>) {
         let echo = |node: &&Neighbour| node.role == NeighbourRole::Appends(Some(own));
         if let Some(heard_at) = nodes.iter().find(echo).map(|node| node.heard_at) {
@@ -123,8 +124,8 @@ impl Neighbours {
         self.nodes = nodes;
     }
 
-    /// The counters that each coordinator names which was heard in the last [`SILENCE_MAX`]: what
-    /// it acknowledges has copies with those.
+    /// The configured counters of each coordinator that was heard in the last [`SILENCE_MAX`].
+    /// Every batch that a coordinator acknowledges has a copy for each of its configured counters.
     pub(crate) fn named(&self) -> Vec<BTreeSet<String>> {
         let named = self.coordinators();
         let named = named.map(|node| node.named.iter().cloned().collect());
@@ -133,8 +134,8 @@ impl Neighbours {
             .collect()
     }
 
-    /// A coordinator heard in the last [`SILENCE_MAX`] that appends without a copy for `counter`:
-    /// its name.
+    /// The name of a coordinator that was heard in the last [`SILENCE_MAX`] and that appends
+    /// batches without a copy for `counter`.
     pub(crate) fn passes_by(&self, counter: &str) -> Option<&str> {
         let misses = |reaches: &Vec<String>| !reaches.iter().any(|name| name == counter);
         let mut passing = self
@@ -143,7 +144,7 @@ impl Neighbours {
         passing.next().map(|node| node.name.as_str())
     }
 
-    /// The coordinators heard in the last [`SILENCE_MAX`].
+    /// The coordinators that were heard in the last [`SILENCE_MAX`].
     fn coordinators(&self) -> impl Iterator<Item = &Neighbour> {
         let now = Instant::now();
         self.nodes.iter().filter(move |node| {
@@ -151,8 +152,8 @@ impl Neighbours {
         })
     }
 
-    /// Why the last batch of another coordinator's `epoch` may still come; `None` when that one is
-    /// gone.
+    /// Why the last batch of another coordinator's `epoch` may still arrive; `None` if that
+    /// coordinator is gone.
     pub(crate) fn may_come(&self, epoch: Epoch) -> Option<MayCome> {
         let (since, now) = self.hearing.unwrap_or_else(|| {
             let now = Instant::now();
@@ -176,7 +177,7 @@ impl Neighbours {
         (!yet.is_zero()).then_some(MayCome::NotHeardLong { yet })
     }
 
-    /// A node that would stand at a batch of `version`.
+    /// A node that cannot read a batch of format `version` and would halt at it.
     pub(crate) fn cannot_read(&self, version: u8) -> Option<&Neighbour> {
         let mut nodes = self.nodes.iter();
         nodes.find(|node| matches!(node.role, NeighbourRole::Reads(newest) if newest < version))
@@ -184,7 +185,7 @@ impl Neighbours {
 }
 
 impl Coordinator {
-    /// Takes note of all nodes that announce themselves, this one included.
+    /// Stores all nodes that announce themselves, including this one.
     pub fn note_neighbours(&self, nodes: Vec<Neighbour>) {
         let inner = &self.inner;
         inner.neighbours.lock().note(inner.epoch, nodes);

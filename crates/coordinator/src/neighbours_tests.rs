@@ -1,6 +1,6 @@
-//! Tests of who is taken for gone, and of who can't read what.
+//! Tests of which coordinators are presumed gone, and of which nodes cannot read a batch format.
 //!
-//! Invariant: all times are given.
+//! Invariant: all times are given by the tests.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn appends(epoch: Epoch, heard_at: Instant) -> Neighbour {
     node(&name, NeighbourRole::Appends(Some(epoch)), heard_at)
 }
 
-/// Seconds after a beginning.
+/// Seconds since a start time.
 struct Clock(Instant);
 
 impl Clock {
@@ -32,7 +32,8 @@ impl Clock {
         self.0 + Duration::from_secs(seconds)
     }
 
-    /// Own announcements of every second from `first` to `last`, and what else is known then.
+    /// Receives one own announcement per second from `first` to `last`, with `others` known as
+    /// well.
     fn hear(&self, to: &mut Neighbours, first: u64, last: u64, others: &[Neighbour]) {
         for second in first..=last {
             let own = appends(OWN, self.at(second));
@@ -56,7 +57,11 @@ fn a_coordinator_is_gone_a_minute_after_its_last_word() {
     let other = [appends(OTHER, clock.at(100))];
     clock.hear(&mut neighbours, 0, 100, &other);
     assert_eq!(neighbours.may_come(OTHER), heard(OTHER));
-    assert_eq!(neighbours.may_come(Epoch(2)), None, "nobody has that one");
+    assert_eq!(
+        neighbours.may_come(Epoch(2)),
+        None,
+        "no coordinator has that epoch"
+    );
     clock.hear(&mut neighbours, 101, 159, &other);
     assert_eq!(neighbours.may_come(OTHER), heard(OTHER));
     clock.hear(&mut neighbours, 160, 160, &other);
@@ -66,7 +71,7 @@ fn a_coordinator_is_gone_a_minute_after_its_last_word() {
     assert_eq!(neighbours.may_come(OTHER), heard(OTHER), "it was only slow");
 }
 
-/// One that has just started has heard nobody yet.
+/// A coordinator that has just started has not heard any other node yet.
 #[test]
 fn who_has_not_listened_for_a_minute_takes_nobody_for_gone() {
     let (clock, mut neighbours) = (clock(), Neighbours::default());
@@ -82,8 +87,8 @@ fn who_has_not_listened_for_a_minute_takes_nobody_for_gone() {
     assert_eq!(neighbours.may_come(OTHER), None);
 }
 
-/// Its connection was lost, its process stopped, or the broker took nothing: the others were not
-/// silent, but not heard.
+/// The connection was lost, the process was stopped, or the broker accepted no messages. The other
+/// nodes were not silent, but could not be heard.
 #[test]
 fn nobody_is_silent_while_nobody_listens() {
     let (clock, mut neighbours) = (clock(), Neighbours::default());
@@ -95,7 +100,7 @@ fn nobody_is_silent_while_nobody_listens() {
     assert!(neighbours.may_come(OTHER).is_some());
     clock.hear(&mut neighbours, 360, 360, &other);
     assert_eq!(neighbours.may_come(OTHER), None);
-    // No time passes without own announcements, however much others say.
+    // No time passes without own announcements, whatever other nodes announce.
     let others = [
         appends(Epoch(3), clock.at(900)),
         appends(OTHER, clock.at(301)),

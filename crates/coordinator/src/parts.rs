@@ -1,12 +1,12 @@
-//! A batch that the log takes in parts only.
+//! Splits a batch that exceeds the size limit of the log into parts.
 //!
-//! Invariant: pure. The parts hold each of the batch's items once, in its order, and none is larger
-//! than allowed but for one item.
+//! Invariant: this module is pure. The parts contain each item of the batch once, in the order of
+//! the batch. A part exceeds the limit only if it is a single item.
 
 use headcount_log::{batch_bytes, encoded_bytes};
 use headcount_model::{ITEM_HASH_BYTES, ItemHashes, TenantItems};
 
-/// `tenants` in parts, each of which has at most `bytes_max` bytes as a batch.
+/// Splits `tenants` into parts. Each part, encoded as a batch, has at most `bytes_max` bytes.
 pub(super) fn parts(tenants: &[TenantItems], bytes_max: usize) -> Vec<Vec<TenantItems>> {
     let mut parts = Vec::new();
     let mut part = Vec::new();
@@ -59,12 +59,14 @@ mod tests {
             sizes in prop::collection::vec(1_usize..100, 1..20),
             bytes_max in 0_usize..3_000,
         ) {
-            let tenants: Vec<_> = sizes.iter().enumerate().map(|(at, &size)| group(at, size)).collect();
+            let groups = sizes.iter().enumerate().map(|(at, &size)| group(at, size));
+            let tenants: Vec<_> = groups.collect();
             let parts = parts(&tenants, bytes_max);
             for part in &parts {
                 prop_assert!(batch_bytes(part) <= bytes_max || item_count(part) == 1);
             }
-            // Nor are there more than it takes.
+            // No part has room for the first item of the next one, so there are no more parts than
+            // needed.
             for two in parts.windows(2) {
                 let first_of_next = TenantItems {
                     hashes: two[1][0].hashes[..1].into(),

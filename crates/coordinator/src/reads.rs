@@ -1,7 +1,8 @@
-//! Reads: ask the nearest counter, or all, take the first answer that covers what it must, merge.
+//! Reads: query one counter, hedge the query to the others, take the first answer that covers the
+//! requirement, and merge answers.
 //!
-//! Invariant: an answer is called exact only if it covers everything that its consistency asks for;
-//! exact answers of one coordinator never go backwards.
+//! Invariant: an answer is exact only if it covers everything that its consistency requires. Exact
+//! answers of one coordinator never go backwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +17,18 @@ use super::merge::{self, Covered};
 use headcount_model::{ItemHash, Partitioning, Requirement, TenantName, Token};
 use headcount_rpc::{Demand, ListQuery, Queries, QueryError};
 
+/// The pending answer of one counter.
+type Answering<'a, A> = BoxFuture<'a, Result<A, QueryError>>;
+
 /// What a read must include.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Consistency {
-    /// Everything that this coordinator acknowledged before, and all that it has shown.
+    /// Everything that this coordinator acknowledged before, and everything that it has shown.
     #[default]
     Session,
     /// Everything that any coordinator acknowledged before.
     Strong,
-    /// Whatever is known at once.
+    /// Whatever the counters have now, without waiting.
     Eventual,
 }
 
@@ -40,14 +44,14 @@ impl Consistency {
     }
 }
 
-/// How a client wants to read.
+/// Options of a read.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
     /// What the answer must include.
     pub consistency: Consistency,
-    /// A token whose items the answer must include as well.
+    /// A token of a post. The answer must also include the items of that post.
     pub after: Option<Token>,
-    /// How long to wait for an answer that does.
+    /// How long to wait for such an answer.
     pub timeout: Duration,
 }
 
@@ -56,7 +60,7 @@ pub struct ReadOptions {
 pub struct Read<T> {
     /// The answer.
     pub value: T,
-    /// Whether it includes everything that it should.
+    /// Whether the answer includes everything that it must include.
     pub exact: bool,
 }
 
@@ -66,28 +70,28 @@ pub enum ReadError {
     /// No counter answered in time.
     #[error("no counter answered in time")]
     NoCounter,
-    /// A strong read could not reach enough counters, or the log, in time.
+    /// A strong read did not reach the log, or a majority of the counters, in time.
     #[error("the log or a majority of the counters did not answer in time")]
     NoMajority,
-    /// No counter covers what the answer must include, and as many reads wait for that as may.
-    #[error("too many reads wait for what the counters do not have yet")]
+    /// No counter covers the requirement, and the limit of waiting reads is reached.
+    #[error("too many reads are waiting for data that the counters do not have yet")]
     TooManyWaiting,
-    /// As many strong reads run as may.
-    #[error("too many strong reads run at once")]
+    /// The limit of concurrent strong reads is reached.
+    #[error("too many strong reads are running")]
     TooManyStrong,
 }
 
 impl Coordinator {
-    /// How the cluster's items are split: what tokens may name.
+    /// How the items of the cluster are partitioned. A token names only these partitions.
     #[must_use]
     pub fn partitioning(&self) -> Partitioning {
         self.inner.partitioning
     }
 
-    /// Counts of several tenants, of one moment.
+    /// Counts of several tenants, as of one moment.
     ///
     /// # Errors
-    /// When nobody answers in time.
+    /// If no counter answers in time, or too many reads are waiting.
     pub async fn counts(
         &self,
         tenants: Vec<TenantName>,
@@ -107,7 +111,7 @@ impl Coordinator {
     /// Whether an item is counted.
     ///
     /// # Errors
-    /// When nobody answers in time.
+    /// If no counter answers in time, or too many reads are waiting.
     pub async fn contains(
         &self,
         tenant: TenantName,
@@ -123,10 +127,10 @@ impl Coordinator {
         Ok(Read { value, exact })
     }
 
-    /// A page of tenants with their counts, and whether there are more.
+    /// A page of tenants with their counts, and whether more tenants follow.
     ///
     /// # Errors
-    /// When nobody answers in time.
+    /// If no counter answers in time, or too many reads are waiting.
     pub async fn list(
         &self,
         query: ListQuery,
@@ -145,7 +149,7 @@ impl Coordinator {
     async fn read<A: Covered + Send>(
         &self,
         options: &ReadOptions,
-        ask: impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>> + Sync,
+        ask: impl for<'a> Fn(&'a dyn Queries, Demand) -> Answering<'a, A> + Sync,
     ) -> Result<(Vec<A>, bool), ReadError> {
         let deadline = Instant::now() + options.timeout;
         let session = &self.inner.session;
@@ -185,8 +189,8 @@ impl Coordinator {
             .await;
         let answers = match gathered.answers {
             none if none.is_empty() && gathered.busy => {
-                // Else a requirement that nobody can meet would never be doubted while others fill
-                // all places.
+                // Otherwise a requirement that no counter can meet would not be checked while other
+                // reads use up the limit.
                 if floor.is_some() && options.after.is_none() {
                     session.note_exact(false);
                 }
@@ -199,7 +203,8 @@ impl Coordinator {
         if exact {
             session.note_shown(&merge::shown(partitioning, &answers));
         }
-        // What a token asks for may be anything: it says nothing of the session.
+        // A token from a client may require anything, so such a read shows nothing about the
+        // session.
         if floor.is_some() && options.after.is_none() {
             session.note_exact(exact);
         }
@@ -210,7 +215,7 @@ impl Coordinator {
         Ok((answers, exact))
     }
 
-    /// What a strong read must cover beside the floor, which it must cover anyway.
+    /// What a strong read must cover in addition to the floor, which it must always cover.
     async fn acknowledged_beyond_floor(&self, deadline: Instant) -> Result<Requirement, ReadError> {
         let permit = self.inner.strong_reads.try_acquire();
         let _permit = permit.map_err(|_| ReadError::TooManyStrong)?;
@@ -221,10 +226,10 @@ impl Coordinator {
         })
     }
 
-    /// Appends a barrier, waits until a majority of the counters have applied it and are complete,
-    /// and returns all that those have who applied it, and all that must have come before that:
-    /// everything that anyone acknowledged before the call began. One that is not complete knows
-    /// that it may have lost just that, so it vouches for nothing.
+    /// Appends a barrier and waits until a majority of the counters has applied it and is complete.
+    /// Returns what the counters that applied it hold, and all batches that must precede those:
+    /// everything that any coordinator acknowledged before the call began. An incomplete counter
+    /// may have lost exactly that, so it does not count towards the majority.
     pub(super) async fn everything_acknowledged(
         &self,
         deadline: Instant,
@@ -245,7 +250,7 @@ impl Coordinator {
         for heard in heard.iter().filter(|heard| heard.barriers) {
             everything.unite(&heard.holds);
         }
-        // All of them may lack a batch whose successor one of them holds.
+        // All counters may lack a batch although one of them holds its successor.
         Ok(everything.closed())
     }
 }

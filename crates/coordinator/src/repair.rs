@@ -1,8 +1,8 @@
-//! Beside posts and reads: the start read until it succeeds, tending what can't be covered,
-//! accepting losses.
+//! Background tasks and operator actions of a coordinator: repeating the startup read, maintaining
+//! the read requirement, and accepting losses.
 //!
-//! Invariant: a task here only carries out what `losses` decides, and ends when the coordinator is
-//! closed.
+//! Invariant: this module only carries out what `losses` decides. Its tasks end when the
+//! coordinator is closed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,17 +20,18 @@ use headcount_model::{
 };
 use headcount_telemetry as telemetry;
 
-/// Sequences that one signature accepts at most: each takes a counter about a microsecond.
+/// Maximum number of sequences in one loss acceptance. A counter needs about a microsecond for
+/// each.
 const LOSSES_ACCEPTED_MAX: u64 = 1 << 32;
 
-/// How a coordinator tends itself.
+/// Settings of the maintenance of a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TendOptions {
-    /// Time between looks.
+    /// Time between rounds.
     pub interval: Duration,
-    /// How long reads must have failed to be exact before their requirement is doubted.
+    /// How long reads must have been inexact before the read requirement is checked.
     pub uncovered_min: Duration,
-    /// How long the counters may take to answer.
+    /// Timeout for the answers of the counters.
     pub timeout: Duration,
 }
 
@@ -48,50 +49,57 @@ impl Default for TendOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AcceptLossError {
     /// Nothing was appended: some of it is not in the last plan.
-    #[error("not all of this is lost by the last plan; make a new one and accept what it says")]
+    #[error(
+        "the last plan does not list all of this as lost; make a new plan and accept what it lists"
+    )]
     NotInPlan,
-    /// Nothing was appended: recording that many would keep every counter busy for more than an
-    /// hour.
-    #[error("these are more than {LOSSES_ACCEPTED_MAX} batches; accept some of them at a time")]
+    /// Nothing was appended: recording that many losses would keep every counter busy for more than
+    /// an hour.
+    #[error("these are more than {LOSSES_ACCEPTED_MAX} batches; accept fewer at a time")]
     TooMany,
-    /// Nothing was appended: whoever may still bring one of these batches has been heard again
-    /// since the plan.
+    /// Nothing was appended: since the plan, a coordinator was heard that may still append one of
+    /// these batches.
     #[error("batch {sequence} of epoch {epoch} is not lost yet: {why}")]
     MayCome {
-        /// Its epoch.
+        /// Epoch of the batch.
         epoch: Epoch,
-        /// Its sequence.
+        /// Sequence of the batch.
         sequence: Sequence,
-        /// Why it may come, and what to do.
+        /// Why it may still arrive, and what to do.
         why: String,
     },
-    /// Nothing was appended: a counter of an earlier release would stand at it.
+    /// Nothing was appended: a counter of an earlier release would halt at the record.
     #[error(
-        "{name}, of release {release}, can't read a signature that names counters, and would take nothing more from its \
-         queue: upgrade it, then make a new plan"
+        "{name} (release {release}) can't read a loss acceptance that names counters, and would \
+         stop consuming its queue: upgrade it, then make a new plan"
     )]
     CannotRead {
-        /// The node's name.
+        /// Name of the node.
         name: String,
         /// Its release.
         release: String,
     },
-    /// The records were not, or not surely, appended. The same may be accepted again.
+    /// The records were not appended, or it is unknown whether they were. The same request may be
+    /// repeated.
     #[error(transparent)]
     Append(#[from] AcceptError),
 }
 
 impl Coordinator {
-    /// Repeats the [start read](Self::start), each within `timeout`, with `pause` between, until it
-    /// succeeds or the coordinator ends. Posts are admitted meanwhile; reads are not exact.
+    /// Repeats the [startup read](Self::start) until it succeeds or the coordinator ends. Each
+    /// attempt takes at most `timeout`; `pause` is the time between attempts. Meanwhile posts are
+    /// admitted and reads are not exact.
     pub async fn run_start(&self, timeout: Duration, pause: Duration) {
         let started = async {
             let mut failures: u64 = 0;
             while let Err(error) = self.start(timeout).await {
                 failures += 1;
-                // The first, the second, the fourth…: an outage must not fill the log.
+                // Logs failures 1, 2, 4, 8…, so that an outage does not fill the log.
                 if failures.is_power_of_two() {
-                    tracing::warn!(%error, "no read is exact yet: what was acknowledged before is not known");
+                    tracing::warn!(
+                        %error,
+                        "startup read failed; reads return exact=false until it succeeds"
+                    );
                 }
                 tokio::time::sleep(pause).await;
             }
@@ -102,14 +110,14 @@ impl Coordinator {
         }
     }
 
-    /// How long reads of this session have been failing to be exact; `None` when the last one was.
+    /// How long reads of this session have been inexact; `None` if the last one was exact.
     #[must_use]
     pub fn uncovered_for(&self) -> Option<Duration> {
         self.inner.session.uncovered_for()
     }
 
-    /// Looks for clones, and doubts the requirement when reads fail to be exact, until the
-    /// coordinator ends.
+    /// Maintains the coordinator until it ends: looks for clones, and checks the read requirement
+    /// while reads are inexact.
     pub async fn tend(&self, options: TendOptions) {
         let looks = async {
             loop {
@@ -118,10 +126,9 @@ impl Coordinator {
                 let uncovered = self.uncovered_for();
                 if uncovered.is_some_and(|time| time >= options.uncovered_min) {
                     if let Err(error) = self.drop_unheld(options.timeout).await {
-                        tracing::debug!(%error, "the requirement could not be doubted");
+                        tracing::debug!(%error, "read requirement check failed");
                     }
-                    // The next doubt comes only after as long again: a round asks for whole
-                    // positions.
+                    // Each check requests whole positions, so the next one waits as long again.
                     tokio::time::sleep(options.uncovered_min).await;
                 }
             }
@@ -132,13 +139,13 @@ impl Coordinator {
         }
     }
 
-    /// Drops from what reads must cover those sequences of other coordinators that were never
-    /// acknowledged and that no counter holds any more, and says how many. Only when their
-    /// coordinator is gone and every named counter is complete and has applied a barrier that was
-    /// appended afterwards can that be known; else nothing is dropped.
+    /// Drops sequences of other coordinators from the read requirement if they were never
+    /// acknowledged and no counter holds them any more. Returns how many it dropped. This is
+    /// certain only if their coordinator is gone and every known counter is complete and has
+    /// applied a barrier that was appended afterwards; otherwise nothing is dropped.
     ///
     /// # Errors
-    /// When the log did not take the barrier in time.
+    /// If the log did not confirm the barrier in time.
     pub async fn drop_unheld(&self, timeout: Duration) -> Result<u64, ReadError> {
         let inner = &self.inner;
         let roll = inner.members.roll();
@@ -147,7 +154,7 @@ impl Coordinator {
         let heard = self
             .hear_all(&roll, Instant::now() + timeout, |_| false)
             .await?;
-        // A counter that came meanwhile may have taken over what another held.
+        // A counter that joined meanwhile may have ingested what another counter held.
         if !Arc::ptr_eq(&roll, &inner.members.roll()) {
             return Ok(0);
         }
@@ -163,7 +170,8 @@ impl Coordinator {
                 %partition,
                 %epoch,
                 sequence = sequences.last(),
-                "a batch was shown, never acknowledged, and lost with the only counter that had it; counts go on without it"
+                "dropped a batch from the read requirement: a read included it, it was never \
+                 acknowledged, and the only counter that held it lost it"
             );
         }
         if count > 0 {
@@ -173,18 +181,18 @@ impl Coordinator {
         Ok(count)
     }
 
-    /// What is lost for good, as far as the counters that answer know: what an operator may
-    /// [accept](Self::accept_loss). The plan is remembered.
+    /// Makes a loss plan: what is permanently lost, as far as the answering counters know. An
+    /// operator may [accept](Self::accept_loss) it. The coordinator keeps the plan.
     ///
     /// # Errors
-    /// When the log did not take a barrier in time, or no counter answered.
+    /// If the log did not confirm a barrier in time, or no counter answered.
     pub async fn loss_plan(&self, timeout: Duration) -> Result<LossPlan, ReadError> {
         let inner = &self.inner;
         let roll = inner.members.roll();
         let required = inner.session.requirement_and_floor(&inner.batchers);
-        // What is confirmed by now is before the barrier in every queue.
+        // Everything confirmed so far is ahead of the barrier in every queue.
         let confirmed: Vec<Sequence> = inner.batchers.iter().map(|own| own.confirmed()).collect();
-        // Twice: what a counter finds in its queue up to the first barrier, all others must hold at
+        // Two rounds: what one counter receives up to the first barrier, all others must hold at
         // the second.
         let first = self
             .hear_all(&roll, Instant::now() + timeout / 2, |_| false)
@@ -214,8 +222,8 @@ impl Coordinator {
         Ok(plan)
     }
 
-    /// Why a batch that no counter holds may still come, if it is its epoch's last and `confirmed`
-    /// is our own last confirmed one.
+    /// Why a batch that no counter holds may still arrive, if it is the last one of its epoch.
+    /// `confirmed` is the last confirmed sequence of this coordinator.
     fn may_come(&self, id: BatchId, confirmed: Sequence) -> Option<MayCome> {
         match id.epoch == self.inner.epoch {
             true => (id.sequence > confirmed).then_some(MayCome::InFlightHere),
@@ -223,14 +231,15 @@ impl Coordinator {
         }
     }
 
-    /// Appends an operator's signature that `losses` are lost for good: counters go on as if they
-    /// had been applied. Each of `counters` is complete from there on, with what it holds, if the
-    /// loss that it is named with is still its last one; what one of them holds, every exact answer
-    /// of this coordinator must cover, until the others have it too. Only what the last
-    /// [plan](Self::loss_plan) names is taken.
+    /// Appends an operator's acceptance that `losses` are permanently lost. Counters then continue
+    /// as if they had applied those batches. Each counter in `counters` becomes complete at that
+    /// record, with what it holds, if the named loss is still its last one. Every exact answer of
+    /// this coordinator must then cover everything that the counters held at the plan, so a counter
+    /// that lacks some of it gives no exact answer until it has caught up. Accepts only what the
+    /// last [plan](Self::loss_plan) lists.
     ///
     /// # Errors
-    /// [`AcceptLossError`]; the same may be accepted again.
+    /// [`AcceptLossError`]. The same request may be repeated.
     pub async fn accept_loss(
         &self,
         losses: &[Loss],
@@ -257,7 +266,7 @@ impl Coordinator {
                     %partition,
                     ranges = record.losses.len(),
                     completes = ?record.completes,
-                    "an operator accepts a loss"
+                    "appending loss acceptance record"
                 );
                 let appended = batcher.accept(record);
                 let appended = tokio::time::timeout(self.inner.options.accept_timeout, appended);
@@ -272,8 +281,8 @@ impl Coordinator {
         })
     }
 
-    /// Checks a signature against the last plan, and what has been heard since; gives what those
-    /// heard for that plan held.
+    /// Checks a loss acceptance against the last plan and against later announcements. Returns what
+    /// the counters held at that plan.
     fn check_planned(
         &self,
         losses: &[Loss],
@@ -296,7 +305,7 @@ impl Coordinator {
                 epoch: loss.epoch,
                 sequence: loss.last,
             };
-            // Our own were confirmed when they were planned.
+            // Own batches were confirmed when the plan was made.
             let why = match planned.lasts.contains(&last) {
                 true => self.may_come(last, Sequence::MAX),
                 false => None,
@@ -312,7 +321,7 @@ impl Coordinator {
         Ok(planned.held.clone())
     }
 
-    /// Checks that whoever is heard can read these records.
+    /// Checks that all known nodes can read these records.
     fn check_readers<'r>(
         &self,
         records: impl Iterator<Item = &'r Acceptance>,
@@ -328,11 +337,11 @@ impl Coordinator {
         }
     }
 
-    /// How the counters stand once a signature that named `counters` has come to them, within
-    /// `timeout`.
+    /// The state of the counters after a loss acceptance that named `counters`. Waits at most
+    /// `timeout` for them.
     ///
     /// # Errors
-    /// When the log did not take a barrier in time.
+    /// If the log did not confirm a barrier in time.
     pub async fn aftermath(
         &self,
         counters: &[(CounterName, LossId)],

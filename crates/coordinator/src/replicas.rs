@@ -1,38 +1,39 @@
-//! Where the broker keeps a counter's queue, and what is wrong with that.
+//! The nodes of the broker that hold the queue of a counter, and warnings about them.
 //!
-//! Invariant: pure. A warning names the queue, says what would be lost, and what to run.
+//! Invariant: this module is pure. A warning names the queue, what would be lost, and the command
+//! to run.
 
 use std::collections::BTreeSet;
 
-/// Members that a quorum queue should have, where the broker has as many nodes: with three, any one
-/// node may be lost.
+/// Desired number of members of a quorum queue, if the broker has that many nodes. With three
+/// members, the loss of any one node is tolerated.
 const MEMBERS_WANTED: usize = 3;
 
-/// Where a counter's queue is, as the broker's management API told it last. Of several queues of a
-/// counter it is the one that is worst off.
+/// The broker nodes that hold the queue of a counter, as last reported by the broker's management
+/// API. If a counter has several queues, this is the one in the worst state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replicas {
-    /// The queue's name.
+    /// Name of the queue.
     pub queue: String,
-    /// The virtual host that it is in.
+    /// Virtual host of the queue.
     pub vhost: String,
-    /// All queues of the counter: what is run for one is run for them all.
+    /// All queues of the counter. A command applies to all of them.
     pub queues: Vec<String>,
     /// Whether it is a quorum queue.
     pub quorum: bool,
-    /// The nodes on which it has members; empty for a classic queue.
+    /// The nodes that have a member of the queue; empty for a classic queue.
     pub members: BTreeSet<String>,
-    /// Those of them that answer.
+    /// The members that are online.
     pub online: BTreeSet<String>,
     /// All nodes of the broker.
     pub nodes: BTreeSet<String>,
-    /// Those of them that run.
+    /// The nodes that are running.
     pub running: BTreeSet<String>,
 }
 
 impl Replicas {
-    /// What is wrong with where the queue of `counter` is, and what its operator does about that;
-    /// none when nothing is.
+    /// Describes a problem with the members of the queue of `counter` and what the operator must
+    /// do; `None` if there is no problem.
     #[must_use]
     pub fn warning(&self, counter: &str) -> Option<String> {
         if !self.quorum {
@@ -52,26 +53,27 @@ impl Replicas {
         let nodes = self.nodes.len();
         (nodes > 1).then(|| {
             format!(
-                "{} is a classic queue: it is on one of the broker's {nodes} nodes, and what is in it is lost with that \
-                 node. Use queue-type quorum on a broker of several nodes",
+                "{} is a classic queue on one of the broker's {nodes} nodes: its messages are lost \
+                 with that node. Use queue-type quorum on a broker of several nodes",
                 self.queue
             )
         })
     }
 
-    /// Too few members answer: nothing goes in or out.
+    /// A majority of the members is not online: the queue neither accepts nor delivers messages.
     fn stuck_warning(&self, counter: &str) -> String {
         let missing = named(self.members.difference(&self.online));
         format!(
-            "{} of {} members of {} answer, which is no majority: it takes and gives nothing. Start {missing} again. If \
-             that is impossible since the disk is lost: headcount remake-queue --name {counter}",
+            "{} of {} members of {} answer, which is no majority: the queue neither accepts nor \
+             delivers messages. Start {missing} again. Only if that is impossible because the disk \
+             is lost, run: headcount remake-queue --name {counter}",
             self.online.len(),
             self.members.len(),
             self.queue
         )
     }
 
-    /// Some nodes have no member though they could.
+    /// The queue has fewer members than it could have.
     fn members_warning(&self) -> Option<String> {
         let (members, nodes) = (self.members.len(), self.nodes.len());
         let wanted = nodes.min(MEMBERS_WANTED);
@@ -83,7 +85,7 @@ impl Replicas {
             .into_iter()
             .partition(|node| self.running.contains(*node));
         let queues: Vec<String> = self.queues.iter().map(|queue| escaped(queue)).collect();
-        // One that is down can't be given a member.
+        // A node that is down can't be given a member.
         let some = if running.is_empty() { down } else { running };
         let commands = some.into_iter().take(wanted - members).map(|node| {
             format!(
@@ -94,21 +96,23 @@ impl Replicas {
         });
         let commands: Vec<String> = commands.collect();
         Some(format!(
-            "{} has {members} of {wanted} members on a broker of {nodes} nodes: what is in it is lost with {}. Run: {}",
+            "{} has {members} of {wanted} members on a broker of {nodes} nodes: its messages are \
+             lost with {}. Run: {}",
             self.queue,
             named(&self.members),
             commands.join("; ")
         ))
     }
 
-    /// A member is away, and the queue goes on without it.
+    /// A member is offline. The queue works without it.
     fn offline_warning(&self) -> Option<String> {
         let offline: Vec<&String> = self.members.difference(&self.online).collect();
         (!offline.is_empty()).then(|| {
             let node = named(offline.iter().copied());
             format!(
-                "{} of {} members of {} answer. Start {node} again; if its disk is lost: rabbitmqctl forget_cluster_node \
-                 {node}, then let a new node join, and rabbitmq-queues grow NODE all",
+                "{} of {} members of {} answer. Start {node} again. If its disk is lost, run: \
+                 rabbitmqctl forget_cluster_node {node}; then let a new node join and run: \
+                 rabbitmq-queues grow NODE all",
                 self.online.len(),
                 self.members.len(),
                 self.queue
@@ -122,7 +126,7 @@ fn named<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     names.join(" and ")
 }
 
-/// A text as a regular expression that matches it alone.
+/// Escapes `text` for a regular expression that matches exactly this text.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -181,16 +185,21 @@ mod tests {
         let warning = replicas(&["r@a"], &["r@a"], &all, &all).warning("c1");
         assert_eq!(
             warning.as_deref(),
-            Some(
-                r"headcount.items.0.c1 has 1 of 3 members on a broker of 3 nodes: what is in it is lost with r@a. Run: rabbitmq-queues grow r@b all --vhost-pattern '^/$' --queue-pattern '^(headcount\.items\.0\.c1|headcount\.generation\.c1)$'; rabbitmq-queues grow r@c all --vhost-pattern '^/$' --queue-pattern '^(headcount\.items\.0\.c1|headcount\.generation\.c1)$'"
-            )
+            Some(concat!(
+                "headcount.items.0.c1 has 1 of 3 members on a broker of 3 nodes: ",
+                "its messages are lost with r@a. ",
+                "Run: rabbitmq-queues grow r@b all --vhost-pattern '^/$' ",
+                r"--queue-pattern '^(headcount\.items\.0\.c1|headcount\.generation\.c1)$'; ",
+                "rabbitmq-queues grow r@c all --vhost-pattern '^/$' ",
+                r"--queue-pattern '^(headcount\.items\.0\.c1|headcount\.generation\.c1)$'"
+            ))
         );
-        // One of the two that could get it is down.
+        // The only node without a member is down; the command still names it.
         let warning = replicas(&["r@a", "r@b"], &["r@a", "r@b"], &all, &["r@a", "r@b"]);
         assert!(
             warning
                 .warning("c1")
-                .expect("told")
+                .expect("a warning")
                 .contains("grow r@c all")
         );
     }
@@ -200,7 +209,7 @@ mod tests {
         let all = ["r@a", "r@b", "r@c"];
         for (members, online) in [(&["r@a"][..], &[][..]), (&all[..], &["r@c"][..])] {
             let warning = replicas(members, online, &all, &["r@b", "r@c"]).warning("c1");
-            let warning = warning.expect("told");
+            let warning = warning.expect("a warning");
             assert!(warning.contains("no majority"), "{warning}");
             assert!(warning.contains("Start r@a"), "{warning}");
             assert!(
@@ -214,13 +223,14 @@ mod tests {
     fn a_member_that_is_away_and_a_classic_queue_of_several_nodes_are_warnings() {
         let all = ["r@a", "r@b", "r@c"];
         let warning = replicas(&all, &["r@a", "r@b"], &all, &["r@a", "r@b"]).warning("c1");
-        let warning = warning.expect("told");
+        let warning = warning.expect("a warning");
         assert!(warning.contains("2 of 3 members"), "{warning}");
         assert!(warning.contains("forget_cluster_node r@c"), "{warning}");
         let classic = Replicas {
             quorum: false,
             ..replicas(&[], &[], &all, &all)
         };
-        assert!(classic.warning("c1").expect("told").contains("classic"));
+        let warning = classic.warning("c1").expect("a warning");
+        assert!(warning.contains("classic"));
     }
 }

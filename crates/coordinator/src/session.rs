@@ -1,9 +1,9 @@
-//! What a coordinator's reads must cover so that clients read their own writes and never go
-//! backwards.
+//! The read requirement of a coordinator: what its reads must cover so that clients read their own
+//! writes and never go backwards.
 //!
-//! Invariant: during one life of a coordinator it only grows, but for sequences of other epochs
-//! that were never acknowledged and that nobody holds any more: `losses` decides which, and at most
-//! one of an epoch ever goes.
+//! Invariant: during one incarnation of a coordinator the requirement only grows. The exception is
+//! a sequence of another epoch that was never acknowledged and that no counter holds any more:
+//! `losses` decides which one, and at most one per epoch is ever removed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::batcher::Batcher;
 use headcount_model::{Epoch, Partition, Requirement};
 
-/// Everything acknowledged by this coordinator, and everything it has shown in an exact answer.
+/// Everything that this coordinator acknowledged, and everything that it showed in an exact answer.
 pub(super) struct Session {
     epoch: Epoch,
     needs: Mutex<Needs>,
@@ -25,11 +25,11 @@ pub(super) struct Session {
 #[derive(Default)]
 struct Needs {
     shown: Requirement,
-    /// What the start read found: one entry for each life of a coordinator ever, so it is kept
-    /// apart from what every read carries. A counter that covered it once covers it for the rest of
-    /// its life.
+    /// What the startup read found. It has one entry for every incarnation of any coordinator, so
+    /// it is kept apart from what every read carries. A counter that covered it once covers it for
+    /// the rest of its incarnation.
     floor: Option<Arc<Requirement>>,
-    /// What was dropped of the two.
+    /// What was dropped from `shown` and `floor`.
     dropped: Requirement,
 }
 
@@ -42,7 +42,7 @@ impl Session {
         }
     }
 
-    /// What a read that begins now must cover beside the floor.
+    /// What a read that begins now must cover in addition to the floor.
     pub(crate) fn requirement(&self, batchers: &[Batcher]) -> Requirement {
         let mut requirement = self.needs.lock().shown.clone();
         for (partition, batcher) in (0..).zip(batchers) {
@@ -51,7 +51,7 @@ impl Session {
         requirement
     }
 
-    /// What a read that begins now must cover, the floor included.
+    /// What a read that begins now must cover, including the floor.
     pub(crate) fn requirement_and_floor(&self, batchers: &[Batcher]) -> Requirement {
         let mut requirement = self.requirement(batchers);
         if let Some(floor) = self.floor() {
@@ -60,13 +60,13 @@ impl Session {
         requirement
     }
 
-    /// Notes what an exact answer covered, or what an operator was shown: later answers cover no
-    /// less.
+    /// Records what an exact answer covered, or what the counters held at an accepted plan: later
+    /// answers must cover at least that.
     pub(crate) fn note_shown(&self, covered: &Requirement) {
         self.needs.lock().shown.unite(covered);
     }
 
-    /// Notes what the first start read found; later ones find no less.
+    /// Sets the floor to what the first startup read found. A later one finds at least as much.
     pub(crate) fn set_floor(&self, floor: Requirement) {
         self.needs
             .lock()
@@ -74,17 +74,17 @@ impl Session {
             .get_or_insert_with(|| Arc::new(floor));
     }
 
-    /// What every exact answer must cover; `None` before the start read.
+    /// What every exact answer must cover; `None` before the startup read.
     pub(crate) fn floor(&self) -> Option<Arc<Requirement>> {
         self.needs.lock().floor.clone()
     }
 
-    /// What was dropped so far.
+    /// Everything that was dropped so far.
     pub(crate) fn dropped(&self) -> Requirement {
         self.needs.lock().dropped.clone()
     }
 
-    /// Asks no more for what was never acknowledged.
+    /// Drops what was never acknowledged from the requirement.
     pub(crate) fn drop_all(&self, never_acknowledged: &Requirement) {
         let mut needs = self.needs.lock();
         needs.shown = needs.shown.minus(never_acknowledged);
@@ -94,7 +94,7 @@ impl Session {
         needs.dropped.unite(never_acknowledged);
     }
 
-    /// Notes whether a read of this session was exact.
+    /// Records whether a read of this session was exact.
     pub(crate) fn note_exact(&self, exact: bool) {
         let mut since = self.uncovered.lock();
         if exact {
@@ -104,7 +104,7 @@ impl Session {
         }
     }
 
-    /// How long no read of this session has been exact, if the last one was not.
+    /// How long reads of this session have been inexact; `None` if the last one was exact.
     pub(crate) fn uncovered_for(&self) -> Option<Duration> {
         self.uncovered.lock().map(|since| since.elapsed())
     }

@@ -1,18 +1,19 @@
-//! Catching up: what a counter does about batches that it misses. Decisions only.
+//! Decides how a counter catches up on batches that it misses. It makes decisions only and does no
+//! I/O.
 //!
-//! Invariant: a counter takes itself for complete only after a complete counter, which had applied
-//! a barrier of ours from its own queue after we began, gave it everything it held. A hole that
-//! nobody can fill holds up nothing else. What a counter holds it holds, complete or not: counters
-//! none of which is complete still come to hold the same, so that an operator who signs for one of
-//! them gives up nothing that another has.
+//! Invariant: a counter becomes complete only after a complete peer has given it everything that
+//! the peer held, and that peer had applied, from its own queue, a barrier of ours from after the
+//! start of the round. A hole that no counter can fill delays nothing else. A counter keeps what it
+//! holds, complete or not: even if no counter is complete, all converge to the same batches, so
+//! that an operator who accepts the loss of one counter gives up nothing that another has.
 //!
-//! It works in rounds. What is missing is noticed first; then a barrier goes through the log. What
-//! is still missing when it comes back through our own queue will not come any more: it is fetched
-//! from a counter that has it.
+//! Catch-up works in rounds. A round first notes what is missing; then a barrier goes through the
+//! log. What is still missing when the barrier returns through our own queue will not arrive any
+//! more: it is fetched from a counter that has it.
 
 use headcount_model::Requirement;
 
-/// What a counter holds, as far as it concerns others.
+/// What a counter holds, as its peers see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holding {
     /// Whether it is complete.
@@ -21,18 +22,19 @@ pub struct Holding {
     pub position: Requirement,
 }
 
-/// Another counter's answer in a round.
+/// A peer's answer in a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerView {
     /// Its name.
     pub name: String,
     /// What it holds.
     pub holding: Holding,
-    /// Whether the round's barrier has come through its own queue in its present life.
+    /// Whether the round's barrier has passed through the peer's own queue in its current
+    /// incarnation.
     pub barrier: bool,
 }
 
-/// What is missing at the beginning of a round; `None` when there is no need for one.
+/// What is missing at the start of a round; `None` if no round is necessary.
 #[must_use]
 pub fn notice(own: &Holding, peers: &[PeerView]) -> Option<Requirement> {
     let mut missing = own.position.holes();
@@ -42,29 +44,30 @@ pub fn notice(own: &Holding, peers: &[PeerView]) -> Option<Requirement> {
     (!own.complete || !missing.is_empty()).then_some(missing)
 }
 
-/// What to do next in a round whose barrier has come back.
+/// The next action in a round, once its barrier has returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Fetch a snapshot from this peer and unite it.
+    /// Fetch a snapshot from this peer and ingest it.
     Fetch {
         /// The peer.
         peer: String,
-        /// What the snapshot must hold at least.
+        /// The batches that the snapshot must hold at least.
         holding: Requirement,
         /// Whether it makes this counter complete.
         completes: bool,
     },
     /// The round is over.
     Done {
-        /// What nobody who can be asked has.
+        /// The batches that no reachable counter has.
         unfillable: Requirement,
         /// Whether this counter is complete now.
         complete: bool,
     },
 }
 
-/// Decides from what is held now; `tried` are peers that gave or failed to give a snapshot in this
-/// round, and `reached` is whether all that is appended from now on comes to the own queue.
+/// Decides the next action from what is held now. `tried` are the peers that gave, or failed to
+/// give, a snapshot in this round; `reached` is whether all batches that are appended from now on
+/// reach this counter's queue.
 #[must_use]
 pub fn next(
     own: &Holding,
@@ -147,7 +150,7 @@ mod tests {
         );
     }
 
-    /// A peer that covers the barrier but lacks the batch would give full snapshots for ever.
+    /// A peer that covers the barrier but lacks the batch would send full snapshots forever.
     #[test]
     fn only_a_peer_that_has_some_of_it_is_asked() {
         let own = holding(true, &[(1, 2, 2)]);
@@ -173,7 +176,7 @@ mod tests {
         }
     }
 
-    /// None is complete, and each has what the other lacks.
+    /// Neither counter is complete, and each has what the other lacks.
     #[test]
     fn counters_that_are_not_complete_give_each_other_what_they_have() {
         let own = holding(false, &[(1, 1, 2)]);
@@ -196,7 +199,7 @@ mod tests {
         }
     }
 
-    /// A barrier that a peer has by snapshot proves nothing about its queue.
+    /// A barrier that a peer got from a snapshot proves nothing about its queue.
     #[test]
     fn only_a_peer_whose_queue_passed_the_barrier_makes_complete() {
         let own = holding(false, &[]);
@@ -216,10 +219,10 @@ mod tests {
         let peers = [ready];
         assert_eq!(next(&own, &nothing, &peers, &[], true), fetch);
         let passed_by = next(&own, &nothing, &peers, &[], false);
-        assert_eq!(passed_by, done, "what comes next would not come to it");
+        assert_eq!(passed_by, done, "later batches would not reach it");
     }
 
-    /// One hole that nobody can fill does not hide the others.
+    /// A hole that no counter can fill does not hide the others.
     #[test]
     fn an_unfillable_hole_does_not_prolong_a_round() {
         let own = holding(true, &[(1, 2, 2), (2, 2, 2)]);

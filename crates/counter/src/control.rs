@@ -1,7 +1,6 @@
-//! Steering a running counter: another's keys into its store, and its end.
+//! Commands to a running counter: ingest a peer's keys, or stop.
 //!
-//! Invariant: a command is carried out between two commits, and whoever gave it hears what came of
-//! it.
+//! Invariant: a command is executed between two commits, and its sender receives the outcome.
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -11,7 +10,7 @@ use headcount_log::Deliveries;
 use headcount_model::{ItemHash, Position, TenantName};
 use headcount_store::{Store, StoreError};
 
-/// What is asked of the task.
+/// A command to the task.
 enum Wish {
     Begin,
     Keys(Vec<(TenantName, Vec<ItemHash>)>),
@@ -25,23 +24,23 @@ enum Wish {
 
 pub(super) struct Command {
     what: Wish,
-    /// Told what found no room, if anything did.
+    /// Receives the outcome; the error describes what found no room.
     done: oneshot::Sender<Result<(), String>>,
 }
 
-/// Why a counter did not do what it was told.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ControlError {
-    /// Its task has ended.
+    /// The counter's task has ended.
     #[error("the counter has stopped")]
     Ended,
-    /// There is no room on its disk: the unite is abandoned.
-    #[error("there is no room to unite a snapshot: {0}")]
+    /// The disk has no room: the ingest is abandoned.
+    #[error("no room on the disk to ingest a snapshot: {0}")]
     Full(String),
 }
 
-/// Steers a running counter: takes another's keys into its store, or stops it. Cheap to clone; one
-/// at a time may unite.
+/// Controls a running counter: ingests a peer's keys into its store, or stops it. Cheap to clone;
+/// only one ingest may run at a time.
 #[derive(Clone)]
 pub struct CounterControl {
     commands: mpsc::Sender<Command>,
@@ -52,21 +51,21 @@ impl CounterControl {
         Self { commands }
     }
 
-    /// Ends the task as the log's end would: the store is closed, what is not acknowledged comes
-    /// again.
+    /// Ends the task as the end of the log would: the store is closed, and unacknowledged
+    /// deliveries are redelivered.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// If the task has already ended.
     pub async fn stop(&self) -> Result<(), ControlError> {
         self.send(Wish::Stop).await
     }
 
-    /// Begins anew.
+    /// Begins an ingest; an unfinished one is abandoned.
     pub(super) async fn begin(&self) -> Result<(), ControlError> {
         self.send(Wish::Begin).await
     }
 
-    /// Sets keys aside.
+    /// Stages keys for the ingest.
     pub(super) async fn keys(
         &self,
         keys: Vec<(TenantName, Vec<ItemHash>)>,
@@ -74,9 +73,9 @@ impl CounterControl {
         self.send(Wish::Keys(keys)).await
     }
 
-    /// Takes all that was set aside in, at once. The store is complete then where it `completes`,
-    /// unless the log has said since that batches may be lost: it is how often it had said so when
-    /// the round began.
+    /// Adds all staged keys to the store at once. With `completes`, the store is complete from then
+    /// on, unless the log has reported another possible loss since: the value is how often it had
+    /// reported one when the round began.
     pub(super) async fn finish(
         &self,
         position: Position,
@@ -89,7 +88,7 @@ impl CounterControl {
         self.send(wish).await
     }
 
-    /// Forgets what was set aside.
+    /// Discards the staged keys.
     pub(super) async fn abandon(&self) -> Result<(), ControlError> {
         self.send(Wish::Abandon).await
     }
@@ -105,18 +104,18 @@ impl CounterControl {
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
-    /// Says whether the task is to end.
+    /// Executes a command. Returns whether the task must end.
     pub(super) fn carry_out(&mut self, command: Command) -> Result<bool, CounterError> {
         let stop = matches!(command.what, Wish::Stop);
         let outcome = match self.try_out(command.what) {
             Err(error) if error.is_full() => {
-                // What of it was set aside is not all.
+                // The staged keys are incomplete; discard them.
                 self.store.abandon_unite();
                 Err(error.to_string())
             }
             done => Ok(done?),
         };
-        // A healer that no longer waits has nothing to learn.
+        // The sender may no longer wait for the outcome.
         let _ = command.done.send(outcome);
         Ok(stop)
     }
@@ -133,7 +132,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 position,
                 completes,
             } => {
-                // A loss noticed since the round began is not made good by what was fetched in it.
+                // A snapshot that was fetched in this round does not repair a loss that was
+                // reported since the round began.
                 let complete = completes == Some(self.progress.losses());
                 self.store.finish_unite(&position, complete)?;
                 self.progress.note(&[], |tally| tally.snapshots += 1);

@@ -1,11 +1,11 @@
-//! A counter without room on its disk.
+//! A counter with a full disk.
 //!
-//! Invariant: what found no room is not acknowledged and leaves no trace; the counter answers, and
-//! goes on by itself once its store has room.
+//! Invariant: a delivery that finds no room is not acknowledged and leaves no trace. The counter
+//! answers queries meanwhile, and resumes automatically once its store has room.
 //!
-//! Where appends wait for the commit they are told. Behind a broker everything that is not
-//! acknowledged goes back to the queue, and nothing is consumed meanwhile: a delivery that is kept
-//! for long would break the broker's `consumer_timeout`.
+//! Where appends wait for the commit, they get an error. Behind a broker, all unacknowledged
+//! deliveries return to the queue, and nothing is consumed until there is room: a delivery that is
+//! held for long would exceed the broker's `consumer_timeout`.
 
 use super::pending::Pending;
 use super::task::{CounterError, CounterTask};
@@ -13,31 +13,32 @@ use headcount_log::{Deliveries, DeliveryTag};
 use headcount_store::Store;
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
-    /// Refuses what is pending, which the store has forgotten, since there is no room: `why`.
+    /// Refuses the pending deliveries, which the store has discarded because of `why`: no room.
     pub(super) fn refuse(&mut self, pending: &Pending, why: &str) {
         self.recorded.clear();
         let is_final = self.note_full(pending.up_to, why);
         if is_final {
-            // Nothing that came before them waits any more.
+            // Nothing before these barriers waits for room.
             self.progress.note(&pending.barriers, |_| {});
         }
-        // Its batches may be there though its generation is not.
+        // The batches may be committed even if the generation is not.
         self.progress.changed();
     }
 
-    /// Returns whether what is refused does not come again.
+    /// Records that the disk is full and refuses deliveries. Returns whether they are dropped, not
+    /// redelivered.
     fn note_full(&mut self, up_to: DeliveryTag, why: &str) -> bool {
-        let told = format!("{why}; it goes on by itself once there is room");
+        let told = format!("{why}; the counter resumes automatically once there is room");
         self.progress.set_full(Some(told));
         self.meters.full.set(1.0);
         self.deliveries.refuse(up_to, why)
     }
 
-    /// Takes note of whether the store has room: it finds out by itself.
+    /// Records whether the store has room, which the store detects.
     pub(super) async fn look_at_room(&mut self) -> Result<(), CounterError> {
         match (self.store.full(), self.progress.is_full()) {
             (Some(why), false) => {
-                // What waits finds no room either, and is refused.
+                // The pending deliveries find no room either, and are refused.
                 self.commit_pending().await?;
                 if !self.progress.is_full() {
                     self.note_full(DeliveryTag::default(), &why);

@@ -1,4 +1,4 @@
-//! A counter whose store finds no room, and later some.
+//! Tests of a counter with a full disk that has room again later.
 //!
 //! Invariant: see the [module above](super).
 
@@ -58,7 +58,7 @@ async fn problem(counter: &LocalCounter<MemoryReader>) -> Option<String> {
     counter.status().await.expect("it runs").problem
 }
 
-/// Waits until the counter has a problem, or none.
+/// Waits until the counter reports a problem, or none.
 async fn until_problem(counter: &LocalCounter<MemoryReader>, is_there: bool) -> Option<String> {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -71,7 +71,7 @@ async fn until_problem(counter: &LocalCounter<MemoryReader>, is_there: bool) -> 
     }
 }
 
-/// What the append of one post's batch tells.
+/// The outcome of an append with `count` new items.
 fn new(count: u64) -> Result<Option<NewItems>, AppendError> {
     let marks = Marks::default();
     Ok(Some(NewItems { count, marks }))
@@ -91,12 +91,12 @@ async fn alone_what_finds_no_room_is_refused_and_reads_go_on() {
     }
     assert_eq!(count(&counter, 1).await, (2, true));
     assert_eq!(count(&counter, 2).await, (2, false));
-    let told = until_problem(&counter, true).await.expect("there is one");
+    let told = until_problem(&counter, true).await.expect("a problem");
     assert!(
-        told.contains("no room") && told.contains("by itself"),
+        told.contains("no room") && told.contains("resumes automatically"),
         "{told}"
     );
-    // Nothing of it is to be kept: strong reads go on.
+    // A barrier stores nothing, so strong reads continue.
     let barrier = Arc::new(Batch::new(id(7, 1), 0, Vec::new()));
     let (appended, refused) = tokio::join!(log.append(barrier), log.append(batch(2, &[6])));
     assert_eq!(appended, new(0));
@@ -104,7 +104,7 @@ async fn alone_what_finds_no_room_is_refused_and_reads_go_on() {
     assert!(counter.passed(&[id(7, 1)], Instant::now() + LIMIT).await);
 
     fullness.store(false, Ordering::Release);
-    // The sequence was not used: another batch takes it, and is no fork.
+    // The sequence was not used, so another batch takes it without a fork.
     assert_eq!(log.append(batch(2, &[2, 3])).await, new(1));
     assert_eq!(count(&counter, 2).await, (3, true));
     until_problem(&counter, false).await;
@@ -113,7 +113,7 @@ async fn alone_what_finds_no_room_is_refused_and_reads_go_on() {
     assert!(running.await.expect("joined").is_ok(), "a clean end");
 }
 
-/// A queue that keeps what is not acknowledged, and brings all of it again after a refusal.
+/// A queue that keeps unacknowledged deliveries and redelivers all of them after a refusal.
 struct Queue {
     coming: mpsc::UnboundedReceiver<Arc<Batch>>,
     unacknowledged: VecDeque<(DeliveryTag, Arc<Batch>)>,
@@ -188,7 +188,7 @@ async fn behind_a_broker_what_finds_no_room_goes_back_and_comes_again() {
     let soon = Instant::now() + Duration::from_millis(50);
     assert!(
         !counter.passed(&[id(7, 1)], soon).await,
-        "what comes before it is still in the queue"
+        "earlier batches are still in the queue"
     );
     assert_eq!(*asked.lock(), ["refuse"]);
     assert!(!running.is_finished());
@@ -199,7 +199,7 @@ async fn behind_a_broker_what_finds_no_room_goes_back_and_comes_again() {
     assert_eq!(problem(&counter).await, None);
     assert_eq!(asked.lock()[..3], ["refuse", "resume", "acknowledge"]);
 
-    // Full before anything comes: nothing is asked for either.
+    // The disk is full before anything arrives: nothing is requested either.
     fullness.store(true, Ordering::Release);
     until_problem(&counter, true).await;
     assert_eq!(asked.lock().last(), Some(&"refuse"));

@@ -1,14 +1,14 @@
-//! A snapshot's keys on their way to the counter's task.
+//! Collects the keys of a snapshot for the counter's task.
 //!
-//! Invariant: no more wait than the task is given at once.
+//! Invariant: it holds no more keys than one command to the task carries.
 
 use super::snapshot::Part;
 use headcount_model::{ItemHash, Position, TenantName};
 
-/// Items handed to the counter's task at once while uniting.
+/// Items per command to the counter's task while a snapshot is ingested.
 const UNITE_ITEMS_MAX: usize = 16_384;
 
-/// Keys gathered for the counter's task.
+/// Keys collected for the counter's task.
 #[derive(Default)]
 pub(super) struct Gathered {
     pub position: Option<Position>,
@@ -18,7 +18,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Takes a part in; returns what is to be handed on, once it is enough.
+    /// Adds a part. Returns the keys to pass to the task, once there are enough.
     pub(crate) fn take(&mut self, part: Part) -> Option<Vec<(TenantName, Vec<ItemHash>)>> {
         match part {
             Part::Head { position, .. } => self.position = Some(position),

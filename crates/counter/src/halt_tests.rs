@@ -1,5 +1,5 @@
-//! A counter whose log has a batch that can't be read: what it still does, and what it no longer
-//! does.
+//! Tests of a counter with an undecodable batch in its log: what it still does, and what it no
+//! longer does.
 //!
 //! Invariant: see the [module above](super).
 
@@ -20,16 +20,16 @@ use headcount_store::{Store, StoreShape};
 
 type Next = Result<Option<Delivery>, DeliveryError>;
 
-/// What a script of a log was asked to do, in order.
+/// What a scripted log was asked to do, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Acknowledge,
     Leave,
-    /// For more than there is.
+    /// A delivery after the end of the script.
     More,
 }
 
-/// A log that delivers what a script says, in no hurry.
+/// A log that delivers a script and allows long commit delays.
 #[derive(Clone)]
 struct Script {
     waiting: Arc<Mutex<VecDeque<Next>>>,
@@ -128,7 +128,7 @@ fn undecodable() -> DeliveryError {
     }
 }
 
-/// The count and whether the answer covers everything up to `sequence`.
+/// The count, and whether the answer covers everything up to `sequence`.
 pub(super) async fn count(counter: &LocalCounter<MemoryReader>, sequence: u64) -> (u64, bool) {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
@@ -147,8 +147,8 @@ async fn a_counter_stands_at_what_it_cannot_read_and_answers() {
     let (task, counter) = task(script.clone());
     let control = task.control();
     let running = tokio::spawn(task.run());
-    // What came before is committed although its log is in no hurry; what lies behind is not asked
-    // for.
+    // Earlier batches are committed although the log allows a long delay; later ones are not
+    // requested.
     script.was_asked(&[Asked::Acknowledge, Asked::Leave]).await;
     while counter.status().await.expect("it runs").problem.is_none() {
         tokio::task::yield_now().await;
@@ -156,7 +156,7 @@ async fn a_counter_stands_at_what_it_cannot_read_and_answers() {
     assert_eq!(count(&counter, 1).await, (1, true));
     assert_eq!(count(&counter, 2).await, (1, false));
     let status = counter.status().await.expect("it runs");
-    let problem = status.problem.expect("it says why");
+    let problem = status.problem.expect("a problem");
     assert!(
         problem.contains("skip-poison") && problem.contains("version 99"),
         "{problem}"
@@ -168,7 +168,7 @@ async fn a_counter_stands_at_what_it_cannot_read_and_answers() {
     assert_eq!(*script.asked.lock(), [Asked::Acknowledge, Asked::Leave]);
 }
 
-/// A name that is spent, or other settings: nothing is left to do.
+/// The log refuses the counter because of a retired name or other settings. The counter ends.
 #[tokio::test]
 async fn a_log_that_refuses_a_counter_ends_it() {
     let refused = DeliveryError::Refused("its name is spent".into());

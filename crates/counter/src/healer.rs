@@ -1,8 +1,8 @@
-//! Carries out what [`catch_up`](super::catch_up) decides: asks peers, sends barriers, fetches
-//! snapshots.
+//! Anti-entropy: carries out what [`catch_up`](super::catch_up) decides. It queries peers, sends
+//! barriers and fetches snapshots.
 //!
-//! Invariant: it never holds up consuming. It does one round at a time, and a round that fails
-//! changes nothing but what a whole snapshot brought.
+//! Invariant: it never blocks consumption. It runs one round at a time, and a round that fails
+//! changes nothing except what a whole snapshot brought.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +23,22 @@ use headcount_runtime::supervisor::Ended;
 use headcount_store::StoreReader;
 use headcount_telemetry as telemetry;
 
-/// How long to wait after a snapshot found no room on the disk: it is sent anew from its beginning.
+/// Pause after a snapshot found no room on the disk, since the next attempt transfers it from its
+/// beginning.
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
-/// Times of a [`Healer`].
+/// Intervals and timeouts of a [`Healer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealerOptions {
-    /// How often a counter that is not complete looks for a complete one.
+    /// Interval at which a counter that is not complete looks for a complete one.
     pub incomplete_interval: Duration,
-    /// How often a complete counter compares itself with the others.
+    /// Interval at which a complete counter compares itself with its peers.
     pub complete_interval: Duration,
-    /// How long a peer may take to answer what it holds.
+    /// Timeout for a peer to report what it holds.
     pub ask_timeout: Duration,
-    /// How long a barrier may take to come through a queue before another is sent.
+    /// Timeout for a barrier to pass through a queue before another is sent.
     pub barrier_timeout: Duration,
-    /// How long a snapshot's next bytes may take.
+    /// Timeout for the next bytes of a snapshot.
     pub snapshot_idle_timeout: Duration,
 }
 
@@ -53,23 +54,23 @@ impl Default for HealerOptions {
     }
 }
 
-/// The other counters that can be reached now.
+/// The peers that are reachable now.
 pub type Peers = Arc<dyn Fn() -> Vec<Arc<dyn Peer>> + Send + Sync>;
 
-/// Why batches that are appended from now on may not reach the own queue, by what was said since
-/// this moment; none when all do.
+/// Why batches appended from now on may not reach this counter's queue, according to announcements
+/// since the given moment; `None` if all reach it.
 pub type NotReached = Arc<dyn Fn(Instant) -> Option<String> + Send + Sync>;
 
-/// What a healer sees of its cluster.
+/// A healer's view of its cluster.
 #[derive(Clone)]
 pub struct Cluster {
-    /// The other counters.
+    /// The peers.
     pub peers: Peers,
-    /// Whether the coordinators reach this one.
+    /// Whether the coordinators publish to this counter's queue.
     pub not_reached: NotReached,
 }
 
-/// Keeps one counter whole.
+/// Detects and fetches the batches that one counter misses.
 pub struct Healer<R, L> {
     own: LocalCounter<R>,
     control: CounterControl,
@@ -80,25 +81,25 @@ pub struct Healer<R, L> {
     options: HealerOptions,
     reported: Option<(bool, u64)>,
     waits_for: Option<String>,
-    /// How often the log had told of a loss, and when that was noticed.
+    /// How often the log had reported a possible loss, and when that number was noticed.
     lost: (u64, Instant),
 }
 
-/// Why a round ended early. The next one begins anew.
+/// Why a round ended early. The next round starts from the beginning.
 #[derive(Debug, Error)]
 enum RoundError {
-    #[error("no barrier came through the log in time")]
+    #[error("no barrier passed through the log in time")]
     NoBarrier,
-    #[error("this counter can't be asked: {0}")]
+    #[error("this counter can't be queried: {0}")]
     Own(QueryError),
-    #[error("{peer} gave no snapshot: {detail}")]
+    #[error("the snapshot of {peer} failed: {detail}")]
     Peer { peer: String, detail: String },
     #[error(transparent)]
     Control(#[from] ControlError),
 }
 
 impl<R: StoreReader, L: Log> Healer<R, L> {
-    /// A healer of `own`; its barriers go into `log`, each under one of `epochs`.
+    /// A healer of `own`. It appends barriers to `log`, each under one of `epochs`.
     #[must_use]
     pub fn new(
         own: LocalCounter<R>,
@@ -123,19 +124,23 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
-    /// Compares and catches up, for ever; it ends with the counter's task.
+    /// Runs rounds until the counter's task ends.
     pub async fn run(mut self) -> Ended {
         loop {
             let complete = match self.round().await {
                 Ok(complete) => complete,
                 Err(RoundError::Control(ControlError::Ended)) => return Ended::Done,
                 Err(RoundError::Control(error)) => {
-                    tracing::error!(%error, "make room: catching up takes about as much as the peer's folder, beside what is there");
+                    tracing::error!(
+                        %error,
+                        "catch-up failed: the disk is full; free about as much space as the peer's \
+                         data directory takes, in addition to the space in use"
+                    );
                     tokio::time::sleep(FULL_PAUSE).await;
                     false
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "catching up did not succeed; it is tried again");
+                    tracing::warn!(%error, "catch-up round failed; retrying");
                     false
                 }
             };
@@ -148,10 +153,10 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         }
     }
 
-    /// One round; returns whether this counter is complete.
+    /// Runs one round. Returns whether this counter is complete.
     async fn round(&mut self) -> Result<bool, RoundError> {
         if self.own.is_halted() {
-            // No barrier comes through its queue any more: nothing could be proved.
+            // No barrier passes through its queue any more: nothing could be proved.
             return Ok(false);
         }
         let own = self.own_holding().await?;
@@ -164,7 +169,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         if !reached && noticed.is_empty() {
             return Ok(false);
         }
-        // Before the barrier: a loss found after it asks for a round of its own.
+        // Read this before the barrier: a loss that is reported later requires a round of its own.
         let losses = self.own.losses();
         let barriers = self.pass_barriers().await?;
         let mut tried = Vec::new();
@@ -195,23 +200,26 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
                         if matches!(error, RoundError::Control(_)) {
                             return Err(error);
                         }
-                        tracing::warn!(%error, "a snapshot was not united");
+                        tracing::warn!(%error, "snapshot ingest failed");
                     }
                 }
             }
         }
     }
 
-    /// Whether somebody may append what does not come through the own queue. A counter that took
-    /// itself for complete then would miss it. To be asked before the barrier: what was appended
-    /// until now without this counter comes before that in the queues of the others.
+    /// Whether a coordinator may append batches that do not reach this counter's queue. A counter
+    /// that became complete then would miss them. Call this before the barrier: batches that were
+    /// appended so far without this counter precede the barrier in the queues of its peers.
     fn waits_to_be_reached(&mut self) -> bool {
         if self.lost.0 != self.own.losses() {
             self.lost = (self.own.losses(), Instant::now());
         }
         let why = (self.cluster.not_reached)(self.lost.1);
         if let Some(why) = why.as_ref().filter(|_| self.waits_for != why) {
-            tracing::info!(why, "this counter does not catch up yet");
+            tracing::info!(
+                why,
+                "catch-up deferred: new batches may not reach this counter's queue"
+            );
         }
         self.waits_for = why;
         self.waits_for.is_some()
@@ -226,8 +234,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         Ok(holding)
     }
 
-    /// What each reachable peer holds, once `barriers` have come through its queue or the time is
-    /// up.
+    /// What each reachable peer holds, once `barriers` have passed through its queue or the wait is
+    /// over.
     async fn ask_peers(&self, barriers: &[BatchId]) -> Vec<PeerView> {
         let wait = if barriers.is_empty() {
             Duration::ZERO
@@ -255,7 +263,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         views.into_iter().flatten().collect()
     }
 
-    /// Sends barriers until some of them have come back through our own queue.
+    /// Appends a barrier to each partition and waits until they have passed through this counter's
+    /// queue.
     async fn pass_barriers(&self) -> Result<Vec<BatchId>, RoundError> {
         let epoch = self.epochs.draw();
         let barriers: Vec<BatchId> = self
@@ -278,13 +287,13 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         if self.own.passed(&barriers, deadline).await {
             Ok(barriers)
         } else {
-            // Purged, perhaps: the next round sends another.
+            // The barriers may have been purged. The next round sends others.
             Err(RoundError::NoBarrier)
         }
     }
 
-    /// Unites the snapshot of a peer that must hold at least `holding`, and is complete by it if no
-    /// losses but these are told.
+    /// Ingests the snapshot of the peer `name`, which must hold at least `holding`. The counter
+    /// becomes complete if `completes` still equals the number of losses that its log has reported.
     async fn fetch(
         &self,
         name: &str,
@@ -297,8 +306,8 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         };
         let mut peers = (self.cluster.peers)().into_iter();
         let peer = peers.find(|peer| peer.name() == name);
-        let peer = peer.ok_or_else(|| fault("it is gone".into()))?;
-        tracing::info!(peer = name, "fetching a snapshot");
+        let peer = peer.ok_or_else(|| fault("the peer is no longer reachable".into()))?;
+        tracing::info!(peer = name, "fetching snapshot");
         let started = Instant::now();
         let mut stream = peer
             .snapshot()
@@ -312,7 +321,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             let idle = self.options.snapshot_idle_timeout;
             let bytes = tokio::time::timeout(idle, stream.next())
                 .await
-                .map_err(|_| fault("it fell silent".into()))?;
+                .map_err(|_| fault("the stream stalled".into()))?;
             let Some(bytes) = bytes else { break };
             let bytes = bytes.map_err(|error| fault(error.to_string()))?;
             decoder.push(&bytes).map_err(broken)?;
@@ -327,9 +336,9 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             .keys(std::mem::take(&mut gathered.keys))
             .await?;
         let held = gathered.position.unwrap_or_default();
-        // Else the peer has lost since what it said it held.
+        // Otherwise the peer has lost batches since it reported them.
         if !holding.minus(&held.requirement()).is_empty() {
-            return Err(fault("its snapshot lacks what it had".into()));
+            return Err(fault("it lacks batches that the peer had reported".into()));
         }
         self.control.finish(held, completes).await?;
         telemetry::count(telemetry::SNAPSHOTS_UNITED, 1);
@@ -338,12 +347,12 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
             peer = name,
             items = gathered.items,
             took_ms,
-            "united a snapshot"
+            "snapshot ingested"
         );
         Ok(())
     }
 
-    /// Tells the operator, when it changes, what holds this counter up.
+    /// Logs what keeps this counter from being complete, when that changes.
     fn report(&mut self, complete: bool, unfillable: &Requirement) {
         let state = (complete, unfillable.count());
         metrics::gauge!(telemetry::HOLES_UNFILLABLE).set(unfillable.count() as f64);
@@ -354,24 +363,25 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         self.reported = Some(state);
         match state {
             (true, 0) if first => {}
-            (true, 0) => tracing::info!("caught up: this counter is complete"),
+            (true, 0) => tracing::info!("catch-up finished: this counter is complete"),
             (true, missing) => tracing::warn!(
                 missing,
-                "nobody who can be asked has these batches; see headcount accept-loss --help"
+                "no reachable counter has these batches; see headcount accept-loss --help"
             ),
             (false, _) => tracing::warn!(
-                "not complete, and no complete counter answers: no count is exact until one comes back; if none ever will, see headcount accept-loss --help"
+                "this counter is not complete and no complete counter answers; no count is exact \
+                 until one does (if none ever will, see headcount accept-loss --help)"
             ),
         }
     }
 }
 
-/// What a counter holds, and whether the demanded barriers have come through its queue.
+/// What a counter holds, and whether the demanded barriers have passed through its queue.
 async fn holding(counter: &dyn Queries, demand: Demand) -> Result<(Holding, bool), QueryError> {
     let nobody: Arc<[TenantName]> = Arc::new([]);
     let cover = counter.counts(nobody, demand).await?.cover;
     let holding = Holding {
-        // Nothing was required, so what is not covered is not complete.
+        // The requirement is empty, so a partition that is not covered is not complete.
         complete: cover.partitions.iter().all(|&(_, covers)| covers),
         position: cover.covered,
     };

@@ -1,7 +1,6 @@
-//! Tests of catching up: several counters in one process over a log that can lose what it queued.
+//! Tests of anti-entropy: several counters in one process over a log that can lose what it queued.
 //!
-//! Invariant: every test waits for a condition; the log is the only part that is not real, beside
-//! the disks.
+//! Invariant: every test waits for a condition; only the log and the disks are simulated.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +23,15 @@ use headcount_store::memory::{MemoryReader, MemoryStore};
 use headcount_store::{Store, StoreShape};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Intervals and timeouts of the healers in these tests.
+const OPTIONS: HealerOptions = HealerOptions {
+    incomplete_interval: Duration::from_millis(10),
+    complete_interval: Duration::from_millis(10),
+    ask_timeout: Duration::from_millis(100),
+    barrier_timeout: Duration::from_millis(500),
+    snapshot_idle_timeout: PATIENCE,
+};
 
 /// One counter's queue, which an operator can purge.
 #[derive(Clone, Default)]
@@ -86,7 +94,7 @@ impl Log for Fanout {
     }
 }
 
-/// A counter as another sees it.
+/// A counter as its peers see it.
 struct Near(String, LocalCounter<MemoryReader>, MemoryReader);
 
 impl Queries for Near {
@@ -140,17 +148,46 @@ impl Peer for Near {
     }
 }
 
+/// Reports that batches may not reach a counter while `passed_by` is set, and counts its calls.
+fn passes_by_where(passed_by: &Arc<AtomicBool>, asked: &Arc<AtomicU64>) -> NotReached {
+    let (passed_by, asked) = (Arc::clone(passed_by), Arc::clone(asked));
+    Arc::new(move |_| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        passed_by
+            .load(Ordering::SeqCst)
+            .then(|| "k does not publish to it".to_owned())
+    })
+}
+
+/// Starts a counter with an empty store that consumes from `queue`.
+fn start_counter(
+    at: usize,
+    complete: bool,
+    queue: Queue,
+) -> (CounterControl, LocalCounter<MemoryReader>, MemoryReader) {
+    let mut store = MemoryStore::new(StoreShape {
+        partitioning: Partitioning::SINGLE,
+    });
+    store.set_complete(complete);
+    store.commit().expect("commits");
+    let reader = store.reader();
+    let (task, counter) = CounterTask::new(format!("c{at}"), 1, store, queue);
+    let control = task.control();
+    tokio::spawn(task.run());
+    (control, counter, reader)
+}
+
 struct World {
     log: Fanout,
     counters: Vec<LocalCounter<MemoryReader>>,
-    /// Whether somebody appends what does not come to every counter.
+    /// Whether batches are appended that do not reach every counter.
     passed_by: Arc<AtomicBool>,
     /// How often a healer has asked for that.
     asked: Arc<AtomicU64>,
 }
 
 impl World {
-    /// Counters of which some are complete, with their healers.
+    /// Counters that are complete as given, with their healers.
     fn new(complete: &[bool]) -> Self {
         let queues: Vec<Queue> = complete.iter().map(|_| Queue::default()).collect();
         let log = Fanout(Arc::new(queues));
@@ -158,27 +195,10 @@ impl World {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
-        let not_reached: NotReached = {
-            let (passed_by, asked) = (Arc::clone(&passed_by), Arc::clone(&asked));
-            Arc::new(move |_| {
-                asked.fetch_add(1, Ordering::SeqCst);
-                passed_by
-                    .load(Ordering::SeqCst)
-                    .then(|| "k passes by".to_owned())
-            })
-        };
+        let not_reached = passes_by_where(&passed_by, &asked);
         let mut parts = Vec::new();
         for (at, &complete) in complete.iter().enumerate() {
-            let mut store = MemoryStore::new(StoreShape {
-                partitioning: Partitioning::SINGLE,
-            });
-            store.set_complete(complete);
-            store.commit().expect("commits");
-            let reader = store.reader();
-            let queue = log.0[at].clone();
-            let (task, counter) = CounterTask::new(format!("c{at}"), 1, store, queue);
-            parts.push((task.control(), counter, reader));
-            tokio::spawn(task.run());
+            parts.push(start_counter(at, complete, log.0[at].clone()));
         }
         let near = |at: usize| {
             let (_, counter, reader) = &parts[at];
@@ -199,13 +219,7 @@ impl World {
                     peers: Arc::new(move || others.clone()),
                     not_reached: Arc::clone(&not_reached),
                 },
-                HealerOptions {
-                    incomplete_interval: Duration::from_millis(10),
-                    complete_interval: Duration::from_millis(10),
-                    ask_timeout: Duration::from_millis(100),
-                    barrier_timeout: Duration::from_millis(500),
-                    snapshot_idle_timeout: PATIENCE,
-                },
+                OPTIONS,
             );
             tokio::spawn(healer.run());
         }
@@ -264,7 +278,7 @@ async fn a_newcomer_becomes_complete() {
     world.wait(2, 2).await;
 }
 
-/// A batch that somebody appends beside its queue would be missing from what it takes for whole.
+/// The counter would miss a batch that is appended without its queue.
 #[tokio::test]
 async fn a_newcomer_is_not_complete_before_everybody_reaches_it() {
     let world = World::new(&[true, true]);
@@ -274,7 +288,7 @@ async fn a_newcomer_is_not_complete_before_everybody_reaches_it() {
     world.log.0[1].push(Delivered::MayHaveLost { why: "test".into() });
     let deadline = Instant::now() + PATIENCE;
     while world.asked.load(Ordering::SeqCst) < 3 {
-        assert!(Instant::now() < deadline, "rounds go on");
+        assert!(Instant::now() < deadline, "rounds continue");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(world.state(1).await, (1, false));
@@ -295,7 +309,7 @@ async fn what_was_purged_is_fetched_even_if_nothing_follows() {
     world.wait(1, 2).await;
 }
 
-/// Each one's queue lost what the other has.
+/// The queue of each counter lost what the other has.
 #[tokio::test]
 async fn two_that_miss_different_batches_heal_each_other() {
     let world = World::new(&[true, true]);
@@ -324,7 +338,7 @@ async fn without_a_complete_counter_nobody_becomes_complete() {
         assert!(Instant::now() < deadline, "both count");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    // Several rounds of both; the first one's barriers, drawn again.
+    // Several rounds of both counters. The first healer's barrier epochs are drawn again here.
     let barriers = BarrierEpochs::new(Epoch(100), Entropy::default);
     for _ in 0..3 {
         let barrier = BatchId {
@@ -335,7 +349,7 @@ async fn without_a_complete_counter_nobody_becomes_complete() {
         let passed = world.counters[0]
             .passed(&[barrier], Instant::now() + PATIENCE)
             .await;
-        assert!(passed, "rounds go on");
+        assert!(passed, "rounds continue");
     }
     assert_eq!(world.state(0).await, (1, false));
     assert_eq!(world.state(1).await, (1, false));

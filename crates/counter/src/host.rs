@@ -1,12 +1,11 @@
-//! Where a counter's task runs: on a thread of its own, or on the runtime while items come one at a
-//! time.
+//! Runs a counter's task on a dedicated thread, or on the runtime while items arrive one at a time.
 //!
-//! Invariant: the task is in one place at a time, and its end, however it comes, is told. On the
-//! runtime it blocks a worker for the commit of one post at most, and never the only one.
+//! Invariant: the task is in one place at a time, and its end, however caused, is reported. On the
+//! runtime it blocks a worker at most for the commit of one post, and never the only worker.
 //!
-//! To wake a sleeping thread takes about as long as half a commit to a fast disk, and with a thread
-//! of its own a post alone pays for two such wake-ups: there and back. Posts that come together
-//! share them. Hence the two places (docs/adr/0012-a-counter-moves.md).
+//! Waking a sleeping thread takes about half as long as a commit to a fast disk. With a dedicated
+//! thread, a post that arrives alone pays for two wake-ups, to the thread and back; posts that
+//! arrive together share them. Hence the two places (docs/adr/0012-a-counter-moves.md).
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -16,16 +15,16 @@ use headcount_log::Deliveries;
 use headcount_runtime::supervisor::{self, Task};
 use headcount_store::Store;
 
-/// Items that are committed on the runtime at most: those of a post that came alone.
+/// Maximum items per commit on the runtime: those of a post that arrived alone.
 const ALONE_ITEMS_MAX: usize = 1;
 
-/// Posts that have to come alone, one after the other, before the task leaves its thread.
+/// Consecutive posts that must arrive alone before the task leaves its thread.
 const ALONE_TURNS: u32 = 16;
 
-/// Workers that the runtime must have to lend one.
+/// Minimum workers of a runtime on which the task may block one.
 const WORKERS_MIN: usize = 2;
 
-/// A task for the thread, with what it was told last.
+/// A task for the thread, with the event that it must handle first.
 struct Work<S: Store, D: Deliveries> {
     task: CounterTask<S, D>,
     event: Option<Event>,
@@ -35,8 +34,8 @@ struct Work<S: Store, D: Deliveries> {
 /// Runs a counter until its log ends.
 ///
 /// # Errors
-/// When its store failed, its log can't go on, or its thread does not start. What was delivered
-/// since its last commit is not acknowledged.
+/// If the store fails, the log can't continue, or the thread does not start. Deliveries since the
+/// last commit are not acknowledged.
 pub async fn host<S: Store, D: Deliveries>(
     mut task: CounterTask<S, D>,
 ) -> Result<(), CounterError> {
@@ -57,15 +56,18 @@ pub async fn host<S: Store, D: Deliveries>(
     }
 }
 
-/// Wakes another worker, if all others sleep: it serves everybody else while this one waits for the
-/// disk.
+/// Wakes another worker if all others sleep: it runs the other tasks while this worker waits for
+/// the disk.
 ///
-/// A worker keeps the task that it was given last to itself, and has others help with what it was
-/// given before: so the first of two tasks is one that wakes a helper, who also takes whatever else
-/// waits here.
+/// Tokio keeps the newest spawned task in the worker's LIFO slot. The second spawn pushes the first
+/// task to the run queue, which wakes an idle worker; that worker also takes the other tasks that
+/// are queued here.
 fn wake_another_worker() {
     for _ in 0..2 {
-        #[expect(clippy::disallowed_methods, reason = "a waker that does nothing")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an empty task that wakes a worker"
+        )]
         tokio::spawn(std::future::ready(()));
     }
 }
@@ -74,7 +76,8 @@ fn comes_alone(event: &Event) -> bool {
     event.items().is_some_and(|items| items <= ALONE_ITEMS_MAX)
 }
 
-/// Runs the task here as long as posts come alone; returns what is more than that.
+/// Runs the task on the runtime while posts arrive alone. Returns the first event with more than
+/// that.
 async fn run_alone<S: Store, D: Deliveries>(
     task: &mut CounterTask<S, D>,
 ) -> Result<Event, CounterError> {
@@ -89,7 +92,7 @@ async fn run_alone<S: Store, D: Deliveries>(
     }
 }
 
-/// Runs the task to its end, or until it is to leave.
+/// Runs the task on the thread to its end, or until it should move to the runtime.
 async fn run_together<S: Store, D: Deliveries>(
     mut task: CounterTask<S, D>,
     mut event: Option<Event>,
@@ -103,7 +106,7 @@ async fn run_together<S: Store, D: Deliveries>(
         };
         match &next {
             event if comes_alone(event) => alone += 1,
-            // It comes by itself, however much there is to do.
+            // The periodic check says nothing about the load.
             Event::CheckDue => {}
             _ => alone = 0,
         }
@@ -117,7 +120,7 @@ async fn run_together<S: Store, D: Deliveries>(
     }
 }
 
-/// Starts the thread, which gives tasks back if they are to leave it. It ends when its handle is
+/// Starts the thread. It returns tasks that should move to the runtime, and ends when its handle is
 /// dropped.
 fn start_thread<S: Store, D: Deliveries>(
     leaves: bool,
@@ -126,7 +129,7 @@ fn start_thread<S: Store, D: Deliveries>(
     let runtime = Handle::current();
     #[expect(
         clippy::disallowed_methods,
-        reason = "its host hears of a panic of the counter's thread"
+        reason = "a panic of the counter's thread is reported to its host"
     )]
     std::thread::Builder::new()
         .name("counter".into())
@@ -134,7 +137,7 @@ fn start_thread<S: Store, D: Deliveries>(
             while let Some(work) = receiver.blocking_recv() {
                 let together = run_together(work.task, work.event, leaves);
                 let outcome = supervisor::catch(Task::CounterThread, || runtime.block_on(together));
-                // Whoever does not wait for it any more has nothing to learn.
+                // The host may be gone; then the outcome is not needed.
                 let _ = work
                     .done
                     .send(outcome.unwrap_or_else(|why| Err(panicked(&why))));
@@ -145,12 +148,12 @@ fn start_thread<S: Store, D: Deliveries>(
 }
 
 fn panicked(message: &str) -> CounterError {
-    CounterError::Thread(format!("it panicked: {message}"))
+    CounterError::Thread(format!("panic: {message}"))
 }
 
-/// What can't be, since the thread ends after its handle.
+/// The error for a case that can't occur, since the thread outlives its handle.
 fn gone() -> CounterError {
-    CounterError::Thread("it is gone".into())
+    CounterError::Thread("it ended unexpectedly".into())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Where commits happen, seen by who acknowledges them, and that one that is slow holds up nobody
-//! else.
+//! Tests of where commits run, observed at their acknowledgement, and that a slow commit delays no
+//! other work.
 //!
 //! Invariant: see the [module above](super).
 
@@ -22,7 +22,7 @@ use headcount_model::{
 use headcount_store::memory::{MemoryReader, MemoryStore};
 use headcount_store::{StoreReader, StoreShape};
 
-/// Notes on which thread each acknowledgement was given, and gives none while it is told to wait.
+/// Records the thread of each acknowledgement, and holds acknowledgements while `wait` is set.
 struct Watched {
     inside: LocalDeliveries,
     threads: Arc<Mutex<Vec<String>>>,
@@ -49,7 +49,7 @@ impl Deliveries for Watched {
             .lock()
             .push(thread.name().unwrap_or_default().to_owned());
         while self.wait.load(Ordering::Acquire) {
-            // As a commit does that waits for the disk.
+            // Blocks the thread, as a commit that waits for the disk does.
             std::thread::yield_now();
         }
         self.inside.acknowledge(up_to).await;
@@ -102,7 +102,7 @@ impl Setting {
     }
 }
 
-/// A batch of items that no other has.
+/// A batch with items that no other batch has.
 fn batch(sequence: Sequence, items: u64) -> Arc<Batch> {
     let hashes = (0..items).map(|item| ItemHash::of_id(&format!("{sequence}-{item}")));
     let items = TenantItems {
@@ -156,11 +156,11 @@ fn posts_alone_are_committed_on_the_runtime_and_others_on_a_thread() {
         assert_eq!(held, items);
         drop(setting.log);
         let ended = setting.ended.await.expect("no panic");
-        ended.expect("the log's end is the counter's");
+        ended.expect("the counter ends with the log");
     });
 }
 
-/// Posts come alone, and none is committed elsewhere than on the thread.
+/// Posts arrive alone, and all are committed on the thread.
 async fn keeps_its_thread(patience: Duration) {
     let setting = Setting::start(patience);
     for sequence in 1..=u64::from(2 * ALONE_TURNS) {
@@ -181,8 +181,8 @@ fn behind_a_log_that_nobody_waits_for_the_counter_keeps_its_thread() {
 
 #[test]
 fn a_slow_commit_of_a_post_alone_holds_up_nobody_else() {
-    // Looked at from outside: what is woken in the runtime from here on is the counter's doing
-    // alone.
+    // The test runs outside the runtime, so only the counter wakes workers of the runtime from here
+    // on.
     let runtime = runtime(2);
     let _inside = runtime.enter();
     let setting = Setting::start(Duration::ZERO);
@@ -197,8 +197,8 @@ fn a_slow_commit_of_a_post_alone_holds_up_nobody_else() {
     setting.wait.store(true, Ordering::Release);
     let log = setting.log.clone();
     let append = runtime.spawn(async move {
-        // Long enough for both workers to fall asleep: the one that watches the sockets is woken,
-        // and blocks.
+        // Long enough for both workers to sleep. The worker that polls the sockets is woken and
+        // blocks.
         tokio::time::sleep(Duration::from_millis(50)).await;
         log.append(batch(1, 1)).await
     });

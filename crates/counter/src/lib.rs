@@ -1,11 +1,10 @@
 //! A counter: a replica that applies every batch exactly once to its store and answers queries.
 //!
-//! Invariant: an answer's numbers and what it says it covers come from the same commit.
-//!
+//! Invariant: the counts and the coverage of an answer come from the same commit.
 
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, reason = "tests start what they test")
+    allow(clippy::disallowed_methods, reason = "tests spawn tasks directly")
 )]
 
 pub mod catch_up;

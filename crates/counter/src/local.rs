@@ -1,6 +1,7 @@
-//! A counter of this process, asked without a network.
+//! The query handle of a counter in the same process.
 //!
-//! Invariant: it only reads its store's last commit; it never waits for the task that writes.
+//! Invariant: it reads only the last committed state of its store and never waits for the task that
+//! writes.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, Quer
 use headcount_model::{BatchId, ItemHash, LossId, TenantName};
 use headcount_store::{Cut, LookUp, StoreReader};
 
-/// The last commit's cut, held: an answer is read from it while no commit ends.
+/// A read guard on the committed state. No commit finishes while it is held.
 type Held<'c> = RwLockReadGuard<'c, Cut>;
 
 /// The query handle of a [`CounterTask`](super::CounterTask); cheap to clone.
@@ -31,10 +32,11 @@ pub struct LocalCounter<R> {
     look_ups: Arc<Semaphore>,
 }
 
-/// Items looked up on disk at once, each on a thread; more wait for a place.
+/// Maximum concurrent item lookups on disk, each on its own thread. Further lookups wait for a
+/// permit.
 const LOOK_UPS_MAX: usize = 64;
 
-/// The longest wait for such a place: who waits keeps files of the store from being removed.
+/// Timeout for such a permit. A lookup that waits keeps files of the store from being removed.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<R: StoreReader> LocalCounter<R> {
@@ -48,14 +50,14 @@ impl<R: StoreReader> LocalCounter<R> {
         }
     }
 
-    /// The same counter over another reader of its store.
+    /// The same counter with another reader of its store.
     #[cfg(test)]
     pub(super) fn reading<T: StoreReader>(self, reader: T) -> LocalCounter<T> {
         LocalCounter::new(self.name.to_string(), self.life, reader, self.progress)
     }
 
-    /// Waits until `barriers` have come through the counter's queue in this life; says whether they
-    /// have.
+    /// Waits until `barriers` have passed through the counter's queue in this incarnation, or until
+    /// `deadline`. Returns whether they have passed.
     pub(super) async fn passed(&self, barriers: &[BatchId], deadline: Instant) -> bool {
         while let Some(unseen) = self.progress.unseen(barriers) {
             let mut registered = self.progress.waiters().register(Lack::Barrier(unseen));
@@ -69,26 +71,27 @@ impl<R: StoreReader> LocalCounter<R> {
         true
     }
 
-    /// Whether it takes nothing from its log, in this life or as long as its disk is full.
+    /// Whether the counter takes nothing from its log, for the rest of this incarnation or while
+    /// its disk is full.
     pub(super) fn is_halted(&self) -> bool {
         self.progress.problem().is_some()
     }
 
-    /// How often, in this life, the log said that batches may have been lost.
+    /// How often the log has reported a possible loss in this incarnation.
     pub(super) fn losses(&self) -> u64 {
         self.progress.tally().losses
     }
 
-    /// Answers from the first commit that covers the demand, or from the last one when the time is
-    /// up.
+    /// Answers from the first commit that covers `demand`, or from the last commit once the wait is
+    /// over.
     async fn answer<A>(
         &self,
         demand: Demand,
         read: impl Fn(&Held<'_>, Cover) -> A,
     ) -> Result<A, QueryError> {
         let deadline = Instant::now() + demand.wait;
-        // Mostly the last commit has it all, and whoever waits for the next shares memory with all
-        // other readers.
+        // The last commit usually covers the demand, so look there first: all readers share the
+        // memory in which waiters register.
         let mut lack = match self.look(&demand, deadline, &read) {
             Ok(answer) => return Ok(answer),
             Err(lack) => lack,
@@ -98,7 +101,7 @@ impl<R: StoreReader> LocalCounter<R> {
         let _place = waiters.enter(is_proving).ok_or(QueryError::Busy)?;
         loop {
             let mut registered = waiters.register(lack);
-            // What was committed before it was registered wakes nobody.
+            // A commit before the registration did not wake this query, so look again.
             match self.look(&demand, deadline, &read) {
                 Ok(answer) => return Ok(answer),
                 Err(still) if still == lack => {}
@@ -123,8 +126,8 @@ impl<R: StoreReader> LocalCounter<R> {
         }
     }
 
-    /// Answers from the last commit if that covers the demand, or if the time is up; otherwise says
-    /// what it lacks.
+    /// Answers from the last commit if it covers `demand` or the wait is over; otherwise returns
+    /// one thing that is missing.
     fn look<A>(
         &self,
         demand: &Demand,
@@ -143,7 +146,7 @@ impl<R: StoreReader> LocalCounter<R> {
         }
     }
 
-    /// One thing of all that `demand` asks for and that the cut, or this life, has not.
+    /// One thing that `demand` requires and that the committed state, or this incarnation, lacks.
     fn lack(&self, cut: &Cut, demand: &Demand) -> Lack {
         if let Some(unseen) = self.progress.unseen(&demand.barriers) {
             return Lack::Barrier(unseen);
@@ -156,7 +159,7 @@ impl<R: StoreReader> LocalCounter<R> {
         .map_or(Lack::Completeness, Lack::Batch)
     }
 
-    /// Finishes a look-up.
+    /// Finishes a lookup, on disk where necessary.
     async fn finish(&self, look_up: LookUp) -> Result<bool, QueryError> {
         let unreadable = |error: &dyn Display| QueryError::Store(error.to_string());
         let on_disk = match look_up {
@@ -166,10 +169,10 @@ impl<R: StoreReader> LocalCounter<R> {
         let waited =
             tokio::time::timeout(LOOK_UP_TIMEOUT, Arc::clone(&self.look_ups).acquire_owned());
         let place = waited.await.map_err(|_| QueryError::Busy)?;
-        // The seen-set reads from disk, which must not hold up this thread's other requests.
+        // The seen-set is read from disk, which must not block other requests on this thread.
         #[expect(
             clippy::disallowed_methods,
-            reason = "one look-up, whose caller hears of a panic"
+            reason = "one lookup; its caller gets a panic as an error"
         )]
         let looked_up = tokio::task::spawn_blocking(move || {
             let _place = place;
@@ -186,7 +189,8 @@ impl<R: StoreReader> LocalCounter<R> {
             |partition| cut.complete() && cut.position().covers(&demand.requirement, partition);
         Cover {
             life: self.life,
-            // No commit ends while the cut is held, so what a noted barrier vouches for is in it.
+            // No commit finishes while the guard is held, so everything that a noted barrier proves
+            // is in it.
             barriers: self.progress.has_seen(&demand.barriers),
             partitions: cut
                 .partitioning()
@@ -194,8 +198,9 @@ impl<R: StoreReader> LocalCounter<R> {
                 .map(|partition| (partition, covers(partition)))
                 .collect(),
             covered: cut.covered(demand.whole_position),
-            // Counted only after the commit that says so: in between it names the loss before, for
-            // which nobody signs with any effect any more.
+            // The number of losses increases only after the commit that makes the store not
+            // complete. In between, this ID names the previous loss, and accepting that loss has no
+            // effect any more.
             loss: (!cut.complete()).then(|| LossId::new(self.life, self.losses())),
         }
     }
@@ -231,9 +236,9 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: Demand,
     ) -> BoxFuture<'_, Result<Membership, QueryError>> {
         async move {
-            // Begun under the lock of the cut that the cover is of, so that it is of the same
-            // commit, however long it takes: an item of a later one would be shown though no later
-            // read has to cover it, and go again.
+            // The lookup starts under the lock of the state that the coverage describes, so both
+            // belong to the same commit, however long the lookup takes. An item of a later commit
+            // would be shown although no later read has to cover it, and could disappear again.
             let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
             let (cover, look_up) = self.answer(demand, read).await?;
             let counted = self.finish(look_up).await?;
@@ -301,7 +306,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         let answer = if running {
             Ok(status)
         } else {
-            Err(QueryError::Unreachable("it has stopped".into()))
+            Err(QueryError::Unreachable("the counter has stopped".into()))
         };
         std::future::ready(answer).boxed()
     }

@@ -1,4 +1,4 @@
-//! A counter of this process as queries see it: what it answers, when, and whom a commit wakes.
+//! Tests of a counter's query handle: what it answers, when, and which queries a commit wakes.
 //!
 //! Invariant: see the [module above](super).
 
@@ -33,7 +33,7 @@ fn start(complete: bool) -> (LocalLog, LocalCounter<MemoryReader>) {
     (log, counter)
 }
 
-/// A reader of a store that commits the next batch before each look at it, as under load.
+/// A reader of a store that commits the next batch before each read, as under load.
 #[derive(Clone)]
 struct Busy {
     store: Arc<Mutex<MemoryStore>>,
@@ -131,7 +131,7 @@ async fn a_query_waits_until_it_is_covered() {
 async fn a_query_that_is_not_covered_in_time_says_so() {
     let (log, counter) = start(true);
     log.append(batch(2)).await.expect("appended");
-    // Sequence 1 is missing: a hole is not covered by what lies beyond it.
+    // Sequence 1 is missing. A later sequence does not cover a hole.
     assert_eq!(
         count(&counter, demand(2, Duration::from_millis(20))).await,
         (1, false)
@@ -195,7 +195,7 @@ impl Wake for Wakes {
     }
 }
 
-/// A query that waits, by hand.
+/// A waiting query that is polled manually.
 struct Waiting<'c> {
     query: BoxFuture<'c, Result<Counts, QueryError>>,
     wakes: Arc<Wakes>,
@@ -204,7 +204,7 @@ struct Waiting<'c> {
 impl<'c> Waiting<'c> {
     fn start(counter: &'c LocalCounter<MemoryReader>, demand: Demand) -> Self {
         let mut waiting = Self {
-            // Without the runtime's own idea of when a task should rest, which wakes too.
+            // Without the runtime's cooperative budget, which also causes wake-ups.
             query: tokio::task::unconstrained(counter.counts(Arc::new([tenant()]), demand)).boxed(),
             wakes: Arc::default(),
         };
@@ -224,7 +224,7 @@ impl<'c> Waiting<'c> {
         self.wakes.0.load(Ordering::Relaxed)
     }
 
-    /// Polls it as often as it is woken, until it answers.
+    /// Polls the query until it answers.
     async fn answer(&mut self) -> Result<Counts, QueryError> {
         loop {
             if let Some(answer) = self.poll() {
@@ -254,7 +254,7 @@ async fn a_commit_wakes_only_the_queries_that_it_concerns() {
     let mut waiting: Vec<_> = (2..=51)
         .map(|sequence| Waiting::start(&counter, demand(sequence, LONG)))
         .collect();
-    // One of two things comes; the other nobody will ever bring.
+    // This query lacks two things: one arrives, the other never will.
     let mut invented = demand(7, LONG);
     invented.requirement.add(Partition(0), Epoch(77), 1);
     let invented = Waiting::start(&counter, invented);
@@ -281,7 +281,7 @@ async fn a_commit_wakes_only_the_queries_that_it_concerns() {
 async fn a_query_that_lacks_much_waits_for_one_thing_after_the_other() {
     let (log, counter) = start(true);
     let mut holes = Waiting::start(&counter, demand(3, LONG));
-    // It waits for the last, then for what is missing still.
+    // The query waits for the last sequence, then for those that are still missing.
     log.append(batch(3)).await.expect("appended");
     assert!((holes.wakes(), holes.poll().is_none()) == (1, true));
     log.append(batch(1)).await.expect("appended");
@@ -297,7 +297,10 @@ async fn a_query_that_lacks_much_waits_for_one_thing_after_the_other() {
     log.append(Arc::new(Batch::new(id(2), 0, Vec::new())))
         .await
         .expect("appended");
-    assert!(proves.poll().is_some(), "a later one proves as much");
+    assert!(
+        proves.poll().is_some(),
+        "a later barrier proves an earlier one"
+    );
     assert_eq!((proves_later.wakes(), proves_later.poll()), (0, None));
 }
 
@@ -312,14 +315,14 @@ async fn what_comes_otherwise_than_by_its_batch_wakes_too() {
     tokio::spawn(task.run());
     let mut one = Waiting::start(&counter, demand(1, LONG));
     let mut three = Waiting::start(&counter, demand(3, LONG));
-    // A snapshot makes it complete and brings the first batch.
+    // A snapshot makes the counter complete and brings the first batch.
     let mut position = Position::default();
     position.record(batch(1).id(), 0);
     control.begin().await.expect("runs");
     control.finish(position, Some(0)).await.expect("runs");
     assert_eq!((one.wakes(), three.wakes()), (1, 1));
     assert!(one.poll().is_some() && three.poll().is_none());
-    // The others are lost for good, as an operator signs.
+    // An operator accepts the loss of the others.
     let losses = vec![(Epoch(1), 2, 3)];
     let signed = Acceptance {
         losses,

@@ -1,7 +1,8 @@
-//! The metrics of a counter's task, looked up once: finding one by its name costs more than
-//! counting an item.
+//! Metric handles of a counter's task. They are looked up once, because a lookup by name costs more
+//! than counting an item.
 //!
-//! Invariant: made after the process's recorder is set, or nothing is recorded.
+//! Invariant: they are created after the process's recorder is installed; otherwise nothing is
+//! recorded.
 
 use std::time::Instant;
 
@@ -10,14 +11,14 @@ use metrics::{Counter, Gauge, Histogram};
 use super::pending::Pending;
 use headcount_telemetry as telemetry;
 
-/// See the module.
+/// The handles; see the module.
 pub(super) struct Meters {
     commit_seconds: Histogram,
     counted: Counter,
     duplicates: Counter,
     skipped: Counter,
     forks: Counter,
-    /// 1 while nothing is taken for want of room on the disk.
+    /// 1 while nothing is consumed because the disk is full.
     pub full: Gauge,
 }
 
@@ -33,7 +34,7 @@ impl Meters {
         }
     }
 
-    /// Times a commit.
+    /// Runs and times a commit.
     pub(crate) fn commit<T>(&self, commit: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let committed = commit();
@@ -41,7 +42,7 @@ impl Meters {
         committed
     }
 
-    /// Counts what became of batches that are committed.
+    /// Counts the outcome of committed batches.
     pub(crate) fn committed(&self, pending: &Pending) {
         self.counted.increment(pending.counted);
         self.duplicates.increment(pending.duplicates);

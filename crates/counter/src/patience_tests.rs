@@ -1,4 +1,4 @@
-//! A counter over a log that is in no hurry: what ends its waiting, and that nothing is lost by it.
+//! Tests of delayed commits: what ends the delay, and that it loses nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ fn batch(epoch: u128, sequence: Sequence, ids: &[u32]) -> Arc<Batch> {
     Arc::new(Batch::new(id, 0, vec![items]))
 }
 
-/// The count, and whether it covers everything up to `sequence`, waiting for that up to `wait`.
+/// The count, and whether it covers everything up to `sequence`, after waiting for that up to
+/// `wait`.
 async fn count(
     counter: &LocalCounter<MemoryReader>,
     sequence: Sequence,
@@ -108,8 +109,8 @@ async fn a_query_that_waits_brings_the_commit() {
             let (log, batch) = (log.clone(), batch(1, sequence, &[sequence as u32]));
             async move { log.append(batch).await }
         });
-        // Whether it asks before the batch is there or after: it need not wait for the log's
-        // patience.
+        // The query may start before or after the batch arrives. Neither waits for the commit delay
+        // of the log.
         if sequence != 2 {
             tokio::task::yield_now().await;
         }
@@ -131,7 +132,7 @@ async fn a_query_that_waits_for_something_else_brings_no_commit() {
     for sequence in 1..=3 {
         let (log, batch) = (log.clone(), batch(1, sequence, &[sequence as u32]));
         appends.push(tokio::spawn(async move { log.append(batch).await }));
-        // Time enough for the queries to ask, and for the batch to be applied.
+        // Let the queries start, and the batch be applied.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -170,7 +171,7 @@ async fn what_waits_is_committed_before_the_counter_stops() {
         let (log, batch) = (log.clone(), batch(1, 1, &[1]));
         async move { log.append(batch).await }
     });
-    // A query without patience leaves the batch where it is.
+    // A query that does not wait leaves the batch uncommitted.
     assert_eq!(count(&counter, 1, Duration::ZERO).await, (0, false));
     tokio::task::yield_now().await;
     soon(control.stop()).await.expect("told");
@@ -178,11 +179,11 @@ async fn what_waits_is_committed_before_the_counter_stops() {
     assert_eq!(count(&counter, 1, Duration::ZERO).await, (1, true));
 }
 
-/// Whether the store is complete, its items and its generation.
+/// Whether the store is complete, its items, and its generation.
 type Noted = (bool, u64, Option<KeptGeneration>);
 
-/// A log that delivers what it is told to, and notes at each acknowledgement of an event what the
-/// store says then.
+/// A log that delivers a script, and notes the state of the store at each acknowledgement of an
+/// event.
 struct Scripted {
     script: VecDeque<Delivered>,
     last: DeliveryTag,
@@ -221,7 +222,7 @@ impl Deliveries for Scripted {
     }
 }
 
-/// What the store says when the last event of `script` is acknowledged.
+/// The state of the store when the last event of `script` is acknowledged.
 async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> Noted {
     let mut store = MemoryStore::new(StoreShape {
         partitioning: Partitioning::SINGLE,
@@ -241,8 +242,8 @@ async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> Noted {
     soon(notes.recv()).await.expect("acknowledged")
 }
 
-/// An event behind a batch that waits for its commit: the log acts on the event as soon as it is
-/// acknowledged, so what it says must be committed by then, with the batch.
+/// An event follows a batch that waits for its commit. The log acts on the event as soon as it is
+/// acknowledged, so its effect must be committed by then, with the batch.
 #[tokio::test]
 async fn an_event_is_committed_before_it_is_acknowledged() {
     let lost = || Delivered::MayHaveLost { why: "test".into() };

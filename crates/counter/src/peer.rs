@@ -1,7 +1,6 @@
-//! A counter of this process as a peer: its snapshot, read while it goes on.
+//! A counter of this process as a peer: it sends a snapshot while the counter runs.
 //!
-//! Invariant: the reading is never more than a few frames ahead of whoever takes them, and ends
-//! with them.
+//! Invariant: reading is at most a few frames ahead of the receiver, and ends with it.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -12,7 +11,7 @@ use super::snapshot::SnapshotEncoder;
 use super::{LocalCounter, Peer, QueryError, SnapshotStream};
 use headcount_store::{StoreError, StoreReader};
 
-/// Frames that are read before they are asked for.
+/// Frames that are read ahead of the receiver.
 const FRAMES_AHEAD: usize = 4;
 
 type Frame = Result<Bytes, QueryError>;
@@ -23,15 +22,15 @@ impl<R: StoreReader> Peer for LocalCounter<R> {
         async move {
             let (frames, read) = mpsc::channel(FRAMES_AHEAD);
             let (taken, ready) = oneshot::channel();
-            // It reads from disk, and waits for whoever takes the frames.
+            // This blocks on the disk and on the receiver of the frames.
             #[expect(
                 clippy::disallowed_methods,
-                reason = "the reading of one snapshot, which breaks off before its end"
+                reason = "the reader of one snapshot, which is truncated if it fails"
             )]
             tokio::task::spawn_blocking(move || send(&reader, taken, &frames));
-            ready
-                .await
-                .map_err(|_| QueryError::Store("the reading of it ended".into()))??;
+            ready.await.map_err(|_| {
+                QueryError::Store("the snapshot reader ended unexpectedly".into())
+            })??;
             let frames = stream::unfold(read, async |mut read| {
                 let frame = read.recv().await?;
                 Some((frame, read))
@@ -42,8 +41,8 @@ impl<R: StoreReader> Peer for LocalCounter<R> {
     }
 }
 
-/// Takes a snapshot, says whether that went well, and sends its frames as long as someone takes
-/// them.
+/// Takes a snapshot, reports whether that succeeded, and sends its frames as long as there is a
+/// receiver.
 fn send<R: StoreReader>(
     reader: &R,
     taken: oneshot::Sender<Result<(), QueryError>>,
@@ -87,7 +86,7 @@ mod tests {
     use headcount_store::memory::MemoryStore;
     use headcount_store::{Cut, Key, LookUp, Snapshot, Store, StoreShape, StoreStats};
 
-    /// A reader whose keys are counted as they are read.
+    /// A reader that counts the keys it has read.
     #[derive(Clone)]
     struct Counting<R> {
         inside: R,
@@ -158,7 +157,7 @@ mod tests {
         let (counter, read) = counter();
         let mut frames = counter.snapshot().await.expect("a snapshot");
         let first = frames.next().await.expect("a frame").expect("intact");
-        // Nobody takes the next frames: what is read must come to rest far from the end.
+        // Nothing receives the next frames: reading must stop far from the end.
         let mut before = usize::MAX;
         while before != read.load(Ordering::Relaxed) {
             before = read.load(Ordering::Relaxed);

@@ -1,43 +1,44 @@
-//! What a counter has applied and not yet committed.
+//! Deliveries that a counter has applied but not committed.
 //!
-//! Invariant: it is committed and acknowledged as a whole, or not at all.
+//! Invariant: they are committed and acknowledged as a whole, or not at all.
 
 use tokio::time::Instant;
 
 use headcount_log::DeliveryTag;
 use headcount_model::{BatchId, KeptGeneration};
 
-/// Items after which a commit is due however patient the log is.
+/// Number of items that makes a commit due, regardless of the delay that the log allows.
 const COMMIT_ITEMS_MAX: usize = 1 << 16;
 
-/// What waits for a commit.
+/// Deliveries that wait for a commit.
 pub(super) struct Pending {
-    /// When the commit is due at the latest.
+    /// Deadline of the commit.
     pub due: Instant,
-    /// The last delivery that the commit will hold.
+    /// The last delivery that the commit holds.
     pub up_to: DeliveryTag,
     pub items: usize,
-    /// How often the log said that batches may have been lost.
+    /// How often the log reported a possible loss.
     pub losses: u64,
-    /// What it said last.
+    /// Why batches may have been lost, as the log last reported.
     pub doubt: Option<String>,
     pub barriers: Vec<BatchId>,
-    /// When the youngest batch was sealed.
+    /// When the newest batch was sealed.
     pub accepted_at_ms: Option<u64>,
-    /// Items that are new, and those that were counted before.
+    /// Items counted for the first time.
     pub counted: u64,
+    /// Items that had been counted before.
     pub duplicates: u64,
     pub redeliveries: u64,
     pub forks: u64,
-    /// What the store is to remember with it.
+    /// The generation to record in the store with the commit.
     pub generation: Option<KeptGeneration>,
-    /// Whether any query may be covered by the commit: a loss is accepted, which may be of any
-    /// batches, or the log said something of the store.
+    /// Whether the commit may cover any query: it accepts a loss, which may concern any batch, or
+    /// contains an event of the log about the store.
     pub concerns_all: bool,
 }
 
 impl Pending {
-    /// Nothing yet, to be committed at `due`.
+    /// Nothing yet; the commit is due at `due`.
     pub(crate) fn new(due: Instant) -> Self {
         Self {
             due,

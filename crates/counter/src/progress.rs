@@ -1,7 +1,6 @@
-//! What a counter's task has done in this life, for queries that wait and for its status.
+//! The progress of a counter's task in this incarnation, for its status and for queries that wait.
 //!
-//! Invariant: a barrier is noted only after everything that came before it in the queue is
-//! committed.
+//! Invariant: a barrier is noted only after everything before it in the queue is committed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -12,31 +11,32 @@ use tokio::sync::Notify;
 use super::waiting::Waiters;
 use headcount_model::{BatchId, Epoch, Partition, Sequence};
 
-/// What is counted in this life.
+/// Counters of this incarnation.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tally {
-    /// How old the last applied batch was when it was committed, in milliseconds.
+    /// Age of the last applied batch when it was committed, in milliseconds.
     pub lag_ms: u64,
-    /// Batches that came a second time.
+    /// Batches that were redelivered.
     pub redeliveries: u64,
-    /// Snapshots united.
+    /// Snapshots ingested.
     pub snapshots: u64,
-    /// Forks met.
+    /// Forks detected.
     pub forks: u64,
-    /// How often the log said that batches may have been lost.
+    /// How often the log reported a possible loss.
     pub losses: u64,
 }
 
-/// Epochs of barriers remembered at most: each barrier has one, and is asked for within some
-/// seconds. Who asks for a barrier that is forgotten publishes another.
+/// Maximum barrier epochs that are remembered. Each barrier has its own epoch and is queried within
+/// seconds. If a barrier is forgotten, the node that waits for it publishes another.
 const EPOCHS_MAX: usize = 16_384;
 
-/// The last barrier of each epoch, and when it came, by the number of notes before it. Earlier
-/// releases gave all barriers of a life one epoch, in which a later one stands for those before it.
+/// The last barrier of each epoch, with its number among all notes. Earlier releases used one epoch
+/// for all barriers of an incarnation; in such an epoch, a later barrier also stands for the
+/// earlier ones.
 #[derive(Default)]
 struct Barriers {
     last: BTreeMap<(Partition, Epoch), (Sequence, u64)>,
-    /// The same by when it came.
+    /// The same entries, in order of arrival.
     by_note: BTreeMap<u64, (Partition, Epoch)>,
     notes: u64,
 }
@@ -62,7 +62,7 @@ impl Barriers {
     }
 }
 
-/// What both ends share.
+/// The state that the task and its queries share.
 struct Shared {
     tally: Mutex<Tally>,
     barriers: Mutex<Barriers>,
@@ -73,10 +73,10 @@ struct Shared {
     full: Mutex<Option<String>>,
 }
 
-/// The end that the task holds; dropping it tells everybody that the task has ended.
+/// The task's end. Dropping it reports to all waiters that the task has ended.
 pub(super) struct Progress(Arc<Shared>);
 
-/// The end that queries hold; cheap to clone.
+/// The queries' end; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Watching(Arc<Shared>);
 
@@ -95,8 +95,8 @@ impl Progress {
         (Self(shared), watching)
     }
 
-    /// Notes barriers that came through the queue, and what else a commit changed; wakes whoever
-    /// waits for the barriers.
+    /// Records barriers that passed through the queue and the other changes of a commit. Wakes the
+    /// queries that wait for the barriers.
     pub(crate) fn note(&self, barriers: &[BatchId], change: impl FnOnce(&mut Tally)) {
         change(&mut self.0.tally.lock());
         if !barriers.is_empty() {
@@ -109,12 +109,13 @@ impl Progress {
         }
     }
 
-    /// Wakes whoever waits for one of these batches, which are committed.
+    /// Wakes the queries that wait for one of these committed batches.
     pub(crate) fn committed(&self, batches: &[BatchId]) {
         self.0.waiters.wake_for_batches(batches);
     }
 
-    /// Wakes everybody: the store is complete, or has taken another's position in.
+    /// Wakes all waiters, after a change that may concern any of them: the store is complete, or
+    /// has ingested a position.
     pub(crate) fn changed(&self) {
         self.0.waiters.wake_all();
     }
@@ -124,38 +125,38 @@ impl Progress {
         self.0.wanted.notified().await;
     }
 
-    /// Whether a query waits for one of these batches, which are not committed.
+    /// Whether a query waits for one of these uncommitted batches.
     pub(crate) fn wants_any(&self, batches: &[BatchId]) -> bool {
         self.0.waiters.lacks_any(batches)
     }
 
-    /// Says why batches may have been lost.
+    /// Records why batches may have been lost.
     pub(crate) fn doubt(&self, why: String) {
         *self.0.doubt.lock() = Some(why);
     }
 
-    /// Says that nothing more is taken from the log in this life, and why.
+    /// Records that nothing more is taken from the log in this incarnation, and why.
     pub(crate) fn halt(&self, why: String) {
-        // The first reason is the one that matters.
+        // Keep the first reason.
         let _ = self.0.problem.set(why);
     }
 
-    /// Whether nothing more is taken from the log in this life.
+    /// Whether nothing more is taken from the log in this incarnation.
     pub(crate) fn is_halted(&self) -> bool {
         self.0.problem.get().is_some()
     }
 
-    /// Says why there is no room on the disk, or that there is some again.
+    /// Records why the disk has no room, or with `None` that it has room again.
     pub(crate) fn set_full(&self, why: Option<String>) {
         *self.0.full.lock() = why;
     }
 
-    /// Whether there was no room on the disk when it was looked for last.
+    /// Whether the disk had no room at the last check.
     pub(crate) fn is_full(&self) -> bool {
         self.0.full.lock().is_some()
     }
 
-    /// How often the log has said that batches may have been lost.
+    /// How often the log has reported a possible loss.
     pub(crate) fn losses(&self) -> u64 {
         self.0.tally.lock().losses
     }
@@ -168,42 +169,42 @@ impl Drop for Progress {
 }
 
 impl Watching {
-    /// What is counted so far.
+    /// The counters so far.
     pub(crate) fn tally(&self) -> Tally {
         *self.0.tally.lock()
     }
 
-    /// Whoever waits.
+    /// The queries that wait.
     pub(crate) fn waiters(&self) -> &Waiters {
         &self.0.waiters
     }
 
-    /// Says that a query waits for a batch that the last commit does not have: if it is applied, it
-    /// should be committed now.
+    /// Signals that a query waits for a batch that the last commit lacks. The task then commits the
+    /// batch at once if it has applied it.
     pub(crate) fn want(&self) {
         self.0.wanted.notify_one();
     }
 
-    /// Why batches may have been lost, as the log said last in this life.
+    /// Why batches may have been lost, as the log last reported in this incarnation.
     pub(crate) fn doubt(&self) -> Option<String> {
         self.0.doubt.lock().clone()
     }
 
-    /// Why nothing is taken from the log, in this life or as long as the disk is full, if that is
-    /// so.
+    /// Why nothing is taken from the log, for the rest of this incarnation or while the disk is
+    /// full; `None` while the counter consumes.
     pub(crate) fn problem(&self) -> Option<String> {
         let halted = self.0.problem.get().cloned();
         halted.or_else(|| self.0.full.lock().clone())
     }
 
-    /// Whether all of `barriers`, or later ones of their epochs, have come through the queue in
-    /// this life.
+    /// Whether all `barriers`, or later ones of their epochs, have passed through the queue in this
+    /// incarnation.
     pub(crate) fn has_seen(&self, barriers: &[BatchId]) -> bool {
         self.unseen(barriers).is_none()
     }
 
-    /// The first of `barriers` that has not come through the queue in this life, nor a later one of
-    /// its epoch.
+    /// The first of `barriers` for which neither it nor a later one of its epoch has passed through
+    /// the queue in this incarnation.
     pub(crate) fn unseen(&self, barriers: &[BatchId]) -> Option<BatchId> {
         if barriers.is_empty() {
             return None;
@@ -228,7 +229,7 @@ mod tests {
         for epoch in 0..EPOCHS_MAX {
             progress.note(&[barrier(epoch)], |_| {});
         }
-        // The first one is used again: another is the oldest then.
+        // The first barrier is noted again, so another one is the oldest.
         progress.note(&[barrier(0), barrier(EPOCHS_MAX)], |_| {});
         assert!(watching.has_seen(&[barrier(0), barrier(2), barrier(EPOCHS_MAX)]));
         assert!(!watching.has_seen(&[barrier(1)]));

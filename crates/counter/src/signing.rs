@@ -1,22 +1,22 @@
-//! What an operator's signature makes of this counter.
+//! Applies an operator's loss acceptance to this counter.
 //!
-//! Invariant: a counter is complete by a signature only if that names it together with its last
-//! loss, one that still waits for its commit included. An old signature in its queue, from before
-//! its disk was lost, says nothing.
+//! Invariant: a loss acceptance makes a counter complete only if it names the counter with its last
+//! loss, including a loss that waits for its commit. An old acceptance in the counter's queue, from
+//! before its disk was lost, has no effect.
 
 use headcount_model::{Acceptance, LossId, Signed};
 use headcount_store::{Store, StoreReader};
 
-/// Who this counter is.
+/// The identity of this counter.
 pub(super) struct Own {
     pub name: String,
-    /// Random, new at every start.
+    /// The incarnation: random, new at every start.
     pub life: u64,
 }
 
 impl Own {
-    /// Stages what `acceptance` says of this counter, which has been told of a loss `losses` times
-    /// in this life, and tells the operator.
+    /// Stages the effect of `acceptance` on this counter and logs it. The log has reported `losses`
+    /// possible losses in this incarnation.
     pub(crate) fn heed(
         &self,
         store: &mut impl Store,
@@ -35,28 +35,28 @@ impl Own {
     }
 
     fn tell(&self, signed: Signed, loss: LossId) {
-        const AGAIN: &str = "it takes a snapshot as soon as a complete counter answers; if none does, run headcount \
-                             accept-loss again, which names the present loss";
+        const AGAIN: &str = "it catches up as soon as a complete counter answers; if none does, \
+                             run headcount accept-loss again, which names the current loss";
         let name = &self.name;
         match signed {
             Signed::Nothing => {}
             Signed::Complete => tracing::warn!(
                 name, %loss,
-                "an operator accepts what this counter lost: it is complete from here on, with what it holds"
+                "loss acceptance applied: this counter is complete from here on, with what it holds"
             ),
             Signed::NotNamed => tracing::warn!(
                 name, %loss,
-                "an operator's signature does not name this counter, which stays not complete: {AGAIN}"
+                "loss acceptance does not name this counter, which stays not complete; {AGAIN}"
             ),
             Signed::Outdated(signed_for) => tracing::warn!(
                 name, %loss, %signed_for,
-                "an operator's signature is for an earlier loss of this counter, which was restarted or has lost batches \
-                 since, and stays not complete: {AGAIN}"
+                "loss acceptance is for an earlier loss of this counter, which was restarted or \
+                 has lost batches since and stays not complete; {AGAIN}"
             ),
             Signed::Unnamed => tracing::warn!(
                 name, %loss,
-                "a signature of an earlier release, which names no counter, makes none complete: upgrade the coordinators; \
-                 this counter stays not complete: {AGAIN}"
+                "loss acceptance of an earlier release names no counter and makes none complete; \
+                 upgrade the coordinators. This counter stays not complete; {AGAIN}"
             ),
         }
     }
@@ -76,7 +76,7 @@ mod tests {
         Completes::Named(NamedLosses::new(vec![(name, loss)]).expect("one"))
     }
 
-    /// What becomes of a counter that is told of a loss twice, and then finds this.
+    /// The outcome for a counter with two reported losses that applies this acceptance.
     fn heeded(completes: Completes) -> (Signed, bool) {
         let mut store = MemoryStore::new(StoreShape {
             partitioning: Partitioning::SINGLE,
@@ -107,7 +107,8 @@ mod tests {
         assert_eq!(heeded(Completes::Nobody), (Signed::Nothing, false));
     }
 
-    /// In a queue since before the upgrade, or from a coordinator that was not upgraded.
+    /// It has been in the queue since before the upgrade, or comes from a coordinator that was not
+    /// upgraded.
     #[test]
     fn a_signature_of_the_first_version_makes_nobody_complete() {
         assert_eq!(heeded(Completes::Unnamed), (Signed::Unnamed, false));

@@ -1,5 +1,4 @@
-//! A counter that is told of losses and of an operator's signatures, in any order, as its log
-//! brings them.
+//! Tests of a counter that receives losses and loss acceptances in any order from its log.
 //!
 //! Invariant: see [`signing`](super::signing).
 
@@ -17,7 +16,7 @@ use headcount_model::{
 use headcount_store::StoreShape;
 use headcount_store::memory::{MemoryReader, MemoryStore};
 
-/// A log that delivers what a test sends, and lets commits wait for as long as they like.
+/// A log that delivers what a test sends, and allows any commit delay.
 struct Sent {
     deliveries: mpsc::UnboundedReceiver<Delivered>,
     last: DeliveryTag,
@@ -42,7 +41,7 @@ impl Deliveries for Sent {
     async fn acknowledge(&mut self, _: DeliveryTag) {}
 }
 
-/// A counter `c1` that begins as not complete and with nothing, as after the loss of its disk.
+/// A counter `c1` that starts empty and not complete, as after the loss of its disk.
 struct Lost {
     log: mpsc::UnboundedSender<Delivered>,
     counter: LocalCounter<MemoryReader>,
@@ -77,7 +76,7 @@ impl Lost {
         self.deliver(Delivered::MayHaveLost { why });
     }
 
-    /// How far it goes once all that was delivered is committed.
+    /// Its coverage, once all deliveries are committed.
     async fn cover(&mut self) -> Cover {
         self.barriers += 1;
         let barrier = BatchId {
@@ -98,7 +97,7 @@ impl Lost {
         cover
     }
 
-    /// What names its loss, as a plan would show it; none once it is complete.
+    /// The ID of its loss, as a plan would show it; `None` once it is complete.
     async fn loss(&mut self) -> Option<LossId> {
         let cover = self.cover().await;
         assert_eq!(cover.partitions, [(Partition(0), cover.loss.is_none())]);
@@ -140,10 +139,10 @@ async fn another_loss_before_the_signature_leaves_it_not_complete() {
     counter.deliver(signature(1, loss));
     assert_eq!(counter.loss().await, Some(again));
     counter.deliver(signature(2, again));
-    assert_eq!(counter.loss().await, None, "a new plan's signature");
+    assert_eq!(counter.loss().await, None, "the acceptance of a new plan");
 }
 
-/// Its disk was lost after the plan, and its queue still has what was signed before.
+/// Its disk was lost after the plan, and its queue still has the old acceptance.
 #[tokio::test]
 async fn another_life_is_not_complete_by_an_old_signature_in_its_queue() {
     let mut counter = Lost::start(1);
@@ -153,12 +152,12 @@ async fn another_life_is_not_complete_by_an_old_signature_in_its_queue() {
     counter.lose();
     counter.deliver(signature(1, loss));
     let again = counter.loss().await.expect("not complete");
-    // It was skipped as a batch that was applied, too.
+    // The redelivered batch is skipped, with the same result.
     counter.deliver(signature(1, loss));
     assert_eq!(counter.loss().await, Some(again));
 }
 
-/// Order decides between two that share a commit.
+/// The order decides between a loss and an acceptance that share a commit.
 #[tokio::test]
 async fn a_loss_after_the_signature_is_not_covered_by_it() {
     let mut counter = Lost::start(1);

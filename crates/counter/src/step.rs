@@ -1,28 +1,28 @@
-//! One step of a counter: a delivered batch in, changes to the store out.
+//! Applies one delivered batch to a store.
 //!
-//! Invariant: after any batches in any order, any number of times each, a tenant's count is the
-//! number of distinct hashes among them. The seen-set makes it so; the position only saves work and
-//! tells what is covered.
+//! Invariant: after any batches in any order, each applied any number of times, a tenant's count is
+//! the number of distinct hashes among them. The seen-set ensures this; the position only saves
+//! work and records coverage.
 
 use headcount_model::{Acceptance, Batch, BatchId, Marks, Verdict};
 use headcount_store::{Store, StoreError};
 
-/// What became of a delivered batch.
+/// The outcome of applying a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// Its items went through the seen-set, and its sequence is recorded.
+    /// Its items were inserted into the seen-set, and its sequence is recorded.
     Counted {
         /// Items that were counted for the first time.
         new: u64,
-        /// Items that had been counted before.
+        /// Duplicates: items that had been counted before.
         duplicates: u64,
-        /// Whether the same sequence had come before with other content: two coordinators share an
-        /// epoch.
+        /// Whether the same sequence was applied before with other content: two coordinators share
+        /// an epoch.
         fork: bool,
     },
-    /// It had been applied before, and all of its items are counted.
+    /// The batch was applied before, and all its items are counted.
     Skipped,
-    /// It holds nothing and leaves no trace in the store.
+    /// The batch is a barrier: it has no items and leaves no trace in the store.
     Barrier,
 }
 
@@ -37,18 +37,18 @@ impl Applied {
     }
 }
 
-/// Stages a batch's changes; nothing is durable or visible before the store's commit.
+/// Stages the changes of a batch. Nothing is durable or visible before the store commits.
 ///
 /// # Errors
-/// When the store fails; it is poisoned then.
+/// If the store fails; it is poisoned then.
 pub fn apply(store: &mut impl Store, batch: &Batch) -> Result<Applied, StoreError> {
     apply_marking(store, batch, None)
 }
 
-/// The same, and marks each item that was counted for the first time.
+/// Like [`apply`], and marks each item that was counted for the first time.
 ///
 /// # Errors
-/// When the store fails; it is poisoned then.
+/// If the store fails; it is poisoned then.
 pub fn apply_marking(
     store: &mut impl Store,
     batch: &Batch,
@@ -59,8 +59,9 @@ pub fn apply_marking(
     }
     let id = batch.id();
     let verdict = store.judge(id, batch.checksum());
-    // Also when its sequence had come before: a position remembers no more than its last batch's
-    // checksum, and a clone that is behind sends other items under an earlier one.
+    // Insert the items even if the sequence was applied before: a position keeps the checksum of
+    // its last batch only, and a cloned coordinator that lags sends other items under an earlier
+    // sequence.
     let new = match marks {
         None => store.insert_all(id.partition, batch.tenants())?,
         Some(marks) => store.insert_all_marking(id.partition, batch.tenants(), marks)?,
@@ -81,8 +82,8 @@ pub fn apply_marking(
     })
 }
 
-/// What is lost for good counts as applied from here on: nothing waits for it any more. Whether the
-/// counter is complete from here on is for its task to say, which knows what it lost and when.
+/// Records accepted losses as applied, so that nothing waits for them. The counter's task decides
+/// whether the counter becomes complete, since it knows what was lost and when.
 fn accept(store: &mut impl Store, id: BatchId, acceptance: &Acceptance) {
     for &(epoch, first, last) in &acceptance.losses {
         for sequence in first..=last {
@@ -98,8 +99,8 @@ fn accept(store: &mut impl Store, id: BatchId, acceptance: &Acceptance) {
     }
 }
 
-/// The checksum recorded for what is lost. Should it come after all, it comes as a fork, and
-/// counts.
+/// The checksum recorded for a lost batch. If that batch arrives later, it is a fork, and its items
+/// count.
 const LOST: u32 = 0;
 
 #[cfg(test)]
@@ -138,13 +139,23 @@ mod tests {
     }
 
     proptest! {
-        /// Two coordinators' batches, delivered in any order, some again and again, committed in
-        /// groups of any size: always the naive count, and everything delivered is covered.
+        /// Batches of two coordinators, delivered in any order, some repeatedly, committed in
+        /// groups of any size: the count always equals the naive count, and every delivered batch
+        /// is covered.
         #[test]
         fn counts_what_a_naive_model_counts(
-            first in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 1..6), 1..8),
-            second in prop::collection::vec(prop::collection::vec((0_u8..4, 0_u16..30), 1..6), 1..8),
-            deliveries in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..60),
+            first in prop::collection::vec(
+                prop::collection::vec((0_u8..4, 0_u16..30), 1..6),
+                1..8,
+            ),
+            second in prop::collection::vec(
+                prop::collection::vec((0_u8..4, 0_u16..30), 1..6),
+                1..8,
+            ),
+            deliveries in prop::collection::vec(
+                (any::<prop::sample::Index>(), any::<bool>()),
+                0..60,
+            ),
         ) {
             let mut batches = Vec::new();
             for (epoch, posts) in [(1, &first), (2, &second)] {
@@ -182,10 +193,12 @@ mod tests {
             for (batch, _) in &batches {
                 let id = batch.id();
                 let mut single = Requirement::default();
-                let sequences = headcount_model::Sequences::from_parts(0, vec![(id.sequence, id.sequence)]);
+                let ranges = vec![(id.sequence, id.sequence)];
+                let sequences = headcount_model::Sequences::from_parts(0, ranges);
                 let sequences = sequences.unwrap_or_else(|| headcount_model::Sequences::up_to(1));
                 single.add_all(id.partition, id.epoch, &sequences);
-                prop_assert_eq!(reader.cut().position().covers(&single, Partition(0)), seen.contains(&id));
+                let covers = reader.cut().position().covers(&single, Partition(0));
+                prop_assert_eq!(covers, seen.contains(&id));
             }
         }
     }
@@ -208,10 +221,7 @@ mod tests {
         store.commit().expect("commits");
         let reader = store.reader();
         assert_eq!(reader.cut().position().holes(), 0);
-        assert!(
-            !reader.cut().complete(),
-            "that depends on whose store it is"
-        );
+        assert!(!reader.cut().complete(), "the counter's task decides that");
     }
 
     #[test]
@@ -223,7 +233,8 @@ mod tests {
         assert!(store.reader().cut().position().is_empty());
     }
 
-    /// ATTACKS 15: the clone is behind, so that its sequence is no longer the last one that came.
+    /// docs/testing/schedules.md, 15: the clone lags, so its sequence is no longer the last one
+    /// applied.
     #[test]
     fn a_clone_that_is_behind_counts_and_raises_the_alarm() {
         let mut store = store();

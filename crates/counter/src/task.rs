@@ -1,18 +1,20 @@
-//! The counter's task: deliveries in, one commit for all that are there, then their
-//! acknowledgement.
+//! The counter's task: it applies deliveries, commits all that are available in one commit, and
+//! acknowledges them.
 //!
-//! Invariant: nothing is acknowledged before its commit returned, and nothing after a commit
-//! failed: the task ends, and with it the process. One commit holds all that one acknowledgement
-//! covers, batches and events alike.
+//! Invariant: no delivery is acknowledged before its commit has returned, and none after a commit
+//! has failed: the task ends, and with it the process. One commit holds everything that one
+//! acknowledgement covers, batches and events alike.
 //!
-//! What there is no room for on the disk is refused, and the task goes on: see [`super::full`].
+//! Deliveries that find no room on the disk are refused, and the task continues: see
+//! [`super::full`].
 //!
-//! A batch that can't be read is the end of consuming, not of the task: it goes on to answer until
-//! it is stopped.
+//! A batch that can't be decoded ends consumption, but not the task: the counter answers queries
+//! until it is stopped.
 //!
-//! Where nobody waits for an acknowledgement ([`Deliveries::patience`]), deliveries share a commit
-//! with those that come soon after. A query that waits for them, or a barrier among them, ends the
-//! waiting: patience costs no reader anything.
+//! Where no append waits for the acknowledgement ([`Deliveries::patience`] is not zero), commits
+//! are delayed so that deliveries share a commit with those that follow. A query that waits for one
+//! of these batches, or a barrier among them, causes the commit at once: the delay costs no reader
+//! anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,39 +34,39 @@ use headcount_model::{Batch, BatchId, Epoch, NewItems};
 use headcount_runtime::clock::now_ms;
 use headcount_store::{Store, StoreError};
 
-/// How often the store is asked whether it still works while nothing is delivered.
+/// Interval at which the store is checked for failures, also while nothing is delivered.
 const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a counter stopped before its log ended.
 #[derive(Debug, Error)]
 pub enum CounterError {
-    /// Its store failed. Nothing was acknowledged since; a restart recovers.
+    /// The store failed. Nothing has been acknowledged since; a restart recovers.
     #[error("the store failed: {0}")]
     Store(#[from] StoreError),
-    /// Its log can't go on without an operator.
+    /// The log can't continue without an operator.
     #[error(transparent)]
     Deliveries(#[from] DeliveryError),
-    /// Its thread could not be started, or panicked.
-    #[error("the counter's thread failed: {0}")]
+    /// The counter's thread could not be started, or it panicked.
+    #[error("the counter thread failed: {0}")]
     Thread(String),
 }
 
-/// What a turn of the task is about.
+/// An event that the task handles.
 pub(super) enum Event {
-    /// Something was delivered, or nothing will be any more.
+    /// A delivery, the end of deliveries, or an error.
     Delivered(Result<Option<Delivery>, DeliveryError>),
-    /// What waits for a commit has waited long enough.
+    /// The commit of the pending deliveries is due.
     CommitDue,
-    /// A query waits for a batch: maybe for one that waits for a commit.
+    /// A query waits for a batch, which may be pending.
     Wanted,
-    /// The store is to be asked whether it still works.
+    /// A check of the store is due.
     CheckDue,
-    /// Somebody steers it.
+    /// A control command.
     Steered(Command),
 }
 
 impl Event {
-    /// The items of delivered batches, where it is nothing else.
+    /// The number of items, if the event is a delivery of batches; otherwise `None`.
     pub(super) fn items(&self) -> Option<usize> {
         match self {
             Self::Delivered(Ok(Some(Delivery {
@@ -76,25 +78,26 @@ impl Event {
     }
 }
 
-/// A counter over its store and its end of the log, not running yet.
+/// A counter with its store and the consuming end of its log, not running yet.
 pub struct CounterTask<S: Store, D: Deliveries> {
     own: Own,
     pub(super) store: S,
     pub(super) deliveries: D,
     pub(super) progress: Progress,
-    /// What is applied and not yet committed.
+    /// Deliveries that are applied but not committed.
     pending: Option<Pending>,
-    /// The batches of that; the list's memory stays for the next ones.
+    /// The batches that `pending` records. The allocation is reused.
     pub(super) recorded: Vec<BatchId>,
     commands: mpsc::Receiver<Command>,
     control: mpsc::Sender<Command>,
-    /// One timer for all turns: setting one anew at each would wake the thread that keeps them.
+    /// One timer for the whole run: setting a new timer for each event would wake the thread that
+    /// drives the timers.
     checks: Option<Interval>,
     pub(super) meters: Meters,
 }
 
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
-    /// A counter called `name` in its life `life`, and the handle that answers queries for it.
+    /// A counter called `name` in the incarnation `life`, and the handle that answers its queries.
     #[must_use]
     pub fn new(
         name: String,
@@ -120,17 +123,18 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         (task, handle)
     }
 
-    /// The handle that steers it while it runs.
+    /// The handle that controls the counter while it runs.
     #[must_use]
     pub fn control(&self) -> CounterControl {
         CounterControl::new(self.control.clone())
     }
 
-    /// Applies and acknowledges until the log ends, then closes the store. It blocks on the disk
-    /// wherever it is polled: [`host`](super::host()) finds it a place.
+    /// Applies and acknowledges deliveries until the log ends, then closes the store. It blocks on
+    /// the disk on the thread that polls it; [`host`](super::host()) chooses that thread.
     ///
     /// # Errors
-    /// When the store failed. What was delivered since its last commit is not acknowledged.
+    /// If the store fails, or the log can't continue. Deliveries since the last commit are not
+    /// acknowledged.
     pub async fn run(mut self) -> Result<(), CounterError> {
         loop {
             let event = self.next().await;
@@ -140,17 +144,16 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         }
     }
 
-    /// Whether an append waits for each acknowledgement.
+    /// Whether appends wait for their acknowledgement.
     pub(super) fn is_waited_for(&self) -> bool {
         self.deliveries.patience().is_zero()
     }
 
-    /// Closes the store.
     pub(super) fn close(self) -> Result<(), CounterError> {
         Ok(self.store.close()?)
     }
 
-    /// Waits for what comes next. Dropping the future loses nothing.
+    /// Waits for the next event. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Event {
         let due = self.pending.as_ref().map(|pending| pending.due);
         let checks = self.checks.get_or_insert_with(|| {
@@ -159,15 +162,19 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             checks
         });
         tokio::select! {
-            delivered = self.deliveries.next(), if !self.progress.is_halted() => Event::Delivered(delivered),
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::CommitDue,
+            delivered = self.deliveries.next(), if !self.progress.is_halted() => {
+                Event::Delivered(delivered)
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                Event::CommitDue
+            }
             _ = checks.tick() => Event::CheckDue,
             Some(command) = self.commands.recv() => Event::Steered(command),
             () = self.progress.wanted(), if due.is_some() => Event::Wanted,
         }
     }
 
-    /// Does what is to be done; says whether more may come.
+    /// Handles an event. Returns whether the task continues.
     pub(super) async fn handle(&mut self, event: Event) -> Result<bool, CounterError> {
         match event {
             Event::Delivered(delivered) => {
@@ -187,7 +194,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
                 }
                 Ok(true)
             }
-            // A store that failed in the background must not look well.
+            // A store that failed in the background must not look healthy.
             Event::CheckDue => {
                 self.store.check()?;
                 self.look_at_room().await?;
@@ -206,7 +213,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             return Ok(false);
         };
         let patience = self.deliveries.patience();
-        // Lost with an error, and with it the acknowledgement.
+        // An error drops `pending`, and with it the acknowledgement.
         let mut pending = self
             .pending
             .take()
@@ -220,7 +227,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             Delivered::MayHaveLost { why } => {
                 tracing::error!(
                     why,
-                    "batches may have been lost on their way; no answer of this counter is exact until it has caught up"
+                    "batches may have been lost; no answer of this counter is exact until it has \
+                     caught up"
                 );
                 self.store.set_complete(false);
                 pending.losses += 1;
@@ -235,10 +243,10 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         Ok(true)
     }
 
-    /// Commits what came before, and takes nothing more in this life: to go on would lose what
-    /// can't be read. Queries are answered with what there is.
+    /// Commits the pending deliveries and ends consumption for this incarnation: to continue would
+    /// lose the batch that can't be decoded. Queries are answered from the committed state.
     async fn halt(&mut self, why: &DeliveryError) -> Result<bool, CounterError> {
-        tracing::error!(%why, "this counter takes nothing more from its queue, and answers with what it has");
+        tracing::error!(%why, "consumption halted; this counter answers from its committed state");
         self.commit_pending().await?;
         self.deliveries.leave();
         self.progress.halt(why.to_string());
@@ -277,8 +285,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             }
             if let Some(acceptance) = batch.acceptance() {
                 pending.concerns_all = true;
-                // One that is skipped was heeded when it came first, or came with a snapshot, which
-                // made complete.
+                // A skipped acceptance took effect when it was first applied, or came with a
+                // snapshot that made the counter complete.
                 if applied != Applied::Skipped {
                     let losses = self.progress.losses() + pending.losses;
                     self.own.heed(&mut self.store, acceptance, losses);
@@ -290,8 +298,8 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         Ok(())
     }
 
-    /// Commits what is pending, shows it, and acknowledges it; or refuses it, where there is no
-    /// room.
+    /// Commits, publishes and acknowledges the pending deliveries, or refuses them if the disk has
+    /// no room.
     pub(super) async fn commit_pending(&mut self) -> Result<(), CounterError> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
@@ -332,6 +340,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
 fn tell_fork(epoch: Epoch) {
     tracing::error!(
         %epoch,
-        "two coordinators share an epoch: was a running machine cloned? Restart both coordinators; no count is wrong"
+        "two coordinators share an epoch, as after a running machine was cloned; restart both \
+         coordinators (no count is wrong)"
     );
 }

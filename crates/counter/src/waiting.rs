@@ -1,11 +1,11 @@
-//! Queries that wait until a commit brings what they lack.
+//! Queries that wait for a commit to bring what they lack.
 //!
-//! Invariant: a commit wakes those that lack what it brought, and nobody else; one that brings
-//! nothing that somebody lacks wakes nobody, and looks no further than at how many wait while none
-//! does. How many wait is bounded.
+//! Invariant: a commit wakes only the queries that lack something that it brought. A commit that
+//! brings nothing that a query lacks wakes none; while no query waits, it only reads the number of
+//! waiters. The number of waiters is bounded.
 //!
-//! A query may lack much. It is registered under one thing at a time; when that has come it is
-//! looked at again, and registered under the next.
+//! A query may lack several things. It registers for one at a time. When that has arrived, the
+//! query is checked again and registers for the next.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -18,29 +18,30 @@ use tokio::sync::oneshot;
 use headcount_model::{BatchId, Sequence};
 use headcount_telemetry as telemetry;
 
-/// Queries that may wait for batches, or for completeness; more are refused.
+/// Maximum queries that wait for batches or for completeness; further ones are rejected.
 pub(super) const WAITING_MAX: usize = 2_048;
 
-/// Queries that may wait for barriers; more are refused. They don't stand behind the others: a
-/// counter that covers nothing leaves those waiting, and can prove a barrier all the same.
+/// Maximum queries that wait for barriers; further ones are rejected. Their limit is separate,
+/// because a counter that covers nothing leaves the other queries waiting but can still prove a
+/// barrier.
 pub(super) const PROVING_MAX: usize = 256;
 
 /// One thing that a query lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lack {
-    /// That the counter has everything that it should have.
+    /// Completeness: the counter has everything that it should have.
     Completeness,
-    /// That this batch is committed.
+    /// The commit of this batch.
     Batch(BatchId),
-    /// That this barrier, or a later one of its epoch, has come through the queue.
+    /// This barrier, or a later one of its epoch, from the queue.
     Barrier(BatchId),
 }
 
-/// The task has ended: nothing will come any more.
+/// The task has ended: nothing more will arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended;
 
-/// By what it lacks and a number of its own, whoever waits.
+/// The waiters, by what they lack and a unique number.
 type Index = BTreeMap<(Lack, u64), oneshot::Sender<()>>;
 
 #[derive(Default)]
@@ -50,23 +51,23 @@ struct Inside {
     ended: bool,
 }
 
-/// Whoever waits for a counter's task.
+/// The queries that wait for a counter's task.
 pub(super) struct Waiters {
     inside: Mutex<Inside>,
-    /// How many are in the index. Changed under its lock, read without.
+    /// Number of entries in the index. Changed under its lock, read without it.
     registered: AtomicUsize,
     waiting: AtomicUsize,
     proving: AtomicUsize,
     gauge: Gauge,
 }
 
-/// A place among those that wait; free again when it is dropped.
+/// A permit to wait, released when it is dropped.
 pub(super) struct Place<'w> {
     taken: &'w AtomicUsize,
     gauge: &'w Gauge,
 }
 
-/// One that waits, until it is woken or dropped.
+/// A registered waiter, until it is woken or dropped.
 pub(super) struct Registered<'w> {
     waiters: &'w Waiters,
     key: (Lack, u64),
@@ -84,8 +85,8 @@ impl Waiters {
         }
     }
 
-    /// A place for a query that waits, for barriers if it is `proving`; `None` when as many wait as
-    /// may.
+    /// Acquires a permit for a query that waits, for barriers if it is `proving`. Returns `None` if
+    /// the limit is reached.
     pub(crate) fn enter(&self, proving: bool) -> Option<Place<'_>> {
         let (taken, places_max) = match proving {
             true => (&self.proving, PROVING_MAX),
@@ -102,14 +103,14 @@ impl Waiters {
         })
     }
 
-    /// Registers one that lacks something. It must look once more before it waits: what came before
-    /// is not told.
+    /// Registers a waiter for what it lacks. The waiter must check once more before it waits: what
+    /// arrived earlier does not wake it.
     pub(crate) fn register(&self, lack: Lack) -> Registered<'_> {
         let (wake, woken) = oneshot::channel();
         let mut inside = self.inside.lock();
         let key = (lack, inside.next);
         inside.next += 1;
-        // After the end, `wake` is dropped here, and that is how it is told.
+        // After the end, `wake` is dropped here, which reports the end to the waiter.
         if !inside.ended {
             inside.index.insert(key, wake);
             self.registered.store(inside.index.len(), Ordering::Release);
@@ -121,14 +122,15 @@ impl Waiters {
         }
     }
 
-    /// Whether somebody waits. Who asks to wake has just shown what may be lacked, under a lock
-    /// that whoever waits takes to look for it (the cut's, or that of the barriers): one that
-    /// looked before had registered before, which is seen here; one that looks later finds it.
+    /// Whether any query waits. The caller has just published what a query may lack, under a lock
+    /// that a waiter takes to check for it (the lock of the cut or of the barriers). A waiter that
+    /// checked before had registered before, which is visible here; a waiter that checks later
+    /// finds what was published.
     fn somebody_waits(&self) -> bool {
         self.registered.load(Ordering::Acquire) > 0
     }
 
-    /// Whether somebody lacks one of `batches`.
+    /// Whether any waiter lacks one of `batches`.
     pub(crate) fn lacks_any(&self, batches: &[BatchId]) -> bool {
         if !self.somebody_waits() {
             return false;
@@ -138,14 +140,14 @@ impl Waiters {
         batches.iter().any(is_lacked)
     }
 
-    /// Wakes those that lack one of `batches`.
+    /// Wakes the waiters that lack one of `batches`.
     pub(crate) fn wake_for_batches(&self, batches: &[BatchId]) {
         if self.somebody_waits() {
             self.wake(batches.iter().map(|id| only(Lack::Batch(*id))));
         }
     }
 
-    /// Wakes those that lack one of `barriers`, or one before it in its epoch.
+    /// Wakes the waiters that lack one of `barriers`, or an earlier one of its epoch.
     pub(crate) fn wake_for_barriers(&self, barriers: &[BatchId]) {
         if !barriers.is_empty() && self.somebody_waits() {
             let until = |id: &BatchId| {
@@ -159,7 +161,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes everybody: anything may have come.
+    /// Wakes all waiters: anything may have arrived.
     pub(crate) fn wake_all(&self) {
         if self.somebody_waits() {
             let mut inside = self.inside.lock();
@@ -170,7 +172,7 @@ impl Waiters {
         }
     }
 
-    /// Tells everybody, those who come later too, that nothing will come any more.
+    /// Reports to all waiters, including later ones, that nothing more will arrive.
     pub(crate) fn end(&self) {
         let mut inside = self.inside.lock();
         inside.ended = true;
@@ -199,13 +201,13 @@ impl Waiters {
     }
 }
 
-/// Everybody who lacks just this.
+/// The range of all waiters that lack exactly this.
 fn only(lack: Lack) -> RangeInclusive<(Lack, u64)> {
     (lack, u64::MIN)..=(lack, u64::MAX)
 }
 
 fn wake(waiter: oneshot::Sender<()>) {
-    // One that has gone in this moment has nothing to learn.
+    // The waiter may have been dropped meanwhile.
     let _ = waiter.send(());
 }
 
@@ -217,10 +219,10 @@ impl Drop for Place<'_> {
 }
 
 impl Registered<'_> {
-    /// Resolves once what was lacked has come.
+    /// Resolves once what the waiter lacks has arrived.
     ///
     /// # Errors
-    /// When it will not.
+    /// If it will not arrive.
     pub(crate) async fn woken(&mut self) -> Result<(), Ended> {
         (&mut self.woken).await.map_err(|_| Ended)
     }
@@ -252,7 +254,7 @@ mod tests {
         }
     }
 
-    /// Which of them have been woken; those are gone then.
+    /// The indexes of the waiters that have been woken. They are removed.
     fn woken(waiting: &mut [Option<Registered<'_>>]) -> Vec<usize> {
         let mut woken = Vec::new();
         for (at, waiter) in waiting.iter_mut().enumerate() {
@@ -286,21 +288,21 @@ mod tests {
         waiters.wake_for_barriers(&[id(1, 4), id(2, 9)]);
         assert_eq!(woken(&mut waiting), [0; 0]);
         assert!(waiters.lacks_any(&[id(1, 4), id(1, 5)]));
-        assert!(!waiters.lacks_any(&[id(1, 7)]), "a barrier is no batch");
+        assert!(!waiters.lacks_any(&[id(1, 7)]), "a barrier is not a batch");
         waiters.wake_for_batches(&[id(1, 4), id(1, 5)]);
         assert_eq!(
             woken(&mut waiting),
             [0, 1],
-            "a later batch brings no earlier"
+            "a later batch does not bring an earlier one"
         );
         waiters.wake_for_barriers(&[id(1, 6)]);
         assert_eq!(
             woken(&mut waiting),
             [4],
-            "a later barrier proves an earlier"
+            "a later barrier proves an earlier one"
         );
         waiting[2] = None;
-        assert!(!waiters.lacks_any(&[id(1, 6)]), "it has gone");
+        assert!(!waiters.lacks_any(&[id(1, 6)]), "it was dropped");
         waiters.wake_all();
         assert_eq!(woken(&mut waiting), [3, 5, 6]);
         assert!(!waiters.somebody_waits());
@@ -329,7 +331,7 @@ mod tests {
         assert_eq!(
             enter_all(true).len(),
             PROVING_MAX,
-            "they don't stand behind"
+            "the limits are separate"
         );
         drop(waiting);
         assert!(waiters.enter(false).is_some());

@@ -1,10 +1,10 @@
-//! Who may ask: pages of other origins may not, unless they are named, and, of a service for its
-//! own machine only, names of other hosts may not lead to it.
+//! Access checks by `Origin` and `Host`. Pages of other origins are rejected unless the settings
+//! name their origin. A service that listens only on loopback rejects host names of other machines.
 //!
-//! Invariant: nothing of a request is done before this has let it pass. Browsers add `Origin` to
-//! whatever a page of another host sends (Fetch, §3.2), and put into `Host` the name that they have
-//! resolved, so a page can't hide where it is from, nor that a name of its own was made to lead
-//! here (DNS rebinding).
+//! Invariant: a request is processed only after it has passed these checks. Browsers add `Origin`
+//! to every request that a page of another host sends (Fetch, §3.2), and send the name that they
+//! resolved as `Host`. So a page can hide neither its origin nor that a name of its own resolves to
+//! this service (DNS rebinding).
 
 use std::net::IpAddr;
 
@@ -13,30 +13,29 @@ use axum::http::{HeaderValue, StatusCode, Version};
 use super::error::Problem;
 use super::heads::Heads;
 
-/// Whoever may ask, whatever the name.
+/// The setting that allows every origin or every host.
 const ANY: &str = "*";
-/// The name that leads to the own machine, and all names under it (RFC 6761 §6.3).
+/// The name of the own machine; names below it are too (RFC 6761 §6.3).
 const LOCALHOST: &str = "localhost";
-/// What an origin of this service begins with: it speaks no TLS.
+/// The scheme of this service's own origin: the service has no TLS.
 const HTTP: &str = "http://";
-/// The port of an origin or a host that names none.
+/// The port of an origin or a host without a port.
 const HTTP_PORT: u16 = 80;
 
-/// What operators allow beyond the service's own pages and names.
+/// Origins and hosts that operators allow in addition to the service's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessLimits {
-    /// Origins whose pages may ask, such as `https://app.example`; `*` is any.
+    /// Origins whose pages may send requests, such as `https://app.example`; `*` allows all.
     pub cors_origins: Vec<String>,
-    /// Names of hosts that may lead to a service which listens on loopback only; `*` is any.
+    /// Host names that a service that listens only on loopback accepts; `*` allows all.
     pub hosts: Vec<String>,
 }
 
-/// The origin of another page that may ask, where a request has one: the answer has to name it.
+/// The allowed foreign origin of a request, if it has one. The response must name it.
 pub(super) type Foreign = Option<HeaderValue>;
 
 impl AccessLimits {
-    /// Lets a request pass, or says why not. A service `is_local` while it listens on loopback
-    /// only.
+    /// Checks a request. `is_local` says whether the service listens only on loopback.
     pub(super) fn check(
         &self,
         heads: &Heads<'_>,
@@ -61,8 +60,8 @@ impl AccessLimits {
         }
     }
 
-    /// Whether a host's name may lead to a service for its own machine. A name without a dot can't
-    /// be one that somebody else has registered.
+    /// Whether a service that listens only on loopback accepts this host name. A name without a dot
+    /// cannot be one that an attacker has registered.
     fn leads_here(&self, host: &str) -> bool {
         let (name, _) = split_port(host);
         let name = name.strip_suffix('.').unwrap_or(name);
@@ -83,11 +82,11 @@ impl AccessLimits {
     }
 }
 
-/// The one `Host` of a request (RFC 9112 §3.2).
+/// Returns the only header `Host` of a request (RFC 9112 §3.2).
 fn the_host<'h>(heads: &Heads<'h>, version: Version) -> Result<Option<&'h str>, Problem> {
     match heads.host {
-        Some(_) if heads.has_more_hosts => Err(Problem::invalid_host("It has more than one.")),
-        None if version == Version::HTTP_11 => Err(Problem::invalid_host("It has none.")),
+        Some(_) if heads.has_more_hosts => Err(Problem::invalid_host("It occurs more than once.")),
+        None if version == Version::HTTP_11 => Err(Problem::invalid_host("It is missing.")),
         None => Ok(None),
         Some(host) => match host.to_str() {
             Ok(host) => Ok(Some(host)),
@@ -96,8 +95,8 @@ fn the_host<'h>(heads: &Heads<'h>, version: Version) -> Result<Option<&'h str>, 
     }
 }
 
-/// Whether an origin is the service's own, as `host` names that: the same scheme, host and port
-/// (RFC 6454 §4).
+/// Whether an origin is the service's own: its scheme, host and port are those of the service,
+/// which `host` names (RFC 6454 §4).
 fn is_own(origin: &str, host: &str) -> bool {
     let scheme = origin.get(..HTTP.len());
     let Some(place) = origin.get(HTTP.len()..) else {
@@ -113,10 +112,10 @@ fn is_own(origin: &str, host: &str) -> bool {
         && port(their_port).is_some_and(|theirs| port(our_port) == Some(theirs))
 }
 
-/// A host and its port, empty where it has none.
+/// Splits a host into name and port; the port is empty if there is none.
 fn split_port(host: &str) -> (&str, &str) {
     match host.rsplit_once(':') {
-        // Of an IPv6 address without a port the last colon is a part.
+        // In an IPv6 address without a port, the last colon is part of the address.
         Some((name, port)) if !port.ends_with(']') => (name, port),
         _ => (host, ""),
     }
@@ -127,7 +126,7 @@ impl Problem {
         Self::unavailable(
             "overloaded",
             "Too much is waiting",
-            "As many connections are open as may. Nothing was taken; ask again.",
+            "The limit of open connections is reached. The request was not processed. Retry it.",
         )
     }
 
@@ -137,7 +136,8 @@ impl Problem {
             "invalid-host",
             "The header Host is not valid",
             format!(
-                "{detail} A request by HTTP/1.1 has one header Host, with the name and port that it was sent to."
+                "{detail} An HTTP/1.1 request must have exactly one header Host, with the name and \
+                 port that it is sent to."
             ),
         )
     }
@@ -147,8 +147,9 @@ impl Problem {
             StatusCode::MISDIRECTED_REQUEST,
             "foreign-host",
             "The host's name is not one of this service",
-            "It listens for its own machine only, and takes requests to localhost, to an address, or to a name without a dot. \
-             If this name leads to it on purpose, as by a proxy, add the name to the setting hosts.",
+            "The service listens only on a loopback address. It accepts requests to localhost, to \
+             an IP address, or to a name without a dot. If it is meant to be reached by this name, \
+             for example through a proxy, add the name to the setting hosts.",
         )
     }
 
@@ -157,8 +158,8 @@ impl Problem {
             StatusCode::FORBIDDEN,
             "foreign-origin",
             "Pages of this origin may not ask",
-            "The header Origin names a page of another scheme, host or port. If it may read and post here, add that origin to the \
-             setting cors-origins.",
+            "The header Origin names a page of another scheme, host or port. To let pages of that \
+             origin read and post here, add it to the setting cors-origins.",
         )
     }
 }
@@ -217,7 +218,7 @@ mod tests {
                 Version::HTTP_11,
                 false,
             );
-            assert!(anybody.is_ok(), "it listens for all");
+            assert!(anybody.is_ok(), "not limited to loopback");
         }
         let any = AccessLimits {
             hosts: vec![ANY.into()],
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(checked(&access, &[]), Err(400));
         assert_eq!(checked(&access, &[("host", "a"), ("host", "a")]), Err(400));
         let older = access.check(&Heads::default(), Version::HTTP_10, true);
-        assert!(older.is_ok(), "HTTP/1.0 knows none");
+        assert!(older.is_ok(), "HTTP/1.0 has no Host");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Who may use the endpoints of the nodes.
+//! Authentication of requests to the internal endpoints of nodes.
 //!
-//! Invariant: where a secret is set, nothing behind the guard runs for a request that does not show
-//! it. Without one anybody is let in: such a node only listens on loopback, which its composition
-//! root checks.
+//! Invariant: if a secret is set, a request without it does not reach the handlers behind the
+//! guard. Without a secret, all requests are allowed. Such a node listens only on loopback
+//! addresses, which the composition root checks.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -13,12 +13,12 @@ use super::error::Problem;
 use headcount_model::ClusterSecret;
 use headcount_telemetry as telemetry;
 
-/// Lets in whoever shows the cluster's secret.
+/// Allows requests that present the cluster's secret.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard(Option<ClusterSecret>);
 
 impl Guard {
-    /// A guard that wants to see `secret`; without one it lets anybody in.
+    /// Creates a guard that requires `secret`; without a secret, it allows all requests.
     #[must_use]
     pub(crate) fn new(secret: Option<ClusterSecret>) -> Self {
         Self(secret)
@@ -37,7 +37,7 @@ impl Guard {
     }
 }
 
-/// Passes on only what the guard lets in.
+/// Forwards only requests that the guard allows.
 pub(crate) async fn check(
     State(guard): State<Guard>,
     request: Request,

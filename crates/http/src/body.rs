@@ -1,6 +1,8 @@
-//! Receiving request bodies: bounded in size, in time, and in what all of them hold together.
+//! Receives request bodies, with limits on the size and time of each body and on the size of all
+//! bodies together.
 //!
-//! Invariant: no part of a body is kept without room for it; no room, no body.
+//! Invariant: no part of a body is kept without reserving room for it. If there is no room, the
+//! body is rejected.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -17,21 +19,21 @@ use headcount_runtime::clock::within;
 /// Limits of bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Bytes of one body.
+    /// Maximum size of one body, in bytes.
     pub body_bytes_max: usize,
-    /// Bytes of all bodies being received or parsed.
+    /// Maximum size of all bodies that are being received or parsed, in bytes.
     pub bodies_bytes_max: usize,
-    /// How long one body may take to arrive.
+    /// Timeout for one body to arrive.
     pub body_timeout: Duration,
 }
 
-/// The room that a body holds, and what is made of it: given back when it is dropped.
+/// Room reserved for a body and for what is derived from it; released on drop.
 #[derive(Debug, Default)]
 pub(crate) struct Room(Option<OwnedSemaphorePermit>);
 
 impl Room {
-    /// Takes room for so many bytes more, if there is as much. Who holds none yet needs none: its
-    /// body is empty.
+    /// Reserves room for `bytes` more bytes, and returns whether it succeeded. It always succeeds
+    /// for an empty body, which holds no room and needs none.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let Some(held) = &mut self.0 else { return true };
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -39,11 +41,11 @@ impl Room {
         more.map(|more| held.merge(more)).is_ok()
     }
 
-    /// The same bytes, which give the room back once all of them are sent, or never will be.
+    /// Returns the same bytes, which release the room when they are sent or dropped.
     pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
         struct Held(
             Bytes,
-            #[expect(dead_code, reason = "it is dropped with the bytes")] Room,
+            #[expect(dead_code, reason = "held until the bytes are dropped")] Room,
         );
 
         impl AsRef<[u8]> for Held {
@@ -56,14 +58,14 @@ impl Room {
     }
 }
 
-/// The room that bodies share.
+/// The room that all bodies share.
 pub(crate) struct Bodies {
     limits: BodyLimits,
     room: Arc<Semaphore>,
 }
 
 impl Bodies {
-    /// All room free.
+    /// Creates the shared room; all of it is free.
     #[must_use]
     pub(crate) fn new(limits: BodyLimits) -> Self {
         let room = limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
@@ -73,22 +75,22 @@ impl Bodies {
         }
     }
 
-    /// Receives a body. It takes its room until that is dropped.
+    /// Receives a body. Its room is reserved until the returned [`Room`] is dropped.
     pub(crate) async fn receive<B>(&self, body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
     {
-        // What its head announces.
+        // The size that `Content-Length` announces.
         if body.size_hint().lower() > self.limits.body_bytes_max as u64 {
             return Err(Problem::body_too_large(self.limits.body_bytes_max));
         }
-        // Most bodies came with their head.
+        // Most bodies arrive together with the head, so the timer is rarely needed.
         within(self.limits.body_timeout, self.gather(body))
             .await
             .map_err(|_| Problem::request_timeout(self.limits.body_timeout.as_secs_f64()))?
     }
 
-    /// Takes room for each part as it comes: what is only announced takes none.
+    /// Reserves room for each part when it arrives. Bytes that are only announced reserve none.
     async fn gather<B>(&self, mut body: B) -> Result<(Bytes, Room), Problem>
     where
         B: HttpBody<Data = Bytes, Error: Display> + Unpin,
@@ -98,7 +100,7 @@ impl Bodies {
         let mut room: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
-                Problem::unreadable_body(format!("The body broke off: {error}. Post it again."))
+                Problem::unreadable_body(format!("The body ended early: {error}. Resend it."))
             })?;
             let Ok(part) = frame.into_data() else {
                 continue;
@@ -114,7 +116,7 @@ impl Bodies {
                 Some(room) => room.merge(more),
                 None => room = Some(more),
             }
-            // Most bodies come in one part, which then needs no copy.
+            // Most bodies arrive in one part, which is not copied.
             if first.is_empty() && whole.is_empty() {
                 first = part;
             } else {

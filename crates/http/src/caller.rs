@@ -1,12 +1,13 @@
-//! The client at the other end of a connection: whether it still wants the answer to its read.
+//! The client of a connection. Detects whether it still waits for the response to its request.
 //!
-//! Invariant: who watches a client reads nothing of what it sends. A read whose client has reset
-//! the connection goes on no longer, one whose client has ended its side no longer than
-//! [`HALF_CLOSED_MAX`], and is answered then with what is known.
+//! Invariant: watching a client consumes none of its input. A read ends when its client resets the
+//! connection. When its client closes its side, the read continues for at most [`HALF_CLOSED_MAX`],
+//! and is then answered with what is known.
 //!
-//! The server does not look at a connection while a request is being answered, and allows a client
-//! to end its side after its request. So a client that has gone shows only here, and to wait for
-//! what nobody will take costs memory, a connection, and a place among the reads that wait.
+//! The HTTP library does not check a connection while a request is being answered, and it allows a
+//! client to close its side after its request. So a client that is gone is detected only here. A
+//! read that waits for a client that is gone costs memory, a connection, and one of the limited
+//! number of waiting reads.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,31 +28,31 @@ use super::heads::Heads;
 use headcount_coordinator::{Read, ReadError, ReadOptions};
 use headcount_net::Stream;
 
-/// How long a read may wait after its client has ended its side: one that has closed its socket
+/// Maximum wait of a read after its client has closed its side. A client that has closed its socket
 /// looks the same.
 pub(super) const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of a `Host` that a connection remembers: a name has no more (RFC 1035 §2.3.4), and longer
-/// ones are not worth the memory.
+/// Maximum size of the `Host` that a connection remembers, in bytes. A name is no longer (RFC 1035
+/// §2.3.4), and a longer value is not worth the memory.
 const HOST_BYTES_MAX: usize = 255;
 
-/// A connection's client; cheap to clone. The default is one that never goes.
+/// The client of a connection; cheap to clone. The default is a client that never disconnects.
 #[derive(Clone, Default)]
 pub(super) struct Caller(Option<Arc<Connection>>);
 
-/// That a request is being answered, for as long as this is kept.
+/// Marks that a request is being answered, until it is dropped.
 pub(super) struct Answering<'c>(&'c Caller);
 
 /// How a client has closed its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closed {
-    /// It sends nothing more, and may take an answer.
+    /// It sends no more bytes, but may read a response.
     ItsSide,
-    /// It takes nothing either.
+    /// It neither sends nor reads.
     Both,
 }
 
-/// The client of a connection, and its bytes.
+/// Splits a stream into the client of the connection and its byte stream.
 pub(super) fn split(
     stream: Stream,
     terms: Arc<Terms>,
@@ -62,13 +63,14 @@ pub(super) fn split(
 }
 
 impl Caller {
-    /// Notes that a request is being answered.
+    /// Marks that a request is being answered.
     pub(crate) fn answering(&self) -> Answering<'_> {
         self.set_answering(true);
         Answering(self)
     }
 
-    /// Lets a request pass, or says why not.
+    /// Checks whether a request is allowed. A request with the same `Host` as an earlier one that
+    /// passed, and without an `Origin`, is not checked again.
     pub(crate) fn check(&self, heads: &Heads<'_>, version: Version) -> Result<Foreign, Problem> {
         let Some(connection) = &self.0 else {
             return Ok(None);
@@ -88,14 +90,14 @@ impl Caller {
         Ok(foreign)
     }
 
-    /// Whether nothing but probes is answered on its connection.
+    /// Whether only probes are served on its connection.
     pub(crate) fn only_probes(&self) -> bool {
         self.0.as_ref().is_some_and(|connection| {
             connection.options.only_probes || connection.terms.only_probes
         })
     }
 
-    /// Why there is nothing but probes.
+    /// The problem for other requests on a connection that serves only probes.
     pub(crate) fn why_only_probes(&self) -> Problem {
         match &self.0 {
             Some(connection) if connection.options.only_probes => Problem::only_probes(),
@@ -110,16 +112,16 @@ impl Caller {
         }
     }
 
-    /// Has the connection, which is closed after this answer, read and drop what its client is
-    /// still sending: one that is cut off in that does not come to read its answer.
+    /// Makes the connection, which is closed after this response, read and drop what its client is
+    /// still sending. A client that is cut off while it sends does not get to read its response.
     pub(crate) fn linger(&self) {
         if let Some(connection) = &self.0 {
             connection.lingers.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether nobody waits for anything on this connection: it has sent a part of a request's
-    /// head, or only lingers.
+    /// Whether the client of this connection waits for nothing: it has sent a part of a request's
+    /// head, or the connection lingers.
     pub(crate) fn is_idle(&self) -> bool {
         self.0.as_deref().is_some_and(|connection| {
             let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
@@ -128,12 +130,12 @@ impl Caller {
         })
     }
 
-    /// Resolves once the client has closed its connection in one way or the other.
+    /// Resolves once the client has closed its side or reset the connection.
     async fn closed(&self) -> Closed {
         if let Some(connection) = &self.0 {
             let socket = &connection.write;
-            // That the client has ended its side comes with either of the interests to read; this
-            // one leaves out that bytes have come, of which a client may send any number for later
+            // Each of the two read interests reports that the client has closed its side. This one
+            // does not report received bytes: a client may send any number of them for later
             // requests.
             match socket.ready(Interest::PRIORITY | Interest::ERROR).await {
                 Ok(ready) if !ready.is_error() && ready.is_read_closed() => return Closed::ItsSide,
@@ -144,17 +146,17 @@ impl Caller {
         std::future::pending().await
     }
 
-    /// Resolves once the client takes no answer any more.
+    /// Resolves once the client can no longer read a response.
     async fn reset(&self) {
         match &self.0 {
-            // An error says that it watches no longer.
+            // An error means that the connection is no longer watched.
             Some(connection) => drop(connection.write.ready(Interest::ERROR).await),
             None => std::future::pending().await,
         }
     }
 
-    /// Resolves, with how the connection is then, once a client that has ended its side has had all
-    /// the time that it may.
+    /// Resolves when a client that has closed its side resets the connection, or
+    /// [`HALF_CLOSED_MAX`] has passed. Returns which.
     async fn has_been_heard(&self) -> Closed {
         tokio::select! {
             () = sleep(HALF_CLOSED_MAX) => Closed::ItsSide,
@@ -162,10 +164,11 @@ impl Caller {
         }
     }
 
-    /// The outcome of `work`, unless the client has gone before: half closed is gone after a while.
+    /// Runs `work`, unless the client is gone before it finishes. A client that has closed its side
+    /// counts as gone after [`HALF_CLOSED_MAX`].
     ///
     /// # Errors
-    /// When it has gone; nobody will see the problem.
+    /// If the client is gone. No client sees the problem.
     pub(crate) async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
         let gone = async {
             if self.closed().await == Closed::ItsSide {
@@ -179,11 +182,11 @@ impl Caller {
         }
     }
 
-    /// The answer to a read, as long as the client wants it: once it has ended its side for a
-    /// while, `read` is done anew without waiting.
+    /// Runs a read while its client is connected. If the client has closed its side for
+    /// [`HALF_CLOSED_MAX`], `read` is run again without waiting.
     ///
     /// # Errors
-    /// Those of `read`; or when the client has gone, and nobody will see the problem.
+    /// The errors of `read`, or an error if the client is gone, which no client sees.
     pub(crate) async fn read<T, F>(
         &self,
         options: ReadOptions,
@@ -194,7 +197,7 @@ impl Caller {
     {
         {
             let mut reading = pin!(read(options.clone()));
-            // Mostly the answer is at hand, and nobody has to be watched.
+            // Most reads are answered immediately, and the client need not be watched.
             if let Some(answer) = reading.as_mut().now_or_never() {
                 return Ok(answer?);
             }
@@ -207,8 +210,8 @@ impl Caller {
                 closed = tokio::select! {
                     biased;
                     answer = &mut reading => return Ok(answer?),
-                    // Boxed, since it is rare: otherwise every request would have to have room for
-                    // it.
+                    // Boxed because it is rare: unboxed, it would enlarge the future of every
+                    // request.
                     closed = Box::pin(self.has_been_heard()) => closed,
                 };
             }
@@ -220,7 +223,7 @@ impl Caller {
             timeout: Duration::ZERO,
             ..options
         };
-        // Boxed as well.
+        // Boxed for the same reason.
         Ok(Box::pin(read(at_once)).await?)
     }
 }

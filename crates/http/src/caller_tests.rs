@@ -1,4 +1,4 @@
-//! Clients that end their side, reset their connection, or send more than is read.
+//! Tests of clients that close their side, reset their connection, or send more than is read.
 //!
 //! Invariant: see the [module above](super).
 
@@ -14,7 +14,7 @@ use headcount_net::ReadHalf;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client's socket, and how the server sees it.
+/// Returns a client's socket, and the server's view of the connection.
 async fn connection() -> (TcpStream, Caller, Bytes) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -45,7 +45,7 @@ fn options() -> ReadOptions {
     }
 }
 
-/// A read that has no answer before its time is up.
+/// A read that is answered only at its timeout.
 async fn never(options: ReadOptions) -> Result<Read<Duration>, ReadError> {
     sleep(options.timeout).await;
     Ok(Read {
@@ -62,7 +62,11 @@ async fn an_end_a_reset_and_bytes_are_told_apart() {
         panic!("another kind of socket");
     };
     read.readable().await.expect("readable");
-    assert_eq!(caller.closed().now_or_never(), None, "bytes are no end");
+    assert_eq!(
+        caller.closed().now_or_never(),
+        None,
+        "bytes do not close it"
+    );
     client.shutdown().await.expect("ended");
     assert_eq!(soon(caller.closed()).await, Closed::ItsSide);
     assert_eq!(caller.reset().now_or_never(), None);
@@ -82,7 +86,8 @@ async fn a_read_ends_with_its_client() {
     let (client, caller, _bytes) = connection().await;
     let mut work = pin!(caller.unless_gone(std::future::pending::<()>()));
     assert!(work.as_mut().now_or_never().is_none());
-    // It has closed its socket and may just as well be listening: that shows when it is written to.
+    // The client has closed its socket. Until the server writes, that looks like a client that has
+    // only closed its side.
     drop(client);
     assert!(soon(work).await.is_err());
 }
@@ -101,7 +106,7 @@ async fn a_read_whose_client_has_ended_its_side_is_answered_with_what_is_known()
     assert_eq!((read.value, read.exact), (Duration::ZERO, false));
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     assert!(begun.elapsed() >= HALF_CLOSED_MAX);
-    // An answer that comes within that time is the answer.
+    // A read that finishes within that time is not run again.
     let at_once = ReadOptions {
         timeout: HALF_CLOSED_MAX / 10,
         ..options()

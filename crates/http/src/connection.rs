@@ -1,9 +1,9 @@
-//! A connection's bytes: what is noted of them as they pass.
+//! The byte stream of a connection, and the state that it records as bytes pass.
 //!
-//! Invariant: a connection that is closed after an answer has its client read that first, as far as
-//! the client comes to it in time; and one whose client takes nothing ends. Every answer but one
-//! says who gives it: to bytes that are no request, which the server answers by itself, the body of
-//! a problem is added here.
+//! Invariant: a connection that is closed after a response gives its client a bounded time to read
+//! that response first. A connection whose client reads nothing is closed. Every response of this
+//! service has the header `Server`. The HTTP library responds on its own, without it, to bytes that
+//! are not a request; the body of a problem is added to that response here.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
@@ -20,61 +20,63 @@ use super::access::AccessLimits;
 use super::unparsed;
 use headcount_net::{ReadHalf, Stream, WriteHalf};
 
-/// How long a client that is not done sending is listened to after its answer, so that it comes to
-/// read that (RFC 9112 §9.6).
+/// How long input is read and dropped after the response to a client that is still sending, so that
+/// the client gets to read the response (RFC 9112 §9.6).
 const LINGER_MAX: Duration = Duration::from_secs(30);
 
-/// How much is read at once of what nobody wants.
+/// Bytes of dropped input that are read at once.
 const UNWANTED_BYTES: usize = 16 * 1024;
 
-/// On which terms the connections of a listener are served.
+/// The terms under which the connections of a listener are served.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
-    /// Who may ask.
+    /// Which origins and host names are allowed.
     pub access: AccessLimits,
-    /// Whether names of other hosts may not lead here: it listens on a loopback address.
+    /// Whether the listener has a loopback address. Then names of other hosts are rejected.
     pub is_local: bool,
-    /// Whether it is there for probes alone.
+    /// Whether the listener serves only probes.
     pub only_probes: bool,
 }
 
-/// What is special about one connection.
+/// The options of one connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionOptions {
-    /// Whether it is one of those that are kept for probes.
+    /// Whether the connection is reserved for probes.
     pub only_probes: bool,
-    /// How long its client may not make room for more of an answer, where the system does not see
-    /// to that: a socket of either kind has room again only once a good part was taken, so a slow
-    /// client of TCP is left to the system.
+    /// How long the socket may stay unwritable while a response is being written; `None` if the
+    /// operating system enforces that timeout. A socket of either kind becomes writable again only
+    /// after the client has read a large part, so slow TCP clients are left to the operating
+    /// system.
     pub untaken_timeout: Option<Duration>,
 }
 
-/// What the two ends of a connection's use share.
+/// The state that the byte stream and the `Caller` of a connection share.
 pub(super) struct Connection {
     pub write: WriteHalf,
     pub terms: Arc<Terms>,
     pub options: ConnectionOptions,
-    /// The `Host` that its first request was let in by, which the next ones mostly have too. A
-    /// copy: the header is a piece of the connection's buffer.
+    /// The header `Host` of the first request that passed the check. Most later requests have the
+    /// same. It is a copy because the header refers to the buffer of the connection.
     pub host: OnceLock<Box<[u8]>>,
-    /// Whether it is closed while its client is still sending: what comes is read and dropped.
+    /// Whether the connection is closed while its client is still sending: input is read and
+    /// dropped.
     pub lingers: AtomicBool,
     /// Whether a request is being answered.
     pub answering: AtomicBool,
-    /// Whether bytes have come since the last request began.
+    /// Whether bytes have arrived since `answering` changed last.
     pub has_begun: AtomicBool,
-    /// Whether bytes of an answer wait for the client to take them.
+    /// Whether bytes of a response wait for the client to read.
     pub write_waits: AtomicBool,
 }
 
-/// A connection's bytes, for the server.
+/// The byte stream of a connection that the HTTP library reads and writes.
 pub(super) struct Bytes {
     pub read: ReadHalf,
     connection: Arc<Connection>,
     lingering: Option<Pin<Box<Sleep>>>,
-    /// While bytes of an answer wait: until when.
+    /// The timeout of a write; set while bytes of a response wait.
     untaken: Option<Pin<Box<Sleep>>>,
-    /// What is written instead of an answer that the server gave by itself.
+    /// The replacement of a response that the HTTP library generated.
     instead: Option<Instead>,
 }
 
@@ -84,7 +86,7 @@ struct Instead {
 }
 
 impl Connection {
-    /// The bytes of `stream`, and what is noted of them.
+    /// Splits `stream` into its shared state and its byte stream.
     pub(crate) fn open(
         stream: Stream,
         terms: Arc<Terms>,
@@ -113,8 +115,8 @@ impl Connection {
 }
 
 impl Bytes {
-    /// Reads and drops what comes, until the client ends its side, resets the connection, or has
-    /// had its time.
+    /// Reads and drops input until the client closes its side, resets the connection, or
+    /// [`LINGER_MAX`] has passed.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut unwanted = [MaybeUninit::uninit(); UNWANTED_BYTES];
         loop {
@@ -131,7 +133,8 @@ impl Bytes {
         }
     }
 
-    /// Writes by `write`, which tries to, once that is possible.
+    /// Calls `write`, which does not block, whenever the socket is writable, until it succeeds or
+    /// fails.
     fn poll_write_by(
         &mut self,
         context: &mut Context<'_>,
@@ -162,7 +165,7 @@ impl Bytes {
         }
     }
 
-    /// Writes what stands instead of `bytes`, all of it, and then says that those are written.
+    /// Writes the whole replacement, and then reports that `bytes` bytes are written.
     fn poll_write_instead(
         &mut self,
         context: &mut Context<'_>,
@@ -184,14 +187,14 @@ impl Bytes {
         Poll::Ready(Ok(bytes))
     }
 
-    /// Whether something else stands for what is to be written.
+    /// Whether `slices` are a response that is replaced.
     fn is_replaced(&mut self, slices: &[IoSlice<'_>]) -> bool {
         if self.instead.is_none() {
             let Some(bytes) = unparsed::answer(slices) else {
                 return false;
             };
             self.instead = Some(Instead { bytes, written: 0 });
-            // Whoever sent that may be sending still.
+            // The client may still be sending.
             self.connection.lingers.store(true, Ordering::Relaxed);
         }
         true

@@ -1,6 +1,6 @@
-//! `GET /counters`: the counters behind this coordinator, as it sees them.
+//! `GET /counters`: the counters that this coordinator knows, and their state.
 //!
-//! Invariant: a counter that does not answer is listed all the same, with the reason.
+//! Invariant: a counter that does not answer is listed too, with the reason.
 
 use std::sync::Arc;
 
@@ -12,20 +12,20 @@ use super::{App, Whole, json};
 use headcount_coordinator::CounterView;
 use headcount_runtime::clock::now_ms;
 
-/// The counters behind a coordinator.
+/// The counters that a coordinator knows.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CountersAnswer {
-    /// Every counter that this coordinator was told of.
+    /// All counters that this coordinator knows.
     counters: Vec<CounterAnswer>,
 }
 
-/// How a counter is.
+/// The state of a counter.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CounterState {
-    /// It answers and has everything that it should have.
+    /// It answers, and has all items that it should have.
     Complete,
-    /// It answers but is not sure to have everything.
+    /// It answers, but may lack items.
     Incomplete,
     /// It does not answer.
     Unreachable,
@@ -38,7 +38,12 @@ pub(crate) enum CounterState {
     "state": "complete",
     "tenants": 1,
     "items": 3,
-    "position": {"epochs": 2, "epoch": "0f2f5b0d2c608f2da89777b90c7c6b59", "sequence": 4, "holes": 0},
+    "position": {
+        "epochs": 2,
+        "epoch": "0f2f5b0d2c608f2da89777b90c7c6b59",
+        "sequence": 4,
+        "holes": 0,
+    },
     "lag_ms": 2,
     "last_seen_ms": 1_790_000_000_000_u64,
     "last_seen_ms_ago": null,
@@ -52,110 +57,112 @@ pub(crate) enum CounterState {
     "memory_bytes": 65_536,
 }))]
 pub(crate) struct CounterAnswer {
-    /// Its name.
+    /// The name of the counter.
     name: String,
-    /// How it is.
+    /// The state of the counter.
     state: CounterState,
-    /// Why it is unreachable, or may not have everything.
+    /// Why it is unreachable or incomplete.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     reason: Option<String>,
-    /// Why it takes nothing, and what its operator does about that; absent while it does take what
-    /// comes. It answers with what it has.
+    /// Why it accepts no deliveries, and what its operator has to do; absent while it accepts them.
+    /// It still answers reads with the items that it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     problem: Option<String>,
-    /// Tenants that have items.
+    /// The number of tenants that have items.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     tenants: Option<u64>,
-    /// Items that it counts, over all tenants.
+    /// The number of items that it counts, over all tenants.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     items: Option<u64>,
-    /// Which batches it has applied.
+    /// A summary of the batches that it has applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     position: Option<PositionAnswer>,
-    /// How old the batch that it applied last was by then, in milliseconds.
+    /// The age of the last applied batch at the time it was applied, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     lag_ms: Option<u64>,
-    /// When it answered or announced itself last, in milliseconds since the Unix epoch.
+    /// When it last answered or announced itself, in milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     last_seen_ms: Option<u64>,
-    /// How long ago it announced itself, in milliseconds; null for a counter in the same process.
+    /// Time since it last announced itself, in milliseconds; null for a counter in the same
+    /// process.
     #[schema(required = true)]
     last_seen_ms_ago: Option<u64>,
-    /// Batches appended that it has not applied; null where that is not known.
+    /// The number of appended batches that it has not applied; null if unknown.
     #[schema(required = true)]
     lag_batches: Option<u64>,
-    /// Messages in its queue; null without a queue, or where that is not known.
+    /// The number of messages in its queue; null if it has no queue, or if unknown.
     #[schema(required = true)]
     queue_messages: Option<u64>,
-    /// Where other nodes ask it; null for a counter in the same process.
+    /// The URL at which other nodes reach it; null for a counter in the same process.
     #[schema(required = true)]
     url: Option<String>,
-    /// What is wrong with where the broker keeps its queue, and what to run; absent while nothing
-    /// is known to be. Known only with the coordinator's setting `management-url`, as are the next
-    /// three.
+    /// What is wrong with the placement of its queue on the broker's nodes, and which command to
+    /// run; absent if no problem is known. This and the next three fields require the
+    /// coordinator's setting `management-url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     warning: Option<String>,
-    /// Nodes of the broker on which its queue has members.
+    /// The nodes of the broker on which its queue has members.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     queue_members: Option<Vec<String>>,
-    /// Those of them that answer.
+    /// Those of these nodes that are online.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     queue_members_online: Option<Vec<String>>,
-    /// How many nodes the broker has.
+    /// The number of nodes of the broker.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     broker_nodes: Option<u64>,
-    /// Batches that came a second time, since it started.
+    /// The number of batches that were delivered again, since it started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     redeliveries: Option<u64>,
-    /// Other counters' snapshots that it has united with its store, since it started.
+    /// The number of snapshots of other counters that it has ingested, since it started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     snapshots: Option<u64>,
-    /// Batches whose sequence had come before with other content, since it started: two
-    /// coordinators share a life, as after the cloning of a running machine.
+    /// The number of batches whose sequence arrived before with different content, since it
+    /// started. This happens if two coordinators use the same epoch, for example after a running
+    /// machine was cloned.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     forks: Option<u64>,
-    /// Bytes of its files.
+    /// The size of its files, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     disk_bytes: Option<u64>,
-    /// Bytes of its tables, filters and indexes in memory.
+    /// The memory used by its memtables, filters and indexes, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     memory_bytes: Option<u64>,
 }
 
-/// A counter's position, in short.
+/// A summary of the position of a counter. An epoch is one incarnation of a coordinator.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PositionAnswer {
-    /// Coordinators' lives that it has applied batches of.
+    /// The number of epochs from which it has applied batches.
     epochs: u64,
-    /// The life whose batch it applied last, since it started.
+    /// The epoch of the batch that it applied last, since it started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     epoch: Option<String>,
-    /// The greatest sequence that it applied of that life.
+    /// The greatest sequence that it has applied in that epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     sequence: Option<u64>,
-    /// Ranges of sequences that it knows to be missing.
+    /// The number of ranges of sequences that it knows to be missing.
     holes: u64,
 }
 
-/// Lists the counters behind this coordinator.
+/// Lists the counters that this coordinator knows.
 #[utoipa::path(
     get,
     path = "/counters",

@@ -1,6 +1,6 @@
 //! `GET /items/{tenant}/count`, `GET /counts`, `GET /tenants`.
 //!
-//! Invariant: every count comes with whether it is exact.
+//! Invariant: every count is returned with a flag that says whether it is exact.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use headcount_rpc::ListQuery;
 /// The route of one tenant's count.
 pub(super) const COUNT_ROUTE: &str = "/items/{tenant}/count";
 
-/// The most tenants in one request to `GET /counts`.
+/// Maximum number of tenants in one request to `GET /counts`.
 const TENANTS_ASKED_MAX: usize = 1_000;
-/// The most tenants in a page of `GET /tenants`.
+/// Maximum number of tenants in a page of `GET /tenants`.
 const PAGE_MAX: u64 = 1_000;
-/// The tenants in a page of `GET /tenants` by default.
+/// Default number of tenants in a page of `GET /tenants`.
 const PAGE_DEFAULT: u64 = 100;
 
 /// A tenant's name.
@@ -35,68 +35,90 @@ const PAGE_DEFAULT: u64 = 100;
 )]
 #[expect(
     dead_code,
-    reason = "it only describes a parameter; options reads it without it"
+    reason = "used only for the OpenAPI description; `options` parses the parameter"
 )]
 pub(crate) struct TenantText(String);
 
-/// A tenant's count.
+/// The count of a tenant.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"tenant": "asd", "count": 3, "exact": true}))]
 pub(crate) struct CountAnswer {
-    /// The tenant asked for.
+    /// The tenant.
     tenant: String,
-    /// How many distinct ids were accepted for it; 0 for an unknown tenant.
+    /// The number of distinct ids that were accepted for the tenant; 0 for an unknown tenant.
     count: u64,
-    /// Whether the count includes everything that the read asked for.
+    /// Whether the count includes everything that the read requires.
     exact: bool,
 }
 
 /// A tenant and its count.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TenantCount {
-    /// The tenant's name.
+    /// The name of the tenant.
     tenant: String,
-    /// How many distinct ids were accepted for it.
+    /// The number of distinct ids that were accepted for the tenant.
     count: u64,
 }
 
-/// Several tenants' counts, of one moment.
+/// The counts of several tenants, all read at one moment.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"counts": [{"tenant": "asd", "count": 3}], "exact": true}))]
 pub(crate) struct CountsAnswer {
-    /// In the order asked for.
+    /// The counts, in the order of the request.
     counts: Vec<TenantCount>,
-    /// Whether the counts include everything that the read asked for.
+    /// Whether the counts include everything that the read requires.
     exact: bool,
 }
 
 /// A page of tenants.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"tenants": [{"tenant": "asd", "count": 3}], "next_cursor": "asd", "exact": true}))]
+#[schema(example = json!({
+    "tenants": [{"tenant": "asd", "count": 3}],
+    "next_cursor": "asd",
+    "exact": true,
+}))]
 pub(crate) struct TenantsAnswer {
-    /// In ascending order of their names' bytes.
+    /// The tenants, in ascending order of the bytes of their names.
     tenants: Vec<TenantCount>,
-    /// Give it as `cursor` for the next page; absent on the last one.
+    /// Pass it as `cursor` to get the next page. Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     next_cursor: Option<String>,
-    /// Whether the counts include everything that the read asked for.
+    /// Whether the counts include everything that the read requires.
     exact: bool,
 }
 
-/// Counts a tenant's items: how many distinct ids were accepted for it.
+/// Returns the count of a tenant: the number of distinct ids that were accepted for it.
 #[utoipa::path(
     get,
     path = "/items/{tenant}/count",
     tag = "counts",
     params(
-        ("tenant" = String, Path, description = "The tenant, percent-encoded.", min_length = 1, max_length = 256, pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$", example = "asd"),
+        (
+            "tenant" = String,
+            Path,
+            description = "The tenant, percent-encoded.",
+            min_length = 1,
+            max_length = 256,
+            pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+            example = "asd",
+        ),
         super::ReadParams,
     ),
     responses(
-        (status = 200, description = "The tenant's count.", body = CountAnswer),
-        (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The count of the tenant.", body = CountAnswer),
+        (
+            status = 400,
+            description = "A parameter is invalid.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 503,
+            description = "No counter can answer in time, or too many reads are waiting. Retry.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(crate) async fn get_count(
@@ -108,7 +130,7 @@ pub(crate) async fn get_count(
     count(&app, &caller, HeaderMap::new(), &name, &query).await
 }
 
-/// Reads a tenant's count, however the request came here.
+/// Reads the count of a tenant, for the fast path and the router.
 pub(super) async fn count(
     app: &App,
     caller: &Caller,
@@ -133,20 +155,47 @@ pub(super) async fn count(
     Ok(json_in(headers, &answer))
 }
 
-/// Counts the items of several tenants, all at one moment.
+/// Returns the counts of several tenants, all read at one moment.
 #[utoipa::path(
     get,
     path = "/counts",
     tag = "counts",
     params(
-        ("tenant" = Vec<TenantText>, Query, style = Form, explode, description = "A tenant; give it up to 1,000 times.", min_items = 1, max_items = 1_000, example = json!(["asd"])),
+        (
+            "tenant" = Vec<TenantText>,
+            Query,
+            style = Form,
+            explode,
+            description = "A tenant. Can be repeated, up to 1,000 times.",
+            min_items = 1,
+            max_items = 1_000,
+            example = json!(["asd"]),
+        ),
         super::ReadParams,
     ),
     responses(
-        (status = 200, description = "The tenants' counts, in the order asked for.", body = CountsAnswer),
-        (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 414, description = "The request line is longer than 64 KiB: ask in several requests."),
-        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 200,
+            description = "The counts of the tenants, in the order of the request.",
+            body = CountsAnswer,
+        ),
+        (
+            status = 400,
+            description = "A parameter is invalid.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 414,
+            description = "The request line is longer than 64 KiB. Split the tenants into several \
+                requests.",
+        ),
+        (
+            status = 503,
+            description = "No counter can answer in time, or too many reads are waiting. Retry.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(crate) async fn get_counts(
@@ -164,7 +213,7 @@ pub(crate) async fn get_counts(
         .collect::<Result<_, _>>()?;
     if tenants.is_empty() || tenants.len() > TENANTS_ASKED_MAX {
         return Err(Problem::invalid_parameter(format!(
-            "Name 1 to {TENANTS_ASKED_MAX} tenants: ?tenant=a&tenant=b."
+            "A request must have 1 to {TENANTS_ASKED_MAX} tenants: ?tenant=a&tenant=b."
         )));
     }
     let counts = |options| {
@@ -181,22 +230,49 @@ pub(crate) async fn get_counts(
 
 /// Lists the tenants that have items, in pages.
 ///
-/// Ordered by the bytes of their names. A page is of one moment, the pages together are not: a
-/// tenant that appears meanwhile is listed if its name comes after the cursor.
+/// Tenants are ordered by the bytes of their names. Each page is read at one moment, but different
+/// pages at different moments: a tenant that is added between pages is listed if its name comes
+/// after the cursor.
 #[utoipa::path(
     get,
     path = "/tenants",
     tag = "counts",
     params(
-        ("prefix" = Option<String>, Query, description = "Only tenants whose names start so.", max_length = 256),
-        ("limit" = Option<u64>, Query, description = "At most so many in a page; 100 if not given.", minimum = 1, maximum = 1_000),
-        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before.", max_length = 256),
+        (
+            "prefix" = Option<String>,
+            Query,
+            description = "Lists only tenants with this prefix.",
+            max_length = 256,
+        ),
+        (
+            "limit" = Option<u64>,
+            Query,
+            description = "Maximum number of tenants in the page; 100 by default.",
+            minimum = 1,
+            maximum = 1_000,
+        ),
+        (
+            "cursor" = Option<String>,
+            Query,
+            description = "The `next_cursor` of the previous page.",
+            max_length = 256,
+        ),
         super::ReadParams,
     ),
     responses(
         (status = 200, description = "A page of tenants.", body = TenantsAnswer),
-        (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 400,
+            description = "A parameter is invalid.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 503,
+            description = "No counter can answer in time, or too many reads are waiting. Retry.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(crate) async fn get_tenants(

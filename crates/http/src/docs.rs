@@ -1,7 +1,7 @@
-//! `GET /openapi.json` and `GET /docs`: the API's description, generated from the handlers, and a
-//! page that renders it without any other host.
+//! `GET /openapi.json` and `GET /docs`: the OpenAPI description, generated from the handlers, and a
+//! page that renders it without loading anything from other hosts.
 //!
-//! Invariant: every public route is described here; a test compares the two.
+//! Invariant: the description contains every public route; a test compares the two.
 
 use std::sync::Arc;
 
@@ -18,12 +18,14 @@ use super::error::{Problem, to_json};
 use super::options::PathParams;
 use super::{counters, counts, health, items};
 
-/// The API's description.
+/// The OpenAPI description of the public API.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Headcount",
-        description = "Counts items per tenant, each item once, and never loses or doubles one, whatever crashes.\n\nErrors are `application/problem+json` (RFC 9457). A 503 means that the same request may be sent again as it is.",
+        description = "Counts items per tenant, each item once. After a crash, no acknowledged \
+            item is lost and no item counts twice.\n\nErrors are `application/problem+json` \
+            (RFC 9457). After a 503, the same request can be sent again unchanged.",
     ),
     paths(
         items::post_items,
@@ -38,14 +40,14 @@ use super::{counters, counts, health, items};
     ),
     components(schemas(counts::TenantText)),
     tags(
-        (name = "items", description = "Posting items, and asking after one"),
+        (name = "items", description = "Post items, and look up an item"),
         (name = "counts", description = "Counts of tenants"),
-        (name = "operation", description = "How the service is"),
+        (name = "operation", description = "State of the service"),
     ),
 )]
 struct ApiDescription;
 
-/// The description as JSON, made once.
+/// Serializes the description; called once.
 pub(crate) fn openapi_json() -> Bytes {
     to_json(&ApiDescription::openapi())
 }

@@ -1,7 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457).
 //!
-//! Invariant: the `type` of a problem never changes, and its `detail` says what to do. A 503 means
-//! that the request may be repeated as it is; nothing ever counts twice.
+//! Invariant: the `type` of a problem never changes, and its `detail` says what to do. After a 503,
+//! a client may resend the same request; no item counts twice.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -18,39 +18,39 @@ use headcount_telemetry as telemetry;
 /// The media type of problems.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What every problem's `type` starts with.
+/// The prefix of the `type` of every problem.
 const TYPE_PREFIX: &str = "urn:headcount:problem:";
 
-/// The content encodings that bodies may have.
+/// The supported content encodings.
 const ENCODINGS: &str = "gzip, zstd";
 
-/// Seconds after which a client should try again.
+/// Seconds after which a client should retry.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// A problem, by RFC 9457.
+/// An error, as defined by RFC 9457.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Which problem it is; stable over releases.
+    /// The kind of problem. Stable across releases.
     #[serde(rename = "type")]
     #[schema(example = "urn:headcount:problem:invalid-parameter")]
     kind: String,
-    /// The problem in a few words.
+    /// A short summary of the kind of problem.
     title: String,
-    /// The HTTP status.
+    /// The HTTP status code.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What is wrong here, and what to do.
+    /// What happened, and what to do.
     detail: String,
-    /// The faults of a bad batch: those of its first 100 invalid items.
+    /// The errors of the first 100 invalid items of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
-    /// With 5xx, the request's id in the log: what its header `X-Request-Id` says, or one made for
-    /// it.
+    /// Only with 5xx: the id of the request in the log. It is the value of its header
+    /// `X-Request-Id`, or generated.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false, value_type = String)]
     request_id: Option<Box<str>>,
-    /// Whether the answer names the encodings that would do.
+    /// Whether the response lists the supported content encodings.
     #[serde(skip)]
     is_of_encoding: bool,
 }
@@ -82,7 +82,7 @@ impl Problem {
         self.request_id = Some(id.into());
     }
 
-    /// Its type without what all begin with, and its detail.
+    /// Returns the type without the common prefix, and the detail.
     pub(crate) fn told(&self) -> (String, String) {
         let kind = self.kind.strip_prefix(TYPE_PREFIX).unwrap_or(&self.kind);
         (kind.to_owned(), self.detail.clone())
@@ -110,7 +110,7 @@ impl Problem {
 
     pub(crate) fn unsupported_encoding(detail: impl Into<String>) -> Self {
         let mut problem = Self::unsupported_media_type(detail);
-        // Only where the encoding is what is wrong (RFC 9110, section 15.5.16).
+        // Only if the encoding caused the error (RFC 9110 §15.5.16).
         problem.is_of_encoding = true;
         problem
     }
@@ -121,7 +121,8 @@ impl Problem {
             "body-too-large",
             "The body is too large",
             format!(
-                "A body may have at most {bytes_max} bytes, also once it is unpacked. Post the items in several requests."
+                "A body may have at most {bytes_max} bytes, also after decompression. Split the \
+                 items into several requests."
             ),
         )
     }
@@ -132,7 +133,8 @@ impl Problem {
             "request-timeout",
             "The body came too slowly",
             format!(
-                "The whole body must arrive within {seconds} seconds. Send it faster or in parts."
+                "The whole body must arrive within {seconds} seconds. Send it faster, or split the \
+                 items into several requests."
             ),
         )
     }
@@ -142,7 +144,7 @@ impl Problem {
             StatusCode::NOT_FOUND,
             "not-found",
             "There is nothing here",
-            "No resource has this path. GET /docs shows those that exist.",
+            "No resource has this path. GET /docs lists the resources of the public API.",
         )
     }
 
@@ -151,7 +153,7 @@ impl Problem {
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",
             "The method is not allowed here",
-            "The header Allow names the methods that this resource has.",
+            "The header Allow lists the methods of this resource.",
         )
     }
 
@@ -164,7 +166,7 @@ impl Problem {
         Self::unavailable(
             "overloaded",
             "Too much is waiting",
-            "Too many bodies are being received at once. None of these items was taken; post them again.",
+            "Too many bodies are being received. No items were accepted. Resend the request.",
         )
     }
 
@@ -172,7 +174,7 @@ impl Problem {
         Self::unavailable(
             "overloaded",
             "Too much is waiting",
-            format!("{snapshots_max} snapshots are being sent already. Ask again later."),
+            format!("The limit of {snapshots_max} concurrent snapshots is reached. Retry later."),
         )
     }
 
@@ -182,16 +184,17 @@ impl Problem {
         problem
     }
 
-    /// Of a request whose client has gone: it shows in metrics only.
+    /// The problem of a request whose client is gone; visible only in metrics.
     pub(crate) fn client_gone() -> Self {
-        /// As other servers count it; HTTP has none for an answer that nobody gets.
+        /// The status that other servers use for this. HTTP defines none for a response that no
+        /// client reads.
         const CLIENT_CLOSED_REQUEST: u16 = 499;
         let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST);
         Self::new(
             status.unwrap_or(StatusCode::REQUEST_TIMEOUT),
             "client-gone",
             "The client has gone",
-            "The connection was closed before the answer was there.",
+            "The client closed the connection before the response was ready.",
         )
     }
 
@@ -200,7 +203,8 @@ impl Problem {
             StatusCode::UNAUTHORIZED,
             "unauthorized",
             "The cluster's secret is missing or wrong",
-            "Show it in the header Authorization: Bearer SECRET. Every node has it from its cluster-secret-file.",
+            "Send the secret in the header Authorization: Bearer SECRET. Every node reads it from \
+             the file that its setting cluster-secret-file names.",
         )
     }
 
@@ -209,7 +213,7 @@ impl Problem {
             StatusCode::MISDIRECTED_REQUEST,
             "misdirected",
             "The request is meant for another counter",
-            format!("{detail} The address that was used is an old one."),
+            format!("{detail} The address that the request used is outdated."),
         )
     }
 
@@ -246,7 +250,7 @@ impl From<ParseError> for Problem {
                     "malformed-body",
                     "The body is not valid JSON",
                     format!(
-                        "{detail}. None of the items counts; correct the body and post it again."
+                        "{detail}. No items were accepted. Fix the body and resend the request."
                     ),
                 );
                 problem
@@ -259,7 +263,8 @@ impl From<ParseError> for Problem {
                     StatusCode::UNPROCESSABLE_ENTITY,
                     "invalid-items",
                     "Some items are not valid",
-                    "None of the items counts. Correct those that errors names and post all again.",
+                    "No items were accepted. Fix the items listed in `errors` and resend the \
+                     request.",
                 );
                 problem.errors = errors.into_iter().map(Fault::from).collect();
                 problem
@@ -270,7 +275,8 @@ impl From<ParseError> for Problem {
                 "too-many-items",
                 "There are too many items",
                 format!(
-                    "A request may have at most {items_max} items. Post them in several requests."
+                    "A request may have at most {items_max} items. Split the items into several \
+                     requests."
                 ),
             ),
         }
@@ -283,33 +289,36 @@ impl From<AcceptError> for Problem {
             AcceptError::Overloaded => Self::unavailable(
                 "overloaded",
                 "Too much is waiting",
-                "Too many items wait to become durable. None of these was taken; post them again.",
+                "Too many items are waiting to become durable. No items of this request were \
+                 accepted. Resend the request.",
             ),
             AcceptError::Closed => Self::unavailable(
                 "going-down",
                 "This node is going down",
-                "None of these items was taken; post them again to a running node.",
+                "No items were accepted. Resend the request to a running node.",
             ),
             AcceptError::LogBlocked => Self::unavailable(
                 "log-blocked",
                 "The broker takes nothing now",
                 format!(
-                    "{error}. None of these items was taken; post them again once it has room."
+                    "No items were accepted: {error}. Resend the request; posts are accepted again \
+                     once the broker has room."
                 ),
             ),
             AcceptError::CountersLag(_) => Self::unavailable(
                 "counters-lag",
                 "A counter is too far behind",
                 format!(
-                    "{error}. None of these items was taken; post them again, or see GET /counters."
+                    "No items were accepted: {error}. Resend the request later. GET /counters \
+                     shows how far each counter is behind."
                 ),
             ),
             AcceptError::DiskFull => Self::unavailable(
                 "disk-full",
                 "The disk is full",
                 format!(
-                    "{error}. None of these items was taken; post them again: they are taken once there is room, and reads go \
-                     on meanwhile."
+                    "No items were accepted: {error}. Resend the request; posts are accepted again \
+                     once there is room. Reads continue."
                 ),
             ),
             AcceptError::TooLarge(_) => Self::new(
@@ -317,14 +326,16 @@ impl From<AcceptError> for Problem {
                 "batch-too-large",
                 "The broker takes no message so large",
                 format!(
-                    "{error}. Not all of it may have been taken; set its max_message_size higher, and send the same again."
+                    "Some items may not have been accepted: {error}. Increase max_message_size of \
+                     the broker, then resend the same items."
                 ),
             ),
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",
                 "The outcome is unknown",
                 format!(
-                    "{error}. They may count or not; post the same ids again, none counts twice."
+                    "The items may count or not: {error}. Resend the same items; no item counts \
+                     twice."
                 ),
             ),
         }
@@ -334,14 +345,15 @@ impl From<AcceptError> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         let title = "No counter can answer";
-        let detail = format!("{error}. Ask again, or see GET /counters for which counters are up.");
+        let detail =
+            format!("The read failed: {error}. Retry it. GET /counters shows the counters' state.");
         match error {
             ReadError::NoCounter => Self::unavailable("no-counter", title, detail),
             ReadError::NoMajority => Self::unavailable("no-majority", title, detail),
             ReadError::TooManyStrong | ReadError::TooManyWaiting => Self::unavailable(
                 "overloaded",
                 "Too much is waiting",
-                format!("{error}. Ask again, or with a weaker consistency."),
+                format!("The read was rejected: {error}. Retry it, or use a weaker consistency."),
             ),
         }
     }
@@ -355,7 +367,7 @@ impl IntoResponse for Problem {
         let extra: Option<(HeaderName, &'static str)> = match status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
-            // What is left of a body that came too slowly is not worth waiting for.
+            // The connection does not wait for the rest of a slow body.
             StatusCode::REQUEST_TIMEOUT => Some((header::CONNECTION, "close")),
             _ if self.is_of_encoding => Some((header::ACCEPT_ENCODING, ENCODINGS)),
             _ => None,
@@ -366,17 +378,19 @@ impl IntoResponse for Problem {
                 .insert(name, HeaderValue::from_static(value));
         }
         if status.is_server_error() {
-            // For whoever adds the request's id.
+            // `Refusals` adds the id of the request to it.
             response.extensions_mut().insert(self);
         }
         response
     }
 }
 
-/// An answer's JSON. The API's types hold nothing that JSON can't, so the empty text never shows.
+/// Serializes a response. Serialization of the API's types never fails, so the empty fallback is
+/// never sent.
 pub(crate) fn to_json(value: &impl Serialize) -> Bytes {
-    /// Most answers are shorter: written here first, they take one piece of memory, of their own
-    /// length. A slice is written to with no look at whether it must grow.
+    /// Size of the buffer on the stack that a response is written to first. Most responses fit, and
+    /// then need a single allocation of their exact length. Writing to a slice does not check
+    /// whether it must grow.
     const SHORT_BYTES: usize = 256;
     let mut text = [0; SHORT_BYTES];
     let mut room = text.as_mut_slice();

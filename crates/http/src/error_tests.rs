@@ -1,4 +1,4 @@
-//! Problems as clients see them.
+//! Tests of problems as clients see them.
 //!
 //! Invariant: see the [module above](super).
 

@@ -1,26 +1,26 @@
-//! Faults of items as clients see them: in the problem of a refused batch, and in the answer to a
-//! partial one.
+//! Errors of items as clients see them, in the problem of a rejected request and in the response to
+//! a partial one.
 //!
-//! Invariant: a fault names its place in the body as it was sent.
+//! Invariant: an error names its place in the body as it was sent.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::parse::ItemError;
 
-/// One fault in a batch of items.
+/// An error of one item.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Fault {
-    /// The item's index in the array, or its line's index in NDJSON, from 0.
+    /// The index of the item in the array or, in NDJSON, of its line. It starts at 0.
     index: usize,
-    /// A JSON Pointer to the fault: into the body, or into the line in NDJSON.
+    /// A JSON Pointer (RFC 6901) to the error, within the body or, in NDJSON, within the line.
     pointer: String,
     /// What is wrong.
     detail: String,
 }
 
 impl Fault {
-    /// A line that is no JSON.
+    /// The error of a line that is not JSON.
     pub(super) fn of_line(index: usize, detail: String) -> Self {
         let pointer = String::new();
         Self {

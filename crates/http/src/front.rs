@@ -1,10 +1,10 @@
-//! The way in. The two requests that nearly all are, a post and a count, go straight to their
-//! handlers; every other one goes through the router.
+//! The entry point of requests. The two most frequent requests, `POST /items` and the count of a
+//! tenant, take a fast path to their handlers; all others go through the router.
 //!
-//! Invariant: an answer does not tell which way its request took.
+//! Invariant: a response does not depend on the path that its request took.
 //!
-//! A router boxes, clones and matches in several layers: about half of all allocations of a post
-//! (docs/adr/0013-past-the-router.md).
+//! The router boxes, clones and matches in several layers, which is about half of all allocations
+//! of a post (docs/adr/0013-past-the-router.md).
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -32,10 +32,10 @@ use super::options::{Query, path_segment};
 use super::refusals::{Asked, Refusals, given_id};
 use super::{App, Whole, counts, items, unread};
 
-/// What a node serves; cheap to clone.
+/// The routes of a node; cheap to clone.
 #[derive(Clone)]
 pub struct Routes {
-    // One count for each request to go up and down, whatever is inside.
+    // A single `Arc`, so that a request changes only one reference count.
     inner: Arc<Inner>,
 }
 
@@ -45,24 +45,24 @@ struct Inner {
     refusals: Arc<Refusals>,
 }
 
-/// What goes past the router.
+/// The routes of the fast path.
 struct Straight {
     app: Arc<App>,
     posts: Series,
     counts: Series,
 }
 
-/// An answer's body: of one piece, or whatever the router makes.
+/// The body of a response: one buffer, or the body that the router returns.
 pub(super) type Answer = Either<Full<Bytes>, Body>;
 
-/// What serves, as an answer names it.
+/// The value of the header `Server` of every response.
 pub(super) const SERVER: &str = "headcount";
 
-/// A request that goes past the router.
+/// A request that takes the fast path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known<'r> {
     PostItems,
-    /// Of a tenant, still percent-encoded.
+    /// The count of a tenant, which is still percent-encoded.
     GetCount(&'r str),
 }
 
@@ -78,12 +78,12 @@ impl<'r> Known<'r> {
 }
 
 impl Routes {
-    /// All of them through the router.
+    /// Creates routes that all go through the router.
     pub(super) fn new(router: Router) -> Self {
         Self::over(None, router)
     }
 
-    /// Those of a coordinator: some past the router, which has them too.
+    /// Creates the routes of a coordinator. Some take the fast path; the router has those as well.
     pub(super) fn of_coordinator(app: Arc<App>, measures: Arc<Measures>, router: Router) -> Self {
         let posts = Series::new(&measures, items::ITEMS_ROUTE, "POST");
         let counts = Series::new(&measures, counts::COUNT_ROUTE, "GET");
@@ -103,8 +103,8 @@ impl Routes {
 
     /// Answers a request of `caller`.
     ///
-    /// Parts and body stay where they are until they are read: passed on by value, each would be
-    /// copied once for each function.
+    /// Parts and body are passed by reference until they are read: passed by value, they would be
+    /// copied in each function.
     pub(super) async fn answer<B>(
         self,
         request: Request<B>,
@@ -131,7 +131,7 @@ impl Routes {
             Err(problem) => problem.into_response().map(Either::Right),
         };
         if let Some(left) = body.filter(|left| !left.is_end_stream()) {
-            // Boxed, since it is rare: otherwise every request would have to have room for it.
+            // Boxed because it is rare: unboxed, it would enlarge the future of every request.
             let settled = unread::settle(left, waits_to_continue, &mut response, &caller);
             Box::pin(settled).await;
         }
@@ -141,7 +141,7 @@ impl Routes {
         Ok(response)
     }
 
-    /// Answers a request that may be. What may be left of its body stays.
+    /// Answers a request that passed the access check. The unread rest of its body stays in `body`.
     async fn let_in<B>(
         &self,
         (parts, body): (&mut Parts, &mut Option<B>),
@@ -170,7 +170,8 @@ impl Routes {
                     None => Ok(false),
                     Some(query) => Query::parse(query).and_then(|query| items::partial(&query)),
                 };
-                // The path is a piece of the connection's buffer as well.
+                // The path also refers to the buffer of the connection, which must be free for
+                // reuse.
                 parts.uri = Uri::default();
                 let answer = match partial {
                     Ok(partial) => items::post(&straight.app, partial, headers, to_read).await,
@@ -196,7 +197,7 @@ impl Routes {
         response
     }
 
-    /// The same for what is rare.
+    /// Answers a request that does not take the fast path.
     async fn by_router<B>(
         &self,
         (parts, kept): (&mut Parts, &mut Option<B>),
@@ -244,7 +245,7 @@ impl Straight {
         tenant: &str,
         query: &str,
     ) -> Result<Whole, Problem> {
-        // In the order in which extractors look at them.
+        // The order of the extractors, so that both paths report the same error.
         let tenant = path_segment(tenant)?;
         let query = Query::parse(query)?;
         counts::count(&self.app, caller, headers, &tenant, &query).await

@@ -1,4 +1,4 @@
-//! Both ways of a request, side by side.
+//! Tests that compare the fast path with the router.
 //!
 //! Invariant: see the [module above](super).
 
@@ -86,8 +86,8 @@ pub(crate) async fn call(
     response.map(Body::new)
 }
 
-/// An answer as far as both ways can be compared: the server adds the length itself, and tokens
-/// differ with each post.
+/// Sends a request and returns the comparable parts of its response: without the content length,
+/// which the HTTP library adds, and without the token, which differs for each post.
 async fn seen(
     routes: &Routes,
     method: &str,
@@ -110,7 +110,7 @@ async fn seen(
     (status, headers, text)
 }
 
-/// Requests without a body, of both ways and of neither.
+/// Requests without a body, for the fast path, for the router only, and for no route.
 const REQUESTS: [(&str, &str); 25] = [
     ("GET", "/items/a%2Fb/count"),
     ("GET", "/items/%C3%A9/count?consistency=strong"),
@@ -182,7 +182,7 @@ async fn an_answer_does_not_tell_which_way_its_request_took() {
             let [one, other] = [&past, &through];
             let mut past = seen(one, "POST", path, headers, body).await;
             let through = seen(other, "POST", path, headers, body).await;
-            // What was new the first time is not the second time.
+            // Items that were new in the first post are duplicates in the second.
             past.2 = past.2.replace("\"new\":1", "\"new\":0");
             past.2 = past.2.replace("\"new\":2", "\"new\":0");
             assert_eq!(past, through, "{path} {body}");
@@ -194,7 +194,7 @@ async fn an_answer_does_not_tell_which_way_its_request_took() {
     assert_eq!(
         (status, headers),
         (200, vec![json, server]),
-        "nothing of the request's"
+        "no header of the request"
     );
     for (method, path) in REQUESTS {
         let [one, other] = [&past, &through];
@@ -221,7 +221,7 @@ async fn a_node_is_not_ready_from_the_moment_that_a_task_ends_unasked() {
     );
 }
 
-/// Whatever is wrong, and wherever it is noticed.
+/// Errors of all kinds are problems, whichever layer detects them.
 #[tokio::test]
 async fn every_error_is_a_problem() {
     let routes = Routes::new(router(app().await, &Arc::default()));

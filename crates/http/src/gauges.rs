@@ -1,7 +1,7 @@
-//! Counters as gauges of `/metrics`.
+//! Reports the state of counters as gauges of `/metrics`.
 //!
-//! Invariant: what is not known is not set; a counter that can't be asked shows in its `up` alone,
-//! beside what was last known of it.
+//! Invariant: an unknown value is not set. Of a counter that cannot be reached, only `up` changes;
+//! the other gauges keep the last known values.
 
 use headcount_coordinator::CounterView;
 use headcount_telemetry as telemetry;
@@ -42,7 +42,7 @@ pub(crate) fn report(view: &CounterView) {
     set(telemetry::COUNTER_SNAPSHOTS, status.snapshots as f64);
     set(telemetry::COUNTER_FORKS, status.forks as f64);
     if view.url.is_none() {
-        // It runs in this process, and so does its store.
+        // The counter and its store run in this process.
         metrics::gauge!(telemetry::TENANTS).set(status.tenants as f64);
         metrics::gauge!(telemetry::ITEMS).set(status.items as f64);
         metrics::gauge!(telemetry::STORE_DISK_BYTES).set(status.disk_bytes as f64);
@@ -143,7 +143,7 @@ mod tests {
         assert!(!text.contains(r#"items{counter="c2"}"#), "{text}");
         assert!(
             !text.contains("headcount_store"),
-            "its store is elsewhere:\n{text}"
+            "its store is on another node:\n{text}"
         );
     }
 

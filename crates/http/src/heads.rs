@@ -1,21 +1,23 @@
-//! The headers that every request is looked at for, found in one pass over all of them.
+//! Finds the headers that matter for every request, in one pass over all headers.
 //!
-//! Invariant: nothing is decided here. A look-up by name costs a hash and a probe, which five times
-//! are more than a pass over the few that requests have.
+//! Invariant: this module only finds headers and makes no decisions.
+//!
+//! A look-up by name costs a hash and a probe. Five of them cost more than one pass over the few
+//! headers that requests have.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::refusals::REQUEST_ID;
 
-/// What is found.
+/// The headers that were found.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Heads<'h> {
     pub host: Option<&'h HeaderValue>,
     pub has_more_hosts: bool,
     pub origin: Option<&'h HeaderValue>,
     pub request_id: Option<&'h HeaderValue>,
-    /// Whether the client waits to be told to go on before it sends a body (RFC 9110 §10.1.1). Once
-    /// it has an answer, it sends none.
+    /// Whether the client waits for `100 Continue` before it sends a body (RFC 9110 §10.1.1). If it
+    /// gets a final response first, it sends no body.
     pub waits_to_continue: bool,
 }
 

@@ -1,7 +1,7 @@
 //! `GET /healthz`, `GET /readyz`, `GET /metrics`.
 //!
-//! Invariant: `/readyz` is 200 only while posts are admitted, the log takes them, and reads can be
-//! exact.
+//! Invariant: `/readyz` is 200 only while posts are admitted, the log accepts appends, and reads
+//! can be exact.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use headcount_coordinator::CounterView;
 use headcount_rpc::Status;
 use headcount_runtime::supervisor::UnaskedEnd;
 
-/// The paths that are answered when as many connections are open as may.
+/// The paths that are served even when the limit of connections is reached.
 pub(super) const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// That a node is well.
+/// The status of a healthy node.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"status": "ok"}))]
 pub(crate) struct Health {
@@ -28,25 +28,30 @@ pub(crate) struct Health {
     status: &'static str,
 }
 
-/// Tells that the process lives.
+/// Returns 200 while the process runs.
 #[utoipa::path(
     get,
     path = "/healthz",
     tag = "operation",
-    responses((status = 200, description = "The process lives.", body = Health)),
+    responses((status = 200, description = "The process runs.", body = Health)),
 )]
 pub(crate) async fn healthz() -> Whole {
     json(&Health { status: "ok" })
 }
 
-/// Tells whether this node can accept items and answer reads.
+/// Returns whether this node can accept items and answer reads.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "operation",
     responses(
-        (status = 200, description = "It can.", body = Health),
-        (status = 503, description = "It can't, and why.", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The node is ready.", body = Health),
+        (
+            status = 503,
+            description = "The node is not ready. `detail` is the reason.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem> {
@@ -57,17 +62,17 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem
         return Err(going_down());
     }
     if !app.coordinator.is_started() {
-        let not_yet = "It has not yet learned what was acknowledged before it started";
+        let not_yet = "Startup read not finished: earlier acknowledged writes are not known yet";
         return Err(Problem::not_ready(with_refusal(not_yet, (app.refusal)())));
     }
     let log = app.coordinator.log_state();
     if !log.connected {
-        let nothing = "The broker can't be reached, or does not do as asked";
+        let nothing = "The broker cannot be reached, or an operation on it failed";
         return Err(Problem::not_ready(with_refusal(nothing, (app.refusal)())));
     }
     if !log.writable {
         return Err(Problem::not_ready(
-            "The broker takes nothing now: it is short of memory or disk.",
+            "The broker accepts no messages: it is short of memory or disk.",
         ));
     }
     match counters_lack(&app.coordinator.counters().await) {
@@ -76,15 +81,15 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> Result<Whole, Problem
     }
 }
 
-/// A sentence, and another on what the broker refuses.
+/// Returns the sentence `what`, followed by one about what the broker refuses.
 pub(super) fn with_refusal(what: &str, refusal: Option<String>) -> String {
     match refusal {
-        Some(refusal) => format!("{what}. The broker: {refusal}."),
+        Some(refusal) => format!("{what}. The broker refused an operation: {refusal}."),
         None => format!("{what}."),
     }
 }
 
-/// Why none of the counters is enough to be ready; none if one is.
+/// Returns why none of the counters makes the node ready; `None` if one does.
 fn counters_lack(counters: &[CounterView]) -> Option<String> {
     let answers = counters.iter().filter_map(|view| view.status.as_ref().ok());
     let complete: Vec<&Status> = answers.filter(|status| status.complete).collect();
@@ -94,30 +99,35 @@ fn counters_lack(counters: &[CounterView]) -> Option<String> {
     let problem = complete.iter().find_map(|status| {
         let (name, problem) = (&status.name, status.problem.as_ref()?);
         Some(format!(
-            "Nothing is counted now, and reads go on. The counter {name}: {problem}."
+            "The counter {name} accepts no deliveries: {problem}. Reads continue."
         ))
     });
     let nobody =
-        || "No complete counter answers that takes what is posted; see GET /counters.".to_owned();
+        || "No complete counter answers and accepts deliveries. See GET /counters.".to_owned();
     Some(problem.unwrap_or_else(nobody))
 }
 
-/// Why a node is not ready that was told to stop.
+/// The problem of a node that was told to shut down.
 pub(crate) fn going_down() -> Problem {
-    Problem::not_ready("It is going down.")
+    Problem::not_ready("The node is shutting down.")
 }
 
-/// Why a node is not ready that goes down because one of its tasks has ended.
+/// The problem of a node that shuts down because one of its tasks has ended.
 pub(crate) fn ends(end: &UnaskedEnd) -> Problem {
-    Problem::not_ready(format!("It is going down, since {end}. See its log."))
+    Problem::not_ready(format!("The node is shutting down: {end}. See its log."))
 }
 
-/// Metrics in the Prometheus text format.
+/// Returns metrics in the Prometheus text format.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "operation",
-    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+    responses((
+        status = 200,
+        description = "The metrics.",
+        body = String,
+        content_type = "text/plain",
+    )),
 )]
 pub(crate) async fn get_metrics(State(app): State<Arc<App>>) -> Response {
     for counter in app.coordinator.counters().await {
@@ -127,7 +137,7 @@ pub(crate) async fn get_metrics(State(app): State<Arc<App>>) -> Response {
     metrics_text((app.render_metrics)())
 }
 
-/// Metrics as an answer.
+/// Creates the response with rendered metrics.
 pub(crate) fn metrics_text(rendered: String) -> Response {
     let headers = [(
         header::CONTENT_TYPE,

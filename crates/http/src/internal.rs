@@ -1,9 +1,10 @@
-//! A counter's node: what other nodes ask it, and what its operator does.
+//! The HTTP API of a counter node: the RPCs of other nodes, and probes and metrics for its
+//! operator.
 //!
-//! Invariant: an answer says of itself how far it goes; nothing that waits or streams here is
-//! without a bound. A request that is meant for another counter is refused.
+//! Invariant: every answer states its coverage. Everything here that waits or streams is bounded. A
+//! request that is meant for another counter is rejected.
 //!
-//! The bodies are those of [`exchange`](headcount_rpc::messages).
+//! [`headcount_rpc::messages`] defines the bodies.
 
 use std::sync::Arc;
 
@@ -31,10 +32,10 @@ use headcount_rpc::messages::{
 use headcount_rpc::{Demand, Peer, QueryError, Status};
 use headcount_runtime::supervisor::Supervisor;
 
-/// Snapshots being sent at once: each keeps files of the store, and reads all of it.
+/// Maximum number of concurrent snapshots. Each keeps files of the store, and reads all of it.
 const SNAPSHOTS_MAX: usize = 2;
 
-/// What the handlers of a counter's node share.
+/// The state that the handlers of a counter node share.
 pub struct CounterApp {
     counter: Arc<dyn Peer>,
     guard: Guard,
@@ -42,12 +43,13 @@ pub struct CounterApp {
     snapshots: Arc<Semaphore>,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     supervisor: Supervisor,
-    /// What the broker refuses, while that lasts.
+    /// What the broker refuses at the moment.
     refusal: Refusal,
 }
 
 impl CounterApp {
-    /// The handlers' state over a counter. Without a secret, its endpoints answer anyone.
+    /// Creates the state of the handlers for a counter. Without a secret, its endpoints allow all
+    /// requests.
     #[must_use]
     pub fn new(
         counter: Arc<dyn Peer>,
@@ -67,7 +69,7 @@ impl CounterApp {
         }
     }
 
-    /// Tells what the broker refuses, where one is asked.
+    /// Sets the function that returns what the broker refuses; `/readyz` reports it.
     #[must_use]
     pub fn with_refusal(
         mut self,
@@ -99,7 +101,7 @@ pub fn counter_routes(app: CounterApp) -> Routes {
     Routes::new(framed(router, &Arc::default()).with_state(app))
 }
 
-/// Refuses what is meant for another counter.
+/// Rejects requests that are meant for another counter.
 async fn check_name(
     State(app): State<Arc<CounterApp>>,
     request: Request,
@@ -128,8 +130,8 @@ async fn post_counts(
     let answers = caller
         .unless_gone(futures_util::future::join_all(answers))
         .await?;
-    // In a group with others it can't be told from unreachable; alone, as those are that wait long,
-    // it can.
+    // Within a group, the response cannot distinguish a busy counter from an unreachable one. For a
+    // single query it can, and queries that wait long are sent alone.
     if let [Err(busy @ QueryError::Busy)] = answers.as_slice() {
         return Err(busy.clone().into());
     }
@@ -164,8 +166,8 @@ async fn get_status(State(app): State<Arc<CounterApp>>) -> Result<Response, Prob
     Ok(message(&app.counter.status().await?))
 }
 
-/// Sends the counter's last commit with all its keys. The connection sets the pace; an error cuts
-/// it, so that part of a snapshot never looks like the whole.
+/// Streams the counter's last commit with all its keys, at the pace of the connection. An error
+/// cuts the connection, so that a partial snapshot never looks complete.
 async fn get_snapshot(State(app): State<Arc<CounterApp>>) -> Result<Response, Problem> {
     let permit = Arc::clone(&app.snapshots)
         .try_acquire_owned()
@@ -173,13 +175,13 @@ async fn get_snapshot(State(app): State<Arc<CounterApp>>) -> Result<Response, Pr
     let frames = app.counter.snapshot().await?;
     let frames = frames.map(move |frame| {
         let _held = &permit;
-        frame.inspect_err(|error| tracing::warn!(%error, "a snapshot broke off"))
+        frame.inspect_err(|error| tracing::warn!(%error, "sending a snapshot failed"))
     });
     let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
-/// Tells whether the counter runs, takes what comes, and has everything that it should have.
+/// Returns whether the counter runs, accepts deliveries, and is complete.
 async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
     if let Some(end) = app.supervisor.unasked() {
         return Err(health::ends(&end));
@@ -193,20 +195,23 @@ async fn readyz(State(app): State<Arc<CounterApp>>) -> Result<Whole, Problem> {
             problem: Some(problem),
             ..
         }) => Err(Problem::not_ready(format!(
-            "The counter {name} takes nothing from its queue, and answers with what it has: {problem}."
+            "The counter {name} accepts no deliveries: {problem}. It still answers reads with the \
+             items that it has."
         ))),
         Ok(status) if status.complete => Ok(health::healthz().await),
         Ok(Status { name, doubt, .. }) => {
             let doubt = doubt.map(|why| format!(": {why}")).unwrap_or_default();
             let unsure = format!(
-                "The counter {name} is not sure to have everything, and catches up from its peers{doubt}"
+                "The counter {name} may lack items, and is catching up from its peers{doubt}"
             );
             Err(Problem::not_ready(health::with_refusal(
                 &unsure,
                 (app.refusal)(),
             )))
         }
-        Err(error) => Err(Problem::not_ready(format!("It does not count: {error}."))),
+        Err(error) => Err(Problem::not_ready(format!(
+            "The counter does not count: {error}."
+        ))),
     }
 }
 
@@ -223,7 +228,7 @@ async fn get_metrics(State(app): State<Arc<CounterApp>>) -> Response {
     health::metrics_text((app.render_metrics)())
 }
 
-/// A demand that waits no longer than a request may.
+/// Limits the wait of a requirement to [`WAIT_MAX`].
 fn bounded(demand: Demand) -> Demand {
     Demand {
         wait: demand.wait.min(WAIT_MAX),
@@ -231,27 +236,28 @@ fn bounded(demand: Demand) -> Demand {
     }
 }
 
-/// Receives a message.
+/// Receives and decodes a message.
 pub(crate) async fn receive<M: Message>(
     bodies: &Bodies,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<M, Problem> {
-    // What a web page may send without asking first is not JSON by its type.
+    // A web page cannot send this type without a CORS preflight.
     let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok()?.split(';').next())
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
     if !is_json {
         return Err(Problem::unsupported_media_type(
-            "Send application/json, and say so in Content-Type.",
+            "Send JSON, with the header Content-Type: application/json.",
         ));
     }
     let (body, _room) = bodies.receive(body).await?;
-    M::decode(&body).map_err(|error| Problem::unreadable_body(format!("The body: {error}.")))
+    M::decode(&body)
+        .map_err(|error| Problem::unreadable_body(format!("The body cannot be decoded: {error}.")))
 }
 
-/// A message as an answer.
+/// Creates the response with an encoded message.
 pub(crate) fn message(message: &impl Message) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json")];
     (headers, message.encode()).into_response()
@@ -260,7 +266,9 @@ pub(crate) fn message(message: &impl Message) -> Response {
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Self {
         match error {
-            QueryError::Busy => Self::queries_waiting(format!("{error}. Ask again later.")),
+            QueryError::Busy => {
+                Self::queries_waiting(format!("The query was rejected: {error}. Retry later."))
+            }
             QueryError::Unreachable(_) => Self::counter_stopped(error.to_string()),
             QueryError::Store(detail) => Self::store_unreadable(detail),
         }

@@ -1,4 +1,4 @@
-//! A counter's node as other nodes and operators see it.
+//! Tests of a counter node as other nodes and operators see it.
 //!
 //! Invariant: see the [module above](super).
 
@@ -29,7 +29,7 @@ pub(crate) const LIMITS: BodyLimits = BodyLimits {
     body_timeout: Duration::from_secs(30),
 };
 
-/// A counter whose snapshots are endless, and counted as they are taken.
+/// A counter with endless snapshots, which counts their frames.
 struct Endless {
     inside: LocalCounter<MemoryReader>,
     frames: Arc<AtomicUsize>,
@@ -81,7 +81,7 @@ impl Peer for Endless {
     }
 }
 
-/// A log of what can't be read.
+/// A log whose deliveries cannot be decoded.
 struct Unreadable;
 
 impl Deliveries for Unreadable {
@@ -296,7 +296,7 @@ async fn ready_is_a_counter_that_runs_and_is_complete() {
     let refused = problem(leaving.get("/readyz", &[]).await).await;
     assert_eq!(refused, (503, "not-ready".into()));
     let asked = leaving.get(STATUS_PATH, &[]).await;
-    assert_eq!(asked.status(), StatusCode::OK, "it answers all the same");
+    assert_eq!(asked.status(), StatusCode::OK, "it still answers");
 
     let halted = Node::over(Unreadable, true, None);
     let told = text(halted.until_unready().await).await;

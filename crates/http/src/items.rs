@@ -1,6 +1,6 @@
 //! `POST /items`, `GET /items/{tenant}/ids/{id}`.
 //!
-//! Invariant: 200 is answered only for items that are durable.
+//! Invariant: a post is answered with 200 only if its accepted items are durable.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -23,29 +23,29 @@ use super::unpack::unpack;
 use super::{App, Whole, json, whole};
 use headcount_model::{ItemHash, Token, check_item_id};
 
-/// The route that items are posted to.
+/// The route of posts.
 pub(super) const ITEMS_ROUTE: &str = "/items";
 
-/// Bodies up to this many bytes are parsed where they arrive; longer ones would hold up other
-/// requests on the same thread for more than about a millisecond.
+/// Maximum size of a body that is parsed on the thread that received it, in bytes. A longer one
+/// would block other requests on that thread for more than about a millisecond.
 const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
-/// An item: something of a tenant that counts once, however often it is posted.
+/// An item of a tenant. It counts once, however often it is posted.
 #[derive(ToSchema)]
 #[schema(example = json!({"id": "5", "tenant": "asd"}))]
 #[expect(
     dead_code,
-    reason = "it only describes bodies; parse reads them without it"
+    reason = "used only for the OpenAPI description; `parse` reads bodies"
 )]
 pub(crate) struct Item {
-    /// What makes the item the same item again. Compared byte for byte; never `.` or `..`.
+    /// Identifies the item within its tenant. Compared byte for byte. `.` and `..` are not allowed.
     #[schema(
         min_length = 1,
         max_length = 512,
         pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$"
     )]
     id: String,
-    /// Whom it is counted for. Compared byte for byte; never `.` or `..`.
+    /// The tenant that the item counts for. Compared byte for byte. `.` and `..` are not allowed.
     #[schema(
         min_length = 1,
         max_length = 256,
@@ -59,34 +59,38 @@ pub(crate) struct Item {
 #[serde(untagged)]
 #[expect(
     dead_code,
-    reason = "it only describes bodies; parse reads them without it"
+    reason = "used only for the OpenAPI description; `parse` reads bodies"
 )]
 pub(crate) enum ItemOrItems {
     /// One item.
     One(Item),
-    /// At most 100,000 items, all or nothing.
+    /// At most 100,000 items. Either all or none are accepted, unless `partial` is set.
     Many(Vec<Item>),
 }
 
-/// The answer to a post.
+/// The response to a post.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"accepted": 1, "new": 1, "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow"}))]
+#[schema(example = json!({
+    "accepted": 1,
+    "new": 1,
+    "token": "AQ8vWw0sYI8tqJd3uQx8a1kAAAEAAAAAAAAAk2c1Ow",
+}))]
 pub(crate) struct Accepted {
-    /// How many items the request had, or with `partial` how many of them are valid; items seen
-    /// before are a success like any other.
+    /// The number of items in the request or, with `partial`, of valid items. Duplicates are
+    /// included: they are a success like other items.
     accepted: usize,
-    /// How many of them were counted for the first time: an id that several posts bring at once is
-    /// told to one of them. Absent where that is not known when the answer is given: through
-    /// RabbitMQ.
+    /// The number of items that were counted for the first time. If concurrent requests contain the
+    /// same new id, only one of them reports it as new. Absent with RabbitMQ, where the number is
+    /// not known when the response is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     new: Option<u64>,
-    /// Give it as `after` to a read on any coordinator: that read includes these items. Absent only
-    /// if `partial` was asked for and no item was accepted.
+    /// Pass it as `after` to a read on any coordinator, and an exact answer includes these items.
+    /// Absent only if `partial` was set and no item was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     token: Option<Token>,
-    /// With `partial`: the faults of every item that was not accepted.
+    /// Only with `partial`: the errors of all items that were not accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     errors: Option<Vec<Fault>>,
@@ -96,17 +100,17 @@ pub(crate) struct Accepted {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"tenant": "asd", "id": "5", "counted": true, "exact": true}))]
 pub(crate) struct ItemAnswer {
-    /// The tenant asked for.
+    /// The tenant of the item.
     tenant: String,
-    /// The id asked for.
+    /// The id of the item.
     id: String,
     /// Whether the item is counted.
     counted: bool,
-    /// Whether the answer includes everything that the read asked for.
+    /// Whether the answer includes everything that the read requires.
     exact: bool,
 }
 
-/// How a body is to be read.
+/// How a body is parsed.
 #[derive(Clone, Copy)]
 struct Reading {
     format: Format,
@@ -117,52 +121,97 @@ struct Reading {
 
 /// Counts items, each once.
 ///
-/// Answers once all of them are durable. All or nothing, unless `partial` says otherwise: if one
-/// item is invalid, none counts. Posting the same ids again is always safe: after a 503, or when no
-/// answer came, do so.
+/// Responds once all items are durable. If one item is invalid, no items are accepted, unless
+/// `partial` is set. It is always safe to post the same ids again. Do so after a 503, or if you
+/// get no response.
 ///
-/// A body may be packed, with `Content-Encoding: gzip` or `zstd`; its limit holds before and after.
-/// JSON is taken by the names `text/json` and any that ends in `+json` too, NDJSON by
-/// `application/ndjson`, `jsonl`, `x-jsonl`, `jsonlines` and `x-jsonlines`.
+/// The body may be compressed, with `Content-Encoding: gzip` or `zstd`; the size limit applies
+/// before and after decompression. JSON may also be sent as `text/json` or as any type that ends in
+/// `+json`, and NDJSON as `application/ndjson`, `jsonl`, `x-jsonl`, `jsonlines` or `x-jsonlines`.
 #[utoipa::path(
     post,
     path = "/items",
     tag = "items",
     params(
-        ("partial" = Option<bool>, Query, description = "`true`: the valid items of the body count, and `errors` of the answer names every other one. A line of NDJSON that is no JSON is one of those; a JSON document that breaks is refused."),
+        (
+            "partial" = Option<bool>,
+            Query,
+            description = "If `true`, the valid items of the body are accepted, and `errors` in \
+                the response lists all other items. A line of NDJSON that is not JSON is one of \
+                those. A JSON document with a syntax error is rejected as a whole.",
+        ),
     ),
     request_body(
-        description = "One item, an array of items, or (NDJSON) items one a line, without brackets and commas.",
+        description = "One item, an array of items or, in NDJSON, one item per line without \
+            brackets and commas.",
         content(
             (ItemOrItems = "application/json"),
-            (Vec<Item> = "application/x-ndjson", example = "{\"id\":\"5\",\"tenant\":\"asd\"}\n{\"id\":\"6\",\"tenant\":\"asd\"}\n"),
+            (
+                Vec<Item> = "application/x-ndjson",
+                example = "{\"id\":\"5\",\"tenant\":\"asd\"}\n{\"id\":\"6\",\"tenant\":\"asd\"}\n",
+            ),
         ),
     ),
     responses(
-        (status = 200, description = "All of the items are durable and count; with `partial`, all that are valid.", body = Accepted),
-        (status = 400, description = "The body is not JSON or can't be unpacked, or a parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly.", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large, as it is sent or once it is unpacked, or has too many items.", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is neither JSON nor NDJSON, or packed in another way than the header Accept-Encoding of this answer names.", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 200,
+            description = "All items are accepted and durable; with `partial`, all valid items.",
+            body = Accepted,
+        ),
+        (
+            status = 400,
+            description = "The body is not JSON or cannot be decompressed, or a parameter is \
+                invalid.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 408,
+            description = "The body arrived too slowly.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 413,
+            description = "The body is too large, before or after decompression, or has too many \
+                items.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 415,
+            description = "The body is neither JSON nor NDJSON, or has a content encoding that \
+                the response header Accept-Encoding does not list.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
         (
             status = 422,
-            description = "Some items are invalid; none counts.",
+            description = "Some items are invalid. No items were accepted.",
             body = Problem,
             content_type = "application/problem+json",
             example = json!({
                 "type": "urn:headcount:problem:invalid-items",
                 "title": "Some items are not valid",
                 "status": 422,
-                "detail": "None of the items counts. Correct those that errors names and post all again.",
-                "errors": [{"index": 1, "pointer": "/1/id", "detail": "id must be a string, not a number"}],
+                "detail": "No items were accepted. Fix the items listed in `errors` and resend \
+                    the request.",
+                "errors": [{
+                    "index": 1,
+                    "pointer": "/1/id",
+                    "detail": "id must be a string, not a number",
+                }],
             }),
         ),
         (
             status = 503,
-            description = "Refused (too much waits, the disk is full, …), or the outcome is unknown: `type` tells. Post the same items again.",
+            description = "The request was rejected (overload, full disk, …), or its outcome is \
+                unknown; `type` says which. Post the same items again.",
             body = Problem,
             content_type = "application/problem+json",
-            headers(("Retry-After" = String, description = "Seconds to wait.")),
+            headers(
+                ("Retry-After" = String, description = "Seconds to wait before the retry."),
+            ),
         ),
     ),
 )]
@@ -175,13 +224,13 @@ pub(crate) async fn post_items(
     post(&app, partial(&query)?, headers, body).await
 }
 
-/// Whether the valid items of a body are to count without the others.
+/// Whether the valid items of a body count without the others.
 pub(super) fn partial(query: &Query) -> Result<bool, Problem> {
     query.only(POST_PARAMS)?;
     query.flag("partial")
 }
 
-/// Takes a post, however it came here.
+/// Handles a post, from the fast path or the router.
 pub(super) async fn post<B>(
     app: &App,
     partial: bool,
@@ -206,11 +255,11 @@ where
     Ok(whole(headers, json))
 }
 
-/// The items of a body, and the body's room: kept until they wait under the coordinator's own
-/// limit, and as long as there are faults to be told.
+/// Receives and parses a body. The returned [`Room`] is held until the items wait under the
+/// coordinator's own limit and, if there are errors to report, until the response is sent.
 ///
-/// Headers and body are pieces of the connection's buffer, which it can use again only once they
-/// are gone: so they go before the items wait.
+/// Headers and body refer to the buffer of the connection, which cannot be reused before they are
+/// dropped. So they are dropped before the items wait.
 async fn receive_items<B>(
     app: &App,
     partial: bool,
@@ -234,17 +283,17 @@ where
     }
     let limits = app.limits.bodies;
     let place = match reading.packing {
-        // Boxed, since it is rare: otherwise every request would have to have room for it.
+        // Boxed because it is rare: unboxed, it would enlarge the future of every request.
         Some(_) => Some(Box::pin(app.unpackers.place(limits)).await?),
         None => None,
     };
     #[expect(
         clippy::disallowed_methods,
-        reason = "one body, whose request hears of a panic"
+        reason = "one body; its request awaits it and handles a panic"
     )]
     let parsed = tokio::task::spawn_blocking(move || {
-        // With the room inside, a client that goes away does not free it while its body is still
-        // there.
+        // The closure owns the room: if the client disconnects, the room is held as long as the
+        // body is.
         let items = match reading.packing {
             None => reading.parse(&body, &mut room),
             Some(packing) => {
@@ -258,7 +307,7 @@ where
     .await;
     parsed.unwrap_or_else(|_| {
         Err(Problem::not_ready(
-            "The process is going down. Post the items again.",
+            "The node is shutting down. No items were accepted. Resend the request.",
         ))
     })
 }
@@ -274,20 +323,46 @@ impl Reading {
     }
 }
 
-/// Tells whether an item is counted.
+/// Returns whether an item is counted.
 #[utoipa::path(
     get,
     path = "/items/{tenant}/ids/{id}",
     tag = "items",
     params(
-        ("tenant" = String, Path, description = "The tenant, percent-encoded.", min_length = 1, max_length = 256, pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$", example = "asd"),
-        ("id" = String, Path, description = "The item's id, percent-encoded.", min_length = 1, max_length = 512, pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$", example = "5"),
+        (
+            "tenant" = String,
+            Path,
+            description = "The tenant, percent-encoded.",
+            min_length = 1,
+            max_length = 256,
+            pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+            example = "asd",
+        ),
+        (
+            "id" = String,
+            Path,
+            description = "The item's id, percent-encoded.",
+            min_length = 1,
+            max_length = 512,
+            pattern = "^(?!\\.{1,2}$)[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+            example = "5",
+        ),
         super::ReadParams,
     ),
     responses(
         (status = 200, description = "Whether the item is counted.", body = ItemAnswer),
-        (status = 400, description = "A parameter is not valid.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No counter can answer in time, or as many reads wait as may: ask again.", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 400,
+            description = "A parameter is invalid.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 503,
+            description = "No counter can answer in time, or too many reads are waiting. Retry.",
+            body = Problem,
+            content_type = "application/problem+json",
+        ),
     ),
 )]
 pub(crate) async fn get_item(

@@ -1,11 +1,14 @@
-//! The HTTP face: what clients see of a coordinator.
+//! The HTTP layer: the public API of a coordinator and the internal API of a counter.
 //!
-//! Invariant: only this folder knows about HTTP servers and status codes; it decides nothing about
-//! counting.
+//! Invariant: only this crate knows about HTTP servers and status codes, and it contains no
+//! counting logic.
 
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, reason = "tests start what they test")
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests start the tasks that they test"
+    )
 )]
 
 mod access;
@@ -79,33 +82,33 @@ pub const API_ROUTES: [&str; 9] = [
     "/metrics",
 ];
 
-/// Limits of what clients may send.
+/// Limits on requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Items in one request.
+    /// Maximum number of items in one request.
     pub items_max: usize,
-    /// Sizes and times of bodies.
+    /// Size and time limits of bodies.
     pub bodies: BodyLimits,
 }
 
-/// What the handlers share.
+/// The state that the handlers of a coordinator share.
 pub struct App {
     coordinator: Coordinator,
     limits: HttpLimits,
     bodies: Bodies,
     unpackers: Unpackers,
     loss: Option<Desk>,
-    /// What the broker refuses, while that lasts.
+    /// What the broker refuses at the moment.
     refusal: Refusal,
     render_metrics: Box<dyn Fn() -> String + Send + Sync>,
     openapi: Bytes,
 }
 
-/// Tells what the broker refuses now, if it refuses anything.
+/// Returns what the broker refuses at the moment, if anything.
 type Refusal = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl App {
-    /// The handlers' state over a coordinator.
+    /// Creates the state of the handlers for a coordinator.
     #[must_use]
     pub fn new(
         coordinator: Coordinator,
@@ -124,7 +127,7 @@ impl App {
         }
     }
 
-    /// The same where a broker is asked, of which `refusal` tells what it refuses.
+    /// Sets the function that returns what the broker refuses; `/readyz` reports it.
     #[must_use]
     pub fn with_refusal(
         self,
@@ -136,8 +139,8 @@ impl App {
         }
     }
 
-    /// The same with a desk where operators accept losses, who show `secret`; without one, anybody
-    /// may.
+    /// Adds the endpoint with which operators accept losses. Its requests must present `secret`;
+    /// without a secret, all requests are allowed.
     #[must_use]
     pub fn with_loss_desk(self, desk: Arc<dyn LossDesk>, secret: Option<ClusterSecret>) -> Self {
         let guard = Guard::new(secret);
@@ -148,23 +151,26 @@ impl App {
     }
 }
 
-/// How a client wants to read.
+/// The options of a read.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(
     dead_code,
-    reason = "it only describes parameters; options reads them without it"
+    reason = "used only for the OpenAPI description; `options` parses the parameters"
 )]
 struct ReadParams {
-    /// The `token` of an answer to `POST /items`: the answer includes those items.
+    /// The `token` of a response to `POST /items`. An exact answer includes the items of that
+    /// request.
     #[param(nullable = false, min_length = 28, pattern = "^[A-Za-z0-9_-]+$")]
     after: Option<String>,
-    /// What an exact answer includes: `session`, everything that this coordinator acknowledged and
-    /// nothing less than it has answered before; `strong`, everything that any coordinator
-    /// acknowledged; `eventual`, whatever is known at once.
+    /// What an answer must include to be exact. `session` (default): every item that this
+    /// coordinator acknowledged before, and nothing less than its earlier answers. `strong`: every
+    /// item that any coordinator acknowledged before. `eventual`: no requirement; the answer is
+    /// what is known immediately, and is never exact.
     #[param(inline, nullable = false)]
     consistency: Option<ConsistencyParam>,
-    /// How long to wait for an answer that includes all that, in milliseconds; 5,000 if not given.
+    /// Maximum time to wait for an exact answer, in milliseconds; 5,000 by default. After that, the
+    /// answer is what is known, with `exact` false; a `strong` read fails with 503.
     #[param(minimum = 0, maximum = 30_000, nullable = false)]
     timeout_ms: Option<u64>,
 }
@@ -173,7 +179,7 @@ struct ReadParams {
 #[schema(rename_all = "lowercase")]
 #[expect(
     dead_code,
-    reason = "it only describes a parameter; options reads it without it"
+    reason = "used only for the OpenAPI description; `options` parses the parameter"
 )]
 enum ConsistencyParam {
     Session,
@@ -208,7 +214,8 @@ fn router(app: Arc<App>, measures: &Arc<Measures>) -> Router {
     framed(router, measures).with_state(app)
 }
 
-/// What every node answers to requests for nothing that it has, and how it counts them all.
+/// Adds what every node has: answers to unknown paths and methods, the check of paths, and the
+/// metrics of requests.
 fn framed<S: Clone + Send + Sync + 'static>(
     router: Router<S>,
     measures: &Arc<Measures>,
@@ -223,16 +230,17 @@ fn framed<S: Clone + Send + Sync + 'static>(
         ))
 }
 
-/// An answer that is there as a whole.
+/// A response with a body of one buffer.
 type Whole = Response<Full<Bytes>>;
 
-/// An answer in JSON. It takes over `headers`, emptied: a request's map for its own answer spares a
-/// new one, which would be the largest piece of memory that a small request needs.
+/// Creates a JSON response that reuses the memory of `headers`, which it clears. If `headers` is
+/// the map of the request, this avoids a new map, which is the largest allocation of a small
+/// request.
 fn json_in(headers: HeaderMap, value: &impl Serialize) -> Whole {
     whole(headers, to_json(value))
 }
 
-/// The same of JSON that is written already.
+/// Creates a response from serialized JSON, like [`json_in`].
 fn whole(mut headers: HeaderMap, written: Bytes) -> Whole {
     headers.clear();
     let json = HeaderValue::from_static(JSON);

@@ -1,6 +1,6 @@
-//! `GET` and `POST /internal/v1/loss`: an operator's signature that something is lost for good.
+//! `GET` and `POST /internal/v1/loss`: with these an operator lists losses and accepts them.
 //!
-//! Invariant: nothing is accepted that the request does not name.
+//! Invariant: only losses that the request names are accepted.
 
 use std::sync::Arc;
 
@@ -20,29 +20,29 @@ use super::error::Problem;
 use super::internal::{message, receive};
 use headcount_rpc::messages::{LOSS_PATH, LossPlan, LossReceipt, LossRequest};
 
-/// Where losses are looked up and accepted.
+/// Lists and accepts losses.
 pub trait LossDesk: Send + Sync + 'static {
-    /// What would be accepted now.
+    /// Returns the losses that can be accepted now.
     ///
     /// # Errors
-    /// [`LossError::Refused`] when it can't be told now.
+    /// [`LossError::Refused`] if the losses cannot be determined now.
     fn plan(&self) -> BoxFuture<'_, Result<LossPlan, LossError>>;
 
-    /// Accepts what `request` names; returns once every counter will hear of it, and tells how
-    /// those stand that have.
+    /// Accepts the losses that `request` names. Returns once the acceptance is certain to reach
+    /// every counter, with the state of the counters that have received it.
     ///
     /// # Errors
-    /// [`LossError`]: of the request nothing is accepted, or that is not known.
+    /// [`LossError`]: nothing of the request is accepted, or the outcome is unknown.
     fn accept(&self, request: LossRequest) -> BoxFuture<'_, Result<LossReceipt, LossError>>;
 }
 
-/// Why nothing was accepted, as far as is known.
+/// Why a request about losses failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LossError {
-    /// What is named is not lost, or not known to be, or can't be signed now.
+    /// A named loss is not lost or not known to be lost, or cannot be accepted now.
     #[error("{0}")]
     Refused(String),
-    /// It is not known whether the signature became durable. Giving it again is safe.
+    /// It is unknown whether the loss acceptance became durable. A retry is safe.
     #[error("{0}")]
     Unknown(String),
 }
@@ -56,13 +56,13 @@ impl From<LossError> for Problem {
     }
 }
 
-/// The desk, and who may come to it.
+/// The desk, and the guard of its endpoint.
 pub(crate) struct Desk {
     pub desk: Arc<dyn LossDesk>,
     pub guard: Guard,
 }
 
-/// The routes to the desk, if there is one.
+/// The routes of the desk; none without a desk.
 pub(crate) fn routes(desk: Option<&Desk>) -> Router<Arc<App>> {
     match desk {
         None => Router::new(),
@@ -97,7 +97,7 @@ async fn accept(
         ranges = receipt.accepted.missing.len(),
         counters = ?receipt.accepted.counters,
         now_complete = ?receipt.now_complete,
-        "an operator accepted a loss"
+        "operator accepted a loss"
     );
     Ok(message(&receipt))
 }

@@ -1,4 +1,4 @@
-//! What an operator is shown and accepts, as the routes have it.
+//! Tests of the endpoint with which operators list and accept losses.
 //!
 //! Invariant: see the [module above](super).
 
@@ -18,7 +18,7 @@ use headcount_model::{
 use headcount_rpc::messages::{IncompleteCounter, Loss, Message};
 use headcount_runtime::supervisor::Supervisor;
 
-/// A desk that accepts what it named, once the counter is complete.
+/// A desk with one loss, which it accepts; the counter is then complete.
 struct OneLoss;
 
 fn loss() -> Loss {

@@ -1,10 +1,10 @@
-//! Counting and timing requests, by route: never by path, which holds tenants and ids.
+//! Counts and times requests by route, never by path, which contains tenants and ids.
 //!
-//! Invariant: there are as many series as routes, methods and statuses that were used, however many
-//! requests come.
+//! Invariant: the number of series depends only on the routes, methods and statuses in use, not on
+//! the number of requests.
 //!
-//! A metric's handle is looked up once for each series: finding it anew by its labels costs more
-//! than parsing an item.
+//! The handles of each series are looked up once: a look-up by labels costs more than parsing an
+//! item.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -19,13 +19,13 @@ use parking_lot::RwLock;
 
 use headcount_telemetry as telemetry;
 
-/// The route of requests for nothing that there is.
+/// The route label of requests that match no route.
 pub(super) const NO_ROUTE: &str = "none";
 
 /// Handles by route.
 type Routes = HashMap<Box<str>, Handles>;
 
-/// The handles of all series so far, by method and status, then by route.
+/// The handles of all known series, by method and status, then by route.
 #[derive(Default)]
 pub(super) struct Measures(RwLock<HashMap<(&'static str, u16), Routes>>);
 
@@ -35,7 +35,7 @@ struct Handles {
     seconds: Histogram,
 }
 
-/// The requests of one route and method, whose handles for successes are at hand.
+/// The series of one route and method, with cached handles for status 200.
 pub(super) struct Series {
     measures: Arc<Measures>,
     route: &'static str,
@@ -57,7 +57,7 @@ impl Series {
         self.route
     }
 
-    /// Counts a request and how long it took.
+    /// Records a request and its duration.
     pub(super) fn note(&self, status: StatusCode, took: Duration) {
         let find = || self.measures.of(self.route, self.method, status.as_u16());
         match status {
@@ -121,13 +121,14 @@ pub(super) async fn measure(
     if response.status().is_server_error()
         && let Some(matched) = matched
     {
-        // For the log's line.
+        // `Refusals` logs the route.
         response.extensions_mut().insert(matched);
     }
     response
 }
 
-/// A method as a label: clients may invent methods, labels must stay few.
+/// Returns the label of a method. Clients can send any method, but the number of labels must stay
+/// small.
 fn method_label(method: &axum::http::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

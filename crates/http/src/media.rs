@@ -1,6 +1,6 @@
-//! What a posted body is by its headers: how it is written, and how it is packed.
+//! Determines the format and the compression of a posted body from its headers.
 //!
-//! Invariant: a body is never read as something that its headers don't say.
+//! Invariant: a body is parsed only as its headers declare it.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -8,7 +8,7 @@ use super::JSON;
 use super::error::Problem;
 use super::parse::Format;
 
-/// Subtypes of `application` by which clients call items a line; none is registered.
+/// Subtypes of `application` that clients use for NDJSON; none is registered.
 const LINES: [&str; 6] = [
     "x-ndjson",
     "ndjson",
@@ -18,7 +18,7 @@ const LINES: [&str; 6] = [
     "x-jsonlines",
 ];
 
-/// How a body is packed.
+/// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
     /// RFC 1952.
@@ -28,7 +28,7 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// Its name as a content coding.
+    /// The name of the content coding.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -37,10 +37,10 @@ impl Packing {
     }
 }
 
-/// How the body is written, and how it is packed.
+/// Returns the format of the body, and its compression if any.
 pub(crate) fn of(headers: &HeaderMap) -> Result<(Format, Option<Packing>), Problem> {
     let (mut kind, mut is_packed) = (None, false);
-    // One pass over the few that there are costs less than to look both up.
+    // One pass over the few headers costs less than two look-ups.
     for (name, value) in headers {
         if *name == header::CONTENT_TYPE {
             kind = kind.or(Some(value));
@@ -56,7 +56,7 @@ pub(crate) fn of(headers: &HeaderMap) -> Result<(Format, Option<Packing>), Probl
     Ok((format, packing))
 }
 
-/// The body's form. Without a content type, or with an empty one, it is JSON.
+/// Returns the format of the body. Without a content type, or with an empty one, it is JSON.
 fn format(kind: Option<&HeaderValue>) -> Result<Format, Problem> {
     let Some(value) = kind.filter(|kind| *kind != JSON) else {
         return Ok(Format::Json);
@@ -70,7 +70,8 @@ fn format(kind: Option<&HeaderValue>) -> Result<Format, Problem> {
         .all(|(_, charset)| is_utf8(charset.trim_matches('"')));
     format.filter(|_| utf8).ok_or_else(|| {
         Problem::unsupported_media_type(
-            "Send application/json (one item or an array) or application/x-ndjson (an item a line), in UTF-8.",
+            "Send application/json (one item or an array) or application/x-ndjson (one item per \
+             line), in UTF-8.",
         )
     })
 }
@@ -84,7 +85,7 @@ fn named(kind: &str) -> Option<Format> {
     if of == "application" && LINES.contains(&subtype) {
         return Some(Format::Ndjson);
     }
-    // RFC 6839, section 3.1: whatever the rest of the name says, it is written in JSON.
+    // A type with the suffix `+json` can be parsed as JSON (RFC 6839 §3.1).
     let json = (of == "text" && subtype == "json") || subtype.ends_with("+json");
     json.then_some(Format::Json)
 }
@@ -94,7 +95,7 @@ fn is_utf8(charset: &str) -> bool {
     names.iter().any(|name| charset.eq_ignore_ascii_case(name))
 }
 
-/// How the body is packed; `None` if it is sent as it is.
+/// Returns the compression of the body; `None` if it is not compressed.
 fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
     let values = headers.get_all(header::CONTENT_ENCODING).into_iter();
     let mut packing = None;
@@ -117,7 +118,7 @@ fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
 
 fn unsupported() -> Problem {
     Problem::unsupported_encoding(
-        "Send the body as it is, or with the content encoding gzip or zstd, once.",
+        "Send the body uncompressed, or with a single content encoding: gzip or zstd.",
     )
 }
 

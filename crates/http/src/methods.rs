@@ -1,8 +1,8 @@
-//! What a resource can do, and for whom: `OPTIONS`, and answers to pages of other origins (Fetch,
-//! §3.3, "CORS protocol").
+//! Answers `OPTIONS`, and adds the headers of the CORS protocol (Fetch, §3.3) to responses for
+//! pages of other origins.
 //!
-//! Invariant: only an origin that the settings name is told anything, and an answer for it names
-//! it, so that no cache gives it to another.
+//! Invariant: only an origin that the settings name gets these headers. Its responses name the
+//! origin, so that a cache does not serve them to another one.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -12,17 +12,17 @@ use http_body_util::Full;
 use super::Whole;
 use super::access::Foreign;
 
-/// The methods that any resource has.
+/// All methods of the service.
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
-/// What a page may send.
+/// The headers that a page may send.
 const HEADERS: &str = "authorization, content-encoding, content-type, x-request-id";
-/// What a page may see beyond the usual.
+/// The response headers that a page may read, in addition to the default ones.
 const SHOWN: &str = "retry-after, x-request-id";
-/// How long a browser may remember that, in seconds.
+/// How long a browser may cache a preflight response, in seconds.
 const AGE_MAX_S: &str = "600";
 
-/// The answer to a browser that asks whether a page may send a request, and to who asks for the
-/// methods of the whole service.
+/// Answers a preflight request of a browser, or a request for the methods of the whole service
+/// (`OPTIONS *`). Returns `None` for all other requests.
 pub(super) fn preflight(parts: &Parts, foreign: &Foreign) -> Option<Whole> {
     if parts.method != Method::OPTIONS {
         return None;
@@ -44,7 +44,8 @@ pub(super) fn preflight(parts: &Parts, foreign: &Foreign) -> Option<Whole> {
     Some(response)
 }
 
-/// What a router says of a resource whose handlers know no `OPTIONS` (RFC 9110 §9.3.7).
+/// Converts the router's 405 for `OPTIONS`, which no handler supports, into the response with the
+/// allowed methods (RFC 9110 §9.3.7).
 pub(super) fn allowed<A: Default>(response: Response<A>) -> Response<A> {
     let (mut parts, body) = response.into_parts();
     if parts.status != StatusCode::METHOD_NOT_ALLOWED {
@@ -63,7 +64,7 @@ pub(super) fn allowed<A: Default>(response: Response<A>) -> Response<A> {
     Response::from_parts(parts, A::default())
 }
 
-/// Lets a page of another origin have the answer.
+/// Allows a page of the foreign origin, if there is one, to read the response.
 pub(super) fn share<A>(response: &mut Response<A>, foreign: Foreign) {
     let Some(origin) = foreign else { return };
     let headers = response.headers_mut();

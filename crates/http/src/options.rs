@@ -1,9 +1,9 @@
-//! What clients say in paths and query strings.
+//! Parses the parameters in paths and query strings.
 //!
-//! Invariant: a parameter that can't be honoured is refused by name, never guessed: one that is not
-//! known, bytes that are not UTF-8, a value out of range, a single-valued parameter given twice.
-//! What is not percent-encoded as it should be is refused. Routes that take no parameters don't
-//! look at them.
+//! Invariant: an invalid parameter is rejected with its name, and its value is never guessed. That
+//! includes an unknown parameter, bytes that are not UTF-8, a value out of range, and a repeated
+//! single-valued parameter. Invalid percent-encoding is rejected. Routes without parameters ignore
+//! the query string.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -22,18 +22,18 @@ use headcount_model::{Partition, Partitioning, TenantName, Token, is_percent_enc
 
 /// The default of `timeout_ms`.
 pub(crate) const TIMEOUT_MS_DEFAULT: u64 = 5_000;
-/// The greatest `timeout_ms`.
+/// The maximum of `timeout_ms`.
 pub(crate) const TIMEOUT_MS_MAX: u64 = 30_000;
 
 /// The parameters of `POST /items`.
 pub(crate) const POST_PARAMS: &[&str] = &["partial"];
-/// Those of a tenant's count: the options of every read.
+/// The parameters of `GET /items/{tenant}/count`, which are the options of every read.
 pub(crate) const COUNT_PARAMS: &[&str] = &["after", "consistency", "timeout_ms"];
-/// Those of one item.
+/// The parameters of `GET /items/{tenant}/ids/{id}`.
 pub(crate) const ITEM_PARAMS: &[&str] = COUNT_PARAMS;
-/// Those of several counts.
+/// The parameters of `GET /counts`.
 pub(crate) const COUNTS_PARAMS: &[&str] = &["tenant", "after", "consistency", "timeout_ms"];
-/// Those of a page of tenants.
+/// The parameters of `GET /tenants`.
 pub(crate) const TENANTS_PARAMS: &[&str] = &[
     "prefix",
     "limit",
@@ -43,10 +43,10 @@ pub(crate) const TENANTS_PARAMS: &[&str] = &[
     "timeout_ms",
 ];
 
-/// Characters of an unknown parameter's name that are looked at and told.
+/// Maximum number of characters of an unknown parameter's name that are compared and reported.
 const UNKNOWN_CHARS_MAX: usize = 64;
 
-/// A request's query parameters, decoded, in order.
+/// The decoded query parameters of a request, in their order.
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -54,7 +54,8 @@ impl Query {
     pub(crate) fn parse(raw: &str) -> Result<Self, Problem> {
         if !is_percent_encoded(raw) {
             return Err(Problem::invalid_parameter(
-                "The query string has a % that no two hexadecimal digits follow; %25 stands for it.",
+                "The query string has a % that is not followed by two hexadecimal digits. Encode a \
+                 % as %25.",
             ));
         }
         let decode = |text: &str| {
@@ -62,7 +63,7 @@ impl Query {
             percent_decode_str(&text)
                 .decode_utf8()
                 .map(|text| text.into_owned())
-                .map_err(|_| Problem::invalid_parameter("The query string is not UTF-8."))
+                .map_err(|_| Problem::invalid_parameter("The decoded query string is not UTF-8."))
         };
         let pairs = raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -71,7 +72,7 @@ impl Query {
         Ok(Self(pairs.collect::<Result<_, Problem>>()?))
     }
 
-    /// Refuses all parameters but those `known`, which are not none.
+    /// Rejects all parameters except those in `known`, which must not be empty.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let mut names = self.0.iter().map(|(name, _)| name.as_str());
         names
@@ -79,7 +80,7 @@ impl Query {
             .map_or(Ok(()), |name| Err(unknown(name, known)))
     }
 
-    /// Every value of a parameter.
+    /// Returns all values of a parameter.
     pub(crate) fn all<'q>(&'q self, name: &str) -> impl Iterator<Item = &'q str> {
         self.0
             .iter()
@@ -87,19 +88,19 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of a parameter that may be given once.
+    /// Returns the value of a single-valued parameter.
     pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.all(name);
         let first = values.next();
         if values.next().is_some() {
             return Err(Problem::invalid_parameter(format!(
-                "{name} may be given only once."
+                "{name} must not be repeated."
             )));
         }
         Ok(first)
     }
 
-    /// A text of at most `chars_max` characters.
+    /// Returns a text of at most `chars_max` characters.
     pub(crate) fn text(&self, name: &str, chars_max: usize) -> Result<Option<&str>, Problem> {
         let text = self.one(name)?;
         if text.is_some_and(|text| text.chars().nth(chars_max).is_some()) {
@@ -109,7 +110,7 @@ impl Query {
         Ok(text)
     }
 
-    /// A whole number from `min` to `max`.
+    /// Returns a whole number from `min` to `max`.
     pub(crate) fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
         let Some(text) = self.one(name)? else {
             return Ok(None);
@@ -123,7 +124,7 @@ impl Query {
         }
     }
 
-    /// Whether something is asked for; not if it is not given.
+    /// Returns the value of a flag; `false` if it is absent.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.one(name)? {
             None | Some("false") => Ok(false),
@@ -134,8 +135,8 @@ impl Query {
         }
     }
 
-    /// How the client wants to read: `consistency`, `after`, `timeout_ms`. A token must be of a
-    /// cluster split like this.
+    /// Returns the options of a read: `consistency`, `after` and `timeout_ms`. The token in `after`
+    /// may name only partitions of `partitioning`.
     pub(crate) fn read_options(&self, partitioning: Partitioning) -> Result<ReadOptions, Problem> {
         let consistency = match self.one("consistency")? {
             None | Some("session") => Consistency::Session,
@@ -166,16 +167,17 @@ fn unknown(name: &str, known: &[&str]) -> Problem {
     }
     let all = known.join(", ");
     Problem::invalid_parameter(format!(
-        "There is no parameter {shown:?} here. The nearest is {nearest}; all that there are: {all}."
+        "Unknown parameter {shown:?}. The nearest known parameter is {nearest}. Known parameters: \
+         {all}."
     ))
 }
 
-/// The token of an answer of this cluster. Partitions that it does not have are nobody's to cover:
-/// a token that names one is refused, or an answer without it would be called exact.
+/// Decodes a token. A token that names a partition that this cluster does not have is rejected: no
+/// counter covers such a partition, so an answer without it would be marked as exact.
 fn after(text: &str, partitioning: Partitioning) -> Result<Token, Problem> {
     let refused = |why: String| {
         let detail =
-            format!("after is {why}. Give the token of an answer to POST /items as it was.");
+            format!("after is {why}. Pass the token of a response to POST /items unchanged.");
         Problem::invalid_parameter(detail)
     };
     let token = Token::decode(text).map_err(|error| refused(error.to_string()))?;
@@ -183,7 +185,7 @@ fn after(text: &str, partitioning: Partitioning) -> Result<Token, Problem> {
     match token.sequences.iter().find(|(of, _)| of.0 >= partitions) {
         None => Ok(token),
         Some((Partition(of), _)) => Err(refused(format!(
-            "a token for partition {of}, and this cluster has {partitions}, numbered from 0"
+            "a token for partition {of}, but this cluster has {partitions}, numbered from 0"
         ))),
     }
 }
@@ -196,7 +198,7 @@ impl<S: Sync> FromRequestParts<S> for Query {
     }
 }
 
-/// Path parameters, percent-decoded.
+/// The path parameters of a request, percent-decoded.
 pub(crate) struct PathParams<T>(pub T);
 
 impl<T, S> FromRequestParts<S> for PathParams<T>
@@ -214,16 +216,16 @@ where
 }
 
 fn path_not_utf8() -> Problem {
-    Problem::invalid_parameter("The path is not UTF-8 once it is percent-decoded.")
+    Problem::invalid_parameter("The decoded path is not UTF-8.")
 }
 
 fn path_not_encoded() -> Problem {
     Problem::invalid_parameter(
-        "The path has a % that no two hexadecimal digits follow; %25 stands for it.",
+        "The path has a % that is not followed by two hexadecimal digits. Encode a % as %25.",
     )
 }
 
-/// Passes on only requests whose path is percent-encoded as it should be.
+/// Forwards only requests with a validly percent-encoded path.
 pub(crate) async fn check_path(request: Request, next: Next) -> Result<Response, Problem> {
     if !is_percent_encoded(request.uri().path()) {
         return Err(path_not_encoded());
@@ -231,7 +233,7 @@ pub(crate) async fn check_path(request: Request, next: Next) -> Result<Response,
     Ok(next.run(request).await)
 }
 
-/// One segment of a path, percent-decoded.
+/// Percent-decodes one segment of a path.
 pub(crate) fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
     if !is_percent_encoded(raw) {
         return Err(path_not_encoded());
@@ -241,7 +243,7 @@ pub(crate) fn path_segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
         .map_err(|_| path_not_utf8())
 }
 
-/// A tenant given in a path or a query string.
+/// Parses a tenant from a path or a query string.
 pub(crate) fn tenant(text: &str) -> Result<TenantName, Problem> {
     TenantName::new(text)
         .map_err(|error| Problem::invalid_parameter(format!("The tenant {error}.")))
@@ -281,11 +283,11 @@ mod tests {
             ("AFTER=x", "AFTER", "after"),
         ] {
             let told = refusal(raw, COUNT_PARAMS);
-            let named = serde_json::to_string(&format!("There is no parameter {name:?} here."));
+            let named = serde_json::to_string(&format!("Unknown parameter {name:?}."));
             let named = named.expect("JSON");
             assert!(told.contains(named.trim_matches('"')), "{told}");
             assert!(
-                told.contains(&format!("The nearest is {nearest}")),
+                told.contains(&format!("The nearest known parameter is {nearest}")),
                 "{told}"
             );
             assert!(told.contains("after, consistency, timeout_ms."), "{told}");

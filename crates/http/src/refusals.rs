@@ -1,8 +1,8 @@
-//! Answers that tell of trouble on this side (5xx): each has a request's id, and is in the log,
-//! alone or counted.
+//! Logs responses with a 5xx status, and adds the id of their request to them.
 //!
-//! Invariant: of one route and problem there is at most one line a second, and none is missing from
-//! the lines' numbers but those of the last second before the process ends.
+//! Invariant: each combination of route and problem is logged at most once per second. The field
+//! `times` of the log lines adds up to the number of responses, except those of the last second
+//! before the process ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use super::front::Answer;
 use super::heads::Heads;
 use super::measure::NO_ROUTE;
 
-/// The header that names a request, in requests and in answers.
+/// The header with the id of a request, in requests and in responses.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The most bytes of an id that a request brings.
+/// Maximum length of an id that a client sends, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// How often the same is logged.
+/// The interval at which the same route and problem are logged.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// The id that a request brings, if it can be shown as it is.
+/// Returns the id that a request has, if it is short enough and printable.
 pub(super) fn given_id(heads: &Heads<'_>) -> Option<HeaderValue> {
     let id = heads.request_id?;
     let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&id.len());
     (fits && id.as_bytes().iter().all(u8::is_ascii_graphic)).then(|| id.clone())
 }
 
-/// Makes ids for requests that bring none, and logs what they were answered.
+/// Generates ids for requests without one, and logs 5xx responses.
 pub(super) struct Refusals {
-    /// Tells this process's ids from those of others.
+    /// Distinguishes the ids of this process from those of others.
     life: u32,
     made: AtomicU64,
     seen: Mutex<Seen>,
@@ -46,7 +46,7 @@ pub(super) struct Refusals {
 impl Default for Refusals {
     fn default() -> Self {
         let mut life = [0; 4];
-        // Without randomness ids are of this process alone.
+        // Without randomness, ids are unique only within this process.
         let _ = getrandom::fill(&mut life);
         Self {
             life: u32::from_le_bytes(life),
@@ -56,16 +56,16 @@ impl Default for Refusals {
     }
 }
 
-/// A request, as far as the log tells it.
+/// The properties of a request that are logged.
 pub(super) struct Asked {
     pub id: Option<HeaderValue>,
     pub method: Method,
-    /// None where the router knows it.
+    /// The route; `None` if the router determined it.
     pub route: Option<&'static str>,
 }
 
 impl Refusals {
-    /// Gives an answer of 5xx its request's id, and logs it.
+    /// Adds the id of the request to a 5xx response, and logs the response.
     pub(super) fn finish(self: &Arc<Self>, answer: &mut Response<Answer>, asked: Asked) {
         if answer.status().is_server_error() {
             self.tell(answer, asked);
@@ -85,7 +85,7 @@ impl Refusals {
         if let Some(mut problem) = problem {
             problem.set_request_id(&request_id);
             (kind, detail) = problem.told();
-            // The length of the body that is replaced.
+            // It is the length of the replaced body.
             answer.headers_mut().remove(header::CONTENT_LENGTH);
             *answer.body_mut() = Either::Left(Full::new(to_json(&problem)));
         }
@@ -108,10 +108,7 @@ impl Refusals {
             Next::Count => {}
             Next::CountUntil(then) => {
                 let refusals = Arc::clone(self);
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "it ends by itself within a second"
-                )]
+                #[expect(clippy::disallowed_methods, reason = "it ends within a second")]
                 tokio::spawn(async move {
                     tokio::time::sleep_until(then.into()).await;
                     let counted = refusals.seen.lock().take(&what, Instant::now());
@@ -130,10 +127,10 @@ impl Refusals {
     }
 }
 
-/// A route and a problem.
+/// A route and the type of a problem.
 type What = (String, String);
 
-/// One request that was refused.
+/// One request that was answered with 5xx.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Refusal {
     request_id: String,
@@ -143,7 +140,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    /// Logs it, and how many there were since the line before.
+    /// Logs the request, with the number of such requests since the previous line.
     fn log(&self, (route, problem): &What, times: u64) {
         tracing::warn!(
             request_id = self.request_id,
@@ -153,28 +150,30 @@ impl Refusal {
             problem,
             detail = self.detail,
             times,
-            "refused"
+            "request failed"
         );
     }
 }
 
-/// What was refused lately, by route and problem: there are few of both.
+/// The recent 5xx responses, by route and problem. The number of both is small.
 #[derive(Default)]
 struct Seen(HashMap<What, Window>);
 
-/// The time since the last line of one thing.
+/// The time since the last log line of one route and problem.
 struct Window {
     opened: Instant,
     times: u64,
     last: Option<Refusal>,
 }
 
-/// What to do about a refusal.
+/// How a 5xx response is handled.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
+    /// It is logged now.
     Log(Refusal),
-    /// It is counted, and will be logged at this time with those that come until then.
+    /// It is counted. A line at this time covers it and those that follow until then.
     CountUntil(Instant),
+    /// It is counted for a line that is already scheduled.
     Count,
 }
 
@@ -200,7 +199,7 @@ impl Seen {
         }
     }
 
-    /// What was counted until now: the last of them, and their number.
+    /// Returns the last response that was counted until now and their number, and resets the count.
     fn take(&mut self, what: &What, now: Instant) -> Option<(Refusal, u64)> {
         let window = self.0.get_mut(what)?;
         window.opened = now;
@@ -237,7 +236,7 @@ mod tests {
             Next::CountUntil(at(1_000))
         );
         assert_eq!(seen.note(&what, refusal(4), at(999)), Next::Count);
-        // The line may come late; nothing is told beside it.
+        // The line may be late; until then, responses are only counted.
         assert_eq!(seen.note(&what, refusal(5), at(1_001)), Next::Count);
         assert_eq!(seen.take(&what, at(1_002)), Some((refusal(5), 3)));
         assert_eq!(

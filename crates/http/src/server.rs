@@ -1,8 +1,9 @@
-//! Accepting connections: how many, how slow, and how they end.
+//! Accepts connections, limits their number and their idle time, and drains them at shutdown.
 //!
-//! Invariant: no more connections are open than allowed, and some of those are kept for probes.
-//! None stays for ever: one that is idle, or does not take its answers, is closed. After `stop`,
-//! running requests are answered within the time to drain; what is still open then is cut.
+//! Invariant: the number of open connections is limited, and some of them are reserved for probes.
+//! A connection that is idle, or whose client does not read its responses, is closed. After `stop`,
+//! running requests are answered within the drain timeout; connections that are still open then
+//! are cut.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -29,43 +30,46 @@ use headcount_telemetry as telemetry;
 /// Limits of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections open at once, beside [`PROBE_CONNECTIONS`].
+    /// Maximum number of open connections, in addition to [`PROBE_CONNECTIONS`].
     pub connections_max: usize,
-    /// How long a connection may be idle, take over a request's head, or leave an answer untaken.
+    /// Timeout for idle connections, reading the head of a request and writing a response.
     pub idle_timeout: Duration,
-    /// How long requests may take to finish after `stop`.
+    /// Time for running requests to finish after `stop`.
     pub drain_timeout: Duration,
 }
 
-/// Connections that are kept for probes when all others are open: each answers one, and whoever
-/// else comes by one is refused. Further ones wait in the system's backlog.
+/// Connections that are reserved for probes when `connections_max` is reached. Each serves one
+/// probe; any other request on it is rejected. Further connections wait in the backlog of the
+/// operating system.
 pub const PROBE_CONNECTIONS: usize = 16;
 
-/// How long a connection that is kept for probes may take over a request's head: others may need
-/// it.
+/// Timeout for reading the head of a request on a connection that is reserved for probes. It is
+/// short because other probes may need the connection.
 const PROBE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait after the system refused a connection for want of files or memory.
+/// Pause after the system failed to accept a connection for lack of file descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 
-/// How long the rest of a request's head may take after `stop`, and how often that is looked at.
+/// Time for the rest of a request's head to arrive after `stop`, and the interval at which that is
+/// checked.
 const HEAD_GRACE: Duration = Duration::from_secs(1);
 
-/// Where connections come in, and on which terms.
+/// Where connections are accepted, and under which terms.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// What accepts them.
+    /// The listening socket.
     pub listener: Listener,
-    /// Who may ask.
+    /// Which origins and host names are allowed.
     pub access: AccessLimits,
     /// Limits of connections.
     pub limits: ServerLimits,
-    /// Whether nothing but `/healthz`, `/readyz` and `/metrics` is answered.
+    /// Whether only `/healthz`, `/readyz` and `/metrics` are served.
     pub only_probes: bool,
 }
 
 impl Endpoint {
-    /// For all requests, and for the service's own pages.
+    /// Creates an endpoint for all requests, with the default access limits: only pages of the
+    /// service itself are allowed.
     #[must_use]
     pub fn new(listener: impl Into<Listener>, limits: ServerLimits) -> Self {
         Self {
@@ -77,8 +81,8 @@ impl Endpoint {
     }
 }
 
-/// Serves `routes` at `endpoint` until `stop` resolves, then drains. Returns how many connections
-/// were cut because their requests took longer than the time to drain.
+/// Serves `routes` at `endpoint` until `stop` resolves, then drains. Returns the number of
+/// connections that were cut because their requests exceeded the drain timeout.
 pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output = ()>) -> usize {
     let Endpoint {
         listener,
@@ -89,7 +93,7 @@ pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output 
     let place = listener.place();
     let terms = Terms {
         access,
-        // No page can have a browser connect to a path.
+        // A web page cannot make a browser connect to a Unix socket.
         is_local: matches!(place, Ok(SocketPlace::Tcp(address)) if address.ip().is_loopback()),
         only_probes,
     };
@@ -98,7 +102,7 @@ pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output 
     loop {
         let accepted = tokio::select! {
             accepted = open.room.accept(&listener, limits) => accepted,
-            // Ended connections are forgotten as they end.
+            // Removes connections as they end, so that the set does not grow.
             Some(ended) = open.connections.join_next_with_id() => {
                 open.forget(ended);
                 continue;
@@ -108,7 +112,7 @@ pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output 
         match accepted {
             Ok((stream, place)) => open.add(stream, place),
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                tracing::warn!(%error, "accepting a connection failed; retrying");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -117,13 +121,13 @@ pub async fn serve(endpoint: Endpoint, routes: Routes, stop: impl Future<Output 
     open.drain().await
 }
 
-/// The places that connections take.
+/// Permits for connections.
 struct Room {
     any: Arc<Semaphore>,
     probes: Arc<Semaphore>,
 }
 
-/// A connection's place, and its share in the gauge, however it ends.
+/// The permit of a connection and its share of the gauge; dropping it releases both.
 struct Place {
     _permit: OwnedSemaphorePermit,
     only_probes: bool,
@@ -146,7 +150,7 @@ impl Drop for Place {
 }
 
 impl Room {
-    /// Accepts a connection once there is a place for it.
+    /// Accepts a connection once a permit is available.
     async fn accept(
         &self,
         listener: &Listener,
@@ -165,7 +169,7 @@ impl Room {
     }
 }
 
-/// The connections that are open.
+/// The open connections.
 struct Open {
     routes: Routes,
     terms: Arc<Terms>,
@@ -208,8 +212,8 @@ impl Open {
         let connection = http1::Builder::new()
             .timer(ConnectionTimer::default())
             .header_read_timeout(idle_timeout)
-            // A client may end its side after its request and still wait for the answer; `caller`
-            // tells one that has gone.
+            // A client may close its side after its request and still wait for the response;
+            // `caller` detects a client that is gone.
             .half_close(true)
             .serve_connection(TokioIo::new(bytes), service_fn(answer));
         let watched = self.graceful.watch(connection);
@@ -217,7 +221,7 @@ impl Open {
         let task = self.connections.spawn(async move {
             let _place = place;
             if let Err(error) = watched.await {
-                tracing::debug!(%error, "a connection ended early");
+                tracing::debug!(%error, "connection ended with an error");
             }
         });
         self.callers.insert(task.id(), (caller, task));
@@ -228,7 +232,7 @@ impl Open {
             Ok((id, ())) => id,
             Err(error) => {
                 if error.is_panic() {
-                    tracing::error!(%error, "a request panicked; its connection is closed");
+                    tracing::error!(%error, "request handler panicked; connection closed");
                 }
                 error.id()
             }
@@ -236,8 +240,8 @@ impl Open {
         self.callers.remove(&id);
     }
 
-    /// Waits until all requests are answered, and cuts what takes longer; returns how many
-    /// connections that was.
+    /// Waits until all requests are answered, and cuts connections whose requests exceed the drain
+    /// timeout. Returns the number of connections that were cut.
     async fn drain(mut self) -> usize {
         let deadline = Instant::now() + self.limits.drain_timeout;
         let graceful = std::mem::take(&mut self.graceful);
@@ -250,7 +254,8 @@ impl Open {
             while let Some(ended) = self.connections.try_join_next_with_id() {
                 self.forget(ended);
             }
-            // Nobody waits for an answer there, and the rest of the head may never come.
+            // No client waits for a response on an idle connection, and the rest of its head may
+            // never arrive.
             for (caller, task) in self.callers.values() {
                 if caller.is_idle() {
                     task.abort();

@@ -1,10 +1,11 @@
-//! A connection's timer, which stays set from one request to the next.
+//! The timer of a connection, which stays registered from one request to the next.
 //!
-//! Invariant: a sleep ends no earlier than asked, and whoever awaits it is woken then.
+//! Invariant: a sleep ends no earlier than its deadline, and its waiter is woken then.
 //!
-//! The server sets a timer for each request's head and takes it back when the head has come; each
-//! takes the lock of the runtime's timers, which all workers share. To move a timer that is set to
-//! a later time takes no lock: so it is kept, not taken back.
+//! The HTTP library sets a timer for the head of each request and cancels it when the head has
+//! arrived. Each of these operations takes the lock of the runtime's timers, which all workers
+//! share. Moving a registered timer to a later time takes no lock, so the timer is kept instead of
+//! cancelled.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use parking_lot::Mutex;
 
 type Kept = Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>;
 
-/// The timer of one connection, for sleeps one after the other.
+/// The timer of one connection. Its sleeps usually follow one another and reuse one Tokio timer.
 #[derive(Default)]
 pub(super) struct ConnectionTimer {
     kept: Kept,
 }
 
-/// A sleep that goes back to its connection when it is dropped.
+/// A sleep whose Tokio timer is returned to its connection on drop.
 struct Borrowed {
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
     kept: Kept,
@@ -82,8 +83,8 @@ mod tests {
     #[tokio::test]
     async fn each_sleep_ends_when_it_should_though_the_timer_is_kept() {
         let timer = ConnectionTimer::default();
-        // One that is given up, a later one, an earlier one, a far one that is given up, and one
-        // before that.
+        // A sleep that is dropped early, a later one, an earlier one, a much later one that is
+        // dropped early, and one before that.
         let far = LONG.div_duration_f64(STEP) as u32;
         for (awaited, steps) in [(false, 5), (true, 3), (true, 1), (false, far), (true, 2)] {
             let begun = timer.now();

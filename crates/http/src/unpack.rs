@@ -1,9 +1,9 @@
-//! Packed bodies: what they hold.
+//! Decompresses bodies.
 //!
-//! Invariant: what comes out has no more bytes than a body may have, and takes room as a body does
-//! before it is there. What the unpacking itself takes is bounded: its memory by [`WINDOW_LOG_MAX`]
-//! and [`UNPACKING_MAX`], its time by the bytes that go in and come out, both of which are those of
-//! a body.
+//! Invariant: the output is not larger than a body may be, and room is reserved for it before it is
+//! written. The decompressor itself is bounded as well: its memory by [`WINDOW_LOG_MAX`] and
+//! [`UNPACKING_MAX`], its time by the sizes of input and output, which are both limited to the size
+//! of a body.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use super::error::Problem;
 use super::media::Packing;
 use headcount_runtime::clock::within;
 
-/// Bodies that are unpacked at once; others wait.
+/// Maximum number of bodies that are decompressed concurrently; others wait.
 const UNPACKING_MAX: usize = 4;
 
-/// The most memory that a frame of zstd may ask for, as a power of two: 8 MiB. RFC 9659 allows no
-/// more to this coding.
+/// Maximum memory that a zstd frame may require, as a power of two: 8 MiB. RFC 9659 sets this limit
+/// for the content coding.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// Bytes that room is taken for at first; each time that they don't do, for twice as many.
+/// Initial size of the output buffer, in bytes. It doubles whenever it is full.
 const FIRST_BYTES: usize = 64 * 1024;
 
-/// The places of those that unpack.
+/// The permits for concurrent decompression.
 pub(crate) struct Unpackers(Arc<Semaphore>);
 
 impl Unpackers {
-    /// All places free.
+    /// Creates the permits; all of them are available.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(UNPACKING_MAX)))
     }
 
-    /// Waits for a place, as long as a body may take to arrive.
+    /// Waits for a permit, for at most the timeout of a body.
     pub(crate) async fn place(&self, limits: BodyLimits) -> Result<OwnedSemaphorePermit, Problem> {
         let place = Arc::clone(&self.0).acquire_owned();
         let place = within(limits.body_timeout, place).await;
@@ -46,7 +46,7 @@ impl Unpackers {
     }
 }
 
-/// Unpacks `body`, of which at most `bytes_max` bytes may come. It computes for some milliseconds a
+/// Decompresses `body` to at most `bytes_max` bytes. This takes a few milliseconds of CPU time per
 /// MiB.
 pub(crate) fn unpack(
     packing: Packing,
@@ -64,12 +64,12 @@ pub(crate) fn unpack(
         Fault::TooLarge => Problem::body_too_large(bytes_max),
         Fault::NoRoom => Problem::bodies_in_flight(),
         Fault::Body(error) => Problem::unreadable_body(format!(
-            "The body can't be unpacked as {}: {error}. {}",
+            "The body cannot be decompressed as {}: {error}. {}",
             packing.name(),
             match packing {
-                Packing::Gzip => "Pack it anew, or send it as it is.",
+                Packing::Gzip => "Compress it again, or send it uncompressed.",
                 Packing::Zstd =>
-                    "Pack it anew, with a window of 8 MiB at most, or send it as it is.",
+                    "Compress it again with a window of at most 8 MiB, or send it uncompressed.",
             }
         )),
     })
@@ -95,7 +95,7 @@ fn read(mut from: impl Read, bytes_max: usize, room: &mut Room) -> Result<Vec<u8
             return Err(Fault::TooLarge);
         }
         if filled == bytes.len() {
-            // One byte more than allowed tells that there are too many.
+            // The buffer may hold one byte more than allowed, to detect that the limit is exceeded.
             let next = (2 * filled).max(FIRST_BYTES).min(bytes_max + 1);
             if !room.take(next - filled) {
                 return Err(Fault::NoRoom);
@@ -140,7 +140,7 @@ mod tests {
         zstd::encode_all(bytes, 3).expect("packed")
     }
 
-    /// Room of a body of so many bytes, where all bodies may have `bytes_max` in all.
+    /// Returns the room of a body of `bytes` bytes, where all bodies share `bytes_max` bytes.
     async fn room(bytes: usize, bytes_max: usize) -> Room {
         let limits = BodyLimits {
             body_bytes_max: bytes_max,
@@ -167,7 +167,7 @@ mod tests {
             let zstd_of = unpacked(Packing::Zstd, &zstd(&bytes)).await;
             assert!(zstd_of == Ok(bytes), "{length}");
         }
-        // As `cat a.gz b.gz` makes it.
+        // Concatenated members, as from `cat a.gz b.gz`.
         let parts = [gzip(b"one "), gzip(b"two")].concat();
         assert_eq!(
             unpacked(Packing::Gzip, &parts).await,
@@ -193,9 +193,13 @@ mod tests {
             (Packing::Zstd, zstd(&large[..=BYTES_MAX])),
         ] {
             let refused = unpacked(packing, &packed).await;
-            assert_eq!(refused, Err(StatusCode::PAYLOAD_TOO_LARGE), "one byte");
+            assert_eq!(
+                refused,
+                Err(StatusCode::PAYLOAD_TOO_LARGE),
+                "one byte too many"
+            );
         }
-        // A frame that asks for a window of 128 MiB, of which it holds a byte.
+        // A frame that requires a window of 128 MiB for a single byte.
         let mut wide = zstd::Encoder::new(Vec::new(), 3).expect("an encoder");
         wide.window_log(27).expect("set");
         wide.write_all(b"x").expect("packed");

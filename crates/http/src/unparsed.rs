@@ -1,9 +1,9 @@
-//! Answers to bytes that are no request: the server library gives them by itself, with a status and
-//! no body.
+//! Adds a problem to the responses to bytes that are not a request. The HTTP library sends these
+//! responses on its own, with a status and without a body.
 //!
-//! Invariant: they are told from all others by their head, which does not say who answers; all that
-//! this service gives does. Their status and what else is in their head stays. To a malformed HEAD
-//! the body is sent as well: which method it was is not known here.
+//! Invariant: such a response is recognised by its head, which has no header `Server`; all
+//! responses of this service have one. Its status and its other headers stay the same. A malformed
+//! HEAD is also answered with a body, because the method is not known here.
 
 use std::io::IoSlice;
 
@@ -12,21 +12,22 @@ use axum::http::StatusCode;
 use super::error::{PROBLEM_JSON, Problem, to_json};
 use super::front::SERVER;
 
-/// More than the library's own heads have.
+/// Maximum size of a head that the HTTP library generates, in bytes.
 const HEAD_BYTES_MAX: usize = 256;
-/// What ends a head.
+/// The end of a head.
 const END: &str = "\r\n\r\n";
-/// What begins one.
+/// The beginning of a head.
 const BEGIN: &[u8] = b"HTTP/1.";
-/// What says that there is no body, in the library's letters.
+/// The header of a response without a body, as the HTTP library writes it.
 const NO_BODY: &str = "content-length: 0\r\n";
-/// What says who answers.
+/// The beginning of the header `Server`.
 const WHO: &str = "\r\nserver: ";
 
-/// What is written instead of `slices`, if they end with an answer of the library's own.
+/// Returns the bytes that replace `slices`, if these end with a response that the HTTP library
+/// generated.
 pub(super) fn answer(slices: &[IoSlice<'_>]) -> Option<Vec<u8>> {
     let last = slices.iter().rev().find(|slice| !slice.is_empty())?;
-    // Nearly all others end with a body.
+    // Nearly all other responses end with a body.
     if !last.ends_with(END.as_bytes()) {
         return None;
     }
@@ -58,7 +59,7 @@ fn problem(status: StatusCode) -> Option<Problem> {
         StatusCode::BAD_REQUEST => (
             "invalid-request",
             "This is no request",
-            "The first line or a header is not as HTTP/1.1 has it (RFC 9112).",
+            "The request line or a header is not valid HTTP/1.1 (RFC 9112).",
         ),
         StatusCode::URI_TOO_LONG => (
             "uri-too-long",
@@ -68,7 +69,8 @@ fn problem(status: StatusCode) -> Option<Problem> {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
             "head-too-large",
             "The headers are too large",
-            "A request may have at most 100 headers, and 408 KiB with its first line. Send fewer cookies.",
+            "A request may have at most 100 headers, and 408 KiB of headers and request line. Send \
+             fewer or shorter headers, such as cookies.",
         ),
         _ => return None,
     };

@@ -1,9 +1,9 @@
-//! Bodies that nobody has read to their end: read and dropped before the answer, so that it reaches
-//! a client that reads nothing before it has sent all, and so that the connection can be used
-//! again.
+//! Reads and drops the rest of bodies that no handler has read to their end, before the response is
+//! sent. So the response reaches clients that send the whole body before they read, and the
+//! connection can be reused.
 //!
-//! Invariant: a body costs no memory here, and a bounded time. Where it is left unread the answer
-//! says that the connection is closed, and the connection lingers.
+//! Invariant: a dropped body takes no memory and a bounded time. If a body is left unread, the
+//! response says that the connection is closed, and the connection lingers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,16 +20,18 @@ use parking_lot::Mutex;
 use super::caller::Caller;
 use headcount_runtime::clock::within;
 
-/// Bytes of an unread body for which the connection is kept.
+/// Maximum number of dropped bytes after which the connection is kept open.
 const KEPT_BYTES_MAX: u64 = 1024 * 1024;
-/// Bytes of a body that are read and dropped.
+/// Maximum number of bytes of a body that are read and dropped.
 const DROPPED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// How long that may take.
+/// Maximum time for reading and dropping a body.
 const DROPPED_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long a client may pause in it: one that waits for its answer before it goes on gets that.
+/// Maximum pause of the client between two parts. A client that waits for the response before it
+/// sends more then gets it.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Reads what is left of a request's body, and says in the answer if the connection is closed.
+/// Reads and drops the rest of a request's body. Sets `Connection: close` in the response if the
+/// connection cannot be kept.
 pub(super) async fn settle<B, A>(
     body: B,
     waits_to_continue: bool,
@@ -38,7 +40,7 @@ pub(super) async fn settle<B, A>(
 ) where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    // The rest of one that came too slowly is not waited for.
+    // The rest of a body that arrived too slowly is not read.
     let is_slow = response.status() == StatusCode::REQUEST_TIMEOUT;
     let dropped = match waits_to_continue || is_slow {
         true => None,
@@ -55,13 +57,14 @@ pub(super) async fn settle<B, A>(
     }
 }
 
-/// Says in the answer that the connection is closed after it, which closes it.
+/// Sets `Connection: close` in the response, so that the connection is closed after it.
 pub(super) fn close_after<A>(response: &mut Response<A>) {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
 }
 
-/// How many bytes were left, if they came and were not too many.
+/// Reads and drops a body. Returns its number of bytes, or `None` if it failed, paused too long or
+/// was too large.
 async fn drop_all<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Option<u64> {
     let mut dropped = 0;
     while let Some(frame) = within(PAUSE_MAX, body.frame()).await.ok()? {
@@ -74,16 +77,16 @@ async fn drop_all<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Option<u64>
     Some(dropped)
 }
 
-/// Where a body comes back to that was lent.
+/// The place to which a lent body is returned.
 pub(super) type Back<B> = Arc<Mutex<Option<B>>>;
 
-/// A body that comes back if it is not read to its end.
+/// A body that is returned on drop if it was not read to its end.
 pub(super) struct Lent<B> {
     body: Option<B>,
     back: Back<B>,
 }
 
-/// Lends a body to somebody who may drop it.
+/// Lends a body to a handler that may drop it.
 pub(super) fn lend<B>(body: Option<B>) -> (Lent<B>, Back<B>) {
     let back = Back::default();
     let lent = Lent {

@@ -1,7 +1,7 @@
-//! What nodes say of themselves, and what is made of that.
+//! Announcements of nodes, and what a node concludes from them.
 //!
-//! Invariant: what another release says is read as far as it is known, and nothing that is said
-//! makes a node count anything.
+//! Invariant: an announcement of another release is read as far as its fields are known, and no
+//! announcement changes a count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,79 +11,79 @@ use tokio::time::Instant;
 
 use headcount_model::{CounterName, Epoch};
 
-/// How long a node that fell silent is remembered while the broker is there.
+/// How long a silent node is remembered while the broker is connected.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
-/// How long a node that fell silent is taken to be alive: some missed announcements, and a pause of
-/// its process.
+/// How long a silent node is taken to be alive: it allows for some missed announcements and a pause
+/// of its process.
 const LIVES_FOR: Duration = Duration::from_secs(10);
-/// How long to listen before every node that is alive was heard.
+/// How long to listen until every node that is alive must have been heard.
 const HEARD_ALL_AFTER: Duration = Duration::from_secs(3);
-/// The most bytes of an announcement; a longer one is not read.
+/// The most bytes of an announcement; a longer one is ignored.
 const ANNOUNCEMENT_BYTES_MAX: usize = 64 * 1024;
-/// The most nodes remembered.
+/// The most nodes that are remembered.
 const NODES_MAX: usize = 4_096;
 
-/// What a node is.
+/// The role of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It takes posts and answers reads.
+    /// It accepts posts and answers reads.
     Coordinator,
-    /// It counts.
+    /// It counts items.
     Counter,
-    /// Something that a later release knows.
+    /// A role of a later release.
     #[default]
     #[serde(other)]
     Other,
 }
 
-/// What a node says of itself. Fields that a release does not know are passed over; those that it
-/// misses are their defaults.
+/// What a node announces about itself. Unknown fields are ignored, and missing fields have their
+/// defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Announcement {
     /// The release.
     pub version: String,
-    /// What it is.
+    /// The role.
     pub role: Role,
-    /// A counter's name, or a coordinator's.
+    /// The name of the counter or coordinator.
     pub name: String,
-    /// The cluster that it belongs to; empty in a release before this field.
+    /// The id of its cluster; empty in releases that do not have this field.
     pub cluster: String,
     /// When its process started, in milliseconds since the Unix epoch.
     pub started_at_ms: u64,
-    /// Its present life: random, new at every start.
+    /// Its incarnation: random, new at every start.
     pub life: u64,
-    /// Where its internal endpoint is.
+    /// The URL of its internal endpoint.
     pub url: String,
     /// Whether a counter is complete.
     pub complete: bool,
-    /// Whether a counter has applied anything, or consumed from a broker, ever.
+    /// Whether a counter has ever applied anything, or consumed from a broker.
     pub holds_position: bool,
-    /// Whether a counter's `started` marker is on this broker; absent until it has looked.
+    /// Whether a counter's `started` marker is on this broker; absent until it has checked.
     pub started: Option<bool>,
     /// A digest of a counter's position.
     pub position_digest: u64,
     /// The counters that its settings name.
     pub named: Vec<String>,
-    /// A counter's tenants.
+    /// The number of a counter's tenants.
     pub tenants: u64,
-    /// A counter's items.
+    /// The number of a counter's items.
     pub items: u64,
-    /// How old the last batch was when a counter applied it, in milliseconds.
+    /// The age of the last batch when a counter applied it, in milliseconds.
     pub lag_ms: u64,
-    /// The newest format of a batch that it reads.
+    /// The newest batch format that it reads.
     pub wire_version: u8,
-    /// The counters whose queues get every batch that a coordinator appends from now on; all that
-    /// it appended before without one of them is confirmed. A release before this field published
-    /// to whatever was bound.
+    /// The counters to whose queues a coordinator publishes every batch from now on. All batches
+    /// that it appended without one of them are confirmed. Releases without this field published
+    /// to whatever queues were bound.
     pub reaches: Option<Vec<String>>,
-    /// The epoch of a coordinator, as 32 hex digits; none where its release doesn't say.
+    /// The epoch of a coordinator, as 32 hex digits; absent in releases without this field.
     #[serde(skip_serializing_if = "Option::is_none", with = "epoch")]
     pub epoch: Option<Epoch>,
 }
 
-/// An epoch in JSON; a text that is none is passed over, as if nothing was said.
+/// An epoch in JSON. Text that is not an epoch is treated as absent.
 mod epoch {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -109,19 +109,19 @@ mod epoch {
     }
 }
 
-/// A node and when it was heard last.
+/// A node's last announcement and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
-    /// What it said.
+    /// The announcement.
     pub announcement: Announcement,
-    /// When, by the runtime's clock.
+    /// When it arrived, by the clock of the runtime.
     pub seen_at: Instant,
 }
 
-/// Every node heard, by its unique name.
+/// The nodes that were heard, by their unique names.
 pub type Nodes = BTreeMap<String, Sighting>;
 
-/// The counters among `nodes`.
+/// The counters among `nodes`, sorted.
 pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
     let counters = nodes
         .values()
@@ -135,10 +135,11 @@ pub(super) fn known_counters(nodes: &Nodes) -> Vec<CounterName> {
     names
 }
 
-/// Why a batch that somebody appends from now on may not reach `counter`'s queue, as far as one
-/// knows who has heard these `nodes`, and has been listening since `listening_since`: the counter
-/// may not take itself for complete meanwhile. What was said before `lost_at`, when it lost its
-/// queue or looked first, says nothing of the queue that it has now.
+/// Returns why a batch that some coordinator appends from now on may not reach the queue of
+/// `counter`. While there is a reason, the counter must not consider itself complete.
+///
+/// `nodes` were heard since `listening_since`. An announcement from before `lost_at`, when the
+/// counter lost its queue or first checked it, is ignored: it does not refer to the present queue.
 #[must_use]
 pub fn not_reached(
     nodes: &Nodes,
@@ -148,7 +149,7 @@ pub fn not_reached(
 ) -> Option<String> {
     let since = listening_since.map(|since| since.max(lost_at));
     let Some(since) = since.filter(|&since| now.duration_since(since) >= HEARD_ALL_AFTER) else {
-        return Some("the coordinators are being listened for".to_owned());
+        return Some("still listening for announcements of coordinators".to_owned());
     };
     for Sighting {
         announcement: node,
@@ -158,27 +159,30 @@ pub fn not_reached(
         let reaches = |names: &Vec<String>| includes(names, counter);
         let name = &node.name;
         if !node.reaches.as_ref().is_none_or(reaches) {
-            return Some(format!("{name} does not publish to its queue yet"));
+            return Some(format!(
+                "coordinator {name} does not publish to this counter's queue yet"
+            ));
         }
         if *seen_at < since {
             return Some(format!(
-                "{name} has not said since whether it publishes to its queue"
+                "coordinator {name} has not yet announced whether it publishes to this counter's \
+                 queue"
             ));
         }
     }
     None
 }
 
-/// Whether a coordinator that is alive `now` does not name `counter`: while that counter was away,
-/// it may have acknowledged batches without a copy for it. Releases that don't say whom they reach
-/// kept everything that was bound.
+/// Whether a coordinator that is alive at `now` does not name `counter`. While the counter was
+/// away, such a coordinator may have acknowledged batches without a copy for it. Releases that do
+/// not announce `reaches` published to all bound queues, so they do not count.
 pub(super) fn is_unnamed(nodes: &Nodes, counter: &CounterName, now: Instant) -> bool {
     coordinators_alive(nodes, now)
         .map(|sighting| &sighting.announcement)
         .any(|node| node.reaches.is_some() && !includes(&node.named, counter))
 }
 
-/// The coordinators that were heard not long before `now`.
+/// The coordinators that are taken to be alive at `now`.
 fn coordinators_alive(nodes: &Nodes, now: Instant) -> impl Iterator<Item = &Sighting> {
     nodes.values().filter(move |sighting| {
         now.duration_since(sighting.seen_at) < LIVES_FOR
@@ -190,7 +194,7 @@ fn includes(names: &[String], counter: &CounterName) -> bool {
     names.iter().any(|name| name == counter.as_str())
 }
 
-/// What travels: the announcement and who it is from.
+/// The message that is sent: an announcement and the name of its node.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Message {
     pub node: String,
@@ -198,7 +202,7 @@ pub(super) struct Message {
     pub announcement: Announcement,
 }
 
-/// The message that `bytes` are, if they are one.
+/// Decodes a message; none if `bytes` are too long or not a message.
 pub(super) fn read(bytes: &[u8]) -> Option<Message> {
     if bytes.len() > ANNOUNCEMENT_BYTES_MAX {
         return None;
@@ -206,8 +210,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<Message> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// Notes a message heard `now` by one who has listened `since`. Nobody is silent while nobody
-/// listens, and a counter's new life takes the place of the one before.
+/// Records a message that arrived at `now`. The receiver has listened since `since`, and time
+/// without a listener does not count as silence. A counter's new incarnation replaces the earlier
+/// one.
 pub(super) fn note(nodes: &mut Nodes, message: Message, since: Instant, now: Instant) {
     nodes.retain(|node, sighting| {
         let (known, new) = (&sighting.announcement, &message.announcement);

@@ -1,4 +1,4 @@
-//! What is made of announcements.
+//! Tests of announcements.
 //!
 //! Invariant: nothing here needs a broker.
 
@@ -26,7 +26,7 @@ fn announcements_of_other_releases_are_read() {
     assert_eq!(read_later.announcement.epoch, None);
     let odd = br#"{"node":"n","role":"coordinator","epoch":"+0000000000000000000000000000007"}"#;
     assert_eq!(read(odd).expect("read").announcement.epoch, None);
-    assert!(read(b"{}").is_none(), "nobody's");
+    assert!(read(b"{}").is_none(), "a message without a node");
     assert!(read(b"nonsense").is_none());
     assert!(read(&vec![b' '; ANNOUNCEMENT_BYTES_MAX + 1]).is_none());
     let sent = serde_json::to_vec(&message("n", Role::Counter, "c1")).expect("JSON");
@@ -43,7 +43,7 @@ fn numbers() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    /// Whatever a node says of itself, the numbers' extremes included, is heard as it was said.
+    /// An announcement survives the round trip unchanged, including the extremes of its numbers.
     #[test]
     fn announcements_survive_the_round_trip(
         numbers in [numbers(), numbers(), numbers(), numbers(), numbers()],
@@ -59,8 +59,9 @@ proptest! {
         let [complete, holds_position] = flags;
         let said = message("n", Role::Counter, &name);
         let announcement = Announcement {
-            version: "0".into(), url: "http://c1:3000".into(), life, position_digest, tenants, items, lag_ms,
-            complete, holds_position, started, wire_version, reaches, named, epoch: epoch.map(Epoch), ..said.announcement
+            version: "0".into(), url: "http://c1:3000".into(), life, position_digest, tenants,
+            items, lag_ms, complete, holds_position, started, wire_version, reaches, named,
+            epoch: epoch.map(Epoch), ..said.announcement
         };
         let said = Message { announcement, ..said };
         let heard = read(&serde_json::to_vec(&said).expect("JSON")).expect("read");
@@ -71,7 +72,7 @@ proptest! {
     }
 }
 
-/// Hears of counters, each by its node and name.
+/// Records announcements of counters, each given by its node and name.
 fn hear(nodes: &mut Nodes, counters: &[(&str, &str)], since: Instant, now: Instant) {
     for (node, name) in counters {
         note(nodes, message(node, Role::Counter, name), since, now);
@@ -99,7 +100,7 @@ fn nobody_is_silent_while_the_broker_is_away() {
     let start = Instant::now();
     let mut nodes = Nodes::default();
     hear(&mut nodes, &[("b", "c1")], start, start);
-    // A long outage of the broker, and the first word after it.
+    // After a long outage of the broker, the first announcement arrives.
     let since = start + SILENCE_MAX * 2;
     hear(&mut nodes, &[("a", "c2")], since, since);
     assert_eq!(nodes.len(), 2);
@@ -122,7 +123,7 @@ fn a_new_life_takes_the_place_of_the_one_before() {
     }
 }
 
-/// What a counter may take for whole depends on what those append who are alive.
+/// A counter may become complete only when every coordinator that is alive publishes to its queue.
 #[test]
 fn a_counter_is_reached_once_each_coordinator_that_lives_says_so() {
     let start = Instant::now();
@@ -160,13 +161,13 @@ fn a_counter_is_reached_once_each_coordinator_that_lives_says_so() {
         not_reached(&reaching, &counter, (Some(start), start), now),
         None
     );
-    // Its queue was lost since, and both were silent.
+    // The queue was lost later, and neither coordinator has announced since.
     let (lost_at, later) = (now + Duration::from_secs(1), now + HEARD_ALL_AFTER * 2);
     let why = not_reached(&reaching, &counter, (Some(start), lost_at), later);
-    assert!(why.is_some_and(|why| why.contains("has not said since")));
+    assert!(why.is_some_and(|why| why.contains("has not yet announced")));
 }
 
-/// One that was away has no copies of what such a coordinator acknowledged.
+/// A counter that was away has no copies of the batches that such a coordinator acknowledged.
 #[test]
 fn a_counter_is_unnamed_while_a_coordinator_lives_that_does_not_name_it() {
     let start = Instant::now();
@@ -188,7 +189,7 @@ fn a_counter_is_unnamed_while_a_coordinator_lives_that_does_not_name_it() {
     let older = said(&["c1"], None);
     assert!(
         !is_unnamed(&older, &counter, start),
-        "it kept what was bound"
+        "it published to all bound queues"
     );
     let passing_by = said(&["c1"], Some(vec!["c4".to_owned()]));
     assert!(is_unnamed(&passing_by, &counter, start));

@@ -1,7 +1,7 @@
-//! What the broker refuses, as its replies say it.
+//! Errors of broker operations, and the meaning of the broker's replies.
 //!
-//! Invariant: pure. Nothing is read into a reply that RabbitMQ, 3.10 to 4, also gives for something
-//! that passes by itself.
+//! Invariant: pure. A reply is not interpreted as permanent if RabbitMQ, 3.10 to 4, also sends it
+//! for a transient condition.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use lapin::ErrorKind;
 use lapin::protocol::AMQPError;
 use thiserror::Error;
 
-/// The broker's reply when something is not there, or can't be reached.
+/// The reply code when something does not exist or is not available.
 const NOT_FOUND: u16 = 404;
-/// How the broker's text begins when a queue is not there; its name follows.
+/// The start of the broker's text when a queue does not exist; the queue's name follows.
 const NO_QUEUE: &str = "NOT_FOUND - no queue '";
-/// How the broker's text begins when an exchange is not there; its name follows.
+/// The start of the broker's text when an exchange does not exist; the exchange's name follows.
 const NO_EXCHANGE: &str = "NOT_FOUND - no exchange '";
 
-/// The broker's reply to what breaks one of its limits, among others.
+/// The reply code when a limit of the broker is exceeded, among other causes.
 const PRECONDITION_FAILED: u16 = 406;
-/// How the broker's text begins when a virtual host may have no more queues.
+/// The start of the broker's text when a virtual host has reached its limit of queues.
 const CAN_NOT_DECLARE: &str = "PRECONDITION_FAILED - cannot declare queue '";
-/// What the broker says of a message that is larger than it takes; the sizes follow.
+/// The part of the broker's text that precedes the sizes, when a message is too large.
 const TOO_LARGE: &str = "message size ";
 
-/// Why something on the broker failed.
+/// Why an operation on the broker failed.
 #[derive(Debug, Clone, Error)]
 pub(super) enum BrokerError {
     #[error("{0}")]
     Lapin(lapin::Error),
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// What was to be done was not, and the text says why.
+    /// The operation was not done; the text gives the reason.
     #[error("{0}")]
     Undone(String),
 }
@@ -42,29 +42,27 @@ impl From<lapin::Error> for BrokerError {
 }
 
 impl BrokerError {
-    /// The broker's reply code, if the broker refused: 404 not found, 405 locked, 406 precondition
-    /// failed…
+    /// The reply code, if the broker refused: 404 not found, 405 locked, 406 precondition failed…
     pub(crate) fn code(&self) -> Option<u16> {
         self.refusal().map(AMQPError::get_id)
     }
 
-    /// What the broker says is not there, if it is that.
+    /// The kind of the missing object, if the broker reports one.
     pub(crate) fn missing(&self) -> Option<Missing> {
         let refusal = self.refusal()?;
         missing(refusal.get_id(), refusal.get_message().as_str())
     }
 
-    /// Whether the broker says of what was asked for that it is there, and can't be reached for
-    /// now.
+    /// Whether the broker reports that the object exists but is temporarily unavailable.
     pub(crate) fn is_out_of_reach(&self) -> bool {
         self.refusal().is_some_and(|refusal| {
             is_out_of_reach(refusal.get_id(), refusal.get_message().as_str())
         })
     }
 
-    /// Whether the broker has something by that name already which is not the same, or can't have
-    /// it: no repetition cures that. To have one more than it may, which has the same code, an
-    /// operator can allow.
+    /// Whether the broker has an object of that name with other properties, or cannot have it: a
+    /// retry cannot succeed. A reached limit has the same code but does not count, because an
+    /// operator can raise it.
     pub(crate) fn is_of_other_arguments(&self) -> bool {
         self.refusal().is_some_and(|refusal| {
             refusal.get_id() == PRECONDITION_FAILED
@@ -72,14 +70,13 @@ impl BrokerError {
         })
     }
 
-    /// The most bytes that the broker's `max_message_size` allows a message, if it refused one that
-    /// has more.
+    /// The broker's `max_message_size` in bytes, if it refused a larger message.
     pub(crate) fn message_bytes_max(&self) -> Option<usize> {
         let refusal = self.refusal()?;
         message_bytes_max(refusal.get_id(), refusal.get_message().as_str())
     }
 
-    /// Whether no answer came in time.
+    /// Whether no response came in time.
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout(_))
     }
@@ -95,16 +92,16 @@ impl BrokerError {
     }
 }
 
-/// What is not on the broker.
+/// The kind of an object that does not exist on the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
     Queue,
     Exchange,
 }
 
-/// What a refusal says is not there. The code is the same where the broker can't tell or is in
-/// between: for a queue whose node is down, whose process crashed, was stopped, is being demoted or
-/// does not answer in time. None of these is a loss, and all pass.
+/// The kind of the object that a refusal reports as missing. The code is the same if the broker
+/// cannot tell: for a queue whose node is down, or whose process crashed, was stopped, is being
+/// demoted or does not answer in time. None of these is a loss, and all are transient.
 fn missing(code: u16, text: &str) -> Option<Missing> {
     if code != NOT_FOUND {
         None
@@ -117,13 +114,13 @@ fn missing(code: u16, text: &str) -> Option<Missing> {
     }
 }
 
-/// Whether a refusal says of what was asked for that it is there, and can't be reached for now.
+/// Whether a refusal reports that the object exists but is temporarily unavailable.
 fn is_out_of_reach(code: u16, text: &str) -> bool {
     code == NOT_FOUND && missing(code, text).is_none()
 }
 
-/// The bound that the refusal of a message names which is larger: "PRECONDITION_FAILED - message
-/// size 70000 is larger than configured max size 65536", of 3.10 to 4.
+/// The limit in a refusal of a message that is too large, by 3.10 to 4: "PRECONDITION_FAILED -
+/// message size 70000 is larger than configured max size 65536".
 fn message_bytes_max(code: u16, text: &str) -> Option<usize> {
     let (_, sizes) = text.split_once(TOO_LARGE)?;
     let (_, bound) = sizes.rsplit_once(' ')?;
@@ -132,10 +129,10 @@ fn message_bytes_max(code: u16, text: &str) -> Option<usize> {
         .flatten()
 }
 
-/// Whether a refusal is for a limit of a virtual host: "cannot declare queue 'q': queue limit in
-/// vhost '/' (3) is reached".
+/// Whether a refusal reports a reached limit of a virtual host: "cannot declare queue 'q': queue
+/// limit in vhost '/' (3) is reached".
 fn is_of_a_limit(text: &str) -> bool {
-    // RabbitMQ cuts a text that is long: its end may be missing.
+    // RabbitMQ truncates long texts, so the end may be missing.
     text.starts_with(CAN_NOT_DECLARE) || (text.contains(" limit ") && text.ends_with("is reached"))
 }
 
@@ -144,7 +141,7 @@ mod tests {
     use super::super::connection::OPERATION_TIMEOUT;
     use super::*;
 
-    /// The texts are RabbitMQ's, of 3.10 to 4.
+    /// The texts are those of RabbitMQ 3.10 to 4.
     #[test]
     fn only_what_the_broker_has_no_record_of_is_missing() {
         let queue = "NOT_FOUND - no queue 'h.items.0.c1' in vhost '/'";
@@ -156,11 +153,12 @@ mod tests {
             "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor",
             "NOT_FOUND - queue 'q' in vhost '/' has crashed and failed to restart",
             "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/' due to timeout",
-            "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/': its master replica <0.9.0> may be \
-             stopping or being demoted",
-            // Whoever names a queue so gains nothing.
+            "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/': its master replica \
+             <0.9.0> may be stopping or being demoted",
+            // The name of a queue must not change the result.
             "NOT_FOUND - queue 'no queue 'c1'' in vhost '/' process is stopped by supervisor",
-            "NOT_FOUND - failed to perform operation on queue 'NOT_FOUND - no queue 'c1' in vhost '/' due to timeout",
+            "NOT_FOUND - failed to perform operation on queue 'NOT_FOUND - no queue 'c1' in vhost \
+             '/' due to timeout",
             "NOT_FOUND - no binding e between exchange 'e' in vhost '/' and queue 'q' in vhost '/'",
             "NOT_FOUND",
             "",
@@ -168,7 +166,7 @@ mod tests {
             assert_eq!(missing(404, passing), None, "{passing}");
             assert!(is_out_of_reach(404, passing), "{passing}");
         }
-        // A name may hold what other answers say.
+        // A name may contain the text of another reply.
         let named = "NOT_FOUND - no queue 'is down or inaccessible due to timeout' in vhost '/'";
         assert_eq!(missing(404, named), Some(Missing::Queue));
         for (code, text) in [
@@ -186,10 +184,12 @@ mod tests {
     #[test]
     fn a_limit_is_told_from_other_arguments() {
         assert!(is_of_a_limit(
-            "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost '/' (3) is reached"
+            "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost '/' (3) is \
+             reached"
         ));
         assert!(!is_of_a_limit(
-            "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'limit is reached' in vhost '/': received 'classic' but current is 'quorum'"
+            "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'limit is reached' in \
+             vhost '/': received 'classic' but current is 'quorum'"
         ));
     }
 

@@ -1,6 +1,6 @@
-//! Connecting to the broker again and again, over its list of hosts.
+//! Connecting to the broker, with retries over its list of hosts.
 //!
-//! Invariant: every wait is bounded, and a broker that comes back is not met by everybody at once.
+//! Invariant: every wait is bounded, and nodes spread their reconnects to a recovered broker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use super::broker_error::BrokerError;
 use super::{AmqpOptions, AmqpUrl};
 use headcount_telemetry as telemetry;
 
-/// The pause after a first failure; it doubles from there.
+/// The pause after the first failure; it doubles with each further failure.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts, before jitter.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often a connection is looked at beside what it reports of itself.
+/// How often a connection's state is checked in addition to the events that it reports.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The longest that an operation other than a publish may take.
 pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest that a farewell may take.
+/// The longest that closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The least channels that a connection must be allowed to have: no purpose takes more at once,
-/// those that are just being closed included.
+/// The least `channel_max` of a connection. No purpose uses more channels at once, including those
+/// that are being closed.
 const CHANNELS_MIN: u16 = 16;
 
 /// Runs one operation on the broker within [`OPERATION_TIMEOUT`].
@@ -38,8 +38,8 @@ pub(super) async fn timed<T>(
     }
 }
 
-/// The pause before attempt `failures + 1`: doubling from 100 ms to 5 s, and of that a random half
-/// to whole, so that nodes which lost the same broker don't return together.
+/// The pause before attempt `failures + 1`: it doubles from 100 ms to 5 s. A random factor from a
+/// half to one spreads the reconnects of nodes that lost the same broker.
 pub(super) fn pause(failures: u32, random: u64) -> Duration {
     if failures == 0 {
         return Duration::ZERO;
@@ -56,19 +56,19 @@ pub(super) async fn wait_before(failures: u32) {
     tokio::time::sleep(pause(failures, random())).await;
 }
 
-/// A random number for jitter and names; 0 where the system has none, which only costs the spread.
+/// A random number for jitter and names; 0 if the system has none, which only costs the spread.
 pub(super) fn random() -> u64 {
     getrandom::u64().unwrap_or_default()
 }
 
-/// Connects, for one purpose, to one host after the other.
+/// Connects to one host after the other, for one purpose.
 pub(super) struct Dialer {
     options: Arc<AmqpOptions>,
     purpose: String,
     attempts: usize,
     failures: u32,
     connected_before: bool,
-    /// Whether what is noted as refused is the connection itself.
+    /// Whether the recorded refusal is of the connection itself.
     is_refused_to_connect: bool,
 }
 
@@ -84,7 +84,7 @@ impl Dialer {
         }
     }
 
-    /// The same; it begins with the host at `address`, as one that another connection leads to.
+    /// Starts with the host at `address`, to which another connection already leads.
     pub(crate) fn beginning_at(
         address: usize,
         options: Arc<AmqpOptions>,
@@ -96,23 +96,23 @@ impl Dialer {
         }
     }
 
-    /// The last connection was of use: the next attempt need not wait.
+    /// Notes that the last connection was useful: the next attempt does not wait.
     pub(crate) fn worked(&mut self) {
         self.failures = 0;
         self.is_granted();
     }
 
-    /// Notes what the broker refuses over its connections, until it grants it.
+    /// Records an error of the broker until [`is_granted`](Self::is_granted) clears it.
     pub(crate) fn is_refused(&self, error: &BrokerError) {
         self.options.refusals.note(&self.purpose, error.to_string());
     }
 
-    /// Notes that nothing is refused.
+    /// Clears the recorded error.
     pub(crate) fn is_granted(&self) {
         self.options.refusals.over(&self.purpose);
     }
 
-    /// Connects; tries until it succeeds, each time the next host.
+    /// Connects. Retries with the next host until an attempt succeeds.
     pub(crate) async fn dial(&mut self) -> Link {
         loop {
             wait_before(self.failures).await;
@@ -128,19 +128,24 @@ impl Dialer {
             };
             self.is_refused(&error);
             self.is_refused_to_connect = true;
-            // The first, the second, the fourth…: an outage must not fill the log.
+            // Logs failures 1, 2, 4, 8…, so that an outage does not fill the log.
             if self.failures.is_power_of_two() {
-                tracing::warn!(%url, %error, purpose = self.purpose, "the broker can't be reached");
+                tracing::warn!(
+                    %url,
+                    %error,
+                    purpose = self.purpose,
+                    "connecting to the broker failed; retrying"
+                );
             }
         }
     }
 
-    /// One attempt at the next host.
+    /// Makes one attempt at the next host.
     pub(crate) async fn dial_once(&mut self) -> Result<Link, (String, BrokerError)> {
         let hosts = self.options.urls.len().max(1);
         let address = self.attempts % hosts;
         let Some(url) = self.options.urls.get(address) else {
-            let none = lapin::Error::from(std::io::Error::other("no host is configured"));
+            let none = lapin::Error::from(std::io::Error::other("no broker address is configured"));
             return Err((String::new(), none.into()));
         };
         self.attempts = self.attempts.wrapping_add(1);
@@ -177,32 +182,32 @@ pub(super) async fn connect(
         Err(_) => return Err(BrokerError::Timeout(options.connect_timeout)),
     };
     match connection.configuration().channel_max() {
-        // 0 is no limit (AMQP 0-9-1, connection.tune).
+        // 0 means no limit (AMQP 0-9-1, connection.tune).
         few @ 1..CHANNELS_MIN => {
             close(&connection).await;
             Err(BrokerError::Undone(format!(
-                "it allows {few} channels a connection; its channel_max must be at least {CHANNELS_MIN}"
+                "channel_max is {few}; it must be at least {CHANNELS_MIN}"
             )))
         }
         _ => Ok(connection),
     }
 }
 
-/// What a connection reports of itself.
+/// What a connection reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LinkEvent {
-    /// The broker takes nothing for now: a memory or disk alarm.
+    /// The broker accepts no messages: a memory or disk alarm.
     Blocked(String),
-    /// The broker takes messages again.
+    /// The broker accepts messages again.
     Unblocked,
-    /// The connection is lost.
+    /// The connection was lost.
     Gone,
 }
 
-/// A connection and what it reports.
+/// A connection and its events.
 pub(super) struct Link {
     pub connection: Arc<Connection>,
-    /// Which of the broker's addresses it leads to, counted from 0.
+    /// The index of the broker's address that it leads to.
     pub address: usize,
     events: std::pin::Pin<Box<dyn Stream<Item = Event> + Send>>,
 }
@@ -217,7 +222,7 @@ impl Link {
         }
     }
 
-    /// Waits until the connection has something to report.
+    /// Waits for the next event of the connection.
     pub(crate) async fn event(&mut self) -> LinkEvent {
         loop {
             if !self.connection.status().connected() {
@@ -232,13 +237,13 @@ impl Link {
         }
     }
 
-    /// Says goodbye, so that the broker takes back at once what was not acknowledged.
+    /// Closes the connection, so that the broker requeues unacknowledged deliveries at once.
     pub(crate) async fn close(self) {
         close(&self.connection).await;
     }
 }
 
-/// Says goodbye to the broker; a broker that does not answer is left alone.
+/// Closes a connection; gives up if the broker does not respond.
 pub(super) async fn close(connection: &Connection) {
     let goodbye = connection.close(200, "OK".into());
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;

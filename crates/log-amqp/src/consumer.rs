@@ -1,9 +1,9 @@
-//! The consuming end of a counter: what its session with the broker hands over, gathered for the
+//! The consuming end of a counter. It collects what the session with the broker delivers, for the
 //! counter's task.
 //!
-//! Invariant: an acknowledgement covers what was returned up to its tag, and nothing that was
-//! returned later: one delivery tag of the broker per partition, each partition on a channel of its
-//! own. After a refusal nothing is returned that an earlier session handed over: it comes again
+//! Invariant: an acknowledgement covers what was returned up to its tag, and nothing returned
+//! later. Each partition has its own channel, and per partition one delivery tag of the broker is
+//! acknowledged. After a refusal, nothing from an earlier session is returned: it arrives again
 //! from the queue, behind what was refused.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,58 +21,58 @@ use headcount_log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag,
 use headcount_model::{Batch, CounterName, Partition};
 use headcount_runtime::supervisor::{Ended, Task};
 
-/// The most batches returned at once: they share a commit.
+/// The most batches returned at once; they share a commit.
 const BATCHES_MAX: usize = 256;
-/// Encoded bytes after which no further batch is returned with the others.
+/// The most encoded bytes of batches returned at once; the first batch may exceed it.
 const BATCHES_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How long a delivery may wait to share its commit and its acknowledgement with later ones. The
-/// batch is safe in the queue meanwhile.
+/// How long a delivery may wait to share its commit and acknowledgement with later ones. Meanwhile
+/// the queue still holds the batch.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// What a session may hand over before it waits.
+/// The most entries that a session may pass before it waits.
 const HANDED_OVER_MAX: usize = 256;
 
-/// What a session hands over.
+/// What a session passes to the consuming end.
 pub(super) enum Handed {
-    /// A batch, the size of its encoding and how to acknowledge it.
+    /// A batch, the size of its encoding, and the handle to acknowledge it.
     Batch {
         batch: Arc<Batch>,
         bytes: usize,
         acker: Acker,
     },
-    /// What the log learned of itself; told when the counter's store remembers it.
+    /// An event of the log. `remembered` is notified when the counter's store has committed it.
     Event {
         event: Delivered,
         remembered: oneshot::Sender<()>,
     },
-    /// The end.
+    /// The session failed, and no further one follows.
     Failed(DeliveryError),
 }
 
-/// What the acknowledgement of a delivery sets off.
+/// What is done when a delivery is acknowledged.
 enum Returned {
-    /// The broker is told, of the last batch of each partition.
+    /// Acknowledge to the broker the last batch of each partition.
     Batches(BTreeMap<Partition, Acker>),
-    /// The session is told that the counter's store remembers the event.
+    /// Notify the session that the counter's store has committed the event.
     Event(oneshot::Sender<()>),
 }
 
-/// How the consuming end is.
+/// The state of the consuming end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConsumerStatus {
     /// Whether it is connected to the broker.
     pub connected: bool,
-    /// Whether it consumes: everything before that is settled.
+    /// Whether it consumes: the startup protocol is complete.
     pub consuming: bool,
-    /// Whether the counter's `started` marker is on this broker; none until it has looked.
+    /// Whether the counter's `started` marker is on this broker; none until it has checked.
     pub started: Option<bool>,
 }
 
-/// Ends a consuming end from outside; cheap to clone.
+/// Stops a consuming end; cheap to clone.
 #[derive(Clone)]
 pub struct Stopper(watch::Sender<bool>);
 
 impl Stopper {
-    /// Lets [`Deliveries::next`] return what was handed over already, then `None`.
+    /// Stops it: [`Deliveries::next`] still returns what has already arrived, then `None`.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
@@ -84,22 +84,21 @@ pub struct AmqpDeliveries {
     flow: watch::Sender<Flow>,
     waiting: VecDeque<Handed>,
     last: DeliveryTag,
-    /// What is not acknowledged yet, with the delivery that it was returned in.
+    /// What is not acknowledged yet, with the tag of the delivery that contained it.
     returned: VecDeque<(DeliveryTag, Returned)>,
-    /// At most one for each unacknowledged delivery, which prefetch bounds.
+    /// At most one entry for each unacknowledged delivery, which the prefetch limits.
     acks: mpsc::UnboundedSender<Acker>,
     status: watch::Receiver<ConsumerStatus>,
     stopper: Stopper,
 }
 
 impl AmqpDeliveries {
-    /// Starts to connect and to settle what must be settled before counter `name` may consume. Must
-    /// be called on a Tokio runtime, which runs it; [`Deliveries::next`] may then be called on
-    /// another one.
+    /// Starts to connect and to run the startup protocol of counter `name`. Must be called on a
+    /// Tokio runtime, which runs its tasks; [`Deliveries::next`] may be called on another one.
     ///
-    /// `standing` says how the counter's store stands at that moment, `nodes` who else is there:
-    /// counter `name` must announce itself too, since an empty counter listens for others until it
-    /// has heard itself.
+    /// `standing` returns the present status of the counter's store, and `nodes` the announcements.
+    /// Counter `name` must announce itself too, because an empty counter listens for others until
+    /// it has heard itself.
     #[must_use]
     pub fn start(
         options: AmqpOptions,
@@ -116,7 +115,7 @@ impl AmqpDeliveries {
         let acknowledging = acknowledge_all(Arc::clone(&options), ackers);
         let acknowledging = supervisor.spawn(Task::Acknowledger, async {
             acknowledging.await;
-            // The deliveries' owner is gone.
+            // The owner of the deliveries is gone.
             Ended::Done
         });
         let (flow, flowing) = watch::channel(Flow::default());
@@ -125,8 +124,8 @@ impl AmqpDeliveries {
         let running = session::run(session, stopping, flowing, acknowledging);
         supervisor.spawn(Task::Session, async {
             running.await;
-            // The deliveries' owner asked for it, is gone, or was handed why nothing comes any
-            // more.
+            // The owner of the deliveries stopped it, is gone, or was given the reason why no more
+            // deliveries come.
             Ended::Done
         });
         Self {
@@ -141,32 +140,32 @@ impl AmqpDeliveries {
         }
     }
 
-    /// How it is, as it changes.
+    /// The state, and its changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ConsumerStatus> {
         self.status.clone()
     }
 
-    /// A handle that ends it.
+    /// A handle that stops it.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Keeps what was handed over, unless it was given back.
+    /// Keeps an entry, unless its round was given back.
     fn keep(&mut self, (round, handed): (u64, Handed)) {
         let is_current = round == self.flow.borrow().round;
-        // Of an end that needs an operator is told once.
+        // A failure is reported in any case, because only an operator can resolve it.
         if is_current || matches!(handed, Handed::Failed(_)) {
             self.waiting.push_back(handed);
         }
     }
 
-    /// What can be returned of what is waiting.
+    /// The next delivery from the waiting entries, if there is one.
     fn take_waiting(&mut self) -> Option<Result<Delivery, DeliveryError>> {
         let (delivered, returned) = match self.waiting.pop_front()? {
             Handed::Failed(error) => {
-                // Whoever asks again hears the same.
+                // The failure stays, so that the next call returns it again.
                 self.waiting.push_front(Handed::Failed(error.clone()));
                 return Some(Err(error));
             }
@@ -200,7 +199,7 @@ impl AmqpDeliveries {
     }
 }
 
-/// Whether a batch of `bytes` goes with the `taken` before it. The first always does.
+/// Whether a batch of `bytes` fits with the `taken` ones before it. The first always fits.
 fn fits(taken: usize, bytes_taken: usize, bytes: usize) -> bool {
     taken == 0 || taken < BATCHES_MAX && bytes_taken.saturating_add(bytes) <= BATCHES_BYTES_MAX
 }
@@ -217,7 +216,7 @@ impl Deliveries for AmqpDeliveries {
             if let Some(ready) = self.take_waiting() {
                 return ready.map(Some);
             }
-            // Dropped while it waits, it has taken nothing.
+            // Cancel-safe: dropped while it waits, it has taken nothing.
             match self.handed.recv().await {
                 Some(handed) => self.keep(handed),
                 None => return Ok(None),
@@ -231,7 +230,7 @@ impl Deliveries for AmqpDeliveries {
 
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
         let covered = self.returned.partition_point(|(tag, _)| *tag <= up_to);
-        // One acknowledgement of the broker's covers all before it on the same channel.
+        // An acknowledgement to the broker covers all earlier deliveries of the same channel.
         let mut last = BTreeMap::new();
         for (_, returned) in self.returned.drain(..covered) {
             match returned {
@@ -247,8 +246,8 @@ impl Deliveries for AmqpDeliveries {
     }
 
     fn refuse(&mut self, _: DeliveryTag, _: &str) -> bool {
-        // Before anything is dropped that a session waits for: it ends for that reason and no
-        // other.
+        // Changes the flow before it drops senders that a session waits for, so that the session
+        // ends with this reason and no other.
         self.flow.send_modify(|flow| {
             flow.round += 1;
             flow.is_paused = true;
@@ -264,8 +263,8 @@ impl Deliveries for AmqpDeliveries {
     }
 
     fn leave(&mut self) {
-        // The session ends once nobody takes what it hands over, and waits for the acknowledgements
-        // before it closes.
+        // The session ends when the receiver is closed. Before it closes the connection, it waits
+        // for the acknowledgements.
         self.handed.close();
         while self.handed.try_recv().is_ok() {}
         self.waiting.clear();
@@ -274,16 +273,16 @@ impl Deliveries for AmqpDeliveries {
     }
 }
 
-/// Carries out acknowledgements, so that a broker that is slow to read them does not stop the
-/// counter. One that fails is followed by redelivery.
+/// Sends acknowledgements, so that a broker that reads them slowly does not delay the counter. If
+/// one fails, the broker redelivers.
 async fn acknowledge_all(options: Arc<AmqpOptions>, mut ackers: mpsc::UnboundedReceiver<Acker>) {
     while let Some(acker) = ackers.recv().await {
         let all_before = BasicAckOptions { multiple: true };
         match tokio::time::timeout(options.confirm_timeout, acker.ack(all_before)).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => tracing::debug!("the channel of an acknowledgement is gone"),
-            Ok(Err(error)) => tracing::warn!(%error, "an acknowledgement was not sent"),
-            Err(_) => tracing::warn!("the broker takes no acknowledgements"),
+            Ok(Ok(false)) => tracing::debug!("acknowledgement not sent: its channel is closed"),
+            Ok(Err(error)) => tracing::warn!(%error, "acknowledgement failed"),
+            Err(_) => tracing::warn!("acknowledgement timed out"),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! What the appending end does beside publishing, on a connection of its own: a broker that is
-//! blocked stops reading where it was published to.
+//! Monitoring of queues by the appending end: it declares what publishing needs, and watches the
+//! queues. It has its own connection, because a blocked broker stops to read from a connection that
+//! publishes.
 //!
-//! Invariant: a coordinator declares after its start, when a message came back, and when it finds a
-//! queue missing.
+//! Invariant: a coordinator declares after its start, when a message was returned, and when it
+//! finds a queue or an exchange missing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::trouble::{Saying, Trouble};
 use headcount_model::CounterName;
 use headcount_telemetry as telemetry;
 
-/// The task's own state.
+/// State of the control task.
 pub(super) struct Control {
     publishing: Arc<Publishing>,
     role: AmqpRole,
@@ -48,11 +49,11 @@ impl Control {
         *self.publishing.declared.borrow()
     }
 
-    /// Leaves word of a broker that another has replaced: it was founded when this node declared,
-    /// and is not any more.
+    /// Declares the `replaced` marker if this broker replaced another one: the cluster was
+    /// bootstrapped when this node declared, and is not any more.
     async fn leave_word(&self, broker: &mut Broker) -> Result<(), BrokerError> {
         if self.is_declared() && !broker.has(&Marker::Founded).await? {
-            // Else it may be about to join the others, which carry the cluster.
+            // Otherwise this broker node may be about to join the others, which carry the cluster.
             elsewhere::check_founding(broker).await?;
             broker.mark(&Marker::Replaced).await?;
         }
@@ -60,14 +61,14 @@ impl Control {
     }
 
     fn refuse(&self, why: String) {
-        tracing::error!(why, "nothing can be appended");
+        tracing::error!(why, "publishing stopped: no batch can be appended");
         self.publishing
             .status
             .send_modify(|status| status.fatal = Some(why));
     }
 }
 
-/// Declares, then watches the queues; connects again whenever the connection is lost.
+/// Declares, then watches the queues; reconnects whenever the connection is lost.
 pub(super) async fn run(mut control: Control) {
     let options = Arc::clone(&control.publishing.options);
     let mut dialer = Dialer::new(Arc::clone(&options), "control");
@@ -78,13 +79,14 @@ pub(super) async fn run(mut control: Control) {
             Ok(()) => return,
             Err(error) if error.is_of_other_arguments() => {
                 control.refuse(format!(
-                    "what is on the broker does not match these settings (queue type? prefix?): {error}"
+                    "queues or exchanges on the broker do not match the settings; check \
+                     --queue-type and --prefix: {error}"
                 ));
             }
             Err(error) => {
                 dialer.is_refused(&error);
                 if control.trouble.note(Instant::now()) != Saying::Nothing {
-                    tracing::warn!(%error, "the broker did not do as asked; once more");
+                    tracing::warn!(%error, "broker operation failed; retrying");
                 }
             }
         }
@@ -120,7 +122,7 @@ async fn work(
             }
             _ = ticks.tick() => {
                 watch_queues(control, broker, Declaring::WhenMissing).await?;
-                // Not before: a queue that can't be reached for now fails each look.
+                // Only after the check, because a temporarily unavailable queue fails each check.
                 dialer.worked();
                 control.trouble.over();
             }
@@ -129,7 +131,7 @@ async fn work(
     Ok(())
 }
 
-/// Declares as a coordinator, waits as a counter.
+/// Declares as a coordinator; waits for the bootstrap as a counter.
 async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerError> {
     match &control.role {
         AmqpRole::Coordinator { counters, nodes } => {
@@ -149,16 +151,16 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
     Ok(())
 }
 
-/// When a look at the queues declares what is missing.
+/// When a check of the queues declares missing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Declaring {
-    /// At once: a message came back.
+    /// At once, because a message was returned.
     Now,
-    /// What was missing at the look before too: RabbitMQ may still be deleting.
+    /// If they were missing in the check before too, because RabbitMQ may still be deleting them.
     WhenMissing,
 }
 
-/// What a look found of the counters' queues.
+/// The state of the counters' queues.
 #[derive(Debug, Default)]
 struct Queues {
     depths: Vec<(CounterName, u64)>,
@@ -166,10 +168,10 @@ struct Queues {
     out_of_reach: Vec<CounterName>,
 }
 
-/// Asks how long the queues are, and declares what named counters lack: they may wait for it, as
-/// for the founding of a broker that was replaced. An exchange that is gone is declared too, with
-/// all bindings: counters wait for it. Then batches go to the named counters, and to the others
-/// that have queues.
+/// Reads the lengths of the queues and declares the missing ones of named counters, because those
+/// may wait for it, as they wait for the bootstrap of a broker that was replaced. A missing
+/// exchange for items is declared too, with all bindings, because counters wait for it. From then
+/// on, batches are published to the named counters and to the others that have queues.
 async fn watch_queues(
     control: &Control,
     broker: &mut Broker,
@@ -187,14 +189,14 @@ async fn watch_queues(
     let known = known_counters(&nodes.borrow());
     let mut watched: BTreeSet<CounterName> = counters.iter().cloned().collect();
     watched.extend(known.iter().cloned());
-    // Those that fell silent get their batches as well.
+    // Counters that have become silent still receive their batches.
     watched.extend(control.publishing.status.borrow().reached.iter().cloned());
     let mut queues = look_at(broker, &watched).await?;
     let before = control.publishing.status.borrow().missing.clone();
     if !queues.missing.is_empty() && queues.missing != before {
         tracing::error!(
             missing = ?queues.missing,
-            "counters have no queue: what is posted does not reach them"
+            "counters have no queue; batches do not reach them"
         );
     }
     let named = still_named(broker, counters, &queues.missing).await?;
@@ -204,15 +206,15 @@ async fn watch_queues(
     let has_items = broker.has_items().await?;
     if !has_items {
         tracing::warn!(
-            "an items' exchange is missing, and is declared again with all bindings; nothing that was acknowledged \
-             depends on it, but who deleted it may have deleted more"
+            "an exchange for items is missing and is declared again with all bindings; no \
+             acknowledged item depends on it, but other objects may have been deleted with it"
         );
     }
     if queues.missing.iter().any(again) || !has_items {
         control.leave_word(broker).await?;
         match founding::declare(broker, &named, &known).await? {
             Ok(()) => queues = look_at(broker, &watched).await?,
-            Err(why) => tracing::error!(why, "the missing queues are not declared"),
+            Err(why) => tracing::error!(why, "missing queues were not declared"),
         }
     }
     let targets = named.into_iter();
@@ -232,9 +234,9 @@ async fn watch_queues(
     Ok(())
 }
 
-/// The counters of the settings but for those that were removed: that a name is spent ends a
-/// coordinator that starts, not one that works. A counter that only announced itself declares its
-/// own queue, or was removed.
+/// The counters of the settings that were not removed. A removed counter in the settings prevents a
+/// coordinator from starting, but does not stop a running one. Counters known only by announcements
+/// are not included: such a counter declares its own queue, or was removed.
 async fn still_named(
     broker: &mut Broker,
     counters: &[CounterName],
@@ -249,7 +251,7 @@ async fn still_named(
     Ok(named)
 }
 
-/// Looks at the queues of these counters.
+/// Checks the queues of these counters.
 async fn look_at(
     broker: &mut Broker,
     counters: &BTreeSet<CounterName>,
@@ -257,10 +259,9 @@ async fn look_at(
     let mut queues = Queues::default();
     for counter in counters {
         let depth = match broker.depth(counter).await {
-            // It is there; what it holds is not known for now, and the others are looked at all the
-            // same.
+            // The queue exists, but its length is unknown for now; the others are still checked.
             Err(error) if error.is_out_of_reach() => {
-                tracing::debug!(%error, %counter, "a counter's queue can't be reached for now");
+                tracing::debug!(%error, %counter, "queue is temporarily unavailable");
                 queues.out_of_reach.push(counter.clone());
                 continue;
             }

@@ -1,10 +1,9 @@
-//! Where the cluster is, of a broker with several addresses: one of its nodes that lost its disk,
-//! and has not joined the others again, knows nothing of the cluster, or no more than the
-//! definitions that were imported there.
+//! Finding the cluster on a broker with several addresses. A broker node that lost its disk and has
+//! not joined the others again knows nothing of the cluster, or only imported definitions.
 //!
-//! Invariant: nothing is founded, published or waited for behind an address whose node does not
-//! carry the cluster while another does; and nothing is founded or published there while another is
-//! silent.
+//! Invariant: behind an address of a node that does not carry the cluster, nothing is bootstrapped,
+//! published or waited for while another node carries it; and nothing is bootstrapped or published
+//! there while another address is silent.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -19,50 +18,50 @@ use super::connection::{Link, close, connect, timed};
 use super::topology::{Broker, Marker};
 use super::{AmqpOptions, AmqpUrl};
 
-/// How long a counter waits before it looks again whether the cluster is founded.
+/// How long a counter waits before it checks again whether the cluster is bootstrapped.
 const FOUNDED_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the other addresses are looked at while the own one does not carry the cluster.
+/// How often the other addresses are checked while this one does not carry the cluster.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(2);
-/// Looks at generation queues before it counts that they are empty: a counter that looks into its
-/// own takes for a moment what is in it.
+/// How often generation queues are checked before they count as empty: a counter that reads its own
+/// queue holds the messages for a moment.
 const LOOKS: usize = 3;
-/// The pause between those looks.
+/// The pause between two of these checks.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a node of the broker knows of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Knows {
-    /// It carries the cluster, as far as can be told.
+    /// It carries the cluster, as far as can be determined.
     Cluster,
-    /// Its markers and queues, and none of the messages that lie in generation queues for as long
-    /// as the cluster lives: they were imported with definitions.
+    /// It has markers and queues, but none of the messages that stay in generation queues for the
+    /// lifetime of the cluster: they were imported with definitions.
     Markers,
-    /// Nothing was founded there.
+    /// No cluster was bootstrapped there.
     Nothing,
 }
 
 /// What a silent address means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Silent {
-    /// It may carry the cluster: nothing is done here until it answers.
+    /// Its node may carry the cluster: nothing is done here until it responds.
     MayKnow,
-    /// Nothing: what is done here does no harm.
+    /// Nothing, because what is done here does no harm.
     Passes,
 }
 
-/// What an address answers.
+/// What a check of an address found.
 #[derive(Debug)]
 enum Seen {
     Knows(Knows),
     Silent(BrokerError),
 }
 
-/// Looks what the node of `broker` knows, and, if it does not carry the cluster, what those behind
+/// Checks what the node of `broker` knows and, if it does not carry the cluster, what the nodes at
 /// the other addresses know.
 ///
 /// # Errors
-/// When another one carries it, or is silent and that matters: what is done here would be done for
-/// nobody.
+/// When another node carries the cluster, or is silent and that matters: then nobody would see what
+/// is done here.
 pub(super) async fn check(broker: &mut Broker, silent: Silent) -> Result<Knows, BrokerError> {
     let here = knows(broker).await?;
     if here == Knows::Cluster || broker.options.urls.len() < 2 {
@@ -76,12 +75,12 @@ pub(super) async fn check(broker: &mut Broker, silent: Silent) -> Result<Knows, 
     }
 }
 
-/// The same before the cluster is founded; whether it is founded already. Of several addresses it
-/// is founded behind the first in the order of host, port and virtual host: two nodes that have not
-/// joined each other would else found it twice.
+/// Like [`check`], before the bootstrap; returns whether the cluster is bootstrapped already. With
+/// several addresses, the bootstrap is done at the first one in the order of host, port and virtual
+/// host. Otherwise two nodes that have not joined each other could both be bootstrapped.
 ///
 /// # Errors
-/// As [`check`], a silent address included; and behind any other address.
+/// Like [`check`] where a silent address matters, and at any address but the first.
 pub(super) async fn check_founding(broker: &mut Broker) -> Result<bool, BrokerError> {
     if check(broker, Silent::MayKnow).await? != Knows::Nothing {
         return Ok(true);
@@ -91,39 +90,41 @@ pub(super) async fn check_founding(broker: &mut Broker) -> Result<bool, BrokerEr
     match options.urls.iter().min_by_key(|url| url.place()) {
         Some(first) if own.is_some_and(|own| own.place() != first.place()) => {
             Err(BrokerError::Undone(format!(
-                "the cluster is not founded yet, and is to be founded at {first}: on to that"
+                "the cluster is not bootstrapped yet, and must be bootstrapped at {first}; trying \
+                 the next address"
             )))
         }
         _ => Ok(false),
     }
 }
 
-/// What a counter does where the cluster is not founded yet: it waits, and looks again.
+/// Waits before a counter checks again whether the cluster is bootstrapped.
 ///
 /// # Errors
-/// Where the broker has more addresses: the cluster may be founded behind the next.
+/// When the broker has more addresses, because the cluster may be bootstrapped at the next one.
 pub(super) async fn wait_or_move_on(options: &AmqpOptions) -> Result<(), BrokerError> {
     tokio::time::sleep(FOUNDED_INTERVAL).await;
     match options.urls.len() {
         0 | 1 => Ok(()),
         _ => Err(BrokerError::Undone(
-            "this node of the broker does not know the cluster, or not yet: a coordinator declares it. On to the next"
+            "this broker node does not know the cluster; a coordinator must bootstrap it. Trying \
+             the next address"
                 .to_owned(),
         )),
     }
 }
 
-/// Waits until another address turns out to carry the cluster while that of `broker`, of which a
-/// [`check`] said what it knows, does not: who listens or publishes here is alone.
+/// Waits until another address proves to carry the cluster while the address of `broker` does not.
+/// Then a node that listens or publishes here is isolated. `here` is the result of a [`check`].
 pub(super) async fn turns_up(mut broker: Broker, mut here: Knows) {
     let options = Arc::clone(&broker.options);
     while options.urls.len() >= 2 && here != Knows::Cluster {
         tokio::time::sleep(ELSEWHERE_INTERVAL).await;
         match knows(&mut broker).await {
             Ok(seen) => here = seen,
-            // Whoever uses the connection notices when it is lost.
+            // The user of the connection notices if it is lost.
             Err(error) => {
-                tracing::debug!(%error, "the broker does not say whether it carries the cluster");
+                tracing::debug!(%error, "checking whether the node carries the cluster failed");
                 continue;
             }
         }
@@ -137,7 +138,7 @@ pub(super) async fn turns_up(mut broker: Broker, mut here: Knows) {
     std::future::pending().await
 }
 
-/// What the node of `broker` knows. Of a broker with one address only the markers are looked at.
+/// What the node of `broker` knows. If the broker has one address, only the marker is checked.
 pub(super) async fn knows(broker: &mut Broker) -> Result<Knows, BrokerError> {
     if !broker.has(&Marker::Founded).await? {
         return Ok(Knows::Nothing);
@@ -154,11 +155,11 @@ pub(super) async fn knows(broker: &mut Broker) -> Result<Knows, BrokerError> {
             match broker.messages(&queue).await {
                 Ok(Some(0)) => empty.push(queue),
                 Ok(None) => {}
-                // One that can't be looked at for now was not just imported.
+                // A queue that cannot be checked for now was not just imported.
                 Ok(Some(_)) | Err(_) => return Ok(Knows::Cluster),
             }
         }
-        // No such queue at all: of a release before them.
+        // Without any such queue, a release without generations bootstrapped the cluster.
         if empty.is_empty() {
             return Ok(Knows::Cluster);
         }
@@ -174,9 +175,9 @@ pub(super) async fn knows(broker: &mut Broker) -> Result<Knows, BrokerError> {
     Ok(Knows::Markers)
 }
 
-/// Whether a queue that shows no messages gives none either. Of one that has lost the majority of
-/// its members RabbitMQ says that it has none; asked for one, it does not answer. On a connection
-/// of its own, which that can end.
+/// Whether a queue that reports no messages also delivers none. For a queue that has lost the
+/// majority of its members, RabbitMQ reports no messages, but does not respond when one is
+/// requested. The request has its own connection, because it can end the connection.
 async fn is_surely_empty(options: &Arc<AmqpOptions>, address: usize, queue: &str) -> bool {
     let Some(url) = options.urls.get(address) else {
         return false;
@@ -185,15 +186,14 @@ async fn is_surely_empty(options: &Arc<AmqpOptions>, address: usize, queue: &str
         let connection = connect(options, url, "looking into a queue").await?;
         let channel = timed(connection.create_channel()).await?;
         let taken = timed(channel.basic_get(queue.into(), BasicGetOptions::default())).await;
-        // What was taken goes back with the connection.
+        // A message that was taken returns to the queue with the end of the connection.
         close(&connection).await;
         taken
     };
     matches!(taken.await, Ok(None))
 }
 
-/// Looks behind all addresses but `own`, at once, and no longer once one of them carries the
-/// cluster.
+/// Checks all addresses except `own` concurrently, until one of them proves to carry the cluster.
 async fn look_around(options: &Arc<AmqpOptions>, own: usize) -> Vec<(&AmqpUrl, Seen)> {
     let others = options.urls.iter().enumerate();
     let others = others.filter(|(address, _)| *address != own);
@@ -225,13 +225,14 @@ async fn look(options: &Arc<AmqpOptions>, address: usize, url: &AmqpUrl) -> Seen
     }
 }
 
-/// Why nothing is done here.
+/// Why nothing may be done at this address; none if it may.
 fn refusal(seen: &[(impl Display, Seen)], silent: Silent) -> Option<String> {
     for (url, seen) in seen {
         if matches!(seen, Seen::Knows(Knows::Cluster)) {
             return Some(format!(
-                "this node of the broker does not carry the cluster, and the one at {url} does: has it lost its disk, or not joined the \
-                 others yet? On to the next"
+                "this broker node does not carry the cluster, but the node at {url} does; this \
+                 node may have lost its disk, or not have joined the others yet. Trying the next \
+                 address"
             ));
         }
     }
@@ -240,8 +241,9 @@ fn refusal(seen: &[(impl Display, Seen)], silent: Silent) -> Option<String> {
     }
     seen.iter().find_map(|(url, seen)| match seen {
         Seen::Silent(error) => Some(format!(
-            "this node of the broker does not carry the cluster, and the one at {url} can't be asked ({error}). Nothing is founded or \
-             published here until that one answers, or is taken out of --amqp-url"
+            "this broker node does not carry the cluster, and the node at {url} does not respond \
+             ({error}). Nothing is bootstrapped or published here until that node responds or is \
+             removed from --amqp-url"
         )),
         Seen::Knows(_) => None,
     })

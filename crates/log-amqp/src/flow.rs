@@ -1,34 +1,34 @@
-//! Between a session and the counter's task: what is handed over, and that all of it may be given
-//! back.
+//! The channel between a session and the counter's task: what the session passes, and how all of it
+//! is given back.
 //!
-//! Invariant: what was handed over before it was given back is not taken for what comes again.
+//! Invariant: a delivery from before a give-back is never mistaken for its redelivery.
 
 use tokio::sync::{mpsc, watch};
 
 use super::consumer::Handed;
 
-/// Whether a session is to consume.
+/// Whether a session may consume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Flow {
-    /// How often all that was not acknowledged was given back.
+    /// How often all unacknowledged deliveries were given back.
     pub(super) round: u64,
-    /// Whether nothing is to be consumed until there is room.
+    /// Whether consuming is paused until the store has room.
     pub(super) is_paused: bool,
 }
 
-/// Where a session hands over, in one round of [`Flow`].
+/// The sending end of a session, for one round of [`Flow`].
 #[derive(Clone)]
 pub(super) struct Handing {
     pub(super) round: u64,
     sender: mpsc::Sender<(u64, Handed)>,
 }
 
-/// Nobody takes what is handed over any more.
+/// The receiver is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unwanted;
 
 impl Handing {
-    /// In the first round.
+    /// Starts with the first round.
     pub(super) fn new(sender: mpsc::Sender<(u64, Handed)>) -> Self {
         Self { round: 0, sender }
     }
@@ -38,13 +38,13 @@ impl Handing {
         sent.map_err(|_| Unwanted)
     }
 
-    /// Resolves once nobody takes anything any more.
+    /// Waits until the receiver is closed.
     pub(super) async fn closed(&self) {
         self.sender.closed().await;
     }
 }
 
-/// Waits until there is something to consume for; says in which round.
+/// Waits until consuming is not paused; returns the round.
 pub(super) async fn flowing(flow: &mut watch::Receiver<Flow>) -> u64 {
     let round = flow.wait_for(|flow| !flow.is_paused).await;
     match round.map(|flow| flow.round).ok() {
@@ -53,7 +53,7 @@ pub(super) async fn flowing(flow: &mut watch::Receiver<Flow>) -> u64 {
     }
 }
 
-/// Waits until what was handed over in `round` is given back.
+/// Waits until the deliveries of `round` are given back.
 pub(super) async fn given_back(flow: &mut watch::Receiver<Flow>, round: u64) {
     if flow.wait_for(|flow| flow.round != round).await.is_err() {
         std::future::pending::<()>().await;

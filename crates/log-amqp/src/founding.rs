@@ -1,9 +1,9 @@
-//! What a coordinator declares before it publishes, and again when a message comes back; what a
-//! counter creates.
+//! Bootstrap of a cluster on a broker: what a coordinator declares before it publishes, and again
+//! when a message is returned; what a counter creates.
 //!
-//! Invariant: nobody publishes before the founding is over, and a queue that is missing afterwards
-//! is declared again only once a marker tells its counter of the loss: what a look has found there
-//! is bound, never created. One node declares at a time.
+//! Invariant: nobody publishes before the bootstrap is complete. A queue that is missing afterwards
+//! is declared again only after a marker reports the loss to its counter; a queue that a check has
+//! found is bound, never created. One node declares at a time.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::renewal;
 use super::topology::{Broker, Marker};
 use headcount_model::CounterName;
 
-/// The pause before another look when a queue vanished behind the last one: RabbitMQ may still be
+/// The pause before the next check if a queue disappeared after the last one: RabbitMQ may still be
 /// deleting it.
 const VANISHED_PAUSE: Duration = Duration::from_secs(1);
-/// Looks in a row, each of which a queue vanishes behind, before the connection is given up.
+/// The most checks in a row after which a queue disappears; then the connection is given up.
 const LOOKS_MAX: usize = 8;
 
-/// What the broker says of one counter.
+/// What the broker stores about one counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CounterFacts {
     pub name: CounterName,
-    /// Whether the settings name it: then it must be there, and must not have been removed.
+    /// Whether the settings name it. Then it must exist, and must not have been removed.
     pub named: bool,
     pub removed: bool,
     pub queues: bool,
@@ -32,15 +32,15 @@ pub(super) struct CounterFacts {
 /// What to declare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Nothing was ever published: every counter's queues, its founding marker, and last that all
-    /// is founded.
+    /// Bootstrap, because nothing was ever published: declare the queues of every counter and its
+    /// `founding` marker, and the `founded` marker last.
     Found(Vec<CounterName>),
-    /// To bind the queues that are there; to declare the others, each after the marker of its loss.
+    /// Bind the queues that exist. Declare the missing ones, each after the marker of its loss.
     Declare {
         there: Vec<CounterName>,
         lost: Vec<CounterName>,
     },
-    /// A counter's name is spent.
+    /// Refuse, because a named counter was removed and its name cannot be used again.
     Refuse(String),
 }
 
@@ -52,8 +52,8 @@ pub(super) fn plan(founded: bool, facts: &[CounterFacts]) -> Plan {
     {
         let name = &spent.name;
         return Plan::Refuse(format!(
-            "counter {name} was removed from this cluster and its name is spent: take it out of the settings, or \
-             give its successor a new name"
+            "counter {name} was removed from this cluster, and its name cannot be used again; \
+             remove it from --counters, or give its successor a new name"
         ));
     }
     let present = facts.iter().filter(|counter| !counter.removed);
@@ -71,8 +71,8 @@ pub(super) fn plan(founded: bool, facts: &[CounterFacts]) -> Plan {
     }
 }
 
-/// Declares what `named` counters and `known` ones (seen by presence) need; the inner error is
-/// final.
+/// Declares what the `named` counters and the `known` ones, which announced themselves, need. The
+/// inner error is final.
 pub(super) async fn declare(
     broker: &mut Broker,
     named: &[CounterName],
@@ -80,22 +80,22 @@ pub(super) async fn declare(
 ) -> Result<Result<(), String>, BrokerError> {
     broker.lock().await?;
     let declared = declare_locked(broker, named, known).await;
-    // The lock ends with the connection at the latest.
+    // If this fails, the lock ends with the connection.
     broker.unlock().await?;
     declared
 }
 
-/// What a counter creates by itself.
+/// What a counter creates without a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Creation {
-    /// Its queues, once it has said what it may have lost.
+    /// Its item queues, after it has reported a possible loss.
     Items,
     /// Its generation queue.
     Generation,
 }
 
-/// Declares what a counter creates; false when its name is spent by now. Under the lock, since
-/// whoever removes a counter deletes what was created before.
+/// Creates a counter's queues; false if the counter was removed. It holds the lock, because
+/// `remove-counter` deletes only what was created before.
 pub(super) async fn create(
     broker: &mut Broker,
     counter: &CounterName,
@@ -133,7 +133,7 @@ async fn declare_locked(
         looks += 1;
         match carry_out(broker, plan).await {
             Err(error) if error.missing().is_some() && looks < LOOKS_MAX => {
-                tracing::warn!(%error, "a queue vanished meanwhile; looking again");
+                tracing::warn!(%error, "queue or exchange disappeared; checking again");
                 tokio::time::sleep(VANISHED_PAUSE).await;
             }
             done => return done,
@@ -141,7 +141,7 @@ async fn declare_locked(
     }
 }
 
-/// Looks, and decides what to declare.
+/// Checks the broker and decides what to declare.
 async fn look(
     broker: &mut Broker,
     named: &[CounterName],
@@ -165,8 +165,8 @@ async fn look(
     Ok(plan(founded, &facts))
 }
 
-/// Does what is planned. What is [missing](BrokerError::missing) though the plan says that it is
-/// there asks for another plan; the inner error is final.
+/// Carries out a plan. If something that the plan expects is [missing](BrokerError::missing), a new
+/// plan is needed. The inner error is final.
 async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>, BrokerError> {
     match plan {
         Plan::Found(counters) => {
@@ -174,15 +174,15 @@ async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>
             for counter in &counters {
                 broker.declare_generation(counter).await?;
             }
-            // Before the markers: a counter without its message has lost what the message lay
-            // beside.
+            // Before the markers: a counter with a `founding` marker but without this message would
+            // report a loss.
             renewal::found(broker, &counters).await?;
             for counter in &counters {
                 broker.declare_queues(counter).await?;
                 broker.mark(&Marker::Founding(counter.clone())).await?;
             }
             broker.mark(&Marker::Founded).await?;
-            tracing::info!(?counters, "the cluster is founded");
+            tracing::info!(?counters, "cluster bootstrapped");
         }
         Plan::Declare { there, lost } => {
             broker.declare_items().await?;
@@ -190,7 +190,10 @@ async fn carry_out(broker: &mut Broker, plan: Plan) -> Result<Result<(), String>
                 broker.bind_queues(counter).await?;
             }
             for counter in &lost {
-                tracing::error!(%counter, "the counter's queue is missing; it is declared again, and the counter told");
+                tracing::error!(
+                    %counter,
+                    "counter's queue is missing; declaring it again and marking the loss"
+                );
                 broker.mark(&Marker::Lost(counter.clone())).await?;
                 broker.declare_queues(counter).await?;
             }
@@ -244,7 +247,7 @@ mod tests {
         assert_eq!(plan(true, &facts), expected);
     }
 
-    /// ATTACKS 18: `remove-counter`, then a coordinator reconnects.
+    /// docs/testing/schedules.md, 18: `remove-counter`, then a coordinator reconnects.
     #[test]
     fn a_removed_counter_is_never_declared_again() {
         let named = [

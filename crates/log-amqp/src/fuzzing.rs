@@ -1,19 +1,19 @@
-//! For the fuzz targets: what other nodes announce, and what lies in a generation queue.
+//! Entry points of the fuzz targets: announcements, and messages of generation queues.
 //!
-//! Invariant: it is built for fuzzing only, and needs no broker.
+//! Invariant: this module is built only for fuzzing, and needs no broker.
 
 use tokio::time::Instant;
 
 use super::announcement::{Nodes, known_counters, note, read};
 use super::generation::Message;
 
-/// A message of a generation queue written again; `None` when the bytes are none.
+/// Decodes a message of a generation queue and encodes it again; `None` if it does not decode.
 #[must_use]
 pub fn generation_again(bytes: &[u8]) -> Option<Vec<u8>> {
     Message::decode(bytes).map(|message| message.encode())
 }
 
-/// An announcement written again, once it was noted; `None` when the bytes are none.
+/// Decodes an announcement, records it, and encodes it again; `None` if it does not decode.
 #[must_use]
 pub fn announcement_again(bytes: &[u8]) -> Option<Vec<u8>> {
     let message = read(bytes)?;

@@ -1,10 +1,10 @@
-//! The messages of a counter's generation queue, and what they say of its store.
+//! The messages of a counter's generation queue, and whether they match its store.
 //!
 //! Invariant: a message has exactly one encoding, and nothing else decodes.
 //!
-//! A definition of queues and markers can be exported from a broker and imported into another;
-//! messages can't. And an older copy, of the broker or of a store, holds an older generation than
-//! the other side.
+//! Queues and markers are definitions: they can be exported from a broker and imported into
+//! another, but messages can't. An older copy, of the broker or of a store, holds an older
+//! generation than the other side. So a message that both sides know detects both.
 //!
 //! All numbers are little-endian.
 //!
@@ -12,22 +12,22 @@
 //! |---|---|
 //! | magic `HCG` | 3 |
 //! | format version, 1 | 1 |
-//! | by whom: 0 the founding, 1 the counter | 1 |
+//! | author: 0 the bootstrap, 1 the counter | 1 |
 //! | generation | 16 |
-//! | CRC-32 (IEEE) of all before | 4 |
+//! | CRC-32 (IEEE) of the preceding bytes | 4 |
 
 use headcount_model::{GENERATION_BYTES, Generation, KeptGeneration};
 
 const MAGIC: [u8; 3] = *b"HCG";
 const VERSION: u8 = 1;
-/// Bytes of a message.
+/// Size of a message in bytes.
 const MESSAGE_BYTES: usize = MAGIC.len() + 1 + 1 + GENERATION_BYTES + 4;
 
-/// Who put a message there.
+/// Who published a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Author {
-    /// The coordinator that founded the cluster: the counter's queue has everything since the
-    /// beginning.
+    /// The coordinator that bootstrapped the cluster: the counter's queue has received everything
+    /// since the beginning.
     Founding,
     /// The counter.
     Counter,
@@ -55,7 +55,7 @@ impl Message {
         bytes
     }
 
-    /// None for bytes of anything else, a later release's message among them.
+    /// None if the bytes are not a message of this format, for example one of a later release.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, checksum) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
@@ -74,22 +74,22 @@ impl Message {
     }
 }
 
-/// What a counter's generation queue holds, as its store sees it.
+/// The content of a counter's generation queue, from the view of its store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Whether there is such a queue.
+    /// Whether the queue exists.
     pub queue: bool,
-    /// Whether the generation that the store remembers is among the messages.
+    /// Whether it holds the generation that the store remembers.
     pub own: bool,
-    /// Whether a message of the founding is.
+    /// Whether it holds a message of the bootstrap.
     pub founding: bool,
-    /// Whether anything else is.
+    /// Whether it holds any other message.
     pub others: bool,
 }
 
 impl Found {
-    /// What `messages` are to a store that remembers `kept`; none where there is no queue, and none
-    /// for a message that can't be read.
+    /// Classifies `messages` for a store that remembers `kept`. `messages` is none if the queue
+    /// does not exist, and an element is none if the message does not decode.
     pub(crate) fn of(messages: Option<&[Option<Message>]>, kept: Option<KeptGeneration>) -> Self {
         let Some(messages) = messages else {
             return Self::default();
@@ -113,42 +113,43 @@ impl Found {
         found
     }
 
-    /// Why the broker and a store that remembers `kept` do not go together, if so.
+    /// Why the broker and a store that remembers `kept` do not belong together; none if they do.
     pub(crate) fn mismatch(self, kept: Option<KeptGeneration>) -> Option<&'static str> {
         match kept.map(|kept| kept.is_placed) {
             Some(true) if self.own => None,
             Some(true) => Some(self.of_another()),
-            // It was about to place its first one.
+            // The store was about to place its first generation.
             Some(false) if self.own || self.founding || !self.others => None,
-            // Founded by a release that knew of no generations, or about to replace the founding's.
+            // Bootstrapped by a release without generations, or about to replace the generation of
+            // the bootstrap.
             None if !self.queue || self.founding => None,
             None if !self.others => Some(LIKE_IMPORTED),
             Some(false) | None => Some(LIKE_OLD_STORE),
         }
     }
 
-    /// What the queue looks like where it lacks the store's generation.
+    /// Describes a queue that lacks the store's generation.
     fn of_another(self) -> &'static str {
         if !self.queue {
-            "there is no generation queue: it was deleted, or the broker is another one"
+            "there is no generation queue: it was deleted, or this is a different broker"
         } else if self.others {
-            "the broker holds another generation than its store: an older copy of the broker or of the data folder was put \
-             back, or two processes run as this counter"
+            "the broker holds a different generation than the counter's store: an older copy of \
+             the broker or of the data directory was restored, or two processes run as this counter"
         } else if self.founding {
-            "the broker was founded without its store: it is another broker"
+            "the broker was bootstrapped without the counter's store: it is a different broker"
         } else {
             LIKE_IMPORTED
         }
     }
 }
 
-/// What a queue without messages looks like.
-const LIKE_IMPORTED: &str = "the broker has its queues, but not the message that lay beside them: it was restored from exported \
-     definitions, or that queue was purged";
+/// Describes a queue without messages.
+const LIKE_IMPORTED: &str = "the broker has the counter's queues, but no message in its generation \
+     queue: the broker was restored from exported definitions, or that queue was purged";
 
-/// What messages look like that the store never heard of.
-const LIKE_OLD_STORE: &str = "the broker holds a generation that its store never heard of: an older copy of the data folder was \
-     put back, or two processes run as this counter";
+/// Describes a queue with messages that the store does not know.
+const LIKE_OLD_STORE: &str = "the broker holds a generation that the counter's store does not \
+     know: an older copy of the data directory was restored, or two processes run as this counter";
 
 #[cfg(test)]
 #[path = "generation_tests.rs"]

@@ -1,10 +1,10 @@
-//! A counter's generation queue: its declaration, and looks into it.
+//! A counter's generation queue: declaring it and reading it.
 //!
-//! Invariant: a look leaves every message where it was.
+//! Invariant: reading leaves every message in the queue.
 //!
-//! What is looked at lies on the connection that looks, under a lock that ends with it: whoever
-//! comes after a connection that hangs waits for the broker to give up on that, and does not take
-//! for lost what it holds.
+//! While messages are read, the connection that reads holds them, under a lock that ends with that
+//! connection. So after a reader that hangs, the next reader waits until the broker gives up on the
+//! connection, and does not mistake the held messages for lost ones.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use super::generation::{Found, Message};
 use super::topology::{Broker, lasting_arguments};
 use headcount_model::{CounterName, Generation, KeptGeneration};
 
-/// Looks into the queue before a mismatch counts: what a connection that just ended held comes back
-/// some moments later.
+/// How often the queue is read before a mismatch counts. Messages that a closed connection held
+/// return some moments later.
 const LOOKS: usize = 4;
-/// The pause between two of them.
+/// The pause between two reads.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// Messages looked at; no more are ever there but by somebody's hand.
+/// The most messages that are read. The queue holds more only if somebody adds them by hand.
 const MESSAGES_MAX: usize = 1_000;
 
 impl Broker {
-    /// Declares the counter's generation queue; what is there already stays.
+    /// Declares the counter's generation queue; an existing one stays.
     pub(crate) async fn declare_generation(
         &mut self,
         counter: &CounterName,
@@ -40,8 +40,8 @@ impl Broker {
     }
 }
 
-/// What lies in the counter's queue, as a store sees it that remembers `kept`. The messages stay
-/// where they are.
+/// Reads the counter's queue and classifies its messages for a store that remembers `kept`. The
+/// messages stay in the queue.
 pub(super) async fn look(
     broker: &mut Broker,
     counter: &CounterName,
@@ -65,7 +65,7 @@ pub(super) async fn look(
     }
 }
 
-/// Acknowledges everything in the counter's queue but `generation`.
+/// Acknowledges all messages in the counter's queue except those with `generation`.
 pub(super) async fn keep_only(
     broker: &mut Broker,
     counter: &CounterName,
@@ -83,8 +83,8 @@ pub(super) async fn keep_only(
     unlock(broker, counter).await
 }
 
-/// Waits for the lock of those who look into the counter's generation queue. It ends with its
-/// holder's connection.
+/// Waits for the lock on reading the counter's generation queue. It ends with the connection of its
+/// holder.
 pub(super) async fn lock(broker: &mut Broker, counter: &CounterName) -> Result<(), BrokerError> {
     let lock = broker.names.generation_lock(counter);
     broker.lock_by(lock).await
@@ -95,13 +95,13 @@ async fn unlock(broker: &mut Broker, counter: &CounterName) -> Result<(), Broker
     broker.unlock_by(lock).await
 }
 
-/// Messages that were taken from the queue, and are in nobody else's hand meanwhile.
+/// Messages taken from the queue and not acknowledged; no other connection can get them.
 struct Taken {
     channel: Channel,
     taken: Vec<BasicGetMessage>,
 }
 
-/// Takes all messages; none where there is no queue.
+/// Takes all messages; none if the queue does not exist.
 async fn take(broker: &Broker, counter: &CounterName) -> Result<Option<Taken>, BrokerError> {
     let queue = broker.names.generation(counter);
     let channel = broker.fresh_channel().await?;
@@ -124,7 +124,7 @@ impl Taken {
         messages.collect()
     }
 
-    /// Puts back what was not acknowledged.
+    /// Returns all unacknowledged messages to the queue.
     async fn give_back(self) -> Result<(), BrokerError> {
         const ALL: u64 = 0;
         let options = BasicNackOptions {

@@ -1,6 +1,6 @@
-//! The messages' bytes, and every pair of a store and a queue.
+//! Tests of the encoding of messages, and of every pair of a store and a queue.
 //!
-//! Invariant: the table names each pair; what is not named as fine is a possible loss.
+//! Invariant: the table names each pair; each pair that is not marked as fine is a possible loss.
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ fn by(author: Author, generation: Generation) -> Option<Message> {
     Some(Message { author, generation })
 }
 
-/// What lies in a queue, if there is one.
+/// The messages of a queue; none if the queue does not exist.
 type Queue<'m> = Option<&'m [Option<Message>]>;
 
 proptest! {
@@ -46,7 +46,7 @@ proptest! {
     }
 }
 
-/// The committed corpus has the same bytes: what earlier releases wrote is read.
+/// The committed corpus has the same bytes, so messages of earlier releases decode.
 #[test]
 fn the_bytes_are_those_of_the_format() {
     let message = Message {
@@ -54,13 +54,13 @@ fn the_bytes_are_those_of_the_format() {
         generation: OURS,
     };
     let fixture = include_bytes!("../../../fuzz/corpus/decode_small/generation");
-    // The first byte tells the fuzz target what follows.
+    // The first byte selects the decoder of the fuzz target.
     assert_eq!(message.encode(), fixture[1..]);
     assert_eq!(Message::decode(&fixture[1..]), Some(message));
 }
 
-/// Every store that there is: one without a generation, one about to place its first, one that has
-/// placed it.
+/// The three kinds of stores: without a generation, about to place its first, and with a placed
+/// one.
 fn stores() -> [Option<KeptGeneration>; 3] {
     let kept = |is_placed| {
         Some(KeptGeneration {
@@ -75,7 +75,7 @@ fn stores() -> [Option<KeptGeneration>; 3] {
 fn a_store_and_a_queue_go_together_or_may_have_lost() {
     let founding = by(Author::Founding, OTHER);
     let (own, other) = (by(Author::Counter, OURS), by(Author::Counter, OTHER));
-    // What is in the queue, and which of the three stores it goes with.
+    // The messages of the queue, and which of the three stores match it.
     let table: [(Queue<'_>, [bool; 3]); 9] = [
         (None, [true, true, false]),
         (Some(&[]), [false, true, false]),
@@ -99,7 +99,7 @@ fn a_store_and_a_queue_go_together_or_may_have_lost() {
     }
 }
 
-/// Whoever reads it must know what to look for.
+/// The text must name what the operator has to look for.
 #[test]
 fn what_was_found_is_told() {
     let other: &[_] = &[by(Author::Counter, OTHER)];
@@ -111,17 +111,17 @@ fn what_was_found_is_told() {
         (
             Some(&[by(Author::Founding, OTHER)][..]),
             placed,
-            "another broker",
+            "different broker",
         ),
         (Some(other), placed, "older copy of the broker"),
-        (Some(other), none, "older copy of the data folder"),
+        (Some(other), none, "older copy of the data directory"),
     ] {
         let why = Found::of(messages, kept).mismatch(kept);
         assert!(why.is_some_and(|why| why.contains(says)), "{why:?}");
     }
 }
 
-/// What a renewal, or its first one, leaves wherever it is broken off.
+/// The states that a renewal leaves when it is interrupted, including the first renewal.
 #[test]
 fn no_step_of_a_renewal_looks_like_a_loss() {
     let kept = |generation, is_placed| {
@@ -136,18 +136,18 @@ fn no_step_of_a_renewal_looks_like_a_loss() {
         let mismatch = Found::of(messages, kept).mismatch(kept);
         assert_eq!(mismatch, None, "{messages:?} and {kept:?}");
     };
-    // A later one.
+    // A later renewal.
     fine(Some(&[old]), kept(OTHER, true));
     fine(Some(&[old, new]), kept(OTHER, true));
     fine(Some(&[old, new]), kept(OURS, true));
     fine(Some(&[new]), kept(OURS, true));
-    // The first one where the founding's lies, given up twice.
+    // The first renewal where the bootstrap's message exists, interrupted twice.
     fine(Some(&[founding]), None);
     fine(Some(&[founding, new]), None);
     fine(Some(&[founding, new, old]), None);
     fine(Some(&[founding, new, old]), kept(OTHER, true));
     fine(Some(&[old]), kept(OTHER, true));
-    // The first one where there was no queue.
+    // The first renewal where there was no queue.
     fine(None, None);
     fine(None, kept(OURS, false));
     fine(Some(&[]), kept(OURS, false));

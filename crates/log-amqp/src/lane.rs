@@ -1,9 +1,9 @@
-//! One partition's way to the broker: a batch at a time, again and again until it is confirmed.
+//! Publishing the batches of one partition: one at a time, with retries until it is confirmed.
 //!
 //! Invariant: a coordinator's batch is confirmed once each counter that it publishes to has a copy
-//! in its queue. Only a clean acknowledgement of each is success: a message that no queue took is
-//! acknowledged as well, but returned first. An attempt that failed is repeated on a fresh channel,
-//! so no late answer is taken for another's.
+//! in its queue. Every copy must be acknowledged and none returned: the broker also acknowledges a
+//! message that no queue received, but returns it first. A failed attempt is repeated on a new
+//! channel, so that a late confirm is not attributed to another attempt.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,21 +25,21 @@ use headcount_log::{AppendError, wire};
 use headcount_model::{Batch, CounterName, Partition};
 use headcount_telemetry as telemetry;
 
-/// AMQP's mark of a message that survives a restart of the broker.
+/// The delivery mode of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
-/// The longest wait for a new declaration before the batch is tried anyway.
+/// The longest wait for a new declaration before the batch is published anyway.
 const DECLARATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What its channels are for, where it is told what the broker refuses.
+/// The purpose of its channels, in refusals of the broker.
 const PURPOSE: &str = "a channel for publishing";
 
-/// The task's own state.
+/// State of the task of a partition.
 pub(super) struct Lane {
     publishing: Arc<Publishing>,
     partition: Partition,
     channel: Option<Channel>,
     targets: watch::Receiver<BTreeSet<CounterName>>,
-    /// The counters whose queues get a copy, with these.
+    /// The counters that receive a copy, with their queues.
     queues: Vec<(CounterName, ShortString)>,
 }
 
@@ -57,9 +57,9 @@ impl Lane {
         lane
     }
 
-    /// Publishes to the present targets from here on. To be called only while all that was
-    /// published is confirmed, or will be published again: who is told that a counter is reached
-    /// relies on that.
+    /// Publishes to the present targets from now on. Call this only while everything published is
+    /// confirmed or will be published again: the announcement that a counter is reached relies on
+    /// it.
     fn adopt(&mut self) {
         let targets = self.targets.borrow_and_update().clone();
         let names = Names::new(&self.publishing.options);
@@ -78,7 +78,7 @@ pub(super) async fn run(mut lane: Lane, mut appends: mpsc::Receiver<Append>) {
     loop {
         let append = tokio::select! {
             biased;
-            // The sender lives as long as the lanes.
+            // Does not fail: the sender lives as long as the lanes.
             Ok(()) = lane.targets.changed() => {
                 lane.adopt();
                 continue;
@@ -96,7 +96,7 @@ pub(super) async fn run(mut lane: Lane, mut appends: mpsc::Receiver<Append>) {
                 Err(AppendError::Refused(why.unwrap_or_default()))
             }
         };
-        // An appender that no longer waits has nothing to learn.
+        // Fails if the caller no longer waits, which does not matter.
         let _ = done.send(result);
     }
 }
@@ -155,7 +155,7 @@ fn note(outcome: &Outcome, history: &mut History) {
     }
 }
 
-/// Which copies of a batch are confirmed: a bit for each of the first 64 queues.
+/// Which copies of a batch are confirmed: one bit for each of the first 64 queues.
 #[derive(Default)]
 struct Copies(AtomicU64);
 
@@ -178,7 +178,7 @@ impl Copies {
 }
 
 impl Lane {
-    /// A channel that confirms, once everything is declared and a connection is open.
+    /// A channel in confirm mode, once everything is declared and a connection is open.
     async fn channel(&mut self) -> Channel {
         let mut failures = 0;
         loop {
@@ -195,8 +195,8 @@ impl Lane {
                 Err(error) => {
                     let refusals = &self.publishing.options.refusals;
                     refusals.note(PURPOSE, error.to_string());
-                    tracing::warn!(%error, "no channel for publishing");
-                    // A blocked broker opens none, and would on no other connection either.
+                    tracing::warn!(%error, "opening a channel for publishing failed; retrying");
+                    // A blocked broker opens no channel, on no other connection either.
                     if !self.publishing.is_blocked() {
                         self.publishing.reconnect.notify_one();
                     }
@@ -206,7 +206,7 @@ impl Lane {
     }
 
     async fn open(&self) -> Result<Channel, BrokerError> {
-        // The senders live as long as the lanes.
+        // Does not fail: the sender lives as long as the lanes.
         let _ = self
             .publishing
             .declared
@@ -217,7 +217,7 @@ impl Lane {
         let connected = connection.wait_for(Option::is_some).await;
         let connected = connected.ok().and_then(|connected| connected.clone());
         let Some(connection) = connected else {
-            // Whoever connects is gone, and soon this lane.
+            // The task that connects has ended, and this lane ends soon.
             return std::future::pending().await;
         };
         let opened = async {
@@ -234,17 +234,17 @@ impl Lane {
         if self.queues.is_empty() {
             return Outcome::Returned;
         }
-        // All at once: each is written to the connection when it is polled first, and waits for its
-        // confirm after that. Any may carry the return of another: only all of them together say
-        // that none came back.
+        // All copies are published concurrently: each is written to the connection at its first
+        // poll, then waits for its confirm. Each confirm may carry the return of another copy, so
+        // only all of them together show that none was returned.
         let copies = self.queues.iter().enumerate();
         let copies = copies.map(async |(at, (_, queue))| {
             let confirmation = self.publish_to(queue, channel, bytes).await?.await?;
             noted.note(at, &confirmation);
             Ok(confirmation)
         });
-        // The broker's word on one may come while another is still handed over, which then fails
-        // without it.
+        // The broker may refuse one copy while another is still being written; that one then fails
+        // without the broker's reply.
         let confirmed = futures_util::future::join_all(copies);
         let mut confirmed = std::pin::pin!(confirmed);
         loop {
@@ -252,15 +252,16 @@ impl Lane {
             let wait = self.publishing.options.confirm_timeout;
             match tokio::time::timeout(wait, &mut confirmed).await {
                 Ok(confirmations) => return outcome(confirmations),
-                // A blocked broker has not even read it: once more would only be one more to read.
+                // A blocked broker has not read the batch: another attempt would only add to what
+                // it must read.
                 Err(_) if was_blocked || self.publishing.is_blocked() => {}
                 Err(_) => return Outcome::TimedOut,
             }
         }
     }
 
-    /// Publishes a copy to a queue, by RabbitMQ's default exchange, which routes by the names of
-    /// queues: neither exchanges nor bindings of ours are asked.
+    /// Publishes a copy to a queue through RabbitMQ's default exchange, which routes by the names
+    /// of queues. Declared exchanges and bindings are not involved.
     async fn publish_to(
         &self,
         queue: &ShortString,
@@ -277,7 +278,7 @@ impl Lane {
         published.await
     }
 
-    /// Has everything declared again; whether it was.
+    /// Has everything declared again; returns whether that was done.
     async fn declare_again(&self) -> bool {
         let (done, declared) = oneshot::channel();
         if self.publishing.declare_again.send(done).await.is_err() {

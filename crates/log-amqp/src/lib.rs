@@ -1,24 +1,28 @@
-//! The log of a cluster: a durable queue on RabbitMQ for every counter, and a fanout exchange per
-//! partition.
+//! The log of a cluster over RabbitMQ: a fanout exchange for each partition, and durable queues for
+//! each counter.
 //!
-//! Invariant: an append is confirmed by the queue of each counter that it is for, and nobody
-//! declares a lost queue again without leaving word of the loss. What is decided is in pure
-//! functions; lapin only carries it out.
+//! Invariant: an append is confirmed by the queue of each counter that it is for, and a lost queue
+//! is declared again only after the loss is recorded. Pure functions make the decisions; lapin only
+//! carries them out.
 //!
-//! | file | what it is |
+//! | file | content |
 //! |---|---|
-//! | `url` | the broker's addresses, with their passwords kept back |
-//! | `broker_error` | what the broker refuses, by its replies |
+//! | `url` | the broker's addresses; passwords are never shown |
+//! | `broker_error` | errors of broker operations, and what the broker's replies mean |
 //! | `connection` | supervised connecting over a list of hosts |
 //! | `topology` | names of exchanges, queues and markers, and the operations on them |
-//! | `founding` | what a coordinator declares before it publishes, what a counter creates |
+//! | `founding` | bootstrap: what a coordinator declares, and what a counter creates |
+//! | `elsewhere` | which addresses lead to a broker node that carries the cluster |
 //! | `publisher`, `control`, `lane`, `outcome` | [`AmqpLog`] |
 //! | `protocol` | what a counter does before it consumes, as a pure decision |
-//! | `generation`, `generation_queue`, `renewal` | what shows that broker and store go together; the first is pure |
-//! | `consumer`, `session`, `listening`, `merged` | [`AmqpDeliveries`] |
-//! | `trouble`, `refusals` | what to say of what fails again and again, in the log and to whoever asks |
-//! | `announcement`, `presence`, `strangers` | what nodes say, who is there, and who must not be |
-//! | `operator`, `remake` | what only an operator may ask for |
+//! | `generation` | whether broker and store belong together, as a pure decision |
+//! | `generation_queue`, `renewal` | reading and replacing generations on the broker |
+//! | `consumer`, `session`, `listening`, `merged`, `flow` | [`AmqpDeliveries`] |
+//! | `trouble`, `refusals` | reports of repeated failures, in the log and in readiness checks |
+//! | `announcement`, `presence` | announcements, and discovery by them |
+//! | `strangers` | nodes that conflict with this one |
+//! | `operator`, `remake` | operations that only an operator starts |
+//! | `management` | a client of RabbitMQ's management API |
 
 mod announcement;
 mod broker_error;
@@ -65,52 +69,52 @@ use std::time::Duration;
 use headcount_model::{CounterName, Partitioning};
 use headcount_runtime::supervisor::Supervisor;
 
-/// What kind of queue a counter's queue is.
+/// The type of a counter's queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum QueueType {
-    /// Replicated, and synced on a majority of the broker's nodes before it confirms.
+    /// Replicated. It confirms a message once a majority of its members has synced it.
     #[default]
     Quorum,
-    /// On one node of the broker: only for a broker of a single node, since nothing is acknowledged
-    /// while that is down.
+    /// On one node of the broker, and only for a broker with a single node: nothing is acknowledged
+    /// while that node is down.
     Classic,
 }
 
-/// How to reach the broker, and what is on it. All nodes of a cluster need the same `prefix`,
-/// `partitioning` and `queue_type`.
+/// How to reach the broker, and how its objects are named. All nodes of a cluster need the same
+/// `prefix`, `partitioning` and `queue_type`.
 #[derive(Debug, Clone)]
 pub struct AmqpOptions {
-    /// The broker's hosts, tried in turn.
+    /// The broker's addresses, tried in turn.
     pub urls: Vec<AmqpUrl>,
-    /// Certificates in PEM that are trusted at `amqps://` beside the system's.
+    /// Certificates in PEM that are trusted for `amqps://` in addition to the system's.
     pub authorities: Option<String>,
-    /// How the names of all exchanges and queues begin.
+    /// Prefix of the names of all exchanges and queues.
     pub prefix: String,
-    /// The cluster whose nodes are heard; none hears those of all.
+    /// The id of the cluster. Announcements of other clusters are ignored; with none, those of all
+    /// clusters are accepted.
     pub cluster_id: Option<String>,
-    /// How many partitions there are.
+    /// The number of partitions.
     pub partitioning: Partitioning,
-    /// What kind of queue a counter's queue is.
+    /// The type of the counters' queues.
     pub queue_type: QueueType,
-    /// The longest that connecting to one host may take.
+    /// The limit on connecting to one host.
     pub connect_timeout: Duration,
-    /// How long to wait for a confirm before the same batch is published again on a fresh channel.
+    /// How long to wait for a confirm before the same batch is published again on a new channel.
     pub confirm_timeout: Duration,
-    /// How often the two ends of a connection show that they are alive; in whole seconds.
+    /// The interval of heartbeats on a connection, in whole seconds.
     pub heartbeat: Duration,
-    /// Deliveries of a partition that a counter holds unacknowledged at most.
+    /// The most unacknowledged deliveries of a partition that a counter holds.
     pub prefetch: u16,
-    /// How often a coordinator asks how long the queues are.
+    /// How often a coordinator reads the lengths of the queues.
     pub depth_interval: Duration,
-    /// Counters whose generation queues tell the nodes of a broker with several addresses which
-    /// carry the cluster from those that don't: those that this node can name before it has heard
-    /// of any.
+    /// Counters that this node knows before it has received an announcement. With several
+    /// addresses, their generation queues show which nodes of the broker carry the cluster.
     pub witnesses: Vec<CounterName>,
-    /// How often a node announces itself.
+    /// The interval at which a node announces itself.
     pub presence_interval: Duration,
-    /// Where it is noted what the broker refuses.
+    /// Records what the broker refuses.
     pub refusals: Refusals,
-    /// Watches over the tasks that carry this out.
+    /// Supervises the tasks of this log.
     pub supervisor: Supervisor,
 }
 
@@ -121,7 +125,7 @@ impl AmqpOptions {
         self.urls.first().map_or("/", AmqpUrl::vhost)
     }
 
-    /// The names of all queues of a counter: one for each partition, then that of its generation.
+    /// The names of all queues of a counter: one for each partition, then its generation queue.
     #[must_use]
     pub fn queues(&self, counter: &CounterName) -> Vec<String> {
         let names = topology::Names::new(self);
@@ -130,7 +134,7 @@ impl AmqpOptions {
         items.chain([names.generation(counter)]).collect()
     }
 
-    /// The usual settings for a broker at `urls`.
+    /// The default settings for a broker at `urls`.
     #[must_use]
     pub fn new(urls: Vec<AmqpUrl>) -> Self {
         Self {

@@ -1,7 +1,7 @@
-//! Listening to the other counters before a first start.
+//! Listening for the other counters before a first start.
 //!
-//! Invariant: what is told of the others was heard after this counter could hear itself, so nobody
-//! who announces itself is missed.
+//! Invariant: a result covers only announcements that arrived after this counter heard its own, so
+//! it includes every counter that announces itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::protocol::{Peers, judge_peers};
 use super::{AmqpOptions, Nodes};
 use headcount_model::CounterName;
 
-/// How many intervals of presence to listen before it counts that nobody was heard.
+/// The number of announcement intervals to listen before silence counts.
 const LISTEN_INTERVALS: u32 = 3;
-/// How long a peer may be unsure whether it has started before it counts as one that has not.
+/// How long a peer may not know whether it has started before it counts as not started.
 const UNSURE_MAX: Duration = Duration::from_secs(30);
 
-/// Listens until counter `name` has heard itself, and then long enough to have heard everybody.
+/// Listens until counter `name` has heard itself, and then long enough to hear all others.
 pub(super) async fn listen(
     options: &AmqpOptions,
     name: &CounterName,

@@ -1,8 +1,8 @@
-//! A client of RabbitMQ's management API: which nodes of the broker run, and on which of them a
-//! queue has members. AMQP 0-9-1 tells neither.
+//! A client of RabbitMQ's management API. It reads which nodes of the broker run, and which of them
+//! have members of a queue; AMQP 0-9-1 reports neither.
 //!
-//! Invariant: it only reads; a look ends in time and takes no more memory than allowed; a password
-//! is shown to the address that it was given with, and to nobody else.
+//! Invariant: the client only reads; a lookup is bounded in time and memory; a password is sent
+//! only to the address that it was configured with.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,32 +17,35 @@ use thiserror::Error;
 
 use headcount_model::is_unambiguous;
 
-/// How long connecting to one address may take.
+/// The limit on connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a look by way of one address may take.
+/// The limit on a lookup at one address.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes of one answer: room for a hundred nodes.
+/// The most bytes of one response: enough for a hundred nodes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// The statuses of an answer that says what is wrong with the question.
+/// The status codes that report a wrong request.
 const UNAUTHORIZED: u16 = 401;
 const NOT_FOUND: u16 = 404;
 
-/// Where the management API is and how to log in: `http://user:password@host:15672`, or `https://`.
+/// The URL of the management API and the user to log in: `http://user:password@host:15672`, or
+/// `https://`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ManagementUrl {
-    /// Without the user.
+    /// Without user and password.
     base: Url,
     user: String,
     password: String,
 }
 
-/// A text is no address of the management API. It is never repeated: it may hold a password.
+/// A text is not a URL of the management API. The error never repeats the text, which may contain a
+/// password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "not of the form http://user:password@host:15672 (or https://…), with what is neither letter nor digit of user and password percent-encoded"
+    "not of the form http://user:password@host:15672 (or https://…), with every character of user \
+     and password that is neither a letter nor a digit percent-encoded"
 )]
 pub struct ManagementUrlError;
 
@@ -63,7 +66,7 @@ impl FromStr for ManagementUrl {
         let password = decoded(base.password().unwrap_or_default());
         let cleared = base.set_username("").and(base.set_password(None));
         cleared.map_err(|()| ManagementUrlError)?;
-        // Without the slash at its end, the last part of the path would be replaced.
+        // Without the trailing slash, `join` would replace the last segment of the path.
         let path = format!("{}/", base.path().trim_end_matches('/'));
         base.set_path(&path);
         Ok(Self {
@@ -89,55 +92,55 @@ impl fmt::Debug for ManagementUrl {
     }
 }
 
-/// Why the management API told nothing.
+/// Why a lookup failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ManagementError {
-    /// The client can't be set up.
-    #[error("TLS can't be set up: {0}")]
+    /// TLS setup failed.
+    #[error("TLS setup failed: {0}")]
     Setup(String),
-    /// No address was given.
-    #[error("no address is given")]
+    /// The client has no address.
+    #[error("no address of the management API is configured")]
     NoAddress,
-    /// An address gave no answer in time, or none that can be used.
+    /// An address gave no response in time, or an unusable one.
     #[error("{url}: {detail}")]
     NoAnswer {
         /// The address, without its password.
         url: String,
-        /// What is wrong.
+        /// The fault.
         detail: String,
     },
 }
 
-/// A node of the broker.
+/// The state of a node of the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct NodeState {
     /// Its name, such as `rabbit@host`.
     pub name: String,
-    /// Whether it runs, as the asked node sees it.
+    /// Whether it runs, according to the queried node.
     #[serde(default)]
     pub running: bool,
 }
 
-/// A queue.
+/// The state of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct QueueState {
-    /// `quorum`, `classic`…; empty where it is not told.
+    /// `quorum`, `classic`…; empty if the response has no type.
     #[serde(default, rename = "type")]
     pub kind: String,
-    /// The nodes on which it has members; empty where it has none, as a classic queue.
+    /// The nodes with a member of the queue; empty for a classic queue, which has no members.
     #[serde(default)]
     pub members: Vec<String>,
-    /// Those of them that answer.
+    /// The members that are online.
     #[serde(default)]
     pub online: Vec<String>,
 }
 
-/// What one look has found.
+/// The result of one lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// The broker's nodes.
+    /// The nodes of the broker.
     pub nodes: Vec<NodeState>,
-    /// The queues in the order asked for; none where one is not there.
+    /// The queues in the requested order; none for a queue that does not exist.
     pub queues: Vec<Option<QueueState>>,
 }
 
@@ -149,23 +152,23 @@ pub struct ManagementClient {
 }
 
 impl ManagementClient {
-    /// A client that asks the first of `urls` that answers, and trusts `authorities`, certificates
-    /// in PEM, at `https://` beside the system's.
+    /// A client that uses the first of `urls` that responds. For `https://` it trusts
+    /// `authorities`, certificates in PEM, in addition to the system's.
     ///
     /// # Errors
-    /// When TLS can't be set up.
+    /// When TLS setup fails.
     pub fn new(
         urls: Vec<ManagementUrl>,
         authorities: Option<&str>,
     ) -> Result<Self, ManagementError> {
-        // A provider that is installed already is as good.
+        // If another provider is already installed, that one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let setup = |error: reqwest::Error| ManagementError::Setup(cause(&error));
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            // Asked seldom: a connection that is kept would only be found closed.
+            // Lookups are rare: the server would close a pooled connection before its next use.
             .pool_max_idle_per_host(0)
-            // The password is for nobody that a redirect or the environment might name.
+            // The password must not reach a host that a redirect or the environment names.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none());
         if let Some(pem) = authorities {
@@ -176,10 +179,10 @@ impl ManagementClient {
         Ok(Self { http, urls })
     }
 
-    /// Asks for the broker's nodes, and for these queues of a virtual host.
+    /// Reads the states of the broker's nodes, and of these queues of a virtual host.
     ///
     /// # Errors
-    /// What the last address said, when none tells.
+    /// The error of the last address, when all addresses failed.
     pub async fn look(&self, vhost: &str, queues: &[String]) -> Result<Look, ManagementError> {
         let mut last = ManagementError::NoAddress;
         for url in &self.urls {
@@ -187,7 +190,7 @@ impl ManagementClient {
             let detail = match looked.await {
                 Ok(Ok(look)) => return Ok(look),
                 Ok(Err(detail)) => detail,
-                Err(_) => format!("no answer within {} s", LOOK_TIMEOUT.as_secs()),
+                Err(_) => format!("no response within {} s", LOOK_TIMEOUT.as_secs()),
             };
             last = ManagementError::NoAnswer {
                 url: url.to_string(),
@@ -204,7 +207,7 @@ impl ManagementClient {
         queues: &[String],
     ) -> Result<Look, String> {
         let nodes = self.get(url, "api/nodes?columns=name,running").await?;
-        let nodes = nodes.ok_or("it has no management API")?;
+        let nodes = nodes.ok_or("there is no management API at this address")?;
         let mut states = Vec::with_capacity(queues.len());
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         for queue in queues {
@@ -221,7 +224,7 @@ impl ManagementClient {
         })
     }
 
-    /// What is at `path`; none when nothing is.
+    /// Requests `path`; none if it does not exist.
     async fn get<A: DeserializeOwned>(
         &self,
         url: &ManagementUrl,
@@ -229,38 +232,39 @@ impl ManagementClient {
     ) -> Result<Option<A>, String> {
         let at = url.base.join(path).map_err(|error| error.to_string())?;
         let request = self.http.get(at).basic_auth(&url.user, Some(&url.password));
-        // Its text would name the address that was asked.
+        // Without the error's own text, which contains the URL.
         let response = request.send().await.map_err(|error| cause(&error))?;
         match response.status().as_u16() {
             200 => {}
             NOT_FOUND => return Ok(None),
             UNAUTHORIZED => {
                 return Err(
-                    "it refuses the user or its password; the user needs the tag monitoring"
+                    "the management API refuses the user or the password; the user needs the tag \
+                     monitoring"
                         .to_owned(),
                 );
             }
-            status => return Err(format!("it answers {status}")),
+            status => return Err(format!("unexpected status {status}")),
         }
         let body = gather(response).await?;
         let answer = serde_json::from_slice(&body);
-        answer.map_err(|error| format!("its answer is not that of a management API: {error}"))
+        answer.map_err(|error| format!("the response is not from a management API: {error}"))
     }
 }
 
-/// Reads a body of bounded length.
+/// Reads a body up to [`ANSWER_BYTES_MAX`].
 async fn gather(mut response: Response) -> Result<Bytes, String> {
     let mut body = BytesMut::new();
     while let Some(part) = response.chunk().await.map_err(|error| cause(&error))? {
         if body.len() + part.len() > ANSWER_BYTES_MAX {
-            return Err("its answer is too long".to_owned());
+            return Err("the response is too long".to_owned());
         }
         body.extend_from_slice(&part);
     }
     Ok(body.freeze())
 }
 
-/// The error's cause, which says more than that a request failed.
+/// The root cause of an error, which says more than that the request failed.
 fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -298,7 +302,7 @@ mod tests {
     #[test]
     fn what_the_api_leaves_out_is_empty() {
         let quorum = r#"{"type":"quorum","members":["a@h","b@h"],"online":["a@h"]}"#;
-        let state: QueueState = serde_json::from_str(quorum).expect("as RabbitMQ tells it");
+        let state: QueueState = serde_json::from_str(quorum).expect("as RabbitMQ sends it");
         assert_eq!(state.members.len(), 2);
         assert_eq!(state.online, ["a@h"]);
         let classic: QueueState = serde_json::from_str(r#"{"type":"classic"}"#).expect("valid");
@@ -306,7 +310,7 @@ mod tests {
         let node: NodeState = serde_json::from_str(r#"{"name":"a@h"}"#).expect("valid");
         assert!(
             !node.running,
-            "a node that is down may be told without more"
+            "a node that is down may come without `running`"
         );
     }
 

@@ -1,6 +1,6 @@
 //! The deliveries of all queues of a counter, as one stream.
 //!
-//! Invariant: how a consumer ended is told after everything that it brought.
+//! Invariant: the end of a consumer is reported after all of its deliveries.
 
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
@@ -14,7 +14,7 @@ use super::connection::timed;
 use super::topology::Broker;
 use headcount_model::{CounterName, Partition};
 
-/// What came from a consumer.
+/// An entry of the stream.
 pub(super) enum Taken {
     Delivery(Partition, Box<Delivery>),
     Error(lapin::Error),
@@ -37,7 +37,7 @@ pub(super) async fn consume(broker: &Broker, name: &CounterName) -> Result<Merge
     Ok(select_all(streams))
 }
 
-/// Starts to consume, with at most `prefetch` deliveries under way.
+/// Starts to consume a queue, with at most `prefetch` deliveries in flight.
 async fn consume_one(
     channel: &Channel,
     partition: Partition,
@@ -57,8 +57,8 @@ async fn consume_one(
     Ok(deliveries.chain(end).boxed())
 }
 
-/// Whether the broker still knows of a consumer of every queue. That it does not is no proof of a
-/// loss: what is lost is found when all is settled again.
+/// Whether the broker reports a consumer for every queue. If it does not, that is no proof of a
+/// loss: the next run of the startup protocol detects losses.
 pub(super) async fn is_consumed(
     broker: &mut Broker,
     name: &CounterName,

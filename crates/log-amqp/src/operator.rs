@@ -1,7 +1,7 @@
-//! What only an operator may ask for: a counter's removal, and passing over a batch that nobody can
-//! read.
+//! Operations that only an operator starts: removing a counter, and skipping a batch that does not
+//! decode.
 //!
-//! Invariant: each looks first, and does nothing that anyone still needs.
+//! Invariant: each operation checks first, and destroys nothing that is still needed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,25 +21,25 @@ use super::{AmqpOptions, Nodes, Presence, Role};
 use headcount_log::wire;
 use headcount_model::{CounterName, Partition};
 
-/// Why nothing is done on a broker without the cluster.
-const NOT_FOUNDED: &str = "no cluster was founded on this virtual host: is it the right one? A coordinator makes the first \
-                           queues when it starts";
+/// Why nothing is done on a broker that does not carry the cluster.
+const NOT_FOUNDED: &str = "no cluster was bootstrapped on this virtual host; check that it is the \
+                           right one. A coordinator declares the first queues when it starts";
 
-/// How many intervals of presence to listen before it counts that nobody was heard.
+/// The number of announcement intervals to listen before silence counts.
 const LISTEN_INTERVALS: u32 = 3;
 
-/// How long to wait for a delivery before it counts that there is none.
+/// How long to wait for a delivery before the queue counts as empty.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Deliveries looked through at least. What a consumer held comes again first, but in any order.
+/// The least number of deliveries to check. Those that a consumer held come first, in any order.
 const HELD_MIN: u16 = 128;
 
 /// Why an operator's command did nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OperatorError {
-    /// The broker can't be reached, or did not do as asked.
-    #[error("the broker did not do as asked: {0}")]
+    /// The broker cannot be reached, or an operation failed.
+    #[error("broker operation failed: {0}")]
     Broker(String),
-    /// It would harm.
+    /// It would do harm.
     #[error("{0}")]
     Refused(String),
 }
@@ -50,15 +50,15 @@ impl From<BrokerError> for OperatorError {
     }
 }
 
-/// Connects once to each host at most, to one that carries the cluster: a node of the broker that
-/// lost its disk, and has not joined the others again, would be told for nothing.
+/// Connects to a host that carries the cluster, with at most one attempt for each host. Operations
+/// on a broker node that lost its disk, and has not joined the others again, would have no effect.
 pub(super) async fn connect(
     options: &Arc<AmqpOptions>,
     purpose: &str,
 ) -> Result<(Link, Broker), OperatorError> {
     let mut dialer = Dialer::new(Arc::clone(options), purpose);
     let mut imported = None;
-    let mut last = OperatorError::Broker("no host is configured".to_owned());
+    let mut last = OperatorError::Broker("no broker address is configured".to_owned());
     for _ in 0..options.urls.len() {
         let link = match dialer.dial_once().await {
             Ok(link) => link,
@@ -78,10 +78,10 @@ pub(super) async fn connect(
     imported.ok_or(last)
 }
 
-/// Messages in each counter's queues that the counter does not hold; none where a queue is missing.
+/// Ready messages in each counter's queues; none if a queue is missing.
 ///
 /// # Errors
-/// When the broker can't be reached.
+/// When the broker cannot be reached.
 pub async fn depths(
     options: AmqpOptions,
     counters: &[CounterName],
@@ -95,11 +95,11 @@ pub async fn depths(
     Ok(depths)
 }
 
-/// Removes a dead counter for ever: deletes its queues, which would grow, and spends its name.
-/// Returns how many messages its queues held.
+/// Removes a dead counter permanently: deletes its queues, which would otherwise grow, and marks
+/// its name as removed. Returns the number of messages in its queues.
 ///
 /// # Errors
-/// [`OperatorError::Refused`] while the counter runs or any node's settings name it.
+/// [`OperatorError::Refused`] while the counter runs, or while the settings of a node name it.
 pub async fn remove_counter(
     options: AmqpOptions,
     name: &CounterName,
@@ -121,28 +121,28 @@ async fn remove(
     presence.listening().await;
     tokio::time::sleep(options.presence_interval * LISTEN_INTERVALS).await;
     if let Some(end) = options.supervisor.unasked() {
-        // Nobody listened: that nobody was heard says nothing.
+        // Without a listener, silence proves nothing.
         return Err(OperatorError::Broker(end.to_string()));
     }
     if let Some(why) = why_needed(&presence.nodes().borrow(), name) {
         return Err(OperatorError::Refused(why));
     }
-    // A coordinator that has looked already would declare the queue again.
+    // Otherwise a coordinator that has already checked the queue could declare it again.
     broker.lock().await?;
-    // The name first: a coordinator that declares from here on passes it over.
+    // Before the queues are deleted: coordinators ignore the counter from here on.
     broker.mark(&Marker::Removed(name.clone())).await?;
     let messages = broker.delete_queues(name).await?;
     broker.unlock().await?;
     Ok(messages)
 }
 
-/// Why a counter can't be removed, if so.
+/// Why a counter can't be removed; none if it can.
 fn why_needed(nodes: &Nodes, name: &CounterName) -> Option<String> {
     for (node, sighting) in nodes {
         let announcement = &sighting.announcement;
         if announcement.role == Role::Counter && announcement.name == name.as_str() {
             return Some(format!(
-                "counter {name} runs ({}): stop it first",
+                "counter {name} is running ({}): stop it first",
                 announcement.url
             ));
         }
@@ -152,7 +152,8 @@ fn why_needed(nodes: &Nodes, name: &CounterName) -> Option<String> {
             .any(|named| named == name.as_str())
         {
             return Some(format!(
-                "the settings of {} ({node}) name counter {name}: take it out of them and restart that node first",
+                "the settings of {} ({node}) name counter {name}: remove it from them and restart \
+                 that node first",
                 announcement.name
             ));
         }
@@ -160,32 +161,32 @@ fn why_needed(nodes: &Nodes, name: &CounterName) -> Option<String> {
     None
 }
 
-/// A delivery that is no batch.
+/// A delivery that does not decode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poison {
-    /// Where it is.
+    /// The name of its queue.
     pub queue: String,
-    /// What is wrong with it.
+    /// Why it does not decode.
     pub detail: String,
-    /// How long it is.
+    /// Its size in bytes.
     pub bytes: usize,
 }
 
-/// What became of a look for poison.
+/// The result of [`skip_poison`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SkipOutcome {
-    /// Every delivery that the counter may have held can be read: nothing was touched.
+    /// Every delivery that the counter may have held decodes: nothing was changed.
     NothingToSkip,
-    /// It was left where it is.
+    /// The delivery was left in its queue.
     Left(Poison),
-    /// It is gone.
+    /// The delivery was removed.
     Skipped(Poison),
 }
 
-/// Looks for a delivery that is no batch near the head of the queues of a counter that is stopped,
-/// and acknowledges it when `confirm` says so. `confirm` runs on a thread that may block; it must
-/// first make the counter's store remember that it is not complete, since what was in the delivery
-/// is lost to it.
+/// Searches the head of the queues of a stopped counter for a delivery that does not decode, and
+/// acknowledges it if `confirm` agrees. `confirm` runs on a thread that may block. It must first
+/// make the counter's store commit that it is not complete, because the counter loses the content
+/// of the delivery.
 ///
 /// # Errors
 /// [`OperatorError::Refused`] while the counter runs.
@@ -210,20 +211,20 @@ pub async fn skip_poison(
             }
         }
     }
-    // What was not acknowledged goes back to its place.
+    // Deliveries that were not acknowledged return to their place.
     link.close().await;
     outcome
 }
 
-/// A delivery that can't be read, which stays in the queue until it is acknowledged.
+/// A delivery that does not decode. It stays in the queue until it is acknowledged.
 struct HeldPoison {
     poison: Poison,
     delivery: Delivery,
-    /// Dropped, they would give the delivery back, and nothing could be acknowledged.
+    /// If dropped, they would return the delivery, and it could not be acknowledged.
     _consuming: (Channel, Consumer),
 }
 
-/// The first delivery in a queue that can't be read, among those that a counter may have held.
+/// The first delivery of a queue that does not decode, among those that a counter may have held.
 async fn first_poison(
     broker: &mut Broker,
     partition: Partition,
@@ -231,7 +232,7 @@ async fn first_poison(
 ) -> Result<Option<HeldPoison>, OperatorError> {
     let queue = broker.names.queue(partition, name);
     if broker.consumers(&queue).await? > 0 {
-        let why = format!("counter {name} runs: stop it first");
+        let why = format!("counter {name} is running: stop it first");
         return Err(OperatorError::Refused(why));
     }
     let channel = broker.fresh_channel().await?;
@@ -284,7 +285,7 @@ async fn skip(
     match timed(held.delivery.acker.ack(BasicAckOptions::default())).await? {
         true => Ok(SkipOutcome::Skipped(held.poison)),
         false => Err(OperatorError::Broker(
-            "the connection was lost meanwhile; try again".to_owned(),
+            "the connection was lost before the acknowledgement; run the command again".to_owned(),
         )),
     }
 }

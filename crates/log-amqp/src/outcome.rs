@@ -1,42 +1,42 @@
-//! What came of an attempt to publish a batch, and what to do next. Decisions only.
+//! How an attempt to publish a batch ended, and what to do next. Decisions only.
 //!
-//! Invariant: only a clean acknowledgement of every copy is success, and nothing is given up but
-//! what no repetition cures.
+//! Invariant: an attempt succeeded only if every copy was acknowledged and none returned, and a
+//! batch is given up only if no retry can succeed.
 
 use lapin::Confirmation;
 
 use super::broker_error::{BrokerError, Missing};
 
-/// Confirms that may be lost in a row before the connection is given up with the channel.
+/// Confirms that may time out in a row before the connection is replaced, not only the channel.
 const CONFIRMS_LOST_MAX: u32 = 2;
-/// Attempts in a row that may come back though everything was declared: this connection's node of
-/// the broker may not know what another has.
+/// Attempts in a row that may be returned although everything was declared. After them another
+/// connection is used: this connection's broker node may not know what another node has.
 const RETURNS_MAX: u32 = 2;
-/// Refusals that no repetition cures: too large (311), what breaks a limit of the broker (406), and
-/// what its user may not (403): to publish takes the right to write to `amq.default`.
+/// Refusals that no retry cures: a message too large (311), an exceeded limit of the broker (406),
+/// and a missing permission (403). Publishing requires the right to write to `amq.default`.
 const PERMANENT: [u16; 3] = [311, 403, 406];
-/// The least that a message must be allowed to have: more than a batch of one item with the longest
-/// name of a tenant (1,089 bytes), or what a node says of itself.
+/// The least `max_message_size` that works: more than a batch of one item with the longest name of
+/// a tenant (1,089 bytes), and more than an announcement.
 const MESSAGE_BYTES_MIN: usize = 16 * 1024;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Acknowledged and not returned.
+    /// Every copy was acknowledged, and none returned.
     Confirmed,
-    /// No queue took it.
+    /// A copy was returned: no queue received it.
     Returned,
-    /// The broker could not keep it.
+    /// The broker could not store a copy.
     Nacked,
-    /// The channel gives no confirms.
+    /// The channel is not in confirm mode.
     NotRequested,
-    /// Neither yes nor no in time.
+    /// No confirm came in time.
     TimedOut,
-    /// The broker takes no message of more than so many bytes: its channel took none of the copies,
-    /// which are alike.
+    /// The broker accepts no message of more than `bytes_max` bytes. The channel accepted none of
+    /// the copies, because they have the same size.
     TooLarge { bytes_max: usize },
-    /// The broker closed the channel, or the connection was lost: the reply code, if any, what it
-    /// says, and whether it says that the exchange is not there.
+    /// The broker closed the channel, or the connection was lost. `code` is the reply code, if
+    /// there is one, and `missing` says that the exchange does not exist.
     Failed {
         code: Option<u16>,
         missing: bool,
@@ -44,34 +44,34 @@ pub(super) enum Outcome {
     },
 }
 
-/// What to do next.
+/// What to do after an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The batch is in every bound queue.
+    /// Report success: the batch is in every queue that it is for.
     Durable,
-    /// The same batch again, on a fresh channel.
+    /// Publish the same batch again, on a new channel.
     FreshChannel,
-    /// The same batch again, on another connection.
+    /// Publish the same batch again, on another connection.
     FreshConnection,
-    /// The same batch again, once everything is declared again.
+    /// Publish the same batch again, after everything is declared again.
     DeclareAgain,
-    /// No queue has any of it, nor will have: it is to be appended in smaller batches.
+    /// Report that no queue has any of it or ever will, so that it is appended in smaller batches.
     TooLarge { bytes_max: usize },
-    /// The batch can never be appended.
+    /// Report that the batch can never be appended.
     Refused(String),
 }
 
-/// What came before in the life of one batch.
+/// The earlier attempts of one batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct History {
-    /// Whether it was tried before, and some queues may have it.
+    /// Whether the batch was published before, so that some queues may have it.
     pub tried: bool,
     pub confirms_lost: u32,
     pub returns: u32,
     pub declared_again: bool,
 }
 
-/// Judges how an attempt ended.
+/// Decides what to do after an attempt.
 pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -> Verdict {
     match outcome {
         Outcome::Confirmed => Verdict::Durable,
@@ -84,14 +84,14 @@ pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -
             Verdict::FreshConnection
         }
         Outcome::TimedOut => Verdict::FreshChannel,
-        // By another connection, to a node of the broker with another limit, some queues may have
-        // taken it.
+        // After an earlier attempt, over another connection to a broker node with another limit,
+        // some queues may have the batch.
         &Outcome::TooLarge { bytes_max } if !history.tried && bytes_max >= MESSAGE_BYTES_MIN => {
             Verdict::TooLarge { bytes_max }
         }
         Outcome::TooLarge { bytes_max } => Verdict::Refused(format!(
-            "it has more bytes than the broker's max_message_size, {bytes_max}, which must be at least {MESSAGE_BYTES_MIN} and the same \
-             on all of its nodes"
+            "the batch is larger than the broker's max_message_size of {bytes_max} bytes, which \
+             must be at least {MESSAGE_BYTES_MIN} bytes and the same on all broker nodes"
         )),
         Outcome::Failed {
             missing: true,
@@ -113,14 +113,14 @@ pub(super) fn judge(outcome: &Outcome, is_coordinator: bool, history: History) -
     }
 }
 
-/// What came of an attempt: the worst that came of a copy.
+/// How an attempt ended, given the results of its copies: the worst of them.
 pub(super) fn outcome(confirmations: Vec<lapin::Result<Confirmation>>) -> Outcome {
     let mut failed: Option<BrokerError> = None;
     let mut confirmed = Vec::with_capacity(confirmations.len());
     for confirmation in confirmations {
         match confirmation.map_err(BrokerError::from) {
             Ok(confirmation) => confirmed.push(confirmation),
-            // What the broker says tells more than that the channel is closed by then.
+            // The broker's refusal is more specific than the error that the channel is closed.
             Err(error) if failed.is_none() || error.code().is_some() => failed = Some(error),
             Err(_) => {}
         }
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// A queue that can't be reached for now is no reason to declare it, nor to end the epoch.
+    /// A queue that is temporarily unavailable must neither be declared again nor end the epoch.
     #[test]
     fn not_found_without_a_missing_exchange_is_tried_again() {
         let transient = Outcome::Failed {
@@ -225,7 +225,8 @@ mod tests {
         }
     }
 
-    /// ATTACKS 17: an over-limit batch closes the channel, "the same batch again" for ever.
+    /// docs/testing/schedules.md, 17: a batch over a limit closes the channel, and "the same batch
+    /// again" would be repeated forever.
     #[test]
     fn a_permanent_refusal_ends_the_epoch() {
         assert!(matches!(verdict(&failed(406)), Verdict::Refused(_)));
@@ -245,7 +246,7 @@ mod tests {
         );
     }
 
-    /// One copy is still handed over when the refusal of another closes the channel.
+    /// One copy is still being written when the refusal of another closes the channel.
     #[test]
     fn the_word_of_the_broker_is_heard_among_failures_of_a_closed_channel() {
         use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
@@ -295,7 +296,7 @@ mod tests {
         assert!(matches!(verdict(&too_large(1_000)), Verdict::Refused(_)));
     }
 
-    /// A node of the broker whose metadata is behind knows no queue that was declared elsewhere.
+    /// A broker node with outdated metadata does not know queues that were declared at other nodes.
     #[test]
     fn what_comes_back_again_and_again_is_tried_at_another_node() {
         let again = History {

@@ -1,7 +1,7 @@
-//! Who is there: every node announces itself, and hears all others.
+//! Discovery: every node announces itself, and receives the announcements of all others.
 //!
-//! Invariant: what was heard last is kept while the broker is away; nothing that is counted depends
-//! on it.
+//! Invariant: the last announcements are kept while the broker is away, and no count depends on
+//! them.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -26,18 +26,18 @@ use super::strangers::belongs;
 use super::topology::Broker;
 use headcount_runtime::supervisor::Task;
 
-/// Announces and listens until it is dropped.
+/// Announces this node and listens for announcements until it is dropped.
 pub struct Presence {
     nodes: watch::Receiver<Arc<Nodes>>,
     everybody: watch::Receiver<Arc<Nodes>>,
-    /// Since when, while it does.
+    /// Since when it has been listening; none while it is not.
     listening: watch::Receiver<Option<Instant>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Presence {
-    /// Announces as `node`, a name that no other node has, what `announce` says at that moment.
-    /// Must be called on a Tokio runtime, which runs it.
+    /// Announces this node as `node`, which must be a unique name, with what `announce` returns at
+    /// that moment. Must be called on a Tokio runtime, which runs its tasks.
     #[must_use]
     pub fn start(
         options: AmqpOptions,
@@ -53,7 +53,7 @@ impl Presence {
         presence
     }
 
-    /// Listens without announcing anything: for an operator's command.
+    /// Listens without announcing anything, for an operator's command.
     pub(super) fn listen_only(options: Arc<AmqpOptions>) -> Self {
         let (own, nodes) = watch::channel(Arc::<Nodes>::default());
         let (all, everybody) = watch::channel(Arc::<Nodes>::default());
@@ -76,23 +76,23 @@ impl Presence {
     /// Waits until it listens.
     pub(super) async fn listening(&self) {
         let mut listening = self.listening.clone();
-        // The task listens until this is dropped.
+        // Does not fail: the task listens until this value is dropped.
         let _ = listening.wait_for(Option::is_some).await;
     }
 
-    /// Since when it has been listening without a break; none while it does not.
+    /// Since when it has been listening without a break; none while it is not.
     #[must_use]
     pub fn listening_since(&self) -> watch::Receiver<Option<Instant>> {
         self.listening.clone()
     }
 
-    /// Every node of this cluster heard so far, this one included.
+    /// The nodes of this cluster that were heard, including this one.
     #[must_use]
     pub fn nodes(&self) -> watch::Receiver<Arc<Nodes>> {
         self.nodes.clone()
     }
 
-    /// Every node heard so far, of whatever cluster: for [`Strangers`](super::Strangers) only.
+    /// The nodes of all clusters that were heard, for [`Strangers`](super::Strangers) only.
     #[must_use]
     pub fn everybody(&self) -> watch::Receiver<Arc<Nodes>> {
         self.everybody.clone()
@@ -120,13 +120,14 @@ async fn announce_always(
             let here = elsewhere::check(&mut broker, Silent::Passes).await?;
             let elsewhere = elsewhere::turns_up(broker.again(), here);
             tokio::select! {
-                announced = announce_until_lost(&mut broker, &mut dialer, &node, &*announce) => announced,
+                announced =
+                    announce_until_lost(&mut broker, &mut dialer, &node, &*announce) => announced,
                 () = elsewhere => Ok(()),
             }
         };
         if let Err(error) = announced.await {
             dialer.is_refused(&error);
-            tracing::warn!(%error, "this node can't announce itself; once more");
+            tracing::warn!(%error, "announcing this node failed; retrying");
         }
         link.close().await;
     }
@@ -158,7 +159,7 @@ async fn announce_until_lost(
             &bytes,
             BasicProperties::default(),
         );
-        // A blocked broker reads nothing: that is no reason to connect again.
+        // A timeout only means that the broker is blocked, so the connection is kept.
         if let Ok(published) = tokio::time::timeout(broker.options.confirm_timeout, published).await
         {
             published?;
@@ -192,7 +193,7 @@ async fn listen(
             }
             Err(error) => {
                 dialer.is_refused(&error);
-                tracing::warn!(%error, "the other nodes can't be heard; once more");
+                tracing::warn!(%error, "receiving announcements failed; retrying");
             }
         }
         link.close().await;
@@ -203,8 +204,8 @@ async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
     broker.declare_presence().await?;
     let channel = broker.fresh_channel().await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
-    // Named by us, since RabbitMQ's own names are not among those that a user with the least rights
-    // may use.
+    // The name has the prefix because a user with the least rights may not use the names that
+    // RabbitMQ generates.
     let queue: ShortString = broker.names.presence_queue(random()).into();
     timed(channel.queue_declare(queue.clone(), options, FieldTable::default())).await?;
     let bound = channel.queue_bind(
@@ -223,14 +224,14 @@ async fn subscribe(broker: &mut Broker) -> Result<Consumer, BrokerError> {
     timed(channel.basic_consume(queue, tag, options, FieldTable::default())).await
 }
 
-/// Where it is noted who was heard.
+/// Where announcements are recorded.
 struct Heard {
     cluster_id: Option<String>,
     own: watch::Sender<Arc<Nodes>>,
     all: watch::Sender<Arc<Nodes>>,
 }
 
-/// Notes who is heard until the connection is lost.
+/// Records announcements until the connection is lost.
 async fn hear(mut consumer: Consumer, heard: &Heard) {
     let since = Instant::now();
     while let Some(Ok(delivery)) = consumer.next().await {
@@ -251,7 +252,7 @@ async fn hear(mut consumer: Consumer, heard: &Heard) {
     }
 }
 
-/// Waits until `nodes` shows what is looked for, or for ever when nobody listens any more.
+/// Waits until `found` accepts the nodes, or forever if nobody listens any more.
 pub(super) async fn wait_for(
     nodes: &mut watch::Receiver<Arc<Nodes>>,
     found: impl FnMut(&Arc<Nodes>) -> bool,

@@ -1,16 +1,16 @@
-//! What a counter does, at every connect, before it consumes.
+//! The startup protocol: what a counter does at every connect, before it consumes.
 //!
-//! Invariant: a counter takes itself for whole only when everything ever published must be in its
-//! queue; in every other case it says so, and its store remembers before the broker's facts are
-//! changed. A queue is created only by who has said so: what a look has found there may be gone a
-//! moment later.
+//! Invariant: a counter considers itself complete only if its queue must hold everything ever
+//! published. In every other case it reports a possible loss, and its store commits that before a
+//! fact on the broker changes. A queue is created only after that report, because a queue that a
+//! check has found may disappear a moment later.
 
 use super::announcement::{Nodes, Role};
 use super::generation::Found;
 use headcount_log::Standing;
 use headcount_model::CounterName;
 
-/// What the broker says of one counter, and what befell its consumer.
+/// What the broker stores about one counter, and what happened to its consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     pub founded: bool,
@@ -19,62 +19,63 @@ pub(super) struct Facts {
     pub lost: bool,
     pub replaced: bool,
     pub removed: bool,
-    /// Whether all of its queues are there.
+    /// Whether all of its queues exist.
     pub queues: bool,
-    /// Whether the broker cancelled its consumer, and no commit remembers that yet.
+    /// Whether the broker cancelled its consumer, and no commit records that yet.
     pub cancelled: bool,
-    /// Whether a queue that a look had found there was gone when it was to be consumed, and no
-    /// commit remembers that yet.
+    /// Whether a queue that a check had found was missing when it was to be consumed, and no commit
+    /// records that yet.
     pub vanished: bool,
-    /// Whether it has not consumed yet in this life of the process.
+    /// Whether it has not consumed yet in this incarnation.
     pub first: bool,
-    /// Whether a coordinator does not name it, and no commit of this life says what it may have
-    /// missed while it was away.
+    /// Whether a coordinator does not name it, and no commit of this incarnation records that it
+    /// may have missed batches while it was away.
     pub unnamed: bool,
-    /// What its generation queue holds.
+    /// The content of its generation queue.
     pub generation: Found,
 }
 
-/// What presence says of the other counters, once it was listened to for long enough.
+/// What the announcements of the other counters show, after listening for long enough.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Peers {
-    /// One that holds a position but has no `started` marker: the broker is younger than its items.
+    /// A counter that holds a position but has no `started` marker: the broker is younger than its
+    /// items.
     pub older_than_broker: Option<String>,
-    /// One that has started.
+    /// A counter that has started.
     pub started: Option<String>,
-    /// One that has not looked yet whether it has started.
+    /// A counter that has not checked yet whether it has started.
     pub unsure: Option<String>,
 }
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// No coordinator has declared anything yet: wait, and look again.
+    /// Wait, then check again: no coordinator has bootstrapped the cluster yet.
     Wait {
-        /// Whether to leave word first that the broker was replaced.
+        /// Whether to declare the `replaced` marker first.
         replaced: bool,
     },
-    /// Listen to the others, then look at everything again.
+    /// Listen to the other counters, then check everything again.
     Listen,
     /// Stop.
     Refuse(String),
-    /// Go on.
+    /// Consume.
     Consume,
-    /// Go on; the store stays complete, and the broker is told that it is the younger one.
+    /// Declare the `replaced` marker, then consume. The store stays complete.
     Adopt,
-    /// Say that everything comes from the beginning, then go on.
+    /// Report that the queue has everything from the beginning, then consume.
     Begin,
-    /// Say what may be lost, then go on.
+    /// Report a possible loss, then consume.
     Lose {
         why: String,
-        /// Whether to leave word first that the broker was replaced.
+        /// Whether to declare the `replaced` marker first.
         replaced: bool,
     },
 }
 
 impl Decision {
-    /// Whether the counter may create its queues before it consumes. If not, a queue that is
-    /// missing by now takes it back to where it looks.
+    /// Whether the counter may create its queues before it consumes. Otherwise, if a queue is
+    /// missing by then, the counter checks everything again.
     pub(crate) fn may_create(&self) -> bool {
         match self {
             Self::Lose { .. } => true,
@@ -83,8 +84,9 @@ impl Decision {
         }
     }
 
-    /// Whether the store must remember that its first generation on this broker is about to be
-    /// placed: what lies in the queue, if there is one, says nothing of it, and nothing was lost.
+    /// Whether the store must commit that its first generation on this broker is about to be
+    /// placed. That is so if nothing was lost and the content of the generation queue, if it
+    /// exists, does not refer to this store.
     pub(crate) fn announces(&self, facts: &Facts) -> bool {
         match self {
             Self::Adopt => true,
@@ -94,7 +96,7 @@ impl Decision {
     }
 }
 
-/// Decides; `peers` is none until they were listened to.
+/// Decides what to do next; `peers` is none until the counter has listened to them.
 pub(super) fn decide(
     name: &CounterName,
     facts: Facts,
@@ -103,8 +105,8 @@ pub(super) fn decide(
 ) -> Decision {
     if facts.removed {
         return Decision::Refuse(format!(
-            "counter {name} was removed from this cluster and its name is spent: start its successor with a new \
-             name and an empty data directory"
+            "counter {name} was removed from this cluster, and its name cannot be used again; \
+             start its successor under a new name with an empty data directory"
         ));
     }
     if standing.has_history() && !facts.started {
@@ -124,8 +126,8 @@ pub(super) fn decide(
     if let Some(why) = facts.generation.mismatch(standing.generation) {
         return Decision::Lose {
             why: format!("counter {name}: {why}"),
-            // Then the broker is not the one that the store knew: whoever never consumed from that
-            // can't tell by itself.
+            // Then the broker is not the one that the store knew. The marker informs counters that
+            // never consumed from that broker and cannot detect this themselves.
             replaced: standing.generation.is_some_and(|kept| kept.is_placed),
         };
     }
@@ -135,7 +137,7 @@ pub(super) fn decide(
     decide_first_start(name, facts, peers)
 }
 
-/// The store holds items that came by another broker, or by none.
+/// Decides for a store with items that came through another broker, or through none.
 fn decide_on_younger_broker(
     name: &CounterName,
     facts: Facts,
@@ -148,7 +150,8 @@ fn decide_on_younger_broker(
         }
         return Decision::Lose {
             why: format!(
-                "counter {name} has a history, but never consumed from this broker: it was replaced"
+                "counter {name} has a history but has never consumed from this broker: the broker \
+                 was replaced"
             ),
             replaced: true,
         };
@@ -158,9 +161,10 @@ fn decide_on_younger_broker(
     };
     if let Some(other) = &peers.started {
         return Decision::Refuse(format!(
-            "counter {name} adopts a store with history, but counter {other} has started on this broker already and \
-             does not know of that history. Start the adopting counter first, on a virtual host of its own: stop the \
-             others, begin with an empty virtual host, and let them start with empty data directories once it runs"
+            "counter {name} adopts a store with a history, but counter {other} has already started \
+             on this broker without that history. Start the adopting counter first, on its own \
+             virtual host: stop the other counters, use an empty virtual host, and start them with \
+             empty data directories once the adopting counter runs"
         ));
     }
     if !facts.founded {
@@ -174,7 +178,8 @@ fn decide_on_younger_broker(
     }
     if !facts.founding {
         let why = format!(
-            "counter {name} was not among the first: items may have been posted before its queue was there"
+            "counter {name} was not part of the bootstrap: items may have been posted before its \
+             queue existed"
         );
         return Decision::Lose {
             why,
@@ -184,11 +189,11 @@ fn decide_on_younger_broker(
     Decision::Adopt
 }
 
-/// An empty store, and no sign that it ever consumed.
+/// Decides for an empty store without a sign that it ever consumed.
 fn decide_first_start(name: &CounterName, facts: Facts, peers: Option<&Peers>) -> Decision {
     if !facts.founding {
         return lose(format!(
-            "counter {name} joins a cluster that counts already"
+            "counter {name} joins a cluster that is already in operation"
         ));
     }
     if facts.replaced {
@@ -201,32 +206,34 @@ fn decide_first_start(name: &CounterName, facts: Facts, peers: Option<&Peers>) -
     };
     match &peers.older_than_broker {
         Some(other) => lose(format!(
-            "counter {name} is empty, and counter {other} holds items that never came by this broker"
+            "counter {name} is empty, and counter {other} holds items that did not come through \
+             this broker"
         )),
         None => Decision::Begin,
     }
 }
 
-/// What shows that the queue lost something.
+/// Why the queue may have lost something; none if nothing shows a loss.
 fn loss(name: &CounterName, facts: Facts) -> Option<String> {
     if !facts.queues {
-        Some(format!("the queue of counter {name} is not there"))
+        Some(format!("the queue of counter {name} does not exist"))
     } else if facts.lost {
         Some(format!(
-            "the queue of counter {name} was missing and has been declared again"
+            "the queue of counter {name} was missing and was declared again"
         ))
     } else if facts.vanished {
         Some(format!(
-            "the queue of counter {name} vanished when it was about to consume"
+            "the queue of counter {name} disappeared before it could be consumed"
         ))
     } else if facts.cancelled {
         Some(format!(
-            "the broker cancelled the consumer of counter {name}: was its queue deleted?"
+            "the broker cancelled the consumer of counter {name}; its queue may have been deleted"
         ))
     } else if facts.unnamed {
         Some(format!(
-            "a coordinator does not name counter {name}: what was posted while it was away may have no copy in its queue. \
-             Name it in the --counters of all coordinators to keep everything for it"
+            "a coordinator does not name counter {name}: its queue may lack batches that were \
+             appended while the counter was away. Name the counter in --counters of all \
+             coordinators, so that its queue receives every batch"
         ))
     } else {
         None
@@ -240,7 +247,7 @@ fn lose(why: String) -> Decision {
     }
 }
 
-/// What the nodes heard lately (those for which `is_fresh`) mean for counter `name`.
+/// What recent announcements, those for which `is_fresh` is true, mean for counter `name`.
 pub(super) fn judge_peers(
     name: &CounterName,
     nodes: &Nodes,

@@ -1,5 +1,4 @@
-//! What a counter does before it consumes, for what its store and its generation queue say of each
-//! other.
+//! Tests of the startup protocol for every relation between a store and its generation queue.
 //!
 //! Invariant: see the [module above](super).
 
@@ -49,7 +48,7 @@ const OWN: Found = Found {
     ..NO_MESSAGES
 };
 
-/// A counter that ran before, with this in its generation queue.
+/// The facts of a counter that ran before, with this content of its generation queue.
 fn running(generation: Found) -> Facts {
     Facts {
         founded: true,
@@ -67,7 +66,7 @@ fn decision(facts: Facts, standing: Standing) -> Decision {
     decide(&name, facts, standing, Some(&Peers::default()))
 }
 
-/// Whether the broker is told that it was replaced; none where nothing is lost.
+/// Whether the `replaced` marker is declared; none if nothing is lost.
 fn loses(decision: &Decision) -> Option<bool> {
     match decision {
         Decision::Lose { replaced, why } => {
@@ -81,7 +80,7 @@ fn loses(decision: &Decision) -> Option<bool> {
 
 #[test]
 fn what_does_not_go_together_may_have_lost() {
-    // For a store without a generation, one that was about to place its first, and one that has.
+    // For a store without a generation, one about to place its first, and one with a placed one.
     let table = [
         (NO_QUEUE, [None, None, Some(true)]),
         (NO_MESSAGES, [Some(false), None, Some(true)]),
@@ -92,7 +91,7 @@ fn what_does_not_go_together_may_have_lost() {
     for (found, expected) in table {
         for (standing, expected) in [NONE, ANNOUNCED, PLACED].into_iter().zip(expected) {
             let found = Found {
-                // A store without one has none of its own there.
+                // A store without a generation finds none of its own in the queue.
                 own: found.own && standing.generation.is_some(),
                 others: found.others || found.own && standing.generation.is_none(),
                 ..found
@@ -109,8 +108,8 @@ fn what_does_not_go_together_may_have_lost() {
     }
 }
 
-/// It was told that it is empty, consumes, and has renewed its generation; then the broker is
-/// restored.
+/// The store has committed that it may lack items, consumes, and has renewed its generation. Then
+/// the broker is restored.
 #[test]
 fn a_store_that_is_still_empty_may_lose_again() {
     let empty = Standing {
@@ -142,7 +141,7 @@ fn a_first_start_needs_the_message_of_the_founding() {
     assert_eq!(
         decision(first(NO_QUEUE), empty),
         Decision::Begin,
-        "founded by an earlier release"
+        "bootstrapped by an earlier release"
     );
     for found in [NO_MESSAGES, OTHERS] {
         assert_eq!(loses(&decision(first(found), empty)), Some(false));
@@ -153,7 +152,10 @@ fn a_first_start_needs_the_message_of_the_founding() {
     };
     let another_broker = decision(first(FOUNDING), idle);
     assert!(
-        matches!(&another_broker, Decision::Lose { replaced: true, why } if why.contains("it was replaced")),
+        matches!(
+            &another_broker,
+            Decision::Lose { replaced: true, why } if why.contains("never consumed from")
+        ),
         "{another_broker:?}"
     );
 }
@@ -177,8 +179,8 @@ fn an_adopted_store_may_come_from_anywhere() {
     }
 }
 
-/// Otherwise a crash between the declaration of the queue and its first message looks like a loss;
-/// and a loss that was not told yet would be covered up.
+/// Otherwise a crash between the declaration of the queue and its first message would look like a
+/// loss. And announcing it where a loss was not reported yet would hide that loss.
 #[test]
 fn the_first_generation_is_announced_where_nothing_lies() {
     for (found, announces) in [(NO_QUEUE, true), (FOUNDING, false)] {
@@ -191,7 +193,7 @@ fn the_first_generation_is_announced_where_nothing_lies() {
     assert!(!decision(facts, PLACED).announces(&facts));
 }
 
-/// As many as have no divisor in common with the number of the other facts.
+/// Their number has no divisor in common with the number of combinations of the other facts.
 const FOUND: [Found; 7] = [
     NO_QUEUE,
     NO_MESSAGES,
@@ -208,7 +210,7 @@ const FOUND: [Found; 7] = [
     },
 ];
 
-/// Every combination of facts, standings and peers, each with one of the queues.
+/// All combinations of facts, statuses of the store, and peers, each with one of the queues.
 fn every_case() -> impl Iterator<Item = (Facts, Standing, Option<Peers>)> {
     let kept = |is_placed| KeptGeneration {
         generation: Generation([7; _]),
@@ -251,7 +253,7 @@ fn every_case() -> impl Iterator<Item = (Facts, Standing, Option<Peers>)> {
     })
 }
 
-/// A queue that vanishes behind the look must not be created as if it had been there all the time.
+/// A queue that disappears after the check must not be created as if it had always existed.
 #[test]
 fn only_who_has_said_what_is_lost_creates_a_queue() {
     let name = CounterName::new("c1").expect("valid");

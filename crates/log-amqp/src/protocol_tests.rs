@@ -1,6 +1,6 @@
-//! What a counter does before it consumes, case by case.
+//! Tests of the startup protocol, case by case.
 //!
-//! Invariant: each case is one of the design's, or an attack that an earlier draft fell for.
+//! Invariant: each case is one of the design, or a schedule that broke an earlier draft.
 
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ const ADOPTED: Standing = Standing {
     adopted: true,
     ..WHOLE
 };
-/// Right after the founding.
+/// The facts right after the bootstrap.
 const FOUNDED: Facts = Facts {
     founded: true,
     founding: true,
@@ -38,14 +38,14 @@ const FOUNDED: Facts = Facts {
     unnamed: false,
     generation: FOUNDING_LIES,
 };
-/// Its founding's message is there.
+/// The queue holds the message of the bootstrap.
 const FOUNDING_LIES: Found = Found {
     queue: true,
     own: false,
     founding: true,
     others: false,
 };
-/// A counter that ran before.
+/// The facts of a counter that ran before.
 const RUNNING: Facts = Facts {
     started: true,
     ..FOUNDED
@@ -55,7 +55,7 @@ fn name() -> CounterName {
     CounterName::new("c1").expect("valid")
 }
 
-/// The decision with no other counter there.
+/// The decision when no other counter is heard.
 fn alone(facts: Facts, standing: Standing) -> Decision {
     decide(&name(), facts, standing, Some(&Peers::default()))
 }
@@ -93,7 +93,7 @@ fn a_restart_just_goes_on() {
     );
 }
 
-/// ATTACKS 3: one counter alone must not wait for a peer.
+/// docs/testing/schedules.md, 3: one counter alone must not wait for a peer.
 #[test]
 fn a_founding_counter_begins_but_listens_first() {
     assert_eq!(decide(&name(), FOUNDED, EMPTY, None), Decision::Listen);
@@ -121,7 +121,7 @@ fn nothing_begins_before_the_founding() {
     assert_eq!(alone(unfounded, WHOLE), Decision::Wait { replaced: true });
 }
 
-/// ATTACKS 4: a counter that lost its disk must not serve zeros.
+/// docs/testing/schedules.md, 4: a counter that lost its disk must not serve zeros.
 #[test]
 fn an_empty_store_that_had_started_is_a_loss() {
     assert!(loses(&alone(RUNNING, EMPTY)));
@@ -132,11 +132,11 @@ fn an_empty_store_that_had_started_is_a_loss() {
     assert_eq!(
         alone(later, EMPTY),
         Decision::Consume,
-        "said once in a life"
+        "a loss is reported once in an incarnation"
     );
 }
 
-/// ATTACKS 19: the queue is deleted before the first start.
+/// docs/testing/schedules.md, 19: the queue is deleted before the first start.
 #[test]
 fn a_founding_counter_without_its_queue_has_lost() {
     let deleted = Facts {
@@ -146,7 +146,7 @@ fn a_founding_counter_without_its_queue_has_lost() {
     assert!(loses(&alone(deleted, EMPTY)));
 }
 
-/// ATTACKS 20: only a position without its own `started` marker disqualifies.
+/// docs/testing/schedules.md, 20: only a position without its own `started` marker disqualifies.
 #[test]
 fn a_peer_that_has_started_does_not_disqualify() {
     let peers = Peers {
@@ -172,7 +172,8 @@ fn a_peer_that_has_started_does_not_disqualify() {
     );
 }
 
-/// ATTACKS 21: a coordinator declared the queue again before the counter ever saw that it was gone.
+/// docs/testing/schedules.md, 21: a coordinator declared the queue again before the counter saw
+/// that it was missing.
 #[test]
 fn the_lost_marker_tells_of_a_queue_declared_again() {
     for facts in [FOUNDED, RUNNING] {
@@ -206,7 +207,7 @@ fn a_queue_or_a_consumer_that_is_gone_is_a_loss() {
     }
 }
 
-/// ATTACKS 24: the broker is replaced, and coordinators declare first.
+/// docs/testing/schedules.md, 24: the broker is replaced, and coordinators declare first.
 #[test]
 fn a_position_without_the_started_marker_means_another_broker() {
     assert!(loses_to_a_younger_broker(&alone(FOUNDED, WHOLE)));
@@ -217,7 +218,7 @@ fn a_position_without_the_started_marker_means_another_broker() {
     assert!(loses_to_a_younger_broker(&alone(marked, WHOLE)));
     assert!(
         loses(&alone(marked, EMPTY)),
-        "an empty one does not take itself for whole"
+        "an empty store does not count as complete"
     );
 }
 
@@ -230,7 +231,7 @@ fn a_newcomer_is_not_whole() {
     assert!(loses(&alone(unknown, EMPTY)));
 }
 
-/// ATTACKS 18.
+/// docs/testing/schedules.md, 18.
 #[test]
 fn a_removed_counter_stops() {
     for facts in [FOUNDED, RUNNING] {
@@ -330,7 +331,7 @@ fn only_fresh_counters_other_than_oneself_are_peers() {
     assert_eq!(judge_peers(&name(), &nodes, |_| false), Peers::default());
 }
 
-/// It was away while a coordinator published that does not know it.
+/// The counter was away while a coordinator that does not name it published.
 #[test]
 fn a_whole_store_that_a_coordinator_does_not_name_is_told_of_what_it_may_lack() {
     let facts = Facts {

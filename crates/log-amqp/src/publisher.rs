@@ -1,8 +1,8 @@
-//! The appending end: batches to the queues of the counters.
+//! The appending end: it publishes batches to the queues of the counters.
 //!
-//! Invariant: a batch that was handed over is published until it is confirmed by every queue that
-//! it is for, whoever still waits for it; one at a time per partition, so that a returned message
-//! belongs to the batch in flight.
+//! Invariant: an accepted batch is published until every queue that it is for has confirmed it,
+//! even if nobody waits for it any more. Each partition has one batch in flight, so that a returned
+//! message belongs to that batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -30,45 +30,45 @@ use headcount_telemetry as telemetry;
 
 /// Appends that may wait for a partition; each epoch has one in flight.
 const APPENDS_WAITING_MAX: usize = 64;
-/// Requests to declare again that may wait; more are all served by one.
+/// Requests for a new declaration that may wait; one declaration serves all of them.
 const DECLARATIONS_WAITING_MAX: usize = 16;
 
-/// Who appends.
+/// The role of the node that appends.
 #[derive(Clone)]
 pub enum AmqpRole {
     /// Declares what its counters need before it publishes.
     Coordinator {
-        /// The least that it declares.
+        /// The counters that its settings name; it declares at least their queues.
         counters: Vec<CounterName>,
-        /// Counters known by presence are declared again with those, and watched.
+        /// The nodes that were heard. Counters among them are declared again and watched too.
         nodes: watch::Receiver<Arc<Nodes>>,
     },
-    /// Publishes barriers of its own, once a coordinator has declared everything: to its queue, and
-    /// to those of the counters known by presence. What a queue that is not there misses proves
-    /// nothing of that.
+    /// Publishes its own barriers, after a coordinator has declared everything: to its queue, and
+    /// to those of the counters that announced themselves. A barrier proves nothing about a queue
+    /// that does not exist.
     Counter {
         /// The counter's own name.
         name: CounterName,
-        /// Who is there.
+        /// The nodes that were heard.
         nodes: watch::Receiver<Arc<Nodes>>,
     },
 }
 
-/// What the log says of itself.
+/// The state of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogStatus {
     /// Whether it is connected and everything is declared.
     pub connected: bool,
-    /// Whether the broker takes nothing for now: a memory or disk alarm.
+    /// Whether the broker accepts no messages: a memory or disk alarm.
     pub blocked: bool,
     /// Why nothing can ever be appended with these settings.
     pub fatal: Option<String>,
-    /// Messages in each counter's queues that its counter does not hold.
+    /// The number of ready messages in each counter's queues.
     pub depths: Vec<(CounterName, u64)>,
-    /// Counters that have no queue.
+    /// Counters without a queue.
     pub missing: Vec<CounterName>,
-    /// The counters whose queues get every batch that is appended from now on; all that was
-    /// appended without one of them is confirmed.
+    /// The counters to whose queues every batch is published from now on. All batches that were
+    /// appended without one of them are confirmed.
     pub reached: BTreeSet<CounterName>,
 }
 
@@ -77,27 +77,27 @@ pub(super) struct Append {
     pub done: oneshot::Sender<Result<(), AppendError>>,
 }
 
-/// What lanes share.
+/// State that the lanes share.
 pub(super) struct Publishing {
     pub options: Arc<AmqpOptions>,
     pub is_coordinator: bool,
-    /// The connection that is open now, if one is.
+    /// The open connection, if there is one.
     pub connection: watch::Receiver<Option<Arc<Connection>>>,
     pub status: watch::Sender<LogStatus>,
     /// Whether everything was declared since the start.
     pub declared: watch::Sender<bool>,
-    /// The counters to whose queues batches go.
+    /// The counters to whose queues batches are published.
     pub targets: watch::Sender<BTreeSet<CounterName>>,
     /// The counters that each lane publishes to.
     reached: Mutex<BTreeMap<Partition, BTreeSet<CounterName>>>,
-    /// Asks for another connection.
+    /// Requests another connection.
     pub reconnect: Notify,
-    /// Asks to declare again.
+    /// Requests a new declaration.
     pub declare_again: mpsc::Sender<oneshot::Sender<()>>,
 }
 
-/// The appending end of a cluster's log; cheap to clone. Its tasks end when the last clone is gone
-/// and what was handed over is confirmed.
+/// The appending end of a cluster's log; cheap to clone. Its tasks end when the last clone is
+/// dropped and all accepted batches are confirmed.
 #[derive(Clone)]
 pub struct AmqpLog {
     lanes: Arc<BTreeMap<Partition, mpsc::Sender<Append>>>,
@@ -106,7 +106,7 @@ pub struct AmqpLog {
 
 impl AmqpLog {
     /// Starts to connect and declare; appends wait for both. Must be called on a Tokio runtime,
-    /// which runs it.
+    /// which runs its tasks.
     #[must_use]
     pub fn start(options: AmqpOptions, role: AmqpRole) -> Self {
         let options = Arc::new(options);
@@ -130,7 +130,7 @@ impl AmqpLog {
         let control = Control::new(Arc::clone(&publishing), role, declarations);
         let control = supervisor.spawn(Task::PublisherControl, async {
             control::run(control).await;
-            // The lanes have heard why nothing can be appended.
+            // The lanes have been given the reason why nothing can be appended.
             Ended::Done
         });
         let beside = Arc::new(AbortOnDrop([link, control]));
@@ -152,7 +152,7 @@ impl AmqpLog {
         }
     }
 
-    /// What the log says of itself, as it changes.
+    /// The state of the log, and its changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<LogStatus> {
         self.status.clone()
@@ -165,18 +165,18 @@ impl Log for AmqpLog {
         let lane = self
             .lanes
             .get(&partition)
-            .ok_or_else(|| AppendError::Refused(format!("there is no partition {partition}")))?;
+            .ok_or_else(|| AppendError::Refused(format!("partition {partition} does not exist")))?;
         let (done, confirmed) = oneshot::channel();
         lane.send(Append { batch, done })
             .await
             .map_err(|_| AppendError::OutcomeUnknown)?;
         confirmed.await.map_err(|_| AppendError::OutcomeUnknown)??;
-        // The counters have yet to count it.
+        // The counters have not applied it yet, so the new items are unknown.
         Ok(None)
     }
 }
 
-/// What works for the lanes, and ends with the last of them.
+/// Tasks that work for the lanes, and end with the last lane.
 struct AbortOnDrop([JoinHandle<()>; 2]);
 
 impl Drop for AbortOnDrop {
@@ -185,7 +185,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Keeps a connection for publishing, and reports on it.
+/// Keeps a connection for publishing open, and reports its state.
 async fn keep_connected(
     publishing: Arc<Publishing>,
     connected: watch::Sender<Option<Arc<Connection>>>,
@@ -200,7 +200,7 @@ async fn keep_connected(
             Err(error) => {
                 dialer.is_refused(&error);
                 if trouble.note(Instant::now()) != Saying::Nothing {
-                    tracing::warn!(%error, "nothing is published behind this address");
+                    tracing::warn!(%error, "publishing not possible here; trying the next address");
                 }
                 link.close().await;
                 continue;
@@ -208,7 +208,7 @@ async fn keep_connected(
         };
         trouble.over();
         dialer.is_granted();
-        // What was asked for before this connection is granted by it.
+        // Requests for another connection from before this one are satisfied by it.
         let _ = publishing.reconnect.notified().now_or_never();
         connected.send_replace(Some(Arc::clone(&link.connection)));
         tokio::select! {
@@ -218,14 +218,14 @@ async fn keep_connected(
         connected.send_replace(None);
         publishing.set_blocked(false);
         publishing.report_connected(false);
-        // A connection that carried something may be followed by the next at once.
+        // A connection that was in use may be replaced without a pause.
         dialer.worked();
         link.close().await;
     }
 }
 
-/// Checks that what is published over a connection comes to where the counters are, as far as its
-/// node knows. Of one address there is no other choice.
+/// Checks, as far as the broker node knows, that what is published over a connection reaches the
+/// counters. With one address there is no alternative, so nothing is checked.
 async fn may_publish(broker: &mut Broker) -> Result<Knows, BrokerError> {
     if broker.options.urls.len() < 2 {
         return Ok(Knows::Cluster);
@@ -237,7 +237,7 @@ async fn may_publish(broker: &mut Broker) -> Result<Knows, BrokerError> {
     Ok(here)
 }
 
-/// Reports until the connection is lost or of no use.
+/// Reports the state of a connection until it is lost or not usable.
 async fn watch_link(publishing: &Publishing, link: &mut Link) {
     let mut declared = publishing.declared.subscribe();
     publishing.report_connected(*declared.borrow_and_update());
@@ -245,15 +245,15 @@ async fn watch_link(publishing: &Publishing, link: &mut Link) {
         tokio::select! {
             event = link.event() => match event {
                 LinkEvent::Blocked(why) => {
-                    tracing::error!(why, "the broker takes no messages");
+                    tracing::error!(why, "broker blocks publishing");
                     publishing.set_blocked(true);
                 }
                 LinkEvent::Unblocked => {
-                    tracing::info!("the broker takes messages again");
+                    tracing::info!("broker accepts messages again");
                     publishing.set_blocked(false);
                 }
                 LinkEvent::Gone => {
-                    tracing::warn!("the connection for publishing is lost");
+                    tracing::warn!("connection for publishing lost; reconnecting");
                     return;
                 }
             },
@@ -265,7 +265,7 @@ async fn watch_link(publishing: &Publishing, link: &mut Link) {
     }
 }
 
-/// Whom a node publishes to before it has looked.
+/// The counters that a node publishes to before it has checked the queues.
 fn first_targets(role: &AmqpRole) -> BTreeSet<CounterName> {
     match role {
         AmqpRole::Coordinator { counters, .. } => counters.iter().cloned().collect(),
@@ -283,7 +283,7 @@ impl Publishing {
         });
     }
 
-    /// Notes whom a lane publishes to, and tells those that all lanes do.
+    /// Records which counters a lane publishes to, and reports those that all lanes publish to.
     pub(crate) fn note_reached(&self, partition: Partition, counters: &BTreeSet<CounterName>) {
         let mut reached = self.reached.lock();
         reached.insert(partition, counters.clone());

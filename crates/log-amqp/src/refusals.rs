@@ -1,14 +1,14 @@
-//! What the broker refuses to the tasks of a node, for whoever looks whether the node is ready.
+//! What the broker currently refuses to the tasks of a node, for readiness checks.
 //!
-//! Invariant: nothing is decided by it. Each purpose has at most one refusal, the last, until what
-//! it is for is granted.
+//! Invariant: refusals are only reported, and no decision depends on them. Each purpose has at most
+//! one, the latest, until an operation for that purpose succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// What is refused now, by purpose; cheap to clone, and shared by the connections of a node.
+/// The current refusals, by purpose; cheap to clone, and shared by the connections of a node.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals(Arc<Mutex<BTreeMap<String, String>>>);
 
@@ -19,13 +19,13 @@ impl Refusals {
 
     pub(super) fn over(&self, purpose: &str) {
         let mut refused = self.0.lock();
-        // Mostly nothing is.
+        // Usually there are none.
         if !refused.is_empty() {
             refused.remove(purpose);
         }
     }
 
-    /// One of those that last, with its purpose.
+    /// One of the current refusals, with its purpose.
     #[must_use]
     pub fn any(&self) -> Option<String> {
         let refused = self.0.lock();

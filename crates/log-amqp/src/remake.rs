@@ -1,8 +1,8 @@
-//! Making a counter's queue again that is beyond repair: a quorum queue whose members are lost with
-//! their disks.
+//! `remake-queue`: replacing a counter's queue that is beyond repair, such as a quorum queue whose
+//! members are lost with their disks.
 //!
-//! Invariant: nothing is deleted before word of the loss is left, and the word is there when the
-//! new queue comes; what works is not deleted, unless that is asked for.
+//! Invariant: nothing is deleted before the loss is marked, and the marker exists when the new
+//! queue is declared. A working queue is deleted only on demand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,41 +18,42 @@ use super::topology::{Broker, Marker};
 use super::{AmqpOptions, generation_queue};
 use headcount_model::CounterName;
 
-/// How long a queue must not be had before it counts as beyond repair: its members may just be
-/// choosing a leader.
+/// How long a queue must be unavailable before it counts as beyond repair: its members may be
+/// electing a leader.
 const TRY_FOR: Duration = Duration::from_secs(15);
-/// The pause between two tries.
+/// The pause between two attempts.
 const TRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// What is wrong with a queue.
+/// A fault of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueFault {
-    /// Its name.
+    /// The name of the queue.
     pub queue: String,
-    /// What the broker says.
+    /// The error of the broker.
     pub detail: String,
 }
 
-/// What became of a request to make a queue again.
+/// The result of [`remake_queue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemakeOutcome {
-    /// Nothing was touched.
+    /// Nothing was changed.
     Left,
-    /// The queues are new and empty, and the counter will hear of that.
+    /// The queues are new and empty, and a marker reports the loss to the counter.
     Remade,
 }
 
-/// Makes those queues of a counter again that are beyond repair, or all of them with `force` where
-/// none is: deletes them with all that is in them, and declares and binds them anew. A marker tells
-/// the counter first, which is then not complete until it has caught up from a complete one.
+/// Replaces those queues of a counter that are beyond repair, or all of them with `force` if none
+/// is: deletes them with their content, and declares and binds them again. Before that it declares
+/// the marker of the loss, after which the counter is not complete until it has caught up from a
+/// complete one.
 ///
-/// `confirm` is told what is wrong, nothing where `force` is why it goes on, and says whether to;
-/// it runs on a thread that may block.
+/// `confirm` receives the faults, or none if only `force` is the reason, and returns whether to
+/// continue. It runs on a thread that may block.
 ///
 /// # Errors
-/// [`OperatorError::Refused`] when nothing is wrong and not `force`, when the cluster was never
-/// founded here, or when the counter was removed. [`OperatorError::Broker`] when the broker does
-/// not do it; where it can't delete a queue, the text says what can.
+/// [`OperatorError::Refused`] when nothing is wrong and `force` is not set, when the cluster was
+/// never bootstrapped here, or when the counter was removed. [`OperatorError::Broker`] when an
+/// operation of the broker fails; if it cannot delete a queue, the text names the command that can.
 pub async fn remake_queue(
     options: AmqpOptions,
     name: &CounterName,
@@ -74,8 +75,8 @@ pub async fn remake_queue(
     }
     if faults.is_empty() && !force {
         return Err(OperatorError::Refused(format!(
-            "nothing is wrong with the queue of counter {name}: it can be consumed. To make it again all the same, with \
-             the loss of what is in it, add --force"
+            "nothing is wrong with the queue of counter {name}: it can be consumed. To replace it \
+             anyway and lose its content, add --force"
         )));
     }
     let mut beyond_repair: Vec<String> = faults.iter().map(|fault| fault.queue.clone()).collect();
@@ -96,11 +97,11 @@ pub async fn remake_queue(
     made.map(|()| RemakeOutcome::Remade)
 }
 
-/// Why there is no queue of this counter to be made again, if so.
+/// Why the counter has no queue to replace; none if it has one.
 async fn why_not(broker: &mut Broker, name: &CounterName) -> Result<Option<String>, BrokerError> {
     if broker.has(&Marker::Removed(name.clone())).await? {
         return Ok(Some(format!(
-            "counter {name} was removed from this cluster and its name is spent"
+            "counter {name} was removed from this cluster, and its name cannot be used again"
         )));
     }
     let known = broker.has(&Marker::Founding(name.clone())).await?
@@ -108,7 +109,7 @@ async fn why_not(broker: &mut Broker, name: &CounterName) -> Result<Option<Strin
     Ok((!known).then(|| format!("counter {name} never had a queue on this broker")))
 }
 
-/// What is wrong with a queue for longer than a moment; none when it gives what is in it.
+/// The error of a queue that stays unavailable; none if the queue can be consumed.
 async fn fault_of(
     options: &Arc<AmqpOptions>,
     name: &CounterName,
@@ -116,7 +117,7 @@ async fn fault_of(
 ) -> Result<Option<String>, OperatorError> {
     let begun = Instant::now();
     loop {
-        // One try can cost the connection.
+        // An attempt can end the connection, so each has its own.
         let (link, mut broker) = connect(options, "remake-queue").await?;
         let tried = try_to_consume(&mut broker, name, queue).await;
         link.close().await;
@@ -124,22 +125,22 @@ async fn fault_of(
             Ok(()) => return Ok(None),
             Err(error) if begun.elapsed() >= TRY_FOR => return Ok(Some(error.to_string())),
             Err(error) => {
-                tracing::info!(queue, %error, "the queue can't be consumed; trying again");
+                tracing::info!(queue, %error, "consuming the queue failed; retrying");
                 tokio::time::sleep(TRY_PAUSE).await;
             }
         }
     }
 }
 
-/// Becomes a consumer, which a majority of a quorum queue's members must agree to. What is
-/// delivered goes back to its place with the channel.
+/// Starts a consumer, which requires a majority of a quorum queue's members. Deliveries return to
+/// their place when the channel is closed.
 async fn try_to_consume(
     broker: &mut Broker,
     name: &CounterName,
     queue: &str,
 ) -> Result<(), BrokerError> {
     if queue == broker.names.generation(name) {
-        // What is in it is missed while somebody else holds it.
+        // Otherwise its counter would miss the messages that this consumer holds.
         generation_queue::lock(broker, name).await?;
     }
     let channel = broker.fresh_channel().await?;
@@ -168,20 +169,21 @@ async fn remake(
             return Err(OperatorError::Broker(format!("{error}\n{by_hand}")));
         }
     }
-    // A counter that has seen the word meanwhile took it for that of the old queue.
+    // The counter may have read the first marker in the meantime and taken it for the old queue.
     broker.mark(&lost).await?;
-    // Not that of the generation: its counter makes it, once it has noticed that the old one is
-    // gone.
+    // The generation queue is not declared here: the counter creates it when it finds it missing.
     broker.declare_queues(name).await?;
     broker.unlock().await?;
     Ok(())
 }
 
-/// What deletes a queue that the broker did not delete by AMQP: the same without a limit of time.
+/// Names the command that deletes a queue that the broker did not delete over AMQP. The command has
+/// no time limit.
 fn by_hand(options: &AmqpOptions, queue: &str) -> String {
     let vhost = options.vhost();
     format!(
-        "The counter is told that its queue is lost, but the broker did not delete it. On a node of RabbitMQ that runs: \
-         rabbitmqctl delete_queue --vhost '{vhost}' {queue}. Then run this again"
+        "The loss is marked for the counter, but the broker did not delete the queue. On a running \
+         node of RabbitMQ, run: rabbitmqctl delete_queue --vhost '{vhost}' {queue}. Then run this \
+         command again"
     )
 }

@@ -1,11 +1,11 @@
-//! Renewing the generation that a counter's store and its queue hold.
+//! Renewal of the generation that a counter's store and its queue hold.
 //!
-//! Invariant: at every moment the queue holds the generation that the store remembers. A new one is
-//! there, confirmed, before the store is told, and the old one goes after the store remembers the
-//! new.
+//! Invariant: at every moment the queue holds the generation that the store remembers. A new
+//! generation is confirmed by the queue before the store commits it, and the old one is removed
+//! after that commit.
 //!
-//! What publishes has a connection of its own, and nothing else uses it: a broker in need of memory
-//! or disk reads nothing more from it, not even that it was closed.
+//! Renewals publish over a connection that nothing else uses: a broker that is short of memory or
+//! disk stops to read from a publishing connection, and does not even read that it was closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,17 +25,17 @@ use super::topology::Broker;
 use headcount_log::{Delivered, Standing};
 use headcount_model::{CounterName, Generation, KeptGeneration};
 
-/// How old the generation may be: an older copy of the broker or of the data folder is noticed if
-/// it is older than this.
+/// The interval of renewals. An older copy of the broker or of the data directory is detected if it
+/// is older than this.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
-/// The pause after a renewal that failed.
+/// The pause after a failed renewal.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
-/// How long the first delivery of a life waits for the first renewal at most. What is acknowledged
-/// before that renewal is not noticed to be missing from a copy of the folder that was made before
-/// this life.
+/// The longest time that the first delivery of an incarnation waits for the first renewal. If the
+/// data directory is restored from a copy made before this incarnation, the loss of what was
+/// acknowledged before that renewal is not detected.
 const FIRST_RENEWAL_MAX: Duration = Duration::from_secs(3);
 
-/// The delivery mode of a message that survives the broker.
+/// The delivery mode of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 
 /// Why a generation was not renewed.
@@ -45,21 +45,21 @@ enum RenewalError {
     Broker(#[from] BrokerError),
     #[error("{0}: {1}")]
     Unreachable(String, BrokerError),
-    #[error("the generation queue is gone")]
+    #[error("the generation queue does not exist")]
     NoQueue,
-    #[error("the counter takes nothing more")]
+    #[error("the counter accepts no more events")]
     Ended,
 }
 
-/// A generation that nobody has had.
+/// A new random generation.
 fn draw() -> Result<Generation, BrokerError> {
     let mut generation = Generation([0; _]);
     getrandom::fill(&mut generation.0)
-        .map_err(|error| BrokerError::Undone(format!("no random bytes: {error}")))?;
+        .map_err(|error| BrokerError::Undone(format!("no random bytes available: {error}")))?;
     Ok(generation)
 }
 
-/// The generation that a store is to remember before its first one is placed.
+/// The generation that a store must commit before its first generation is placed.
 pub(super) fn announced() -> Result<KeptGeneration, BrokerError> {
     Ok(KeptGeneration {
         generation: draw()?,
@@ -67,7 +67,7 @@ pub(super) fn announced() -> Result<KeptGeneration, BrokerError> {
     })
 }
 
-/// Puts the founding's message into the queue of each counter.
+/// Publishes a message of the bootstrap to the generation queue of each counter.
 pub(super) async fn found(broker: &Broker, counters: &[CounterName]) -> Result<(), BrokerError> {
     let options = Arc::clone(&broker.options);
     let mut dialer = Dialer::beginning_at(broker.address, options, "founding");
@@ -93,7 +93,7 @@ pub(super) async fn found(broker: &Broker, counters: &[CounterName]) -> Result<(
     }
 }
 
-/// Publishes a message and waits until the queue has it for good.
+/// Publishes a message and waits until the queue has confirmed it.
 async fn publish(
     link: &mut Link,
     options: &AmqpOptions,
@@ -128,17 +128,17 @@ async fn publish(
         Confirmation::Ack(None) => Ok(()),
         Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(RenewalError::NoQueue),
         Confirmation::Nack(None) | Confirmation::NotRequested => {
-            Err(undone("the broker did not take the message"))
+            Err(undone("the broker rejected the message"))
         }
     }
 }
 
-/// Waits until the broker takes nothing more on a connection.
+/// Waits until the broker accepts no more messages on a connection; returns the reason.
 async fn ended_or_blocked(link: &mut Link) -> &'static str {
     loop {
         match link.event().await {
-            LinkEvent::Blocked(_) => return "the broker takes no messages for now",
-            LinkEvent::Gone => return "the connection is lost",
+            LinkEvent::Blocked(_) => return "the broker blocks publishing",
+            LinkEvent::Gone => return "the connection was lost",
             LinkEvent::Unblocked => {}
         }
     }
@@ -152,14 +152,14 @@ pub(super) struct Renewals {
     /// Over the connection that consumes.
     broker: Broker,
     dialer: Dialer,
-    /// What publishes. One that the broker has stopped to read stays open: another would not be
-    /// read either.
+    /// The connection that publishes. It stays open even if the broker has stopped to read from it,
+    /// because the broker would not read from another one either.
     link: Option<Link>,
-    /// Before the next one.
+    /// The pause before the next renewal.
     pause: Duration,
-    /// Consumers of this life.
+    /// The number of consumers of this incarnation on each queue.
     consumers_own: u32,
-    /// Whether somebody was told that they fail.
+    /// Whether the present failure was logged as a warning.
     warned: bool,
 }
 
@@ -184,19 +184,19 @@ impl Renewals {
         }
     }
 
-    /// The first renewal of a life, before anything is consumed in it, unless that takes long: a
-    /// broker that takes no messages must not keep a counter from emptying its queue.
+    /// Makes the first renewal of an incarnation before anything is consumed, within a limit: a
+    /// broker that accepts no messages must not keep a counter from emptying its queue.
     pub(crate) async fn before_consuming(&mut self) {
         self.consumers_own = 0;
         if !self.pause.is_zero() {
             return;
         }
         let renewed = tokio::time::timeout(FIRST_RENEWAL_MAX, self.renew()).await;
-        // Where the queue is gone, the next attempt finds that too.
+        // If the queue does not exist, the next attempt finds that again.
         let _ = renewed.map(|renewed| self.note(renewed));
     }
 
-    /// Renews again and again; returns when the queue is gone, or nobody takes what is handed over.
+    /// Renews repeatedly; returns when the queue does not exist or the receiver is closed.
     pub(crate) async fn run(&mut self) {
         self.consumers_own = 1;
         loop {
@@ -208,7 +208,7 @@ impl Renewals {
         }
     }
 
-    /// Notes what came of an attempt; whether there will be no other.
+    /// Logs the result of an attempt and sets the next pause; returns whether renewals must end.
     fn note(&mut self, renewed: Result<(), RenewalError>) -> bool {
         let counter = &self.counter;
         self.pause = match &renewed {
@@ -217,22 +217,22 @@ impl Renewals {
         };
         match renewed {
             Ok(()) if std::mem::take(&mut self.warned) => {
-                tracing::info!(%counter, "its generation is renewed again");
+                tracing::info!(%counter, "generation renewed after failures");
             }
             Ok(()) => {}
             Err(error @ (RenewalError::NoQueue | RenewalError::Ended)) => {
-                tracing::warn!(%counter, %error, "its generation is not renewed; looking again");
+                tracing::warn!(%counter, %error, "generation not renewed; checking queues again");
                 return true;
             }
             Err(error) if !std::mem::replace(&mut self.warned, true) => {
                 tracing::warn!(
                     %counter,
                     %error,
-                    "its generation is not renewed; until it is, an older copy of the broker or of the data folder may pass \
-                     for this one"
+                    "generation not renewed; until it is, a restored older copy of the broker or \
+                     of the data directory may not be detected"
                 );
             }
-            Err(error) => tracing::debug!(%counter, %error, "its generation is not renewed"),
+            Err(error) => tracing::debug!(%counter, %error, "generation not renewed"),
         }
         false
     }
@@ -240,7 +240,7 @@ impl Renewals {
     async fn renew(&mut self) -> Result<(), RenewalError> {
         self.check_alone().await?;
         let generation = match (self.standing)().generation {
-            // What the store has said that it will place.
+            // The generation that the store has committed to place.
             Some(kept) if !kept.is_placed => kept.generation,
             _ => draw()?,
         };
@@ -249,22 +249,23 @@ impl Renewals {
         Ok(keep_only(&mut self.broker, &self.counter, generation).await?)
     }
 
-    /// Another process of the counter's name has a generation of its own: to put one in its place
-    /// would make that one's store look older than it is. It ends, or its connection does, or the
-    /// other consumer is of a life before this one.
+    /// Fails if another consumer exists. Another process with the counter's name has its own
+    /// generation: replacing it would make that process's store look older than it is. The error
+    /// passes when that process or its connection ends, or when the other consumer was one of an
+    /// earlier incarnation.
     async fn check_alone(&mut self) -> Result<(), RenewalError> {
         for partition in self.broker.options.partitioning.all() {
             let queue = self.broker.names.queue(partition, &self.counter);
             if self.broker.consumers(&queue).await? > self.consumers_own {
-                let why =
-                    "another process, or a life before this one, still consumes from its queue";
+                let why = "another process, or an earlier incarnation, still consumes the queue of \
+                           the counter";
                 return Err(BrokerError::Undone(why.to_owned()).into());
             }
         }
         Ok(())
     }
 
-    /// Has the broker hold it.
+    /// Publishes the generation to the counter's generation queue.
     async fn place(&mut self, generation: Generation) -> Result<(), RenewalError> {
         let open = |link: &Link| link.connection.status().connected();
         let mut link = match self.link.take().filter(open) {
@@ -280,23 +281,23 @@ impl Renewals {
             generation,
         };
         let published = if link.connection.status().blocked() {
-            Err(BrokerError::Undone("the broker still takes no messages".to_owned()).into())
+            Err(BrokerError::Undone("the broker still blocks publishing".to_owned()).into())
         } else {
             publish(&mut link, &self.broker.options, &queue, message).await
         };
         if matches!(published, Err(RenewalError::NoQueue))
             && self.broker.messages(&queue).await?.is_some()
         {
-            // It led to another node than that which consumes.
+            // The connection leads to another broker node than the connection that consumes.
             link.close().await;
-            let why = "a node of the broker does not know the generation queue that another has";
+            let why = "a broker node does not know the generation queue that another node has";
             return Err(BrokerError::Undone(why.to_owned()).into());
         }
         self.link = Some(link);
         published
     }
 
-    /// Has the store remember it.
+    /// Has the store commit the generation.
     async fn tell(&mut self, generation: Generation) -> Result<(), RenewalError> {
         let (remembered, waiting) = oneshot::channel();
         let event = Delivered::Generation(KeptGeneration {

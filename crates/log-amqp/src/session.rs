@@ -1,8 +1,9 @@
-//! A counter's sessions with the broker: connect, settle, consume, again and again.
+//! A counter's sessions with the broker. Each session connects, runs the startup protocol, and
+//! consumes; then the next session begins.
 //!
-//! Invariant: the broker's facts are changed only after the counter's store remembers what they
-//! say, and nothing is handed over before everything is settled. Nothing is ever returned to the
-//! broker but by closing.
+//! Invariant: a fact on the broker is changed only after the counter's store has committed it, and
+//! nothing is delivered before the startup protocol is complete. Deliveries return to the broker
+//! only by closing the channel.
 
 mod hand_over;
 mod looks;
@@ -29,31 +30,31 @@ use super::{AmqpOptions, Nodes, founding, listening};
 use headcount_log::{Delivered, DeliveryError, Standing};
 use headcount_model::CounterName;
 
-/// The longest wait for the last acknowledgements at the end.
+/// The longest wait for the last acknowledgements at shutdown.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause after a cancelled consumer, or when something vanished behind a look. RabbitMQ cancels
-/// while it still deletes the queue: what is declared meanwhile is taken for there, and then
-/// deleted under its consumer without a word.
+/// The pause after a cancelled consumer, or after a queue or exchange disappeared between a check
+/// and its use. RabbitMQ cancels a consumer while it still deletes the queue: a queue declared in
+/// that moment is reported as existing, and is then deleted under its consumer without a notice.
 const CANCELLED_PAUSE: Duration = Duration::from_secs(1);
-/// How often a counter looks whether its queues still have a consumer.
+/// How often a counter checks that its queues still have a consumer.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a consumer must have lasted for the next one not to wait longer than it did: one that
-/// the broker ends at once must not be asked for again and again.
+/// How long a consumer must last before the next connection is made without a pause. Otherwise a
+/// consumer that the broker ends at once would be requested in a tight loop.
 const LASTED_MIN: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 enum End {
-    /// The broker is to be tried again.
+    /// A broker operation failed. A retry may succeed.
     Broken(BrokerError),
-    /// The connection is lost, or of no use.
+    /// The connection was lost or is not usable.
     Lost,
     /// The broker cancelled a consumer.
     Cancelled,
-    /// Nothing goes on without an operator.
+    /// An operator must intervene.
     Failed(DeliveryError),
-    /// The counter has no room for what was handed over, which goes back to its queue.
+    /// The counter has no room for the deliveries. They return to their queue.
     GivenBack,
-    /// Nobody waits for deliveries any more.
+    /// The receiver of the deliveries was dropped.
     Dropped,
 }
 
@@ -63,7 +64,7 @@ impl From<BrokerError> for End {
     }
 }
 
-/// The task's own state.
+/// State of the session task.
 pub(super) struct Session {
     options: Arc<AmqpOptions>,
     name: CounterName,
@@ -74,9 +75,9 @@ pub(super) struct Session {
     cancelled: bool,
     vanished: bool,
     first: bool,
-    /// Whether this life has told what it may have lost before, or that it begins.
+    /// Whether this incarnation has reported a possible loss, or that it starts from the beginning.
     told: bool,
-    /// What the broker refuses again and again.
+    /// Consecutive failures of broker operations.
     trouble: Trouble,
 }
 
@@ -105,8 +106,8 @@ impl Session {
     }
 }
 
-/// Runs sessions until told to stop, until nobody waits, or until an operator is needed: then it
-/// keeps what is not acknowledged only until nobody waits for more.
+/// Runs sessions until it is told to stop, until the receiver is dropped, or until an operator must
+/// intervene. In the last case it keeps unacknowledged deliveries until the receiver is dropped.
 pub(super) async fn run(
     mut session: Session,
     mut stopping: watch::Receiver<bool>,
@@ -129,13 +130,13 @@ pub(super) async fn run(
         };
         session.status.send_modify(|status| status.connected = true);
         let mut broker = Broker::new(Arc::clone(&session.options), &link);
-        // Kept until the connection is closed, so that its consumers stay while the last batches
-        // are acknowledged.
+        // Kept until the connection is closed: the consumers must stay while the last batches are
+        // acknowledged.
         let mut consuming = None;
         let round = session.handing.round;
         let end = tokio::select! {
             biased;
-            // First, since it makes others end as well.
+            // First, because it also causes other ends.
             () = given_back(&mut flow, round) => Some(End::GivenBack),
             end = session.hold(&mut broker, &mut dialer, &mut consuming) => Some(end),
             () = stopped(&mut stopping) => None,
@@ -151,12 +152,12 @@ pub(super) async fn run(
         if !goes_on {
             drop(session);
             if *stopping.borrow() {
-                // Lets the owner come to the end of what was handed over.
+                // Lets the owner finish what it has received.
                 drop(gone);
             } else {
                 gone.closed().await;
             }
-            // What was returned is still acknowledged: that ends with the owner.
+            // Acknowledgements of returned deliveries still arrive; they end with the owner.
             let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, acknowledging).await;
             link.close().await;
             return;
@@ -166,7 +167,7 @@ pub(super) async fn run(
     }
 }
 
-/// Waits until told to stop. Who dropped the means to tell will not.
+/// Waits until it is told to stop. If the sender was dropped, no stop will come.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     if stopping.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
@@ -174,12 +175,13 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 impl Session {
-    /// Says how a session ended; whether another one follows.
+    /// Logs and reports how a session ended; returns whether another session follows.
     async fn note_end(&mut self, end: Option<End>) -> bool {
         match end {
             Some(End::Broken(error)) if error.is_of_other_arguments() => {
                 let text = format!(
-                    "what is on the broker does not match these settings (queue type? prefix?): {error}"
+                    "queues or exchanges on the broker do not match the settings; check \
+                     --queue-type and --prefix: {error}"
                 );
                 let _ = self
                     .handing
@@ -188,17 +190,17 @@ impl Session {
                 return false;
             }
             Some(End::Broken(error)) => {
-                // The queue is there, then: what ended its consumer was its process. Should it be
-                // deleted after all, a look finds that it is missing, or the word of whoever made
-                // another.
+                // Then the queue exists, and its consumer ended because the queue's process ended.
+                // If the queue is deleted after all, a check finds it missing, or finds the marker
+                // of the node that declared it again.
                 self.cancelled &= !error.is_out_of_reach();
                 self.trouble.tell(&error, &self.name);
             }
             Some(End::Lost) => {
-                tracing::warn!(counter = %self.name, "the connection for consuming is lost");
+                tracing::warn!(counter = %self.name, "connection for consuming lost; reconnecting");
             }
             Some(End::Cancelled) => {
-                tracing::error!(counter = %self.name, "the broker cancelled the consumer");
+                tracing::error!(counter = %self.name, "broker cancelled the consumer");
                 self.cancelled = true;
                 tokio::time::sleep(CANCELLED_PAUSE).await;
             }
@@ -209,7 +211,8 @@ impl Session {
             Some(End::GivenBack) => {
                 tracing::warn!(
                     counter = %self.name,
-                    "what is not committed goes back to its queue, and nothing is consumed until the disk has room"
+                    "store has no room: uncommitted deliveries return to the queue, and consuming \
+                     resumes once there is room"
                 );
             }
             Some(End::Dropped) | None => return false,
@@ -217,7 +220,7 @@ impl Session {
         true
     }
 
-    /// One session, from settling to its end.
+    /// Runs one session, from the startup protocol to its end.
     async fn hold(
         &mut self,
         broker: &mut Broker,
@@ -254,7 +257,7 @@ impl Session {
         }
     }
 
-    /// Does what the protocol asks before consuming, and consumes.
+    /// Runs the startup protocol, then starts to consume.
     async fn settle(
         &mut self,
         broker: &mut Broker,
@@ -281,7 +284,7 @@ impl Session {
                 Decision::Listen => {
                     peers =
                         Some(listening::listen(&self.options, &self.name, &mut self.nodes).await);
-                    // What they said may be newer than what was looked at.
+                    // The announcements may be newer than the facts: read the facts again.
                     continue;
                 }
                 Decision::Refuse(why) => return Err(End::Failed(DeliveryError::Refused(why))),
@@ -314,15 +317,16 @@ impl Session {
             }
             match self.consume(broker, facts.lost, may_create).await {
                 Ok(Some(merged)) => return Ok(merged),
-                // Somebody found the queue missing meanwhile, or removed the counter.
+                // A node found the queue missing in the meantime, or removed the counter.
                 Ok(None) => {}
                 Err(error) => self.note_vanished(error).await?,
             }
         }
     }
 
-    /// Consumes, and creates the queues before only if it may; none when it is to look again: there
-    /// is a marker of a loss that was not `told`, or its name is spent.
+    /// Starts to consume, and creates the queues before that only if `may_create`. Returns none if
+    /// the facts must be read again: a marker reports a loss that the store does not know, or the
+    /// counter was removed. `told` says that the store knows the loss of the present marker.
     async fn consume(
         &self,
         broker: &mut Broker,
@@ -331,7 +335,7 @@ impl Session {
     ) -> Result<Option<Merged>, BrokerError> {
         let lost = Marker::Lost(self.name.clone());
         if told {
-            // Before it consumes: from then on the marker is of another loss.
+            // Before consuming: a marker that exists afterwards reports another loss.
             broker.unmark(&lost).await?;
         }
         if !may_create {
@@ -343,15 +347,23 @@ impl Session {
         Ok((!self.is_told_of(broker).await?).then_some(merged))
     }
 
-    /// Goes on, after a pause, when what a look has found there was not there any more.
+    /// Pauses if a queue or exchange disappeared after it was found; fails on any other error.
     async fn note_vanished(&mut self, error: BrokerError) -> Result<(), End> {
         match error.missing() {
             Some(Missing::Queue) => {
-                tracing::error!(%error, counter = %self.name, "the queue vanished; looking again");
+                tracing::error!(
+                    %error,
+                    counter = %self.name,
+                    "queue disappeared before it could be consumed; checking again"
+                );
                 self.vanished = true;
             }
             Some(Missing::Exchange) => {
-                tracing::warn!(%error, counter = %self.name, "waiting for a coordinator to declare it again");
+                tracing::warn!(
+                    %error,
+                    counter = %self.name,
+                    "exchange for items is missing; waiting for a coordinator to declare it"
+                );
             }
             None => return Err(error.into()),
         }
@@ -366,7 +378,7 @@ impl Session {
         Ok(())
     }
 
-    /// Hands an event over and waits until the counter's store remembers it.
+    /// Delivers an event and waits until the counter's store has committed it.
     async fn tell(&self, event: Delivered) -> Result<(), End> {
         let (remembered, waiting) = oneshot::channel();
         let event = Handed::Event { event, remembered };

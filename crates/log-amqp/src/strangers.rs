@@ -1,9 +1,8 @@
-//! Nodes that can't go together with this one: of another cluster under the same names, or under
-//! this one's own name.
+//! Nodes that conflict with this one: nodes of another cluster with the same prefix, and a process
+//! with this node's name.
 //!
-//! Invariant: of two that can't go together, the one that started later ends, and says why.
-//! Meanwhile neither takes anything from the other: nodes of another cluster are heard, and are
-//! nobody's peers.
+//! Invariant: of two conflicting nodes, the one that started later ends and reports why. Until then
+//! neither uses anything of the other: nodes of another cluster are heard, but are not peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,28 +11,28 @@ use tokio::time::Instant;
 
 use super::{Announcement, Nodes, Role, Sighting};
 
-/// How long a stranger must have been heard: one that is just stopping, for a counter that moves,
-/// is none.
+/// How long a conflicting node must have been heard. A process that is just stopping, because its
+/// counter moves, does not conflict.
 const HEARD_MIN: Duration = Duration::from_secs(3);
 /// How long ago it may have been heard last.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 
-/// Whether a node of the cluster `theirs` belongs to `ours`; releases that did not say so belong to
-/// any.
+/// Whether a node of cluster `theirs` belongs to cluster `ours`. Nodes of releases that do not
+/// announce their cluster belong to any.
 pub(super) fn belongs(ours: Option<&str>, theirs: &str) -> bool {
     theirs.is_empty() || ours.is_none_or(|ours| ours == theirs)
 }
 
-/// Looks for strangers on behalf of one node.
+/// Detects conflicting nodes on behalf of one node.
 pub struct Strangers {
     node: String,
     own: Announcement,
-    /// When each was heard first and last.
+    /// The times of the first and the last announcement of each conflicting node.
     heard: BTreeMap<String, (Instant, Instant)>,
 }
 
 impl Strangers {
-    /// For the node that announces itself as `node`, with what it says of itself at its start.
+    /// Creates the detector of the node `node`, with its announcement at the start.
     #[must_use]
     pub fn new(node: String, own: Announcement) -> Self {
         Self {
@@ -43,7 +42,7 @@ impl Strangers {
         }
     }
 
-    /// Why this node must end, among `everybody` who was heard, if it must.
+    /// Why this node must end, given all nodes that were heard; none if it need not.
     pub fn look(&mut self, everybody: &Nodes, now: Instant) -> Option<String> {
         let mut why = None;
         for (node, sighting) in everybody {
@@ -60,40 +59,42 @@ impl Strangers {
                 why.get_or_insert(conflict);
             }
         }
-        // By the time, not by who is there: of two lives of one counter only the one that spoke
-        // last is.
+        // Entries expire by time, not by presence in `everybody`: of two incarnations of a counter,
+        // it contains only the one that announced itself last.
         self.heard
             .retain(|_, (_, last)| now.duration_since(*last) <= SILENT_MAX);
         why
     }
 
-    /// Why this node and another can't go together.
+    /// Why this node conflicts with another; none if it does not.
     fn conflict(&self, node: &str, sighting: &Sighting, now: Instant) -> Option<String> {
         let (own, they) = (&self.own, &sighting.announcement);
         if node == self.node || now.duration_since(sighting.seen_at) > SILENT_MAX {
             return None;
         }
         let who = format!("{} at {}", they.name, they.url);
-        const TWO_CLUSTERS: &str = "Two clusters would become one: give one of them a virtual host, or a --prefix, of its own";
+        const TWO_CLUSTERS: &str = "Two clusters would become one: give one of them its own \
+                                    virtual host or its own --prefix";
         if !own.cluster.is_empty() && !belongs(Some(&own.cluster), &they.cluster) {
             let (ours, theirs) = (&own.cluster, &they.cluster);
             return Some(format!(
-                "{who} announces itself on this virtual host under the same prefix for the cluster {theirs:?}, and this \
-                 node belongs to {ours:?}. {TWO_CLUSTERS}"
+                "{who} announces itself on this virtual host with the same prefix for cluster \
+                 {theirs:?}, but this node belongs to cluster {ours:?}. {TWO_CLUSTERS}"
             ));
         }
         match (own.role, they.role) {
             (Role::Coordinator, Role::Coordinator) if are_apart(&own.named, &they.named) => {
                 Some(format!(
-                    "{who} names the counters {}, and this coordinator {}: none is the same. {TWO_CLUSTERS}, or all \
-                     coordinators the same --counters",
+                    "{who} names the counters {}, but this coordinator names {}; they have no \
+                     counter in common. {TWO_CLUSTERS}, or give all coordinators the same \
+                     --counters",
                     they.named.join(","),
                     own.named.join(",")
                 ))
             }
             (Role::Counter, Role::Counter) if they.name == own.name => Some(format!(
-                "another process is the counter {who}: two can't share a queue. Stop one of them, or give this one a \
-                 --name of its own and an empty data folder"
+                "another process runs as counter {who}; two processes can't share a queue. Stop \
+                 one of them, or give this one its own --name and an empty data directory"
             )),
             _ => None,
         }
@@ -119,14 +120,14 @@ mod tests {
         }
     }
 
-    /// What a node that started at 5 says, once it has heard another for long enough.
+    /// The result for a node that started at 5, after it has heard another for long enough.
     fn verdict(own: Announcement, they: Announcement) -> Option<String> {
         let start = Instant::now();
         let mut strangers = Strangers::new("own".to_owned(), own.clone());
         let mut why = None;
         for seconds in 0..=HEARD_MIN.as_secs() {
             let seen_at = start + Duration::from_secs(seconds);
-            // Of one counter's lives the one that speaks takes the place of the other.
+            // Of two incarnations of a counter, the one that announces itself replaces the other.
             for (node, announcement) in [("they", &they), ("own", &own)] {
                 let sighting = Sighting {
                     announcement: announcement.clone(),
@@ -156,7 +157,7 @@ mod tests {
         assert_eq!(
             verdict(own(), node(Role::Counter, "c9", "", 4)),
             None,
-            "a release before"
+            "a release without cluster ids"
         );
     }
 
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(verdict(own(), node(Role::Coordinator, "c1", "a", 4)), None);
     }
 
-    /// A counter that moves may start while its old process says its last word.
+    /// A counter that moves may start while its old process sends its last announcement.
     #[test]
     fn one_that_fell_silent_is_no_stranger() {
         let start = Instant::now();

@@ -1,9 +1,8 @@
-//! What is on the broker: names of exchanges, queues and markers, and the operations on them.
+//! The objects on the broker: names of exchanges, queues and markers, and the operations on them.
 //!
-//! Invariant: an item queue never expires, drops or limits anything, and is read by one consumer at
-//! a time.
+//! Invariant: an item queue never expires, drops or limits anything, and has one active consumer.
 //!
-//! A marker is a durable exchange that nothing is published to: a fact that the broker keeps.
+//! A marker is a durable exchange to which nothing is published. Its existence is a durable fact.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,38 +19,38 @@ use super::connection::{Link, timed};
 use super::{AmqpOptions, QueueType};
 use headcount_model::{CounterName, Partition};
 
-/// How often a delivery may be returned before the broker drops it. Absent means unlimited to
-/// RabbitMQ 3.10 but 20 to 4.x; -1 drops at the first redelivery on 3.10.
+/// How often a delivery may be returned before the broker drops it. Without a value, RabbitMQ 3.10
+/// does not limit this, but 4.x uses 20; -1 drops a delivery at its first redelivery on 3.10.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// How long a queue waits for a consumer whose broker is gone before its deliveries go to the next,
-/// in milliseconds. RabbitMQ 4.3 waits for a minute, for which nobody has them, and later ones pass
-/// them by; earlier releases don't know this argument and never wait.
+/// How long a queue waits for a consumer on an unreachable broker node before its deliveries go to
+/// the next consumer, in milliseconds. The default of RabbitMQ 4.3 is a minute: nobody has these
+/// deliveries then, and later ones overtake them. Earlier releases ignore this and never wait.
 const DISCONNECTED_TIMEOUT_MS: i64 = 0;
-/// How often the lock of another connection is tried again.
+/// The interval at which a lock held by another connection is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest wait for a lock: longer than the broker needs to give up on a connection that hangs.
+/// The longest wait for a lock: longer than the broker needs to close a connection that hangs.
 const LOCK_MAX: Duration = Duration::from_secs(60);
-/// The broker's reply when another connection holds an exclusive queue.
+/// The broker's reply code when another connection holds an exclusive queue.
 const LOCKED: u16 = 405;
 
-/// A fact that the broker keeps.
+/// A fact that the broker stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Marker {
-    /// The first queues are declared: from here on items may come.
+    /// The bootstrap is complete: items may be published.
     Founded,
-    /// The counter's queue was there before the first item.
+    /// The counter's queue existed before the first item.
     Founding(CounterName),
     /// The counter has consumed, or is about to.
     Started(CounterName),
-    /// The counter's queue was found missing, and declared again.
+    /// The counter's queue was missing and was declared again.
     Lost(CounterName),
-    /// Some counter holds what this broker never carried.
+    /// Some counter holds items that this broker never carried.
     Replaced,
-    /// The counter was removed; its name is spent.
+    /// The counter was removed; its name cannot be used again.
     Removed(CounterName),
 }
 
-/// The names that an options' prefix makes.
+/// The names that derive from the prefix of the options.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     prefix: String,
@@ -76,7 +75,7 @@ impl Names {
         format!("{}.presence", self.prefix)
     }
 
-    /// Where one connection listens, by a number of its own.
+    /// The queue of one connection that receives announcements.
     pub(crate) fn presence_queue(&self, number: u64) -> String {
         format!("{}.presence.{number:016x}", self.prefix)
     }
@@ -106,7 +105,7 @@ impl Names {
     }
 }
 
-/// The arguments of an item queue: those of a queue that drops nothing, and one consumer at a time.
+/// The arguments of an item queue: it drops nothing and has one active consumer.
 pub(super) fn queue_arguments(queue_type: QueueType) -> FieldTable {
     let mut arguments = lasting_arguments(queue_type);
     let one_at_a_time = ShortString::from("x-single-active-consumer");
@@ -114,8 +113,7 @@ pub(super) fn queue_arguments(queue_type: QueueType) -> FieldTable {
     arguments
 }
 
-/// The arguments of a queue that drops nothing, however often its messages are taken and given
-/// back.
+/// The arguments of a queue that drops nothing, however often its messages are returned.
 pub(super) fn lasting_arguments(queue_type: QueueType) -> FieldTable {
     let mut arguments = FieldTable::default();
     let kind = match queue_type {
@@ -139,12 +137,12 @@ pub(super) fn lasting_arguments(queue_type: QueueType) -> FieldTable {
     arguments
 }
 
-/// Operations on the broker over one connection. A refusal closes the channel, so each asks for a
-/// usable one.
+/// Operations on the broker over one connection. A refusal closes the channel, so each operation
+/// asks for an open one.
 pub(super) struct Broker {
     pub names: Names,
     pub options: Arc<AmqpOptions>,
-    /// Which of the broker's addresses the connection leads to, counted from 0.
+    /// The index of the broker's address that the connection leads to.
     pub address: usize,
     connection: Arc<Connection>,
     channel: Option<Channel>,
@@ -161,7 +159,7 @@ impl Broker {
         }
     }
 
-    /// The same connection for another user of it.
+    /// The same connection, with a channel of its own.
     pub(crate) fn again(&self) -> Self {
         Self {
             names: self.names.clone(),
@@ -172,7 +170,7 @@ impl Broker {
         }
     }
 
-    /// A channel for one operation at a time.
+    /// A channel that operations share, one at a time.
     pub(crate) async fn channel(&mut self) -> Result<Channel, BrokerError> {
         if let Some(channel) = self.channel.as_ref().filter(|it| it.status().connected()) {
             return Ok(channel.clone());
@@ -182,12 +180,12 @@ impl Broker {
         Ok(channel)
     }
 
-    /// A channel for the caller alone.
+    /// A channel that only the caller uses.
     pub(crate) async fn fresh_channel(&self) -> Result<Channel, BrokerError> {
         timed(self.connection.create_channel()).await
     }
 
-    /// Whether the marker is there.
+    /// Whether the marker exists.
     pub(crate) async fn has(&mut self, marker: &Marker) -> Result<bool, BrokerError> {
         let name = self.names.marker(marker);
         self.has_exchange(&name).await
@@ -226,13 +224,13 @@ impl Broker {
         timed(declared).await
     }
 
-    /// The exchange that presence is announced on.
+    /// Declares the exchange for announcements.
     pub(crate) async fn declare_presence(&mut self) -> Result<(), BrokerError> {
         let name = self.names.presence();
         self.declare_exchange(&name, durable()).await
     }
 
-    /// Messages in a counter's queues that nobody holds; none when one of its queues is missing.
+    /// Ready messages in all of a counter's queues; none when one of its queues is missing.
     pub(crate) async fn depth(
         &mut self,
         counter: &CounterName,
@@ -248,7 +246,7 @@ impl Broker {
         Ok(Some(messages))
     }
 
-    /// How many messages a queue has for whoever comes; none when it is not there.
+    /// The number of ready messages in a queue; none when the queue is missing.
     pub(crate) async fn messages(&mut self, queue: &str) -> Result<Option<u64>, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::default().passive();
@@ -256,7 +254,7 @@ impl Broker {
         Ok(found(declared.await)?.map(|queue| u64::from(queue.message_count())))
     }
 
-    /// How many consumers a queue has; none when it is not there.
+    /// The number of consumers of a queue; 0 when the queue is missing.
     pub(crate) async fn consumers(&mut self, queue: &str) -> Result<u32, BrokerError> {
         let channel = self.channel().await?;
         let options = QueueDeclareOptions::default().passive();
@@ -264,7 +262,7 @@ impl Broker {
         Ok(found(declared.await)?.map_or(0, |queue| queue.consumer_count()))
     }
 
-    /// Whether all of the items' exchanges are there.
+    /// Whether the exchanges for items of all partitions exist.
     pub(crate) async fn has_items(&mut self) -> Result<bool, BrokerError> {
         for partition in self.options.partitioning.all() {
             let exchange = self.names.items(partition);
@@ -275,9 +273,8 @@ impl Broker {
         Ok(true)
     }
 
-    /// Declares the items' exchanges; what is there already stays. Who calls this must bind all
-    /// queues that it knows: what is published to a new exchange is confirmed, however few queues
-    /// it reaches.
+    /// Declares the exchanges for items; existing ones stay. The caller must bind all queues that
+    /// it knows: a new exchange confirms what is published to it even without bound queues.
     pub(crate) async fn declare_items(&mut self) -> Result<(), BrokerError> {
         for partition in self.options.partitioning.all() {
             let exchange = self.names.items(partition);
@@ -286,8 +283,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Declares the counter's queues and binds them; what is there already stays. Only for who has
-    /// left word of what a missing queue has lost, or knows that nothing was ever published.
+    /// Declares and binds the counter's queues; existing ones stay. Call this only after the loss
+    /// of a missing queue is recorded, or when nothing was ever published.
     pub(crate) async fn declare_queues(
         &mut self,
         counter: &CounterName,
@@ -302,7 +299,7 @@ impl Broker {
         self.bind_queues(counter).await
     }
 
-    /// Binds the counter's queues and creates nothing: an error says what is
+    /// Binds the counter's queues without creating them. The error reports what is
     /// [missing](BrokerError::missing).
     pub(crate) async fn bind_queues(&mut self, counter: &CounterName) -> Result<(), BrokerError> {
         for partition in self.options.partitioning.all() {
@@ -319,8 +316,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes the counter's queues with all that is in them; returns how many messages of items
-    /// that was.
+    /// Deletes the counter's queues and their content; returns the number of item messages.
     pub(crate) async fn delete_queues(
         &mut self,
         counter: &CounterName,
@@ -335,19 +331,19 @@ impl Broker {
         Ok(messages)
     }
 
-    /// Deletes a queue, if it is there, with all that is in it; returns how many messages that was.
+    /// Deletes a queue, if it exists, and its content; returns the number of messages.
     pub(crate) async fn delete_queue(&mut self, name: &str) -> Result<u64, BrokerError> {
         let channel = self.channel().await?;
         let deleted = timed(channel.queue_delete(name.into(), QueueDeleteOptions::default()));
         Ok(found(deleted.await)?.map_or(0, u64::from))
     }
 
-    /// Waits for the lock of those who declare or remove. It ends with its holder's connection.
+    /// Waits for the lock on declaring and removing. It ends with the connection of its holder.
     pub(crate) async fn lock(&mut self) -> Result<(), BrokerError> {
         self.lock_by(self.names.founding_lock()).await
     }
 
-    /// Waits for the lock of this name, likewise.
+    /// Waits for the lock of this name. It also ends with the connection of its holder.
     pub(crate) async fn lock_by(&mut self, name: String) -> Result<(), BrokerError> {
         let locked = async {
             while !self.try_lock(&name).await? {
@@ -370,12 +366,12 @@ impl Broker {
         }
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     pub(crate) async fn unlock(&mut self) -> Result<(), BrokerError> {
         self.unlock_by(self.names.founding_lock()).await
     }
 
-    /// Gives the lock of this name back.
+    /// Releases the lock of this name.
     pub(crate) async fn unlock_by(&mut self, name: String) -> Result<(), BrokerError> {
         let channel = self.channel().await?;
         let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
@@ -390,7 +386,7 @@ fn durable() -> ExchangeDeclareOptions {
     }
 }
 
-/// Whether what was asked for is there.
+/// The result, or none when the broker reports that the object is missing.
 fn found<T>(answer: Result<T, BrokerError>) -> Result<Option<T>, BrokerError> {
     match answer {
         Ok(found) => Ok(Some(found)),

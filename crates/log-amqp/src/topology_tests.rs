@@ -1,4 +1,4 @@
-//! Names, and the arguments of queues.
+//! Tests of names and queue arguments.
 //!
 //! Invariant: see the [module above](super).
 
@@ -24,7 +24,7 @@ fn names_are_those_of_the_design() {
     }
 }
 
-/// Only a consumer may read where one is active at a time.
+/// Generation queues are read by `basic.get`, which a single active consumer would prevent.
 #[test]
 fn a_generation_queue_drops_nothing_and_is_looked_into() {
     for queue_type in [QueueType::Quorum, QueueType::Classic] {
@@ -59,7 +59,7 @@ fn an_item_queue_drops_nothing_and_has_one_consumer() {
     assert_eq!(
         table.inner().len(),
         2,
-        "a classic queue knows neither limit nor timeout"
+        "a classic queue has neither a delivery limit nor a disconnect timeout"
     );
     assert_eq!(
         table.inner()["x-single-active-consumer"],

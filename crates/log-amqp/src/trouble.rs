@@ -1,7 +1,8 @@
-//! What goes wrong at the broker again and again: when to say so, and from when on more than that.
+//! Rate limiting of log messages about repeated failures of broker operations, and advice for
+//! failures that last.
 //!
-//! Invariant: pure. An outage does not fill the log, and one that does not pass by itself is told
-//! with what to do.
+//! Invariant: pure except for logging. An outage does not fill the log, and a failure that does not
+//! pass without an operator is logged with what to do.
 
 use std::time::Duration;
 
@@ -11,13 +12,13 @@ use super::broker_error::BrokerError;
 use super::outcome::{Outcome, Verdict};
 use headcount_model::{BatchId, CounterName};
 
-/// How long a broker may not give or take what it must before that counts as something that does
-/// not pass by itself: longer than a node's restart, or the election of new leaders.
+/// How long operations must fail before the failure counts as one that only an operator can end:
+/// longer than the restart of a node, or the election of new leaders.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
-/// The broker's reply when something in it failed, such as what asks a queue's members.
+/// The reply code for an internal error of the broker, such as a failed call to a queue's members.
 const INTERNAL_ERROR: u16 = 541;
 
-/// Failures without a success between them.
+/// A series of failures without a success between them.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     failures: u32,
@@ -25,20 +26,20 @@ pub(super) struct Trouble {
     told_stuck: bool,
 }
 
-/// What to say of a failure.
+/// What to log about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Saying {
-    /// Nothing: it was said already.
+    /// Nothing, because it was logged already.
     Nothing,
-    /// That it failed.
+    /// That the operation failed.
     Failure,
-    /// That it fails for long, why that may be, and what to do.
+    /// That it has failed for long, the possible cause, and what to do.
     Stuck,
 }
 
 impl Trouble {
-    /// Notes a failure at `now`. The first, the second, the fourth… are told, and the first that
-    /// shows that it lasts.
+    /// Counts a failure at `now`. Failures 1, 2, 4, 8… are logged, and the first one after
+    /// [`STUCK_AFTER`].
     pub(crate) fn note(&mut self, now: Instant) -> Saying {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
@@ -51,22 +52,22 @@ impl Trouble {
         }
     }
 
-    /// Notes what the broker refuses to a counter that consumes, and tells of it.
+    /// Counts a failure of a broker operation for a counter that consumes, and logs it.
     pub(crate) fn tell(&mut self, error: &BrokerError, counter: &CounterName) {
         match self.note(Instant::now()) {
             Saying::Nothing => {}
             Saying::Stuck if error.may_be_lost_members() => {
                 let advice = advice([counter]);
-                tracing::error!(%error, %counter, advice, "the broker does not give the counter's queue");
+                tracing::error!(%error, %counter, advice, "counter's queue cannot be consumed");
             }
             Saying::Failure | Saying::Stuck => {
-                tracing::warn!(%error, %counter, "the broker did not do as asked; trying again");
+                tracing::warn!(%error, %counter, "broker operation failed; retrying");
             }
         }
     }
 
-    /// Notes a batch that some queues have not confirmed, and tells of it: `failure` is how the
-    /// attempt ended, and `verdict` what follows.
+    /// Counts an attempt after which some queues have not confirmed a batch, and logs it.
+    /// `failure` is how the attempt ended, and `verdict` what follows.
     pub(crate) fn tell_unconfirmed(
         &mut self,
         failure: &Outcome,
@@ -83,36 +84,30 @@ impl Trouble {
                     ?id,
                     ?counters,
                     advice,
-                    "queues do not take what is posted"
+                    "queues do not confirm batches"
                 );
             }
             Saying::Failure | Saying::Stuck => {
-                tracing::warn!(
-                    ?failure,
-                    ?verdict,
-                    ?id,
-                    ?counters,
-                    "a batch is not confirmed"
-                );
+                tracing::warn!(?failure, ?verdict, ?id, ?counters, "batch not confirmed");
             }
         }
     }
 
-    /// Notes that it worked.
+    /// Resets the count after a success.
     pub(crate) fn over(&mut self) {
         *self = Self::default();
     }
 }
 
 impl BrokerError {
-    /// Whether it may be a queue whose members are lost: the broker answers "internal error", "not
-    /// found" though it knows the queue, or nothing.
+    /// Whether the cause may be a queue that has lost its members: the broker replies "internal
+    /// error", or "not found" although it knows the queue, or not at all.
     fn may_be_lost_members(&self) -> bool {
         self.code() == Some(INTERNAL_ERROR) || self.is_out_of_reach() || self.is_timeout()
     }
 }
 
-/// Whether a queue whose members are lost may be why a batch is not confirmed.
+/// Whether a batch may be unconfirmed because a queue has lost its members.
 fn may_be_lost_members(failure: &Outcome) -> bool {
     match failure {
         Outcome::Nacked | Outcome::TimedOut => true,
@@ -124,13 +119,14 @@ fn may_be_lost_members(failure: &Outcome) -> bool {
     }
 }
 
-/// What to do about the queues of counters that the broker can't reach.
+/// What to do about the queues of counters that the broker cannot reach.
 fn advice<'a>(counters: impl IntoIterator<Item = &'a CounterName>) -> String {
     let command = |counter| format!("headcount remake-queue --name {counter}");
     let commands: Vec<String> = counters.into_iter().map(command).collect();
     format!(
-        "Too few members of the queue may be left. Start all nodes of RabbitMQ, and look at `rabbitmqctl list_queues name \
-         members online`. Only if the disks of most of its members are lost: {}",
+        "The queue may have too few members left. Start all nodes of RabbitMQ, and check \
+         `rabbitmqctl list_queues name members online`. Only if the disks of most of its members \
+         are lost, run: {}",
         commands.join(", ")
     )
 }

@@ -1,6 +1,6 @@
-//! Addresses of the broker.
+//! URLs of the broker.
 //!
-//! Invariant: no text made of an address holds its password; only connecting sees it.
+//! Invariant: no text made of a URL contains its password; only connecting uses it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,30 +10,31 @@ use thiserror::Error;
 
 use headcount_model::is_unambiguous;
 
-/// Where a broker is and how to log in: `amqp://user:password@host:port/vhost`, or `amqps://` for
-/// TLS.
+/// The address of a broker, and the user to log in: `amqp://user:password@host:port/vhost`, or
+/// `amqps://` for TLS.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AmqpUrl(AMQPUri);
 
-/// Why a text is no address of a broker. It never repeats the text, which may hold a password.
+/// Why a text is not a URL of a broker. It never repeats the text, which may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AmqpUrlError {
-    /// It does not look like one.
+    /// It does not have the form of such a URL.
     #[error("not of the form amqp://user:password@host:port/vhost (or amqps://…)")]
     Malformed,
-    /// It can be read in more than one way.
+    /// It is ambiguous.
     #[error(
-        "a character of the user, the password or the virtual host must be percent-encoded: @ as %40, / as %2F, # as %23, \
-         ? as %3F, % as %25"
+        "a character in the user, the password or the virtual host must be percent-encoded: \
+         @ as %40, / as %2F, # as %23, ? as %3F, % as %25"
     )]
     Unencoded,
-    /// Its host is an address in brackets.
+    /// Its host is an IPv6 address in brackets.
     #[error(
-        "the host is an IPv6 address in brackets; name it in /etc/hosts or DNS and use the name"
+        "an IPv6 address in brackets is not supported as the host; use a name from DNS or \
+         /etc/hosts"
     )]
     Ipv6,
-    /// It has parameters behind a `?`.
-    #[error("parameters behind a ? are not taken; use the settings of headcount")]
+    /// It has parameters after a `?`.
+    #[error("parameters after a ? are not supported; use the options of headcount")]
     Parameters,
 }
 
@@ -56,7 +57,7 @@ impl FromStr for AmqpUrl {
         if !is_unambiguous(text) {
             return Err(AmqpUrlError::Unencoded);
         }
-        // The parser's own messages quote the text.
+        // The error is replaced because the parser's own messages quote the text.
         let mut uri: AMQPUri = text.trim().parse().map_err(|_| AmqpUrlError::Malformed)?;
         let after_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
         let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or("");
@@ -80,7 +81,7 @@ impl FromStr for AmqpUrl {
 }
 
 impl AmqpUrl {
-    /// Where it leads, whoever comes: host, port and virtual host.
+    /// Host, port and virtual host: where the URL leads, for any user.
     pub(super) fn place(&self) -> (&str, u16, &str) {
         let authority = &self.0.authority;
         (&authority.host, authority.port, &self.0.vhost)

@@ -1,14 +1,14 @@
-//! The log: the way of every batch from a coordinator to its counters.
+//! The log, which carries every batch from a coordinator to its counters.
 //!
 //! Contract, for every implementation:
 //! - [`Log::append`] returns `Ok` only when the batch is durable and will reach every counter.
-//! - Deliveries come at least once, in the order of their appends but for redelivery.
-//! - Acknowledging means committed: what is not acknowledged comes again, or its append never
-//!   returned `Ok`.
-//! - An acknowledgement names what it covers ([`DeliveryTag`]): all deliveries up to that one and
-//!   none after it.
-//! - What the log learns of itself comes as a delivery as well ([`Delivered`]), and is acknowledged
-//!   in the same way: the log acts on it only once the counter's store remembers it.
+//! - Each batch is delivered at least once, in the order of the appends, except for redeliveries.
+//! - A counter acknowledges only what it has committed. A batch that is not acknowledged is
+//!   delivered again, or its append never returned `Ok`.
+//! - An acknowledgement names a delivery ([`DeliveryTag`]). It covers that delivery and all earlier
+//!   ones, and no later ones.
+//! - The log also reports its own state as deliveries ([`Delivered`]), which are acknowledged in
+//!   the same way: the log acts on them only after the counter's store has recorded them.
 
 mod local;
 pub mod wire;
@@ -23,180 +23,184 @@ use thiserror::Error;
 
 use headcount_model::{Batch, BatchId, KeptGeneration, NewItems, TenantItems};
 
-/// Why an append did not return `Ok`.
+/// Why an append failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AppendError {
-    /// The log refuses the batch for good: the epoch must end, since its sequence can't be given
-    /// again.
-    #[error("the log refuses the batch for good: {0}")]
+    /// The log refuses the batch permanently. The epoch must end, because its sequence cannot be
+    /// used again.
+    #[error("the log refused the batch permanently: {0}")]
     Refused(String),
-    /// There is no room to keep the batch: nothing of it is kept, nor ever will be, so its sequence
-    /// is still to be given. The same items may be appended once there is room.
-    #[error("there is no room to keep the batch: {0}")]
+    /// There is no room for the batch. Nothing of it is kept now or later, so its sequence is
+    /// unused. The same items can be appended when there is room.
+    #[error("there is no room for the batch: {0}")]
     Full(String),
-    /// The log takes no batch of more than so many encoded bytes: nothing of it is kept, nor ever
-    /// will be, so its sequence is still to be given. The same items may be appended in smaller
-    /// batches.
-    #[error("the log takes no batch of more than {bytes_max} bytes")]
+    /// The batch exceeds the log's limit for encoded bytes. Nothing of it is kept now or later, so
+    /// its sequence is unused. The same items can be appended in smaller batches.
+    #[error("the batch exceeds the limit of {bytes_max} bytes")]
     TooLarge {
-        /// Bytes of a batch that it takes, and fewer than this one had.
+        /// The limit for an encoded batch, in bytes. It is less than the size of this one.
         bytes_max: usize,
     },
-    /// The log ended while the batch was on its way: it may or may not become durable.
+    /// The log ended while the batch was in flight. The batch may or may not become durable.
     #[error("the log ended; the batch may or may not be durable")]
     OutcomeUnknown,
 }
 
-/// The appending end; cheap to clone.
+/// The producer's end of a log; cheap to clone.
 pub trait Log: Clone + Send + Sync + 'static {
-    /// Appends a batch and waits until it is durable. Tells which of its items were new, where the
+    /// Appends a batch and waits until it is durable. Returns which of its items were new, if the
     /// log [can](Self::tells_new).
     ///
     /// The caller keeps one append in flight per (epoch, partition), so that a gap in the sequences
-    /// is proof of loss, never of a race. Dropping the future does not take the batch back.
+    /// always proves a loss and never a race. Dropping the future does not cancel the append.
     fn append(
         &self,
         batch: Arc<Batch>,
     ) -> impl Future<Output = Result<Option<NewItems>, AppendError>> + Send;
 
-    /// Whether appends tell which items were new: only where they return after the counter has
-    /// counted.
+    /// Whether appends return which items were new. That requires an append to return after the
+    /// counter has applied the batch.
     fn tells_new(&self) -> bool {
         false
     }
 }
 
-/// What comes out of a log.
+/// The content of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivered {
-    /// Batches, in order; at least one.
+    /// Batches in order, at least one.
     Batches(Vec<Arc<Batch>>),
-    /// Every batch ever appended comes, or came, this way: a store that has applied what came is
-    /// complete.
+    /// This log has delivered or will deliver every batch that was ever appended. A store that has
+    /// applied all of them is complete.
     FromTheBeginning,
-    /// Batches may have been lost on their way here: the store is not complete until it has caught
-    /// up.
+    /// A possible loss: batches may have been lost on the way to this counter. The store is
+    /// incomplete until it has caught up.
     MayHaveLost {
-        /// What was found, for the operator.
+        /// The evidence, for the operator.
         why: String,
     },
-    /// The store is to remember this generation. It says nothing of batches, which may come behind
-    /// it before it is acknowledged.
+    /// The store must record this generation. It makes no statement about batches, and batches may
+    /// follow before it is acknowledged.
     Generation(KeptGeneration),
 }
 
-/// The place of a delivery among all that one consuming end has returned: 1, 2, 3…
+/// The number of a delivery among all deliveries of one consumer: 1, 2, 3…
 ///
-/// As AMQP's delivery tag with `multiple`, it acknowledges its delivery and all before it.
+/// It acknowledges this delivery and all earlier ones, as AMQP's delivery tag with `multiple` does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeliveryTag(u64);
 
 impl DeliveryTag {
-    /// The tag of the delivery after this one.
+    /// The tag of the next delivery.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// A delivery with the tag that acknowledges it.
+/// A delivery with its tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// What to acknowledge it by.
+    /// The tag that acknowledges it.
     pub tag: DeliveryTag,
-    /// What came.
+    /// Its content.
     pub delivered: Delivered,
 }
 
-/// Why nothing is delivered any more.
+/// Why deliveries have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeliveryError {
-    /// A delivery is no batch that this release knows. It stays in the queue, and all behind it;
-    /// what came before it can still be acknowledged.
+    /// A delivery is not a batch that this release can decode. It stays in the queue with all later
+    /// ones. Earlier deliveries can still be acknowledged.
     #[error(
-        "the first batch in {queue} can't be read: {detail}. Nothing is lost: it stays there, and all behind it. \
-         Start a release that knows it; or, if it is damaged, stop this counter, run headcount skip-poison (its \
-         --help says what that gives up), and start it again"
+        "the first batch in {queue} cannot be decoded: {detail}. Nothing is lost: the queue keeps \
+         it and all later batches. Start a release that supports it; or, if it is damaged, stop \
+         this counter, run headcount skip-poison (its --help describes what is lost), and start \
+         the counter again"
     )]
     Undecodable {
-        /// Where it is.
+        /// The queue of the delivery.
         queue: String,
-        /// What is wrong with it.
+        /// Why it cannot be decoded.
         detail: String,
     },
-    /// The log no longer takes this counter.
+    /// The log refuses this counter.
     #[error("{0}")]
     Refused(String),
 }
 
-/// What a log asks of a counter's store before it lets it consume.
+/// The state of a counter's store that a log checks before it lets the counter consume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether it has applied anything, ever.
+    /// Whether the store has ever applied a batch.
     pub holds_position: bool,
-    /// Whether it is complete.
+    /// Whether the store is complete.
     pub complete: bool,
-    /// Whether the operator says that this store is the history of a cluster that is new to the
+    /// Whether the operator declared this store to be the history of a cluster that is new to the
     /// log.
     pub adopted: bool,
-    /// The generation that it remembers.
+    /// The generation that the store has recorded.
     pub generation: Option<KeptGeneration>,
 }
 
 impl Standing {
-    /// Whether it has applied anything, or consumed from a broker, ever.
+    /// Whether the store has ever applied a batch or consumed from a broker.
     #[must_use]
     pub fn has_history(&self) -> bool {
         self.holds_position || self.generation.is_some_and(|kept| kept.is_placed)
     }
 }
 
-/// The consuming end, owned by one counter.
+/// The consumer's end of a log, owned by one counter.
 pub trait Deliveries: Send + 'static {
-    /// Waits for deliveries and returns all that are there, at most a bounded number; `None` once
-    /// nothing comes any more: every appending end of a log in this process is gone, or the
-    /// consuming end of another was told to stop. Dropping the future loses nothing.
+    /// Waits for deliveries and returns those that are available, up to a limit. `None` when there
+    /// will be no more: all producers of a log in this process are gone, or the consumer of another
+    /// log was stopped. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// When the log can't go on without an operator. Nothing unacknowledged is lost.
+    /// When the log cannot continue without an operator. Unacknowledged deliveries are not lost.
     fn next(&mut self) -> impl Future<Output = Result<Option<Delivery>, DeliveryError>> + Send;
 
-    /// How long what was returned may wait for its acknowledgement, so that several deliveries
-    /// share a commit; zero where an append waits for it.
+    /// How long the acknowledgement of a delivery may be delayed, so that several deliveries share
+    /// a commit. Zero if an append waits for it.
     fn patience(&self) -> Duration;
 
-    /// Acknowledges the delivery with the tag `up_to` and all that [`next`](Self::next) returned
-    /// before it, none that it returned after it.
+    /// Acknowledges the delivery `up_to` and all that [`next`](Self::next) returned before it, but
+    /// none that it returned later.
     fn acknowledge(&mut self, up_to: DeliveryTag) -> impl Future<Output = ()> + Send;
 
-    /// Says what of a batch, one that is not acknowledged yet, was new. Its append tells so, once
-    /// it is acknowledged; where appends don't wait for that, nobody hears of it.
+    /// Reports which items of an unacknowledged batch were new. The batch's append returns them
+    /// after the acknowledgement. A log with appends that do not wait for it ignores the report.
     fn tell(&mut self, _batch: BatchId, _new: NewItems) {}
 
-    /// Says that there is no room, `why`, to keep what was returned up to `up_to` and is not
-    /// acknowledged: none of it is committed. Where appends wait for that, they get
-    /// [`AppendError::Full`]; those of barriers `Ok`, since nothing of a barrier is kept, and
-    /// nothing that came before one waits any more. Returns true then: nothing of it comes again. A
-    /// log whose deliveries are kept elsewhere gives back *all* that is not acknowledged, and has
-    /// nothing more until [`resume`](Self::resume). Then everything comes again, in its order.
+    /// Reports that there is no room, for the reason `why`, to keep the unacknowledged deliveries
+    /// up to `up_to`, so none of them is committed.
+    ///
+    /// If appends wait for the acknowledgement, they fail with [`AppendError::Full`]. Appends of
+    /// barriers return `Ok`, because nothing of a barrier is kept and no earlier append waits any
+    /// more. The method then returns true: nothing is delivered again.
+    ///
+    /// A log that keeps its deliveries elsewhere takes back *all* unacknowledged ones and delivers
+    /// nothing until [`resume`](Self::resume). Then it delivers them all again, in order.
     fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool;
 
-    /// Says that there is room again.
+    /// Reports that there is room again.
     fn resume(&mut self) {}
 
-    /// Gives up consuming for good: what is not acknowledged goes back to where it came from, and
-    /// [`next`](Self::next) has nothing more. Acknowledgements given before are still carried out.
-    /// For a log whose deliveries are kept elsewhere, once it [failed](DeliveryError::Undecodable).
+    /// Stops consuming permanently. Unacknowledged deliveries return to their queue, and
+    /// [`next`](Self::next) returns no more. Earlier acknowledgements are still carried out. Used
+    /// for a log that keeps its deliveries elsewhere, after it
+    /// [failed](DeliveryError::Undecodable).
     fn leave(&mut self) {}
 }
 
-/// Bytes that a batch of these items takes at most, encoded.
+/// Maximum size of an encoded batch of these items, in bytes.
 #[must_use]
 pub fn batch_bytes(tenants: &[TenantItems]) -> usize {
     wire::OVERHEAD_BYTES + tenants.iter().map(encoded_bytes).sum::<usize>()
 }
 
-/// Bytes that a tenant's items take at most in an encoded batch: what limits on batches count.
+/// Maximum size of a tenant's items in an encoded batch, in bytes. Limits for batches use it.
 #[must_use]
 pub fn encoded_bytes(items: &TenantItems) -> usize {
     wire::tenant_bytes(items)

@@ -1,8 +1,9 @@
-//! The log of a process that runs alone: a bounded channel to the one counter in the same process.
+//! The log of a standalone process: a bounded channel to the only counter, in the same process.
 //!
-//! Invariant: nothing is stored here. An append completes when the counter acknowledges, that is
-//! when its commit is on disk: the store's journal is the durability, a second log would only
-//! repeat it. What the counter has no room for is refused, and is nowhere.
+//! Invariant: the log stores nothing. An append completes when the counter acknowledges it, which
+//! is after its commit is on disk. The store's journal provides the durability, and a second log
+//! would only duplicate it. If the counter has no room for a batch, the append fails and nothing of
+//! the batch is kept.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use headcount_model::{Batch, BatchId, NewItems};
 
 use super::{AppendError, Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Log};
 
-/// Appends that may wait in the channel; each (epoch, partition) has one in flight.
+/// Maximum number of appends that wait in the channel. Each (epoch, partition) has one in flight.
 const APPENDS_WAITING_MAX: usize = 64;
 
 struct Append {
@@ -22,21 +23,21 @@ struct Append {
     done: oneshot::Sender<Outcome>,
 }
 
-/// What becomes of an append: what of it was new, as far as the counter has said.
+/// The result of an append, with the batch's new items if the counter has reported them.
 type Outcome = Result<Option<NewItems>, AppendError>;
 
-/// An append that waits.
+/// An append that waits for its acknowledgement.
 struct Waiting {
-    /// The delivery that it came by.
+    /// The delivery that contained the batch.
     tag: DeliveryTag,
     batch: BatchId,
     is_barrier: bool,
-    /// What the counter has said of it.
+    /// The new items, once the counter has reported them.
     new: Option<NewItems>,
     done: oneshot::Sender<Outcome>,
 }
 
-/// Makes a log that ends in this process.
+/// Makes a log within this process.
 #[must_use]
 pub fn local() -> (LocalLog, LocalDeliveries) {
     let (sender, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
@@ -64,14 +65,14 @@ pub struct LocalDeliveries {
 }
 
 impl LocalDeliveries {
-    /// Ends the waiting of all that came up to `up_to`, each with what became of it.
+    /// Completes all appends up to the delivery `up_to`, with the result that `outcome` returns.
     fn settle(&mut self, up_to: DeliveryTag, outcome: impl Fn(&mut Waiting) -> Outcome) {
         let covered = self
             .unacknowledged
             .partition_point(|waiting| waiting.tag <= up_to);
         for mut waiting in self.unacknowledged.drain(..covered) {
             let outcome = outcome(&mut waiting);
-            // An appender that no longer waits has nothing to learn.
+            // The appender may have stopped waiting.
             let _ = waiting.done.send(outcome);
         }
     }
@@ -136,7 +137,7 @@ impl Deliveries for LocalDeliveries {
     }
 
     fn tell(&mut self, batch: BatchId, new: NewItems) {
-        // Few wait, and the one that is told of is mostly among the last.
+        // Few appends wait, and the reported one is mostly among the last.
         let mut waiting = self.unacknowledged.iter_mut().rev();
         if let Some(told) = waiting.find(|waiting| waiting.batch == batch) {
             told.new = Some(new);

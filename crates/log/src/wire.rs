@@ -1,7 +1,7 @@
-//! The bytes of a batch, as they travel through a log and lie in its queues.
+//! The encoding of a batch in the messages and queues of a log.
 //!
-//! Invariant: a batch has exactly one encoding, and nothing else decodes: lengths, order, names and
-//! checksum are all checked, so a decoded batch is the batch that was encoded.
+//! Invariant: a batch has exactly one encoding, and no other bytes decode. Lengths, order, names
+//! and checksum are all checked, so a decoded batch equals the batch that was encoded.
 //!
 //! All numbers are little-endian.
 //!
@@ -18,17 +18,21 @@
 //! | … its name, UTF-8 | 1 to 1,024 |
 //! | … number of hashes, at least 1 | 4 |
 //! | … the hashes | 12 each |
-//! | kind of what follows: 0 nothing, 1 an operator's acceptance of losses, 2 the same, and counters are complete without being named; in version 2: 3 the same as 1, and the named counters are complete | 1 |
-//! | for 1, 2 and 3: number of ranges | 4 |
+//! | kind of the rest, see below | 1 |
+//! | for kinds 1, 2 and 3: number of ranges | 4 |
 //! | … per range: epoch, first and last sequence; at most 16,384 sequences in all | 32 |
-//! | for 3: number of counters, 1 to 1,024 | 2 |
+//! | for kind 3: number of counters, 1 to 1,024 | 2 |
 //! | … per counter, ascending: length of its name in bytes | 1 |
 //! | … its name, ASCII | 1 to 64 |
 //! | … the id of its loss | 8 |
-//! | CRC-32 (IEEE) of all before | 4 |
+//! | CRC-32 (IEEE) of all preceding bytes | 4 |
 //!
-//! Version 2 is written for what has no form in version 1, kind 3, and for nothing else: a counter
-//! of an earlier release stands at what it can't read.
+//! Kinds: 0, nothing; 1, an operator's loss acceptance; 2, as 1, and counters become complete
+//! without being named; 3, as 1, and the named counters become complete. Kind 3 exists only in
+//! version 2.
+//!
+//! Version 2 is used only for kind 3, which version 1 cannot express, because a counter of an
+//! earlier release halts at a batch that it cannot decode.
 
 use thiserror::Error;
 
@@ -39,16 +43,16 @@ use headcount_model::{
 
 const MAGIC: [u8; 3] = *b"HCB";
 
-/// The format's version that all is written in which has a form in it.
+/// The format version of all batches that it can express.
 const VERSION: u8 = 1;
 
-/// The version of acceptances that name counters.
+/// The format version of loss acceptances that name counters.
 const VERSION_NAMING: u8 = 2;
 
-/// The newest version that this release reads.
+/// The newest format version that this release decodes.
 pub const VERSION_READ_MAX: u8 = VERSION_NAMING;
 
-/// The kinds of what may follow the tenants.
+/// The kinds of the part after the tenants.
 const KIND_NOTHING: u8 = 0;
 const KIND_LOSSES: u8 = 1;
 const KIND_UNNAMED: u8 = 2;
@@ -57,43 +61,43 @@ const KIND_NAMED: u8 = 3;
 const HEADER_BYTES: usize = 42;
 const CHECKSUM_BYTES: usize = 4;
 
-/// Bytes of an encoded batch beside its tenants.
+/// Size of an encoded batch without its tenants, in bytes.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + CHECKSUM_BYTES;
 
-/// Why bytes are no batch.
+/// Why bytes do not decode to a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WireError {
-    /// They do not start like a batch.
-    #[error("not a batch")]
+    /// The magic bytes are missing.
+    #[error("the bytes are not a batch")]
     NotABatch,
-    /// A later release's batch.
-    #[error("a batch of format version {0}, which this release does not know")]
+    /// The batch comes from a later release.
+    #[error("format version {0} is not supported by this release")]
     Version(u8),
-    /// They do not match their checksum.
-    #[error("a batch that does not match its checksum")]
+    /// The bytes do not match their checksum.
+    #[error("the batch does not match its checksum")]
     Checksum,
-    /// It was found where only batches of another partition may be: counted there, it would count
-    /// for another tenant.
-    #[error("a batch of partition {found} where only those of partition {expected} belong")]
+    /// The batch belongs to another partition than its queue. It must not be applied, because its
+    /// items would be added to the count of another tenant.
+    #[error("the batch belongs to partition {found}, but its queue to partition {expected}")]
     Partition {
-        /// Its partition.
+        /// The batch's partition.
         found: Partition,
-        /// The partition of the place.
+        /// The partition of the queue.
         expected: Partition,
     },
-    /// The checksum holds but the content breaks the format: a faulty writer.
-    #[error("a batch that breaks its format: {0}")]
+    /// The checksum is right but the content violates the format: the encoder has a bug.
+    #[error("malformed batch: {0}")]
     Malformed(&'static str),
 }
 
-/// Bytes that a tenant's items take in an encoded batch.
+/// Size of a tenant's items in an encoded batch, in bytes.
 #[must_use]
 pub fn tenant_bytes(items: &TenantItems) -> usize {
     2 + items.tenant.as_str().len() + 4 + items.hashes.len() * ITEM_HASH_BYTES
 }
 
-/// The version that the bytes of a batch with this acceptance have: who reads none as new stands at
-/// it.
+/// The format version of a batch with this acceptance. A counter that does not support the version
+/// halts at the batch.
 #[must_use]
 pub fn version_of(acceptance: Option<&Acceptance>) -> u8 {
     match acceptance.map(|signed| &signed.completes) {
@@ -130,10 +134,10 @@ pub fn encode(batch: &Batch) -> Vec<u8> {
     bytes
 }
 
-/// Decodes what [`encode`] made.
+/// Decodes the output of [`encode`].
 ///
 /// # Errors
-/// [`WireError`] for any other bytes; nothing is allocated by an unchecked length.
+/// [`WireError`] for any other bytes. No allocation depends on an unchecked length.
 pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
     let rest = bytes.strip_prefix(&MAGIC).ok_or(WireError::NotABatch)?;
     let version = *rest.first().ok_or(WireError::NotABatch)?;
@@ -153,7 +157,7 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
         sequence: u64::from_le_bytes(fields.take()?),
     };
     if !is_sequence(id.sequence) {
-        return Err(WireError::Malformed("its sequence is none"));
+        return Err(WireError::Malformed("invalid sequence"));
     }
     let accepted_at_ms = u64::from_le_bytes(fields.take()?);
     let tenants = u32::from_le_bytes(fields.take()?);
@@ -161,30 +165,32 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, WireError> {
     for _ in 0..tenants {
         let next = decode_tenant(&mut fields)?;
         if items.last().is_some_and(|last| last.tenant >= next.tenant) {
-            return Err(WireError::Malformed("its tenants are not ascending"));
+            return Err(WireError::Malformed("tenants not in ascending order"));
         }
         items.push(next);
     }
     let acceptance = decode_acceptance(&mut fields)?;
     if !fields.0.is_empty() {
-        return Err(WireError::Malformed("it has bytes after its end"));
+        return Err(WireError::Malformed("trailing bytes"));
     }
     if version_of(acceptance.as_ref()) != version {
-        return Err(WireError::Malformed("it is of another version's kind"));
+        return Err(WireError::Malformed(
+            "the kind does not match the format version",
+        ));
     }
     match acceptance {
         None => Ok(Batch::new(id, accepted_at_ms, items)),
         Some(acceptance) if items.is_empty() => {
             Ok(Batch::accepting(id, accepted_at_ms, acceptance))
         }
-        Some(_) => Err(WireError::Malformed("it has both items and an acceptance")),
+        Some(_) => Err(WireError::Malformed("both items and a loss acceptance")),
     }
 }
 
-/// Decodes what comes from a place where only batches of `partition` belong.
+/// Decodes a batch from a queue that contains only batches of `partition`.
 ///
 /// # Errors
-/// As those of [`decode`], and [`WireError::Partition`].
+/// The same as those of [`decode`], and [`WireError::Partition`].
 pub fn decode_of(partition: Partition, bytes: &[u8]) -> Result<Batch, WireError> {
     let batch = decode(bytes)?;
     let found = batch.id().partition;
@@ -229,7 +235,7 @@ fn decode_acceptance(fields: &mut Fields<'_>) -> Result<Option<Acceptance>, Wire
         return Ok(None);
     }
     if kind > KIND_NAMED {
-        return Err(WireError::Malformed("it is of an unknown kind"));
+        return Err(WireError::Malformed("unknown kind"));
     }
     let losses = decode_losses(fields)?;
     let completes = match kind {
@@ -248,13 +254,14 @@ fn decode_losses(fields: &mut Fields<'_>) -> Result<Vec<(Epoch, u64, u64)>, Wire
         let first = u64::from_le_bytes(fields.take()?);
         let last = u64::from_le_bytes(fields.take()?);
         if first > last || !is_sequence(first) || !is_sequence(last) {
-            return Err(WireError::Malformed("a range of losses is none"));
+            return Err(WireError::Malformed("invalid range of losses"));
         }
-        // A counter records one after the other, and does nothing else meanwhile.
+        // The number is limited because a counter records the losses one by one, and does nothing
+        // else meanwhile.
         room = (last - first)
             .checked_add(1)
             .and_then(|count| room.checked_sub(count))
-            .ok_or(WireError::Malformed("it accepts more losses than it may"))?;
+            .ok_or(WireError::Malformed("too many losses"))?;
         losses.push((epoch, first, last));
     }
     Ok(losses)
@@ -266,23 +273,22 @@ fn decode_named(fields: &mut Fields<'_>) -> Result<NamedLosses, WireError> {
         let [length] = fields.take()?;
         let name = std::str::from_utf8(fields.take_slice(usize::from(length))?);
         let name = name.ok().and_then(CounterName::new);
-        let name = name.ok_or(WireError::Malformed("a counter's name is not valid"))?;
+        let name = name.ok_or(WireError::Malformed("invalid counter name"))?;
         named.push((name, LossId(u64::from_le_bytes(fields.take()?))));
     }
     NamedLosses::new(named).ok_or(WireError::Malformed(
-        "its counters are none, too many or not ascending",
+        "no counters, too many counters, or counters not in ascending order",
     ))
 }
 
 fn decode_tenant(fields: &mut Fields<'_>) -> Result<TenantItems, WireError> {
     let name_bytes = usize::from(u16::from_le_bytes(fields.take()?));
     let name = std::str::from_utf8(fields.take_slice(name_bytes)?)
-        .map_err(|_| WireError::Malformed("a tenant's name is not UTF-8"))?;
-    let tenant =
-        TenantName::new(name).map_err(|_| WireError::Malformed("a tenant's name is not valid"))?;
+        .map_err(|_| WireError::Malformed("tenant name is not UTF-8"))?;
+    let tenant = TenantName::new(name).map_err(|_| WireError::Malformed("invalid tenant name"))?;
     let count = u32::from_le_bytes(fields.take()?) as usize;
     if count == 0 {
-        return Err(WireError::Malformed("a tenant has no items"));
+        return Err(WireError::Malformed("tenant without items"));
     }
     let (hashes, _) = fields
         .take_slice(count.saturating_mul(ITEM_HASH_BYTES))?
@@ -293,7 +299,7 @@ fn decode_tenant(fields: &mut Fields<'_>) -> Result<TenantItems, WireError> {
     })
 }
 
-/// What is left to decode.
+/// The bytes that are not decoded yet.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -301,7 +307,7 @@ impl<'a> Fields<'a> {
         let (head, rest) = self
             .0
             .split_first_chunk::<N>()
-            .ok_or(WireError::Malformed("it ends too early"))?;
+            .ok_or(WireError::Malformed("unexpected end"))?;
         self.0 = rest;
         Ok(*head)
     }
@@ -310,7 +316,7 @@ impl<'a> Fields<'a> {
         let (head, rest) = self
             .0
             .split_at_checked(count)
-            .ok_or(WireError::Malformed("it ends too early"))?;
+            .ok_or(WireError::Malformed("unexpected end"))?;
         self.0 = rest;
         Ok(head)
     }

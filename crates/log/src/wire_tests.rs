@@ -1,4 +1,5 @@
-//! The bytes of a batch: what survives, what is noticed, what is refused.
+//! Tests of the encoding of batches: round trips, detection of damage, rejection of malformed
+//! bytes.
 //!
 //! Invariant: see the [module above](super).
 
@@ -7,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use headcount_model::{COMPLETED_PER_RECORD_MAX, SEQUENCE_MAX};
 
-/// Those that a batch may have, the extremes among them.
+/// Valid sequences, including the extremes.
 fn sequences() -> impl Strategy<Value = u64> {
     prop_oneof![Just(1), Just(SEQUENCE_MAX), 1..=SEQUENCE_MAX]
 }
@@ -35,7 +36,7 @@ fn batches() -> impl Strategy<Value = Batch> {
     )
 }
 
-/// Which counters are complete, in all three forms.
+/// The counters that become complete, in all three forms.
 fn completes() -> impl Strategy<Value = Completes> {
     let name = "[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}";
     let named = prop::collection::btree_map(name, any::<u64>(), 1..5).prop_map(|named| {
@@ -65,7 +66,9 @@ fn acceptances() -> impl Strategy<Value = Batch> {
 
 proptest! {
     #[test]
-    fn acceptances_survive_the_round_trip_each_in_the_first_version_that_has_it(batch in acceptances()) {
+    fn acceptances_survive_the_round_trip_each_in_the_first_version_that_has_it(
+        batch in acceptances(),
+    ) {
         let bytes = encode(&batch);
         let naming = matches!(batch.acceptance().expect("signed").completes, Completes::Named(_));
         prop_assert_eq!(bytes[MAGIC.len()], if naming { VERSION_NAMING } else { VERSION });
@@ -109,7 +112,7 @@ proptest! {
         }
     }
 
-    /// The header is right, so that what follows the tenants is what varies.
+    /// Varies the part after the tenants; the header is valid.
     #[test]
     fn a_checked_but_malformed_acceptance_is_refused_or_canonical(
         version in VERSION..=VERSION_READ_MAX,
@@ -137,7 +140,7 @@ fn id(sequence: u64) -> BatchId {
     }
 }
 
-/// With the checksum that belongs to them.
+/// Appends the matching checksum.
 fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = crc32fast::hash(&bytes);
     bytes.extend(checksum.to_le_bytes());
@@ -156,7 +159,8 @@ fn signed(named: &[(&str, u64)]) -> Batch {
     Batch::accepting(id(3), 5, acceptance)
 }
 
-/// What this release writes, byte by byte: a queue keeps it for as long as its counter is away.
+/// The encoding must not change between releases, because a queue keeps batches while its counter
+/// is away.
 #[test]
 fn an_acceptance_that_names_counters_is_what_was_committed() {
     let bytes = include_bytes!("fixtures/acceptance_v2.bin");
@@ -193,7 +197,8 @@ fn counters_that_are_none_too_many_or_out_of_order_are_refused() {
         decode(&summed(bytes)).map(drop)
     };
     assert_eq!(with(2, &["c1", "c2"]), Ok(()));
-    let listed = WireError::Malformed("its counters are none, too many or not ascending");
+    let listed =
+        WireError::Malformed("no counters, too many counters, or counters not in ascending order");
     assert_eq!(with(0, &[]), Err(listed));
     assert_eq!(with(2, &["c2", "c1"]), Err(listed));
     assert_eq!(with(2, &["c1", "c1"]), Err(listed));
@@ -204,7 +209,7 @@ fn counters_that_are_none_too_many_or_out_of_order_are_refused() {
     assert_eq!(with(many.len() as u16, &many), Err(listed));
     many.pop();
     assert_eq!(with(many.len() as u16, &many), Ok(()));
-    let name = WireError::Malformed("a counter's name is not valid");
+    let name = WireError::Malformed("invalid counter name");
     let long = "c".repeat(65);
     for wrong in ["", "-c", "c.1", "é", &long] {
         assert_eq!(with(1, &[wrong]), Err(name), "{wrong}");
@@ -213,7 +218,9 @@ fn counters_that_are_none_too_many_or_out_of_order_are_refused() {
 
 #[test]
 fn a_kind_of_the_other_version_is_refused() {
-    let refused = Err(WireError::Malformed("it is of another version's kind"));
+    let refused = Err(WireError::Malformed(
+        "the kind does not match the format version",
+    ));
     let barrier = Batch::new(id(1), 0, Vec::new());
     let old = Acceptance {
         losses: Vec::new(),
@@ -241,7 +248,7 @@ fn a_sequence_that_no_batch_can_have_is_refused() {
             sequence,
         };
         let barrier = Batch::new(id, 0, Vec::new());
-        let refused = Err(WireError::Malformed("its sequence is none"));
+        let refused = Err(WireError::Malformed("invalid sequence"));
         assert_eq!(decode(&encode(&barrier)), refused);
     }
 }

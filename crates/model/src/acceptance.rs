@@ -1,31 +1,31 @@
-//! An operator's signature that something is lost for good.
+//! Loss acceptance: an operator's record that a loss is permanent.
 //!
-//! Invariant: a counter is named together with the loss that is accepted for it. After another loss
-//! of its own, a signature that it still has to apply says nothing of it.
+//! Invariant: the record names a counter together with the loss that it accepts for that counter.
+//! If the counter has another loss before it applies the record, the record has no effect on it.
 
 use std::fmt;
 
 use super::{CounterName, Epoch, Sequence};
 
-/// Sequences in one [`Acceptance`] at most: each takes a counter about a microsecond to record, and
-/// a range of its own 32 bytes at most.
+/// Maximum number of sequences in one [`Acceptance`]. A counter takes about a microsecond to record
+/// a sequence, and a range of one sequence takes 32 bytes.
 pub const LOSSES_PER_RECORD_MAX: u64 = 16_384;
 
-/// Counters that one [`Acceptance`] names at most.
+/// Maximum number of counters that one [`Acceptance`] names.
 pub const COMPLETED_PER_RECORD_MAX: usize = 1_024;
 
-/// What names the loss after which a counter is not complete: it differs from life to life of the
-/// counter's process, and after each loss in that life.
+/// Identifies the loss that made a counter incomplete. Different in each incarnation of the
+/// counter's process, and after each loss in an incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LossId(pub u64);
 
 impl LossId {
-    /// Of the last of `losses` that a counter was told of in its life `life`; also of a life that
-    /// began as not complete, where it was told of none.
+    /// The id of the last of `losses` that were reported to the counter in its incarnation `life`.
+    /// With 0 `losses`, the id for an incarnation that started incomplete.
     #[must_use]
     pub fn new(life: u64, losses: u64) -> Self {
-        /// Odd, so that no two losses of a life share an id; large, so that those of lives that
-        /// follow one another don't.
+        /// Odd, so that no two losses of an incarnation have the same id. Large, so that losses of
+        /// consecutive incarnations have different ids.
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         Self(life.wrapping_add(losses.wrapping_mul(STEP)))
     }
@@ -43,38 +43,36 @@ impl fmt::Debug for LossId {
     }
 }
 
-/// An operator's signature that something is lost for good: counters go on as if it had been
-/// applied.
+/// An operator's loss acceptance: counters continue as if the lost batches had been applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Sequences of the batch's partition that nobody holds any more: the epoch, the first and the
-    /// last one.
+    /// Sequences of the batch's partition that no counter holds any more: epoch, first and last
+    /// sequence.
     pub losses: Vec<(Epoch, Sequence, Sequence)>,
-    /// Which counters are complete from here on, with what they hold.
+    /// The counters that become complete with what they hold.
     pub completes: Completes,
 }
 
-/// Which counters are complete from an [`Acceptance`] on.
+/// Which counters an [`Acceptance`] makes complete.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Completes {
-    /// Those that were complete before.
+    /// No counter.
     #[default]
     Nobody,
-    /// Whoever is not complete, as releases signed that knew of no [`LossId`]. It says nothing of
-    /// when a counter lost, so none is complete by it.
+    /// All incomplete counters, in a record of an earlier release that has no [`LossId`]. The
+    /// record does not state which loss of a counter it accepts, so it makes no counter complete.
     Unnamed,
-    /// Those that are named, if the loss is still their last one.
+    /// The named counters, if the named loss is still the last one of the counter.
     Named(NamedLosses),
 }
 
-/// Counters, each with the loss that is accepted for it: in ascending order of their names, each
-/// once, at least 1 and at most [`COMPLETED_PER_RECORD_MAX`].
+/// Counters, each with the loss that is accepted for it, in ascending order of their names, without
+/// duplicates. At least 1 and at most [`COMPLETED_PER_RECORD_MAX`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLosses(Vec<(CounterName, LossId)>);
 
 impl NamedLosses {
-    /// What `named` says, which must be in order; `None` when it is not, or when these are none or
-    /// too many.
+    /// Makes a list of counters; `None` if `named` is not in order, empty, or too long.
     #[must_use]
     pub fn new(named: Vec<(CounterName, LossId)>) -> Option<Self> {
         let few = (1..=COMPLETED_PER_RECORD_MAX).contains(&named.len());
@@ -89,23 +87,23 @@ impl NamedLosses {
     }
 }
 
-/// What an [`Acceptance`] says of one counter.
+/// The effect of an [`Acceptance`] on one counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signed {
-    /// Nothing: it completes no counter.
+    /// None: the record completes no counter.
     Nothing,
-    /// It is complete from here on, with what it holds.
+    /// The counter becomes complete with what it holds.
     Complete,
-    /// Nothing: it names others.
+    /// None: the record names other counters.
     NotNamed,
-    /// It was signed for this loss, which is no longer the counter's last one.
+    /// None: the record accepts this loss, which is no longer the counter's last one.
     Outdated(LossId),
-    /// It names no counter, as those of earlier releases.
+    /// None: the record, from an earlier release, names no counter.
     Unnamed,
 }
 
 impl Completes {
-    /// What is said of the counter `name`, whose last loss is `loss`.
+    /// Returns the effect on the counter `name` with the last loss `loss`.
     #[must_use]
     pub fn of(&self, name: &str, loss: LossId) -> Signed {
         let named = match self {

@@ -1,13 +1,12 @@
-//! Addresses that hold a user and a password.
+//! Addresses that contain a user and a password.
 //!
-//! Invariant: an address that can be read in two ways is not taken: one of them would take a part
-//! of the password for the host, and show it.
+//! Invariant: an ambiguous address is rejected. A wrong reading would take a part of the password
+//! for the host and show it.
 
 use super::is_percent_encoded;
 
-/// Whether `address`, `scheme://user:password@host:port/path`, can be read in one way only: what
-/// would end the user or the password is percent-encoded in them, and every `%` begins such an
-/// encoding.
+/// Whether `address`, `scheme://user:password@host:port/path`, is unambiguous: all delimiters in
+/// the user and the password are percent-encoded, and every `%` begins a percent-encoding.
 #[must_use]
 pub fn is_unambiguous(address: &str) -> bool {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);

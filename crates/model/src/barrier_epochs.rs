@@ -1,26 +1,26 @@
-//! The epochs of barriers: another one for each barrier.
+//! The epochs of barriers. Each barrier has an epoch of its own.
 //!
-//! Invariant: two barriers share an epoch only if they were drawn with the same entropy in the same
-//! place of the same life. So a machine that was copied, or brought back to an earlier moment, does
-//! not name a barrier that counters have applied already (docs/adr/0005-barriers.md).
+//! Invariant: two barriers have the same epoch only if they were drawn with the same entropy, as
+//! the same draw of the same incarnation. So a machine that was cloned or rolled back does not
+//! reuse the epoch of a barrier that counters have already applied (docs/adr/0005-barriers.md).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Epoch;
 
-/// What differs whenever it is asked for.
+/// Input that differs at every draw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Entropy {
     /// Random bytes.
     pub random: [u8; 32],
-    /// Nanoseconds since the Unix epoch: a machine that was brought back may draw the same random
-    /// bytes again, but not at the same moment.
+    /// Nanoseconds since the Unix epoch. A machine that was rolled back may draw the same random
+    /// bytes again, but not at the same time.
     pub now_ns: u128,
 }
 
-/// Where a coordinator or counter draws the epochs of its barriers; cheap to clone, and clones
-/// share their place.
+/// Draws the epochs of the barriers of a coordinator or counter. Cheap to clone; clones share the
+/// number of draws.
 #[derive(Clone)]
 pub struct BarrierEpochs {
     life: Epoch,
@@ -29,7 +29,8 @@ pub struct BarrierEpochs {
 }
 
 impl BarrierEpochs {
-    /// The epochs of a node's new life, which nobody shares but a copy of the node.
+    /// Makes the source for a new incarnation of a node. Only a clone of the node can have the same
+    /// `life`.
     #[must_use]
     pub fn new(life: Epoch, entropy: impl Fn() -> Entropy + Send + Sync + 'static) -> Self {
         Self {
@@ -39,7 +40,7 @@ impl BarrierEpochs {
         }
     }
 
-    /// The epoch of the next barrier.
+    /// Draws the epoch of the next barrier.
     #[must_use]
     pub fn draw(&self) -> Epoch {
         let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
@@ -47,7 +48,7 @@ impl BarrierEpochs {
     }
 }
 
-/// The first 16 bytes of the BLAKE3 hash of all that may tell two barriers apart.
+/// The first 16 bytes of the BLAKE3 hash of everything that distinguishes two barriers.
 fn epoch(life: Epoch, drawn: u64, entropy: Entropy) -> Epoch {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&life.0.to_le_bytes());
@@ -73,7 +74,8 @@ mod tests {
     #[test]
     fn a_machine_brought_back_to_an_earlier_moment_draws_other_epochs() {
         let mut drawn = BTreeSet::new();
-        // As it was, the same moment with other random bytes, and the same random bytes later.
+        // The original, the same time with other random bytes, and the same random bytes at a later
+        // time.
         for epochs in [at(5, 7), at(5, 8), at(6, 7)] {
             drawn.extend((0..3).map(|_| epochs.draw()));
         }

@@ -1,7 +1,7 @@
 //! A batch: the unit of the log.
 //!
-//! Invariant: a batch's tenants are in ascending order, each once, each with at least one hash, so
-//! the same content has one form and one checksum. A batch without items is a barrier.
+//! Invariant: the tenants of a batch are in ascending order, without duplicates, each with at least
+//! one hash. So equal content has one form and one checksum. A batch without items is a barrier.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::shares::merge_posts;
 use super::{Acceptance, Completes, ItemHash, Marks, Partition, Shares, TenantName};
 
-/// One life of one coordinator: a random 128-bit id, new at every start.
+/// Identifies one incarnation of a coordinator: a random 128-bit id, drawn at every start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u128);
 
@@ -26,10 +26,10 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// A batch's place in its epoch and partition: 1, 2, 3… without gaps; 0 is before the first.
+/// A batch's number in its epoch and partition: 1, 2, 3… without gaps. 0 means "before the first".
 pub type Sequence = u64;
 
-/// The greatest sequence that a batch may have: so the one after it is a number too.
+/// The greatest sequence that a batch may have. Its successor is still a valid number.
 pub const SEQUENCE_MAX: Sequence = Sequence::MAX - 1;
 
 /// Whether a batch may have `sequence`.
@@ -38,30 +38,31 @@ pub fn is_sequence(sequence: Sequence) -> bool {
     (1..=SEQUENCE_MAX).contains(&sequence)
 }
 
-/// What names a batch: no two batches share it, but for a cloned coordinator (a fork).
+/// Identifies a batch. Ids are unique, except when a coordinator is cloned (a fork).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId {
-    /// The partition that all of the batch's items belong to.
+    /// The partition of all items of the batch.
     pub partition: Partition,
-    /// The coordinator's life that made the batch.
+    /// The incarnation of the coordinator that made the batch.
     pub epoch: Epoch,
-    /// The batch's place in that life.
+    /// The number of the batch in that epoch.
     pub sequence: Sequence,
 }
 
-/// Hashes of items; one needs no memory of its own, since a tenant often has no more in a batch.
+/// Hashes of items. One hash is stored inline, without an allocation, because a tenant often has
+/// only one item in a batch.
 pub type ItemHashes = SmallVec<[ItemHash; 1]>;
 
-/// Items of one tenant, by their hashes.
+/// Items of one tenant, as hashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantItems {
-    /// Whose items these are.
+    /// The tenant of the items.
     pub tenant: TenantName,
-    /// The hashes of their ids; repetitions are harmless.
+    /// The hashes of the items' ids. Duplicates are harmless.
     pub hashes: ItemHashes,
 }
 
-/// The unit of the log: some tenants' items, durable and applied together.
+/// The unit of the log: items of some tenants that become durable and are applied together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     id: BatchId,
@@ -69,12 +70,12 @@ pub struct Batch {
     tenants: Vec<TenantItems>,
     acceptance: Option<Acceptance>,
     checksum: u32,
-    /// Known only where the batch was made; no part of its content.
+    /// Known only in the process that made the batch; not part of the content.
     is_shared: bool,
 }
 
 impl Batch {
-    /// Makes a batch of `items` in any order; tenants named several times are united.
+    /// Makes a batch of `items` in any order. Groups of the same tenant are combined.
     ///
     /// `accepted_at_ms` is the time of sealing, in milliseconds since the Unix epoch.
     #[must_use]
@@ -83,7 +84,7 @@ impl Batch {
         Self::sealed(id, accepted_at_ms, tenants, None)
     }
 
-    /// The same of the items of several posts; tells whose the batch's items are.
+    /// Makes a batch of the items of several posts. Also returns which items belong to which post.
     #[must_use]
     pub fn of_posts(
         id: BatchId,
@@ -99,7 +100,7 @@ impl Batch {
         (batch, shares)
     }
 
-    /// Makes a batch without items that carries an operator's signature.
+    /// Makes a batch without items that carries an operator's loss acceptance.
     #[must_use]
     pub fn accepting(id: BatchId, accepted_at_ms: u64, acceptance: Acceptance) -> Self {
         Self::sealed(id, accepted_at_ms, Vec::new(), Some(acceptance))
@@ -122,13 +123,13 @@ impl Batch {
         }
     }
 
-    /// The operator's signature that the batch carries, if any.
+    /// The loss acceptance that the batch carries, if any.
     #[must_use]
     pub fn acceptance(&self) -> Option<&Acceptance> {
         self.acceptance.as_ref()
     }
 
-    /// The batch's name.
+    /// The batch's id.
     #[must_use]
     pub fn id(&self) -> BatchId {
         self.id
@@ -146,50 +147,51 @@ impl Batch {
         &self.tenants
     }
 
-    /// CRC-32 of the whole content: two batches of one id with different checksums are a fork.
+    /// CRC-32 of the whole content. Two batches with the same id and different checksums are a
+    /// fork.
     #[must_use]
     pub fn checksum(&self) -> u32 {
         self.checksum
     }
 
-    /// Whether the batch holds nothing: it only marks a place in the log. Barriers come in epochs
-    /// of their own and are never recorded in a position.
+    /// Whether the batch is a barrier: it has no content and only marks a position in the log.
+    /// Barriers have epochs of their own and are never recorded in a position.
     #[must_use]
     pub fn is_barrier(&self) -> bool {
         self.tenants.is_empty() && self.acceptance.is_none()
     }
 
-    /// Items in the batch, repetitions included.
+    /// The number of items in the batch, with duplicates.
     #[must_use]
     pub fn item_count(&self) -> usize {
         item_count(&self.tenants)
     }
 
-    /// Whether somebody wants to know of each item whether it was new: its items came by several
-    /// posts.
+    /// Whether the batch needs to be known item by item which ones were new, because its items
+    /// belong to several posts.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.is_shared
     }
 
-    /// No mark yet for any item, if somebody [wants them](Self::is_shared).
+    /// An empty set of marks for the items, if they are [needed](Self::is_shared).
     #[must_use]
     pub fn unmarked(&self) -> Option<Marks> {
         self.is_shared.then(|| Marks::none_of(self.item_count()))
     }
 }
 
-/// Items in all groups, repetitions included.
+/// The number of items in all groups, with duplicates.
 #[must_use]
 pub fn item_count(groups: &[TenantItems]) -> usize {
     groups.iter().map(|group| group.hashes.len()).sum()
 }
 
-/// Sorts `items` by tenant and unites groups of the same tenant; empty groups go.
+/// Sorts `items` by tenant, combines groups of the same tenant, and removes empty groups.
 #[must_use]
 pub fn merge_by_tenant(mut items: Vec<TenantItems>) -> Vec<TenantItems> {
     items.retain(|group| !group.hashes.is_empty());
-    // Stable, so that equal content from the same arrivals keeps one form.
+    // The sort is stable, so that equal content in the same order of arrival has one form.
     items.sort_by(|a, b| a.tenant.cmp(&b.tenant));
     items.dedup_by(|later, earlier| {
         let same = later.tenant == earlier.tenant;
@@ -245,18 +247,19 @@ fn sum_acceptance(acceptance: &Acceptance, crc: &mut Summing) {
     }
 }
 
-/// A CRC-32 of many small pieces: the checksum is several times faster over long ones.
+/// Computes a CRC-32 of many small pieces. It collects them first, because the checksum is several
+/// times faster for long input.
 struct Summing {
     crc: crc32fast::Hasher,
     gathered: Vec<u8>,
 }
 
 impl Summing {
-    /// Bytes gathered before they are summed.
+    /// Bytes that are collected before they are added to the checksum.
     const BYTES_MAX: usize = 4096;
 
     fn new(items: usize) -> Self {
-        /// About what an item of its own tenant has to sum.
+        /// The approximate number of bytes of an item that is the only one of its tenant.
         const ITEM_BYTES: usize = 40;
         let bytes = (items * ITEM_BYTES).min(Self::BYTES_MAX);
         Self {

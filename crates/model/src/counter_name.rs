@@ -1,20 +1,20 @@
-//! The name of a counter: part of the names of its queue and of its markers.
+//! The name of a counter. The names of its queue and of its markers contain it.
 //!
-//! Invariant: a name that exists is plain enough for both, and for a file.
+//! Invariant: every name that exists is valid in queue names, in marker names and in file names.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The most characters of a counter's name.
+/// The maximum number of characters in a counter's name.
 pub const COUNTER_NAME_CHARS_MAX: usize = 64;
 
-/// A counter's name: 1 to 64 letters, digits, `-` or `_` of ASCII, the first a letter or digit.
+/// A counter's name: 1 to 64 ASCII letters, digits, `-` or `_`, starting with a letter or digit.
 /// Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterName(Arc<str>);
 
 impl CounterName {
-    /// A name; `None` when it is not allowed.
+    /// Makes a name; `None` if `text` is not a valid one.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let first = text.bytes().next()?;

@@ -1,11 +1,11 @@
-//! The generation of a counter's store: what its queue on the broker and the store both hold, so
-//! that neither can be exchanged for an older copy unnoticed.
+//! The generation of a counter's store. The store and the counter's queue on the broker both hold
+//! it, so that replacement of one of them by an older copy is detected.
 //!
 //! Invariant: a generation is drawn at random and used once.
 
 use std::fmt;
 
-/// Bytes of a generation.
+/// Size of a generation, in bytes.
 pub const GENERATION_BYTES: usize = 16;
 
 /// A generation: random bytes.
@@ -24,12 +24,12 @@ impl fmt::Debug for Generation {
     }
 }
 
-/// A generation as a store remembers it.
+/// A generation in the form that a store keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptGeneration {
-    /// Which.
+    /// The generation.
     pub generation: Generation,
-    /// Whether the broker had it when the store was told. Until then it is about to be put there,
-    /// by a store that had none on this broker.
+    /// Whether the generation was on the broker when the store recorded it. `false` means that it
+    /// is about to be put there, by a store that had no generation on this broker.
     pub is_placed: bool,
 }

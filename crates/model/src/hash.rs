@@ -1,19 +1,19 @@
-//! The hash that stands for an item's id everywhere behind the HTTP face.
+//! The hash that represents an item's id everywhere behind the HTTP API.
 //!
-//! Invariant: the same id has the same hash for ever, on every node: it is part of the formats on
-//! disk and on the wire.
+//! Invariant: an id has the same hash on every node and in every release, because the hash is part
+//! of the formats on disk and on the wire.
 
 use std::fmt;
 
-/// Bytes in an [`ItemHash`].
+/// Size of an [`ItemHash`], in bytes.
 pub const ITEM_HASH_BYTES: usize = 12;
 
 /// The first 12 bytes of the BLAKE3 hash of an item's id.
 ///
-/// With 96 bits, a tenant with 10 billion items has a chance of about 6 in 10 billion that any two
-/// of its ids collide (birthday bound, n²/2⁹⁷), and BLAKE3
-/// (<https://github.com/BLAKE3-team/BLAKE3-specs>) leaves a client no better way to make two
-/// collide on purpose than about 2⁴⁸ hash computations.
+/// With 96 bits, the probability that any two ids of a tenant with 10 billion items collide is
+/// about 6 in 10 billion (birthday bound, n²/2⁹⁷). To make two ids collide on purpose, a client
+/// needs about 2⁴⁸ hash computations: BLAKE3 (<https://github.com/BLAKE3-team/BLAKE3-specs>)
+/// permits no faster way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemHash(pub [u8; ITEM_HASH_BYTES]);
 
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn hash_is_the_published_blake3() {
-        // The BLAKE3 test vector for the empty input, cut to 12 bytes.
+        // The BLAKE3 test vector for the empty input, truncated to 12 bytes.
         assert_eq!(
             format!("{:?}", ItemHash::of_id("")),
             "af1349b9f5f9a1a6a0404dea"

@@ -1,7 +1,7 @@
-//! The words of the domain as plain values: what an item, a tenant, a batch, a position are.
+//! The domain types as plain values: items, tenants, batches, positions.
 //!
-//! Invariant: nothing here does I/O, reads a clock or knows another module; a value that exists is
-//! valid.
+//! Invariant: nothing in this crate does I/O, reads a clock or depends on another crate of the
+//! workspace. Every value that exists is valid.
 
 mod acceptance;
 mod address;
@@ -45,33 +45,34 @@ pub use token::{Token, TokenEntries, TokenError};
 
 use thiserror::Error;
 
-/// Why a text can't be a tenant or an item id.
+/// Why a text is not a valid tenant name or item id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// It has no characters.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
-    /// It has more characters (Unicode scalar values) than allowed.
+    /// The text has more characters (Unicode scalar values) than allowed.
     #[error("must have at most {chars_max} characters")]
     TooLong {
-        /// The most characters allowed.
+        /// The maximum number of characters.
         chars_max: usize,
     },
-    /// It has a control character (Unicode category Cc).
+    /// The text contains a control character (Unicode category Cc).
     #[error("must not contain control characters")]
     Control,
-    /// It is `.` or `..`, which URL libraries remove from paths.
+    /// The text is `.` or `..`, which URL libraries remove from paths.
     #[error("must not be \".\" or \"..\"")]
     Dots,
 }
 
-/// The rule shared by tenants and ids: 1 to `chars_max` characters, no control characters, not `.`
-/// or `..`.
+/// Checks the rule for tenant names and item ids: 1 to `chars_max` characters, no control
+/// characters, not `.` or `..`.
 fn check_name(text: &str, chars_max: usize) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }
-    // A character takes one to four bytes, so most names are decided by their length alone.
+    // A character takes one to four bytes, so for most names the length in bytes is sufficient to
+    // decide.
     if text.len() > chars_max && text.chars().nth(chars_max).is_some() {
         return Err(NameError::TooLong { chars_max });
     }

@@ -1,14 +1,15 @@
-//! Slices of the space of item hashes, so that one huge tenant can spread over several counters.
+//! Partitions of the space of item hashes, so that one huge tenant can be spread over several
+//! counters.
 //!
-//! Invariant: every hash belongs to exactly one partition, decided by the hash and the number of
-//! partitions alone. Only this file and the composition root may assume that there is one
+//! Invariant: every hash belongs to exactly one partition, determined only by the hash and the
+//! number of partitions. Only this file and the composition root may assume that there is one
 //! partition.
 
 use std::fmt;
 
 use super::ItemHash;
 
-/// The most partitions that a cluster may be made with.
+/// The maximum number of partitions of a cluster.
 pub const PARTITIONS_MAX: u16 = 1024;
 
 /// The number of a partition, from 0.
@@ -21,17 +22,17 @@ impl fmt::Display for Partition {
     }
 }
 
-/// How many partitions there are: fixed when a cluster is made.
+/// The number of partitions, fixed when a cluster is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partitioning {
     count: u16,
 }
 
 impl Partitioning {
-    /// Everything in partition 0.
+    /// One partition, 0, for all hashes.
     pub const SINGLE: Self = Self { count: 1 };
 
-    /// A space cut into `count` partitions; `None` unless 1 ≤ `count` ≤ [`PARTITIONS_MAX`].
+    /// Divides the space into `count` partitions; `None` unless 1 ≤ `count` ≤ [`PARTITIONS_MAX`].
     #[must_use]
     pub fn new(count: u16) -> Option<Self> {
         (1..=PARTITIONS_MAX)
@@ -45,19 +46,19 @@ impl Partitioning {
         self.count
     }
 
-    /// The partition that holds everything, if there is just one.
+    /// The partition of all hashes, if there is only one partition.
     #[must_use]
     pub fn only(self) -> Option<Partition> {
         (self.count == 1).then_some(Partition(0))
     }
 
-    /// Every partition, in order.
+    /// All partitions, in order.
     pub fn all(self) -> impl Iterator<Item = Partition> {
         (0..self.count).map(Partition)
     }
 
-    /// The partition that `hash` belongs to: its first 32 bits scaled to the number of partitions,
-    /// which spreads evenly without a division (Lemire, "Fast random integer generation in an
+    /// The partition of `hash`: its first 32 bits scaled to the number of partitions, which
+    /// distributes evenly without a division (Lemire, "Fast random integer generation in an
     /// interval", 2019).
     #[must_use]
     pub fn of(self, hash: &ItemHash) -> Partition {

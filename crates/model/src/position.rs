@@ -1,7 +1,8 @@
-//! A position: which batches a store has applied, and what an answer must cover.
+//! Position and requirement: the batches that a store has applied, and those that an answer must
+//! include.
 //!
-//! Invariant: a position only grows. It says what is covered, never what is counted: the seen-set
-//! makes counting exact, so a wrong position could delay or repeat work but not change a count.
+//! Invariant: a position only grows. It determines coverage, never counts: the seen-set makes
+//! counts exact, so a wrong position could delay or repeat work but not change a count.
 
 use std::collections::BTreeMap;
 
@@ -9,34 +10,37 @@ use smallvec::SmallVec;
 
 use super::{BatchId, Epoch, Partition, Sequence, Sequences};
 
-/// What a position says of a delivered batch.
+/// The result of checking a delivered batch against a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not applied yet.
+    /// The batch is not applied yet.
     New,
-    /// Applied before: redelivery, or a clone that is behind. Its items tell.
+    /// The batch was applied before: it is a redelivery, or comes from a clone that is behind. Only
+    /// its items show which.
     Applied,
-    /// Applied before with other content: two coordinators share an epoch (a cloned machine).
+    /// A batch with the same id but other content was applied before: two coordinators share an
+    /// epoch, because a machine was cloned.
     Fork,
 }
 
-/// One epoch's part of a position.
+/// The part of a position for one epoch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EpochPosition {
-    /// The sequences applied.
+    /// The applied sequences.
     pub sequences: Sequences,
     /// The checksum of the batch with the greatest sequence.
     pub last_checksum: u32,
 }
 
-/// Per partition and epoch, the sequences applied. About 24 bytes an epoch; never pruned.
+/// The applied sequences of each partition and epoch. Takes about 24 bytes per epoch; epochs are
+/// never removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
     epochs: BTreeMap<(Partition, Epoch), EpochPosition>,
 }
 
 impl Position {
-    /// Judges a delivered batch by its id and checksum.
+    /// Checks a delivered batch by its id and checksum.
     #[must_use]
     pub fn judge(&self, id: BatchId, checksum: u32) -> Verdict {
         let Some(epoch) = self.epochs.get(&(id.partition, id.epoch)) else {
@@ -51,7 +55,7 @@ impl Position {
         }
     }
 
-    /// Records that the batch is applied.
+    /// Records a batch as applied.
     pub fn record(&mut self, id: BatchId, checksum: u32) {
         let epoch = self.epochs.entry((id.partition, id.epoch)).or_default();
         if epoch.sequences.insert(id.sequence) && epoch.sequences.last() == id.sequence {
@@ -59,13 +63,13 @@ impl Position {
         }
     }
 
-    /// Sets one epoch's part as a whole: for decoders of stored positions.
+    /// Sets the part of one epoch, for decoders of stored positions.
     pub fn set(&mut self, partition: Partition, epoch: Epoch, part: EpochPosition) {
         self.epochs.insert((partition, epoch), part);
     }
 
-    /// Adds everything that `other` has. Of two last checksums the one of the greater sequence
-    /// stays.
+    /// Adds everything that `other` contains. Of two last checksums, the one of the greater
+    /// sequence is kept.
     pub fn unite(&mut self, other: &Self) {
         for (partition, epoch, theirs) in other.iter() {
             let ours = self.epochs.entry((partition, epoch)).or_default();
@@ -76,32 +80,32 @@ impl Position {
         }
     }
 
-    /// Every epoch's part, in order of partition and epoch.
+    /// The parts of all epochs, in order of partition and epoch.
     pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, &EpochPosition)> {
         self.epochs
             .iter()
             .map(|(&(partition, epoch), part)| (partition, epoch, part))
     }
 
-    /// One epoch's part.
+    /// The part of one epoch.
     #[must_use]
     pub fn get(&self, partition: Partition, epoch: Epoch) -> Option<&EpochPosition> {
         self.epochs.get(&(partition, epoch))
     }
 
-    /// How many (partition, epoch) pairs it holds.
+    /// The number of (partition, epoch) pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.epochs.len()
     }
 
-    /// Whether nothing was ever applied.
+    /// Whether no batch was ever applied.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.epochs.is_empty()
     }
 
-    /// How many ranges of sequences are missing below later ones.
+    /// The number of holes: ranges of sequences that are missing below later ones.
     #[must_use]
     pub fn holes(&self) -> usize {
         self.epochs
@@ -110,7 +114,7 @@ impl Position {
             .sum()
     }
 
-    /// The whole position as a requirement for another.
+    /// Converts the whole position to a requirement for another replica.
     #[must_use]
     pub fn requirement(&self) -> Requirement {
         let mut requirement = Requirement::default();
@@ -120,8 +124,9 @@ impl Position {
         requirement
     }
 
-    /// A batch that `requirement` asks for in `partition` and that is not applied: of the first
-    /// epoch that misses some, the last, since batches mostly come in order.
+    /// Returns one batch of `partition` that `requirement` includes and that is not applied. It is
+    /// the last missing batch of the first epoch with missing batches, because batches mostly come
+    /// in order.
     #[must_use]
     pub fn missing(&self, requirement: &Requirement, partition: Partition) -> Option<BatchId> {
         let of_partition = requirement.iter().filter(|&(of, _, _)| of == partition);
@@ -136,7 +141,7 @@ impl Position {
         last_missing.find(|id| id.sequence > 0)
     }
 
-    /// Whether everything that `requirement` asks for in `partition` is applied.
+    /// Whether the position covers `requirement` in `partition`: all its batches are applied.
     #[must_use]
     pub fn covers(&self, requirement: &Requirement, partition: Partition) -> bool {
         requirement
@@ -149,22 +154,24 @@ impl Position {
     }
 }
 
-/// What an answer must cover: per partition and epoch, a set of sequences.
+/// A requirement: the batches that an answer must include, as a set of sequences per partition and
+/// epoch.
 ///
-/// Every read makes several, nearly always of one epoch: that takes no memory of its own.
+/// Every read makes several requirements, nearly always with one epoch. One epoch is stored inline,
+/// without an allocation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requirement {
-    /// In ascending order, each once.
+    /// In ascending order, without duplicates.
     epochs: SmallVec<[((Partition, Epoch), Sequences); 1]>,
 }
 
 impl Requirement {
-    /// Asks for every sequence up to `sequence` as well.
+    /// Adds every sequence up to `sequence`.
     pub fn add(&mut self, partition: Partition, epoch: Epoch, sequence: Sequence) {
         self.add_all(partition, epoch, &Sequences::up_to(sequence));
     }
 
-    /// Asks for every sequence of `sequences` as well.
+    /// Adds every sequence of `sequences`.
     pub fn add_all(&mut self, partition: Partition, epoch: Epoch, sequences: &Sequences) {
         match self.find(partition, epoch) {
             Ok(at) => self.epochs[at].1.unite(sequences),
@@ -179,7 +186,7 @@ impl Requirement {
             .binary_search_by_key(&(partition, epoch), |(of, _)| *of)
     }
 
-    /// Asks for everything that `other` asks for as well.
+    /// Adds everything that `other` contains.
     pub fn unite(&mut self, other: &Self) {
         if let [((partition, epoch), sequences)] = other.epochs.as_slice() {
             return self.add_all(*partition, *epoch, sequences);
@@ -199,21 +206,21 @@ impl Requirement {
         self.epochs.extend(ours);
     }
 
-    /// What is asked for, in order of partition and epoch.
+    /// The required sequences, in order of partition and epoch.
     pub fn iter(&self) -> impl Iterator<Item = (Partition, Epoch, &Sequences)> {
         self.epochs
             .iter()
             .map(|((partition, epoch), sequences)| (*partition, *epoch, sequences))
     }
 
-    /// What is asked for of one epoch.
+    /// The required sequences of one epoch.
     #[must_use]
     pub fn get(&self, partition: Partition, epoch: Epoch) -> Option<&Sequences> {
         let at = self.find(partition, epoch).ok()?;
         self.epochs.get(at).map(|(_, sequences)| sequences)
     }
 
-    /// What this asks for and `other` does not.
+    /// Returns the part of this requirement that `other` does not contain.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         let mut left = Self::default();
@@ -229,7 +236,7 @@ impl Requirement {
         left
     }
 
-    /// The sequences that are missing below later ones.
+    /// Returns the holes: sequences that are missing below later ones.
     #[must_use]
     pub fn holes(&self) -> Self {
         let mut holes = Self::default();
@@ -242,9 +249,9 @@ impl Requirement {
         holes
     }
 
-    /// Asks for everything before what is asked for as well: a coordinator sends a batch only after
-    /// the one before it was acknowledged, so a sequence that is known proves all of its epoch
-    /// before it.
+    /// Adds all sequences before the required ones. A coordinator sends a batch only after the
+    /// previous one was acknowledged, so a known sequence proves that all earlier sequences of its
+    /// epoch exist.
     #[must_use]
     pub fn closed(mut self) -> Self {
         for (_, sequences) in &mut self.epochs {
@@ -253,27 +260,27 @@ impl Requirement {
         self
     }
 
-    /// Whether sequences are missing below later ones.
+    /// Whether there are holes: sequences that are missing below later ones.
     #[must_use]
     pub fn has_holes(&self) -> bool {
         self.iter()
             .any(|(_, _, sequences)| !sequences.beyond().is_empty())
     }
 
-    /// How many sequences are asked for; at most the greatest number.
+    /// The number of required sequences, saturating at `u64::MAX`.
     #[must_use]
     pub fn count(&self) -> u64 {
         let counts = self.iter().map(|(_, _, sequences)| sequences.count());
         counts.fold(0, u64::saturating_add)
     }
 
-    /// Whether nothing is asked for.
+    /// Whether nothing is required.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.iter().all(|(_, _, sequences)| sequences.last() == 0)
     }
 
-    /// Whether this asks for nothing in `partition` that `other` does not ask for.
+    /// Whether `other` contains everything that this requires in `partition`.
     #[must_use]
     pub fn is_within(&self, other: &Self, partition: Partition) -> bool {
         self.iter()

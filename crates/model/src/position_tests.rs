@@ -1,4 +1,4 @@
-//! Positions and requirements against plain sets.
+//! Tests of positions and requirements against models of plain sets.
 //!
 //! Invariant: see the [module above](super).
 
@@ -60,13 +60,15 @@ fn a_union_has_both_sides_sequences_and_the_greater_ones_checksum() {
 }
 
 proptest! {
-    /// In whatever order batches come, the least and the greatest sequences among them, a position
-    /// knows just those, and is the same as the union of two that had some each.
+    /// Independent of the order of batches, including the least and greatest sequences, a position
+    /// contains exactly the recorded ones, and equals the union of two positions with a part of
+    /// them each.
     #[test]
     fn positions_know_what_came_at_both_ends(
         came in prop::collection::vec((0_u128..2, any::<bool>(), 0_u64..9, any::<bool>()), 0..30),
     ) {
-        let (mut whole, mut parts) = (Position::default(), [Position::default(), Position::default()]);
+        let mut whole = Position::default();
+        let mut parts = [Position::default(), Position::default()];
         let mut model = BTreeSet::new();
         for (epoch, low, offset, part) in came {
             let sequence = if low { 1 + offset } else { Sequence::MAX - offset };
@@ -91,7 +93,7 @@ proptest! {
         }
     }
 
-    /// In whatever order and however often parts are added and united, a requirement is the map of
+    /// Independent of the order and number of additions and unions, a requirement equals a map of
     /// unions.
     #[test]
     fn requirements_behave_like_maps_of_sets(

@@ -1,43 +1,43 @@
-//! The secret that the nodes of a cluster show each other.
+//! The shared secret by which the nodes of a cluster authenticate each other.
 //!
-//! Invariant: no log line, error or `Debug` holds it; comparing it takes a time that says nothing
-//! about it.
+//! Invariant: no log line, error or `Debug` output contains the secret. The duration of a
+//! comparison reveals nothing about it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-/// The fewest characters of a cluster's secret.
+/// The minimum number of characters in a cluster's secret.
 pub const CLUSTER_SECRET_CHARS_MIN: usize = 16;
 
-/// The most characters of a cluster's secret.
+/// The maximum number of characters in a cluster's secret.
 pub const CLUSTER_SECRET_CHARS_MAX: usize = 1_024;
 
-/// What a node shows to be let in: 16 to 1,024 visible characters of ASCII, so that it fits into a
-/// header. Cheap to clone.
+/// The secret of a cluster: 16 to 1,024 visible ASCII characters, so that it is valid in a header.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct ClusterSecret {
     text: Arc<str>,
     hash: blake3::Hash,
 }
 
-/// Why a text can't be a cluster's secret.
+/// Why a text is not a valid secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SecretError {
-    /// It could be guessed.
+    /// The text is too short to be safe from guessing.
     #[error("must have at least {CLUSTER_SECRET_CHARS_MIN} characters")]
     TooShort,
-    /// It does not fit into a header.
+    /// The text is too long for a header.
     #[error("must have at most {CLUSTER_SECRET_CHARS_MAX} characters")]
     TooLong,
-    /// It can't stand in a header.
-    #[error("may only have visible ASCII characters, no spaces between them")]
+    /// The text contains characters that are not valid in a header.
+    #[error("must contain only visible ASCII characters, without spaces between them")]
     Unprintable,
 }
 
 impl ClusterSecret {
-    /// The secret in `text`, without the space around it (files end with a line break).
+    /// Makes a secret of `text` without surrounding white space (files end with a line break).
     ///
     /// # Errors
     /// The first rule that `text` breaks.
@@ -58,14 +58,14 @@ impl ClusterSecret {
         })
     }
 
-    /// Whether `given` is the secret. Hashes are compared, in constant time as BLAKE3's own type
-    /// does, so nothing tells how much of a guess was right.
+    /// Whether `given` is the secret. It compares hashes, with the constant-time comparison of
+    /// BLAKE3's hash type, so the duration does not reveal how much of a guess was right.
     #[must_use]
     pub fn is(&self, given: &[u8]) -> bool {
         blake3::hash(given) == self.hash
     }
 
-    /// The secret itself, for the header that shows it to another node.
+    /// Returns the secret itself, for the header of requests to other nodes.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.text

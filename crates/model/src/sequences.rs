@@ -1,12 +1,12 @@
-//! A set of sequences of one epoch, kept as a contiguous prefix and ranges beyond it.
+//! A set of sequences of one epoch, stored as a contiguous prefix and ranges beyond it.
 //!
-//! Invariant: `beyond` is sorted, its ranges neither touch each other nor the prefix, and none is
-//! empty. Nothing in it is greater than [`SEQUENCE_MAX`], so the number after any of it is one too.
+//! Invariant: `beyond` is sorted, its ranges are not empty and touch neither each other nor the
+//! prefix. No sequence in the set is greater than [`SEQUENCE_MAX`], so the successor of each is a
+//! valid number.
 
 use super::{SEQUENCE_MAX, Sequence};
 
-/// Which sequences of one (epoch, partition) are applied: 1 to `prefix`, and the ranges of
-/// `beyond`.
+/// The applied sequences of one (epoch, partition): 1 to `prefix`, and the ranges of `beyond`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sequences {
     prefix: Sequence,
@@ -14,7 +14,7 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// Everything up to and including `prefix`, and no more than there can be.
+    /// The set of all sequences up to and including `prefix`, but at most up to [`SEQUENCE_MAX`].
     #[must_use]
     pub fn up_to(prefix: Sequence) -> Self {
         Self {
@@ -23,8 +23,8 @@ impl Sequences {
         }
     }
 
-    /// A set of its parts, as [`Self::prefix`] and [`Self::beyond`] gave them; `None` when they
-    /// break the invariant above, so that a decoder can refuse them.
+    /// Makes a set from the values of [`Self::prefix`] and [`Self::beyond`]. `None` when they break
+    /// the invariant above, so that a decoder can reject them.
     #[must_use]
     pub fn from_parts(prefix: Sequence, beyond: Vec<(Sequence, Sequence)>) -> Option<Self> {
         let mut floor = prefix;
@@ -88,7 +88,8 @@ impl Sequences {
                 .all(|&(first, last)| within(first, last))
     }
 
-    /// Adds `sequence`; says whether it was absent. What no batch can have is not added.
+    /// Adds `sequence` and returns whether it was absent. A number that no batch can have is not
+    /// added.
     pub fn insert(&mut self, sequence: Sequence) -> bool {
         if self.contains(sequence) || sequence > SEQUENCE_MAX {
             return false;
@@ -107,8 +108,8 @@ impl Sequences {
         self.normalise();
     }
 
-    /// The set of some ranges, first and last included, in any order; empty ones and what no batch
-    /// can have are left out.
+    /// The set of some ranges, first and last included, in any order. Empty ranges and numbers that
+    /// no batch can have are ignored.
     #[must_use]
     pub fn of_ranges(ranges: impl IntoIterator<Item = (Sequence, Sequence)>) -> Self {
         let ranges = ranges
@@ -121,13 +122,13 @@ impl Sequences {
         set
     }
 
-    /// Every range of the set, the prefix's included, ascending.
+    /// All ranges of the set in ascending order, including the prefix.
     pub fn ranges(&self) -> impl Iterator<Item = (Sequence, Sequence)> {
         let prefix = (self.prefix > 0).then_some((1, self.prefix));
         prefix.into_iter().chain(self.beyond.iter().copied())
     }
 
-    /// Those of the set that are not in `other`.
+    /// The sequences of the set that are not in `other`.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         let mut left = Vec::new();
@@ -144,7 +145,8 @@ impl Sequences {
                 if from > first {
                     left.push((first, from - 1));
                 }
-                // No sequence is the greatest number: what comes after one is beyond every range.
+                // Sequences are less than the greatest number, so a saturated successor is beyond
+                // every range.
                 first = to.saturating_add(1);
                 if first > last {
                     break;
@@ -157,13 +159,13 @@ impl Sequences {
         Self::of_ranges(left)
     }
 
-    /// How many sequences are in the set.
+    /// The number of sequences in the set.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.ranges().map(|(first, last)| last - first + 1).sum()
     }
 
-    /// The missing ranges below the greatest sequence: known to exist, not applied.
+    /// The missing ranges below the greatest sequence: batches that exist but are not applied.
     #[must_use]
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
         let mut floor = self.prefix;
@@ -202,8 +204,8 @@ mod tests {
 
     use super::*;
 
-    /// Maps small numbers onto the two ends of what sequences can be: 1 to 39 stay, and from 40 on
-    /// the greatest follow.
+    /// Maps small numbers to both ends of the range of sequences: 1 to 39 stay, and 40 and above
+    /// become the greatest ones.
     fn at_the_ends(small: Sequence) -> Sequence {
         match small {
             ..40 => small,
@@ -212,14 +214,17 @@ mod tests {
     }
 
     proptest! {
-        /// The same at both ends of what can be: nothing overflows, nothing goes on for ever.
+        /// Holds at both ends of the range of sequences: no overflow, no endless loop.
         #[test]
         fn the_extremes_are_sequences_like_any(
             left in prop::collection::vec((1_u64..80, 0_u64..5), 0..10),
             right in prop::collection::vec((1_u64..80, 0_u64..5), 0..10),
         ) {
             let set = |ranges: &[(u64, u64)]| {
-                let range = |&(first, more)| (at_the_ends(first), at_the_ends(first).saturating_add(more));
+                let range = |&(first, more)| {
+                    let first = at_the_ends(first);
+                    (first, first.saturating_add(more))
+                };
                 Sequences::of_ranges(ranges.iter().map(range))
             };
             let (left, right) = (set(&left), set(&right));
@@ -230,7 +235,8 @@ mod tests {
             for sequence in interesting {
                 let (in_left, in_right) = (left.contains(sequence), right.contains(sequence));
                 prop_assert_eq!(union.contains(sequence), in_left || in_right);
-                prop_assert_eq!(difference.contains(sequence), sequence == 0 || in_left && !in_right);
+                let in_difference = sequence == 0 || in_left && !in_right;
+                prop_assert_eq!(difference.contains(sequence), in_difference);
             }
             for set in [&left, &right, &difference, &union] {
                 prop_assert!(set.last() <= SEQUENCE_MAX);
@@ -249,7 +255,10 @@ mod tests {
             left in prop::collection::vec((1_u64..40, 0_u64..5), 0..10),
             right in prop::collection::vec((1_u64..40, 0_u64..5), 0..10),
         ) {
-            let set = |ranges: &[(u64, u64)]| Sequences::of_ranges(ranges.iter().map(|&(first, more)| (first, first + more)));
+            let set = |ranges: &[(u64, u64)]| {
+                let range = |&(first, more)| (first, first + more);
+                Sequences::of_ranges(ranges.iter().map(range))
+            };
             let (left, right) = (set(&left), set(&right));
             let difference = left.minus(&right);
             for sequence in 1..60 {

@@ -1,32 +1,31 @@
-//! Whose the items of a batch are, and which of them were new.
+//! Which post each item of a batch belongs to, and which items were new.
 //!
-//! Invariant: each item of a batch is of one post. So an item that is new, which is marked once, is
-//! told to one post.
+//! Invariant: each item of a batch belongs to one post. So an item that is new, which is marked
+//! once, is reported to one post.
 
 use smallvec::SmallVec;
 
 use super::TenantItems;
 
-/// A mark for each of a batch's items that were new, by its place among all of the batch's items,
-/// in the batch's order.
+/// A bit set of the items of a batch that were new, by the item's index in the batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks(SmallVec<[u64; 2]>);
 
 impl Marks {
-    /// No mark yet for any of so many items.
+    /// Makes a set for `items` items, without marks.
     #[must_use]
     pub fn none_of(items: usize) -> Self {
         Self(SmallVec::from_elem(0, items.div_ceil(64)))
     }
 
-    /// Marks the item at `place`; one that there is not is none.
+    /// Marks the item at `place`. An index beyond the batch is ignored.
     pub fn mark(&mut self, place: usize) {
         if let Some(bits) = self.0.get_mut(place / 64) {
             *bits |= 1 << (place % 64);
         }
     }
 
-    /// Marks all of the first `items`.
+    /// Marks the first `items` items.
     pub fn mark_first(&mut self, items: usize) {
         for (begin, bits) in (0..items).step_by(64).zip(&mut self.0) {
             *bits |= u64::MAX >> (64 - (items - begin).min(64));
@@ -40,7 +39,7 @@ impl Marks {
         bits >> (place % 64) & 1 == 1
     }
 
-    /// How many of the items from `begin` to before `end` are marked.
+    /// The number of marked items from `begin` (included) to `end` (excluded).
     fn count(&self, begin: usize, end: usize) -> u64 {
         let mut count = 0;
         let mut place = begin;
@@ -55,26 +54,27 @@ impl Marks {
     }
 }
 
-/// Items of a batch that were counted for the first time with it.
+/// The items of a batch that were counted for the first time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewItems {
-    /// How many.
+    /// Their number.
     pub count: u64,
-    /// Which, if the batch [has items of several posts](super::Batch::is_shared).
+    /// The marks of these items, if the batch [has items of several
+    /// posts](super::Batch::is_shared).
     pub marks: Marks,
 }
 
-/// The posts that a batch's items came by.
+/// The posts of a batch's items.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shares {
     posts: usize,
-    /// A post, by its place among all of the batch's, and how many items that follow one another in
-    /// the batch are of it.
+    /// A post, by its index in the batch, and the number of consecutive items of the batch that
+    /// belong to it.
     runs: Vec<(u32, u32)>,
 }
 
 impl Shares {
-    /// How many of each post's items were new.
+    /// Returns the number of new items for each post.
     #[must_use]
     pub fn of_posts(&self, marks: &Marks) -> Vec<u64> {
         let mut of_posts = vec![0; self.posts];
@@ -90,8 +90,8 @@ impl Shares {
     }
 }
 
-/// The items of all `posts` as [`merge_by_tenant`](super::merge_by_tenant) puts them, and whose
-/// they are.
+/// Combines the items of all `posts` in the order of [`merge_by_tenant`](super::merge_by_tenant).
+/// Also returns which items belong to which post.
 pub(super) fn merge_posts(
     posts: impl ExactSizeIterator<Item = Vec<TenantItems>>,
 ) -> (Vec<TenantItems>, Shares) {
@@ -135,7 +135,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain set that the posts' items go through one by one, in the batch's order.
+        /// The model is a plain set: the items of the posts are inserted one by one, in the batch's
+        /// order.
         #[test]
         fn an_item_that_is_new_is_told_to_one_post(
             posts in prop::collection::vec(

@@ -1,7 +1,7 @@
-//! A tenant's name: whoever items are counted for.
+//! The name of a tenant, for which items are counted.
 //!
-//! Invariant: a `TenantName` holds 1 to 256 characters without control characters and is never `.`
-//! or `..`. Names are compared byte for byte: nothing is trimmed, folded or normalised.
+//! Invariant: a `TenantName` has 1 to 256 characters without control characters and is never `.` or
+//! `..`. Names are compared byte for byte; they are not trimmed, folded or normalised.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,15 +10,15 @@ use smol_str::SmolStr;
 
 use super::{NameError, check_name};
 
-/// The most characters (Unicode scalar values) in a tenant's name.
+/// The maximum number of characters (Unicode scalar values) in a tenant's name.
 pub const TENANT_CHARS_MAX: usize = 256;
 
-/// A valid tenant name; cheap to clone. Up to 23 bytes need no memory of their own: every item has
-/// one.
+/// A valid tenant name; cheap to clone. Names of up to 23 bytes are stored inline, without an
+/// allocation, because every item has one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantName(SmolStr);
 
-/// Says whether `text` may name a tenant.
+/// Checks whether `text` is a valid tenant name.
 ///
 /// # Errors
 /// The first rule that `text` breaks.
@@ -27,7 +27,7 @@ pub fn check_tenant(text: &str) -> Result<(), NameError> {
 }
 
 impl TenantName {
-    /// Makes a name of `text`.
+    /// Makes a name from `text`.
     ///
     /// # Errors
     /// The first rule that `text` breaks.

@@ -1,17 +1,17 @@
-//! Texts as other programs write them.
+//! Conventions for texts from other programs.
 //!
-//! Invariant: what is said of a text here holds for all of it, whoever it came from.
+//! Invariant: each rule applies to the whole text, independent of its source.
 
-/// What some editors and programs put before UTF-8. It is no part of the text; of JSON it may be
-/// skipped (RFC 8259, section 8.1).
+/// The mark that some editors and programs write before UTF-8 text. It is not part of the text.
+/// JSON parsers may ignore it (RFC 8259, section 8.1).
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Whether each `%` begins the code of a byte. What is not is no URI (RFC 3986, section 2.1), and
-/// what was meant is not known.
+/// Whether each `%` begins the percent-encoding of a byte. A text with another `%` is not a URI
+/// (RFC 3986, section 2.1), and its meaning is unknown.
 #[must_use]
 pub fn is_percent_encoded(text: &str) -> bool {
     let mut parts = text.split('%');
-    // What comes before the first one is as it is.
+    // The part before the first `%` has no encoding to check.
     parts.next();
     parts.all(|after| {
         let code = after.as_bytes().get(..2);

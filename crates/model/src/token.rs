@@ -1,7 +1,7 @@
-//! The token that a POST hands out: "whatever answers must cover this".
+//! The token in the response to a POST. A read with the token includes the items of that POST.
 //!
-//! Invariant: a token that decodes was made by a coordinator: a damaged or invented one is refused
-//! by its checksum, never waited for.
+//! Invariant: every token that decodes was made by a coordinator. The checksum rejects a damaged or
+//! invented token, so no read waits for one.
 
 use std::fmt;
 
@@ -16,34 +16,35 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 16;
 const ENTRY_BYTES: usize = 2 + 8;
 const CHECKSUM_BYTES: usize = 4;
-/// Bytes before which base64url text of a token with every partition ends; longer text is refused
-/// unread.
+/// Upper limit for the length of a token's text, above that of a token with every partition. Longer
+/// text is rejected without decoding.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 
-/// One epoch, and for each partition that the request touched the sequence that carried its items.
+/// The epoch of a request, and for each partition of its items the sequence of their batch.
 ///
-/// As text: base64url without padding of, little-endian, version (u8, 1), epoch (u128), then per
-/// partition its number (u16, ascending) and sequence (u64, 1 to 2^64 - 2), then the CRC-32 (u32)
-/// of all before it.
+/// The text form is unpadded base64url of, little-endian: version (u8, 1), epoch (u128), per
+/// partition its number (u16, ascending) and sequence (u64, 1 to 2^64 - 2), CRC-32 (u32) of all
+/// preceding bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// The coordinator's life that acknowledged the request.
+    /// The incarnation of the coordinator that acknowledged the request.
     pub epoch: Epoch,
-    /// The sequences that carried the request's items; empty for a request without items.
+    /// The sequences of the batches with the request's items; empty for a request without items.
     pub sequences: TokenEntries,
 }
 
-/// What a token has for each partition. Mostly there is one: no memory of its own for that.
+/// The entries of a token, one per partition. Most tokens have one entry, which is stored inline,
+/// without an allocation.
 pub type TokenEntries = SmallVec<[(Partition, Sequence); 1]>;
 
-/// Why a text is no token.
+/// Why a text is not a valid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TokenError {
-    /// Not the text of a token, or damaged on the way.
+    /// The text is not a token, or was damaged in transit.
     #[error("not a token of this service, or damaged")]
     Damaged,
-    /// A token of a later release.
-    #[error("a token of version {0}, which this release does not know")]
+    /// The token comes from a later release.
+    #[error("a token of version {0}, which this release does not support")]
     Version(u8),
 }
 
@@ -61,20 +62,21 @@ impl Token {
         bytes
     }
 
-    /// Gives the token's text away, which has no memory of its own where there is one partition.
+    /// Calls `take` with the token's text, which needs no allocation if there is one partition.
     fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
         let bytes = self.encode();
-        /// Enough for the text of a token with one partition, and a size that `SmallVec` has.
+        /// Sufficient for the text of a token with one partition, and an array size that `SmallVec`
+        /// supports.
         const INLINE_BYTES: usize = 64;
         let mut text = SmallVec::<[u8; INLINE_BYTES]>::new();
         text.resize(BASE64URL_NOPAD.encode_len(bytes.len()), 0);
         take(BASE64URL_NOPAD.encode_mut_str(&bytes, &mut text))
     }
 
-    /// Reads a token's text.
+    /// Decodes a token's text.
     ///
     /// # Errors
-    /// [`TokenError`] when the text is anything else.
+    /// [`TokenError`] when the text is not a valid token.
     pub fn decode(text: &str) -> Result<Self, TokenError> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(TokenError::Damaged);
@@ -115,7 +117,7 @@ impl Token {
         })
     }
 
-    /// What an answer must cover to include everything that the token stands for.
+    /// The requirement that an answer must meet to include the items of the token's request.
     #[must_use]
     pub fn requirement(&self) -> Requirement {
         let mut requirement = Requirement::default();
@@ -126,7 +128,7 @@ impl Token {
     }
 }
 
-/// The token as clients carry it.
+/// The text form, which clients use.
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_text(|text| f.write_str(text))
@@ -161,7 +163,10 @@ mod tests {
         #[test]
         fn tokens_survive_the_round_trip_and_damage_is_noticed(
             epoch: u128,
-            sequences in prop::collection::vec((0_u16..8, prop_oneof![Just(1), Just(SEQUENCE_MAX), 1..=SEQUENCE_MAX]), 0..4),
+            sequences in prop::collection::vec(
+                (0_u16..8, prop_oneof![Just(1), Just(SEQUENCE_MAX), 1..=SEQUENCE_MAX]),
+                0..4,
+            ),
             at: prop::sample::Index,
             flip in 1_u8..=255,
         ) {

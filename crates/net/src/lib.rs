@@ -1,8 +1,7 @@
-//! Sockets by TCP, or at a path of this machine: where one is, what accepts there, and a connection
-//! ([`Stream`]).
+//! Socket addresses, listeners and connections ([`Stream`]), over TCP or Unix sockets.
 //!
-//! Invariant: a path has one holder, who alone listens there, removes its file, and takes it over
-//! from one that has died.
+//! Invariant: the path of a Unix socket has one owner. Only the owner listens there and removes the
+//! socket file, and it may replace the file of a process that has died.
 
 #![cfg_attr(
     test,
@@ -23,22 +22,22 @@ use std::str::FromStr;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-/// How the address of a Unix socket begins.
+/// Prefix of the address of a Unix socket.
 const UNIX: &str = "unix:";
 
-/// What the name of the file that is locked ends in, behind that of the socket.
+/// Suffix of the lock file's name, which begins with the name of the socket file.
 const LOCK_SUFFIX: &str = ".lock";
 
-/// Where a socket is: `127.0.0.1:3000`, `[::1]:3000` or `unix:/path`.
+/// The address of a socket: `127.0.0.1:3000`, `[::1]:3000` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocketPlace {
-    /// An address and a port.
+    /// An IP address and a port.
     Tcp(SocketAddr),
-    /// An absolute path of this machine.
+    /// An absolute path on this machine.
     Unix(PathBuf),
 }
 
-/// A text that says no place.
+/// The error for a text that is not a valid socket address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoPlace;
 
@@ -66,7 +65,7 @@ impl Display for SocketPlace {
 }
 
 impl SocketPlace {
-    /// What clients are given to ask there: `http://address` or `unix:/path`.
+    /// The URL for clients: `http://address` or `unix:/path`.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -75,7 +74,7 @@ impl SocketPlace {
         }
     }
 
-    /// Whether only this machine can connect.
+    /// Whether only processes on this machine can connect.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -85,12 +84,13 @@ impl SocketPlace {
     }
 }
 
-/// What accepts connections.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// At an address.
+    /// A TCP listener.
     Tcp(TcpListener),
-    /// At a path, which is given up first: as long as its file is there, somebody listens.
+    /// A Unix listener. The path is dropped first, so while the socket file exists, a listener is
+    /// bound to it.
     Unix(HeldPath, UnixListener),
 }
 
@@ -101,10 +101,11 @@ impl From<TcpListener> for Listener {
 }
 
 impl Listener {
-    /// Listens at `place`. Port 0 takes a free one.
+    /// Listens at `place`. Port 0 selects a free port.
     ///
     /// # Errors
-    /// The system's; or that somebody listens at a path, or that what is there is no socket.
+    /// The system's error; or another process listens at the path, or the path exists and is not a
+    /// socket.
     pub async fn bind(place: &SocketPlace) -> io::Result<Self> {
         match place {
             SocketPlace::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
@@ -118,10 +119,10 @@ impl Listener {
         }
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn place(&self) -> io::Result<SocketPlace> {
         match self {
             Self::Tcp(listener) => Ok(SocketPlace::Tcp(listener.local_addr()?)),
@@ -129,10 +130,10 @@ impl Listener {
         }
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
@@ -141,13 +142,14 @@ impl Listener {
     }
 }
 
-/// The right to listen at a path, to take it over and to remove its file: a lock on a file beside
-/// it. The system takes it back from a process that dies, and to connect can't tell who is about to
-/// listen from who has died.
+/// Ownership of a socket path: the right to listen there and to replace or remove the socket file.
+/// It is a lock on a file next to the socket. The system releases the lock when the process dies. A
+/// connection attempt is not sufficient, because it cannot distinguish a process that is about to
+/// listen from one that has died.
 #[derive(Debug)]
 pub struct HeldPath {
     path: PathBuf,
-    /// Whether what is there is ours.
+    /// Whether this process created the socket file.
     is_bound: bool,
     lock_path: PathBuf,
     _lock: File,
@@ -174,7 +176,8 @@ impl HeldPath {
                 Err(TryLockError::WouldBlock) => return Err(is_taken()),
                 Err(TryLockError::Error(error)) => return Err(fault(error)),
             }
-            // Whoever held it may have removed it meanwhile: then it locks nothing.
+            // The previous owner may have removed the file after we opened it. A lock on it would
+            // have no effect.
             if is_at(&lock, &lock_path).map_err(fault)? {
                 return Ok(Self {
                     path: path.to_owned(),
@@ -189,7 +192,7 @@ impl HeldPath {
 
 impl Drop for HeldPath {
     fn drop(&mut self) {
-        // What stays is taken over by the next start.
+        // If the removal fails, the next start replaces the file.
         if self.is_bound {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -197,7 +200,7 @@ impl Drop for HeldPath {
     }
 }
 
-/// Whether an open file is the one at `path`.
+/// Whether `path` is the name of the open `file`.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
     match std::fs::symlink_metadata(path) {
@@ -207,7 +210,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether there is a socket at `path`; none if there is nothing.
+/// Whether `path` is a socket; `None` if it does not exist.
 fn is_socket(path: &Path) -> io::Result<Option<bool>> {
     match std::fs::symlink_metadata(path) {
         Ok(there) => Ok(Some(there.file_type().is_socket())),
@@ -220,14 +223,14 @@ fn is_taken() -> io::Error {
     io::Error::new(ErrorKind::AddrInUse, "another process listens there")
 }
 
-/// Removes the file of a socket on which nobody listens any more: a process that was killed leaves
-/// it. To be called by who holds the path; another program may listen there all the same.
+/// Removes the socket file that a killed process left behind. Requires ownership of the path. Fails
+/// if another program, which does not use the lock, listens there.
 async fn remove_left_behind(path: &Path) -> io::Result<()> {
     match is_socket(path)? {
         None => return Ok(()),
         Some(true) => {}
         Some(false) => {
-            let what = "something is there that is no socket";
+            let what = "the path exists and is not a socket";
             return Err(io::Error::new(ErrorKind::AlreadyExists, what));
         }
     }
@@ -235,7 +238,7 @@ async fn remove_left_behind(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
-        // A queue of connections that is full is somebody's, too.
+        // The backlog of a listener may be full; it still has an owner.
         _ => Err(is_taken()),
     };
     match gone {

@@ -1,6 +1,6 @@
-//! A connection by TCP or to a path, whole, in halves, or between two runtimes.
+//! A TCP or Unix connection: whole, split into halves, or detached from its runtime.
 //!
-//! Invariant: but for the path of a byte, both kinds behave alike.
+//! Invariant: both kinds of connection behave alike, except for the transport.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -23,29 +23,29 @@ macro_rules! either {
     };
 }
 
-/// A connection.
+/// A connection of a runtime.
 #[derive(Debug)]
 pub enum Stream {
-    /// To an address.
+    /// A TCP connection.
     Tcp(TcpStream),
-    /// To a path.
+    /// A connection to a Unix socket.
     Unix(UnixStream),
 }
 
-/// A connection that belongs to no runtime for now.
+/// A connection that is detached from its runtime.
 #[derive(Debug)]
 pub enum Detached {
-    /// To an address.
+    /// A TCP connection.
     Tcp(std::net::TcpStream),
-    /// To a path.
+    /// A connection to a Unix socket.
     Unix(std::os::unix::net::UnixStream),
 }
 
 impl Stream {
-    /// Connects, without waiting to fill packets.
+    /// Connects to `place`, with `TCP_NODELAY`.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn connect(place: &SocketPlace) -> io::Result<Self> {
         let stream = match place {
             SocketPlace::Tcp(address) => Self::Tcp(TcpStream::connect(address).await?),
@@ -55,11 +55,11 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Sends what is written at once: what is small and whole is only delayed by waiting to fill a
-    /// packet.
+    /// Sets `TCP_NODELAY`: written data is sent immediately. Small complete messages would only be
+    /// delayed until a packet is full.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),
@@ -67,11 +67,12 @@ impl Stream {
         }
     }
 
-    /// Closes the connection once its peer has acknowledged no bytes for so long.
-    /// (`TCP_USER_TIMEOUT` of Linux, tcp(7); on a path nothing is under way to a peer.)
+    /// Sets the time without acknowledgement of sent data after which the system closes the
+    /// connection (`TCP_USER_TIMEOUT` on Linux, tcp(7)). It has no effect on Unix sockets, where no
+    /// data is in flight.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn set_untaken_timeout(&self, timeout: Duration) -> io::Result<()> {
         if let Self::Tcp(stream) = self {
             let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
@@ -80,13 +81,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the system itself gives up a peer that takes nothing.
+    /// Whether the system itself closes a connection to a peer that does not accept data.
     #[must_use]
     pub fn is_given_up_by_the_system(&self) -> bool {
         matches!(self, Self::Tcp(_))
     }
 
-    /// Its two directions.
+    /// Splits the connection into its two directions.
     #[must_use]
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {
@@ -101,18 +102,18 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, without waiting.
+    /// Reads the available data without waiting.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::WouldBlock`] when nothing is there.
+    /// The system's error; [`io::ErrorKind::WouldBlock`] when no data is available.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         either!(self, stream => stream.try_read(buffer))
     }
 
-    /// Takes it out of this runtime.
+    /// Removes the connection from this runtime.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn detach(self) -> io::Result<Detached> {
         match self {
             Self::Tcp(stream) => stream.into_std().map(Detached::Tcp),
@@ -122,10 +123,10 @@ impl Stream {
 }
 
 impl Detached {
-    /// Takes it into this runtime.
+    /// Adds the connection to the current runtime.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn attach(self) -> io::Result<Stream> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
@@ -162,12 +163,12 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// What comes in on a connection.
+/// The reading half of a connection.
 #[derive(Debug)]
 pub enum ReadHalf {
-    /// Of an address.
+    /// Of a TCP connection.
     Tcp(tcp::OwnedReadHalf),
-    /// Of a path.
+    /// Of a connection to a Unix socket.
     Unix(unix::OwnedReadHalf),
 }
 
@@ -181,52 +182,52 @@ impl AsyncRead for ReadHalf {
     }
 }
 
-/// What goes out on a connection, which may be shared: nothing of it changes the socket.
+/// The writing half of a connection. It can be shared, because no method needs exclusive access.
 #[derive(Debug)]
 pub enum WriteHalf {
-    /// Of an address.
+    /// Of a TCP connection.
     Tcp(tcp::OwnedWriteHalf),
-    /// Of a path.
+    /// Of a connection to a Unix socket.
     Unix(unix::OwnedWriteHalf),
 }
 
 impl WriteHalf {
-    /// Waits until the socket is ready in one of the ways of `interest`.
+    /// Waits until the socket is ready for `interest`.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         either!(self, half => half.ready(interest).await)
     }
 
-    /// Whether it can be written to.
+    /// Polls whether the socket is writable.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, half => half.as_ref().poll_write_ready(context))
     }
 
-    /// Writes what there is room for, without waiting.
+    /// Writes as much as the socket's buffer can hold, without waiting.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::WouldBlock`] when there is no room.
+    /// The system's error; [`io::ErrorKind::WouldBlock`] when the buffer is full.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         either!(self, half => half.try_write(bytes))
     }
 
-    /// The same of several slices.
+    /// Does the same as [`Self::try_write`] for several slices.
     ///
     /// # Errors
-    /// As [`Self::try_write`].
+    /// The same as those of [`Self::try_write`].
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         either!(self, half => half.try_write_vectored(slices))
     }
 
-    /// Sends nothing more.
+    /// Shuts down the writing direction.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn shutdown(&self) -> io::Result<()> {
         let shut = match self {
             Self::Tcp(half) => rustix::net::shutdown(half.as_ref(), Shutdown::Write),

@@ -1,4 +1,4 @@
-//! Places, and who may take over which.
+//! Tests of socket addresses, and of the ownership of socket paths.
 //!
 //! Invariant: see the [module above](super).
 
@@ -50,7 +50,7 @@ async fn a_path_is_taken_over_from_the_dead_only() {
     let left = std::fs::read_dir(folder.path()).expect("a folder").count();
     assert_eq!(left, 0, "nothing stays");
 
-    // A process that is killed removes nothing.
+    // A killed process does not remove its files.
     drop(UnixListener::bind(path(&place)).expect("listens"));
     let lock = folder.path().join("socket.lock");
     std::fs::write(&lock, "").expect("written");
@@ -58,7 +58,7 @@ async fn a_path_is_taken_over_from_the_dead_only() {
     drop(next);
     assert!(!path(&place).exists() && !lock.exists());
 
-    // Another program knows no lock.
+    // Another program does not use the lock file.
     let other = UnixListener::bind(path(&place)).expect("listens");
     assert_eq!(bind(&place).await.err(), Some(ErrorKind::AddrInUse));
     assert!(path(&place).exists());
@@ -70,8 +70,8 @@ async fn a_path_is_taken_over_from_the_dead_only() {
     assert!(path(&place).exists());
 }
 
-/// Who is about to listen looks like who has died; and who gives a path up does so while it still
-/// listens.
+/// A process that is about to listen looks like one that has died, and a process that releases a
+/// path does so while it still listens.
 #[tokio::test]
 async fn one_of_many_that_start_and_stop_at_once_has_the_path_and_keeps_it() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,18 +1,19 @@
-//! What nodes ask each other: the contract of queries, what they say to each other over HTTP
-//! ([`messages`]), and a counter that is asked so ([`remote`]).
+//! RPC between nodes: the contract of queries, their messages over HTTP ([`messages`]), and clients
+//! of remote nodes ([`remote`]).
 //!
-//! Invariant: an answer's numbers and what it says it covers come from the same commit.
+//! Invariant: the counts and the coverage of an answer come from the same commit.
 //!
-//! [`Queries`] is what coordinators need from a counter, wherever it runs. Its contract: a query
-//! waits until the counter is complete and covers the requirement in every partition that it holds,
-//! at most `wait`; it then answers with what it has and says per partition whether that covers the
-//! requirement. A query that demands barriers waits for those, and for nothing else. One that need
-//! not wait is answered however many wait; one that would have to, when as many do as may, is
-//! refused as [`QueryError::Busy`]. A query whose future is dropped waits no longer.
+//! [`Queries`] is what coordinators require of a counter, local or remote. Its contract: a query
+//! waits, at most `wait`, until the counter is complete and covers the requirement in every
+//! partition that it holds; it then answers with what it has, and states for each partition whether
+//! that covers the requirement. A query that demands barriers waits for those, and for nothing
+//! else. A query that does not have to wait is answered however many others wait. A query that
+//! would have to wait while the limit of waiting queries is reached is rejected as
+//! [`QueryError::Busy`]. Dropping the future of a query ends its wait.
 
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, reason = "tests start what they test")
+    allow(clippy::disallowed_methods, reason = "tests spawn tasks directly")
 )]
 
 pub mod messages;
@@ -28,43 +29,43 @@ use thiserror::Error;
 
 use headcount_model::{BatchId, ItemHash, LossId, Partition, Requirement, TenantName};
 
-/// What an answer must cover, and how long the counter may wait for it.
+/// What an answer must cover, and how long the counter may wait until it does.
 #[derive(Debug, Clone, Default)]
 pub struct Demand {
     /// What the answer must cover.
     pub requirement: Requirement,
-    /// Barriers that must have come through the counter's own queue in its present life, at least
-    /// these or later ones of their epochs. One that came by snapshot, or before a restart, proves
-    /// nothing about the queue.
+    /// Barriers that must have passed through the counter's own queue in its current incarnation; a
+    /// later barrier of the same epoch also counts. A barrier that came with a snapshot, or before
+    /// a restart, proves nothing about the queue.
     pub barriers: Vec<BatchId>,
-    /// How long to wait until it does.
+    /// How long the counter may wait until the answer covers that.
     pub wait: Duration,
-    /// Whether the answer names all that it covers, or only the epochs that changed in the
-    /// counter's life.
+    /// Whether the answer reports all that it covers, or only the epochs that changed in the
+    /// counter's incarnation.
     pub whole_position: bool,
 }
 
-/// How far an answer goes.
+/// The coverage of an answer: what it includes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cover {
-    /// The counter's present life: random, new at every start. What a counter held in an earlier
-    /// life it may have lost since.
+    /// The counter's current incarnation: random, new at every start. The counter may have lost
+    /// since what it held in an earlier incarnation.
     pub life: u64,
-    /// Whether every barrier that was demanded has come through the counter's own queue in this
-    /// life.
+    /// Whether every demanded barrier has passed through the counter's own queue in this
+    /// incarnation.
     pub barriers: bool,
-    /// The partitions that the counter holds, ascending, each with whether the answer is complete
-    /// there and covers what was demanded.
+    /// The partitions that the counter holds, ascending, each with whether the counter is complete
+    /// there and the answer covers the requirement.
     pub partitions: Vec<(Partition, bool)>,
-    /// What the answer covers, as far as the demand asked.
+    /// What the answer covers, as far as the demand requests it.
     pub covered: Requirement,
-    /// What names the loss after which the counter is not complete; `None` for one that is, or
-    /// whose release doesn't say.
+    /// The ID of the loss after which the counter is not complete; `None` if it is complete, or if
+    /// its release does not report the ID.
     pub loss: Option<LossId>,
 }
 
 impl Cover {
-    /// Whether the answer covers what was demanded, in every partition that the counter holds.
+    /// Whether the answer covers the demand, in every partition that the counter holds.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.barriers && self.partitions.iter().all(|&(_, covers)| covers)
@@ -74,16 +75,16 @@ impl Cover {
 /// The answer to a query for counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
-    /// How far the answer goes.
+    /// The coverage of the answer.
     pub cover: Cover,
-    /// For each tenant asked for, in that order, its counts in [`Cover::partitions`].
+    /// For each requested tenant, in order, its counts in the order of [`Cover::partitions`].
     pub counts: Vec<Vec<u64>>,
 }
 
 /// The answer to a query for one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// How far the answer goes.
+    /// The coverage of the answer.
     pub cover: Cover,
     /// Whether the item is counted.
     pub counted: bool,
@@ -92,26 +93,27 @@ pub struct Membership {
 /// Which tenants to list.
 #[derive(Debug, Clone)]
 pub struct ListQuery {
-    /// Only tenants whose names start so.
+    /// Only tenants with this prefix in their names.
     pub prefix: String,
     /// Only tenants after this name.
     pub after: Option<String>,
-    /// At most so many.
+    /// Maximum number of tenants.
     pub limit: usize,
 }
 
 /// A page of tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
-    /// How far the answer goes.
+    /// The coverage of the answer.
     pub cover: Cover,
-    /// Tenants in ascending order of their bytes, each with its counts in [`Cover::partitions`].
+    /// Tenants in ascending order of the bytes of their names, each with its counts in the order of
+    /// [`Cover::partitions`].
     pub tenants: Vec<(TenantName, Vec<u64>)>,
-    /// Whether there are more after these.
+    /// Whether more tenants follow.
     pub more: bool,
 }
 
-/// What a counter says of itself.
+/// The status that a counter reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Its name.
@@ -122,69 +124,71 @@ pub struct Status {
     pub tenants: u64,
     /// Items counted, over all tenants.
     pub items: u64,
-    /// The epochs in its position, over all partitions.
+    /// Epochs in its position, over all partitions.
     pub epochs: u64,
-    /// The epoch that it applied last with its greatest sequence, if it applied any in this life.
+    /// The epoch that it applied last, with its greatest sequence; `None` if it has applied none in
+    /// this incarnation.
     pub last_applied: Option<(String, u64)>,
     /// Ranges of sequences known to be missing.
     pub holes: u64,
-    /// How old the last applied batch was when it was applied, in milliseconds.
+    /// Age of the last applied batch when it was applied, in milliseconds.
     pub lag_ms: u64,
-    /// Batches that came a second time, in this life.
+    /// Batches that were redelivered, in this incarnation.
     pub redeliveries: u64,
-    /// Snapshots united with the store, in this life.
+    /// Snapshots ingested, in this incarnation.
     pub snapshots: u64,
-    /// Batches of a sequence that had come before with other content, in this life.
+    /// Batches with a sequence that was applied before with other content, in this incarnation.
     pub forks: u64,
-    /// Bytes of its files.
+    /// Bytes of the store's files.
     pub disk_bytes: u64,
-    /// Bytes of memory that grow with what it holds.
+    /// Bytes of memory that grow with the stored data.
     pub memory_bytes: u64,
     /// Sorted runs in its store.
     pub runs: u64,
-    /// Why it may not have everything, as its log told it in this life; none once it is complete.
+    /// Why the counter may not have everything, as its log reported in this incarnation; `None`
+    /// once it is complete.
     pub doubt: Option<String>,
-    /// Why it takes nothing from its queue, in this life or as long as its disk is full, and what
-    /// its operator does about that; it goes on answering.
+    /// Why the counter takes nothing from its queue, for the rest of this incarnation or while its
+    /// disk is full, and what the operator can do. The counter still answers queries.
     pub problem: Option<String>,
 }
 
-/// Why a counter gives no answer.
+/// Why a query failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueryError {
-    /// It does not cover what is asked for, and as many queries wait for that as may.
-    #[error("too many queries wait for the counter")]
+    /// The counter does not cover the demand, and the limit of waiting queries is reached.
+    #[error("too many queries are waiting for the counter")]
     Busy,
-    /// It does not run, or can't be reached.
-    #[error("the counter can't be reached: {0}")]
+    /// The counter is not running, or can't be reached.
+    #[error("the counter is unreachable: {0}")]
     Unreachable(String),
-    /// Its store can't be read.
+    /// The counter's store can't be read.
     #[error("the counter's store can't be read: {0}")]
     Store(String),
 }
 
-/// A snapshot's bytes as they are sent, in frames of bounded size.
+/// The bytes of a snapshot, in frames of bounded size.
 pub type SnapshotStream = BoxStream<'static, Result<Bytes, QueryError>>;
 
-/// What a counter that catches up asks of another, beside its queries.
+/// A counter from which others can catch up.
 pub trait Peer: Queries {
-    /// The counter's last commit with all its keys, while it goes on.
+    /// Returns the state of the counter's last commit with all its keys. The counter keeps running.
     fn snapshot(&self) -> BoxFuture<'_, Result<SnapshotStream, QueryError>>;
 }
 
-/// What a coordinator asks of a counter. The contract is the module's.
+/// A counter that coordinators can query. The module documents the contract.
 pub trait Queries: Send + Sync + 'static {
     /// The counter's name.
     fn name(&self) -> &str;
 
-    /// Counts of several tenants, of one commit.
+    /// Returns the counts of several tenants, from one commit.
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
         demand: Demand,
     ) -> BoxFuture<'_, Result<Counts, QueryError>>;
 
-    /// Whether an item is counted.
+    /// Returns whether an item is counted.
     fn contains(
         &self,
         tenant: TenantName,
@@ -192,13 +196,13 @@ pub trait Queries: Send + Sync + 'static {
         demand: Demand,
     ) -> BoxFuture<'_, Result<Membership, QueryError>>;
 
-    /// A page of tenants, of one commit.
+    /// Returns a page of tenants, from one commit.
     fn list(
         &self,
         query: Arc<ListQuery>,
         demand: Demand,
     ) -> BoxFuture<'_, Result<Listing, QueryError>>;
 
-    /// What the counter says of itself, at once.
+    /// Returns the counter's status, without waiting.
     fn status(&self) -> BoxFuture<'_, Result<Status, QueryError>>;
 }

@@ -1,6 +1,6 @@
-//! A remote counter, asked over a real connection to its own node.
+//! Tests of a remote counter over a real connection to its node.
 //!
-//! Invariant: it answers as the counter itself does.
+//! Invariant: the remote counter answers as the counter itself does.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,7 +25,7 @@ use headcount_model::{
     Batch, BatchId, ClusterSecret, CounterName, Epoch, ItemHash, Partition, Partitioning,
     Requirement, TenantItems, TenantName,
 };
-use headcount_rpc::remote::{NodeClient, RemoteCounter, WAITING_MAX};
+use headcount_rpc::remote::{NodeClient, RemoteCounter};
 use headcount_rpc::{Cover, Demand, ListQuery, Peer, Queries, QueryError};
 use headcount_runtime::supervisor::Supervisor;
 use headcount_store::memory::{MemoryReader, MemoryStore};
@@ -46,7 +46,7 @@ fn remote(name: &str, url: &str, secret: Option<ClusterSecret>) -> RemoteCounter
     RemoteCounter::new(name, url, secret, &client).expect("a URL")
 }
 
-/// A counter, and where its node listens.
+/// A counter, and the URL of its node.
 async fn node() -> (LocalLog, LocalCounter<MemoryReader>, String) {
     let mut store = MemoryStore::new(StoreShape {
         partitioning: Partitioning::SINGLE,
@@ -273,8 +273,9 @@ async fn queries_that_wait_keep_no_other_from_its_answer() {
     let (log, _, url) = node().await;
     let remote = Arc::new(remote("c1", &url, secret(SECRET)));
     log.append(batch(1, &["a"])).await.expect("appended");
-    // As with tokens of a batch that nobody has: of every kind, until no more may wait.
-    let waiting: Vec<_> = (0..WAITING_MAX.div_ceil(3))
+    // Queries of every kind for a batch that no counter has, until no more may wait.
+    let places = remote.waiting_places().0.available_permits();
+    let waiting: Vec<_> = (0..places.div_ceil(3))
         .map(|_| {
             let remote = Arc::clone(&remote);
             tokio::spawn(async move { ask_all(&remote, &demand(3, LONG)).await })
@@ -303,11 +304,11 @@ async fn queries_that_wait_keep_no_other_from_its_answer() {
             assert!(answer.expect("answers").is_full());
         }
     }
-    // Its own time is the most that one without a place waits, and it has what was known.
+    // A query without a permit waits at most its own time, and then returns what was known.
     for late in ask(demand(3, Duration::from_millis(50))).await {
         assert!(!late.expect("answers").is_full());
     }
-    // What comes a little later is no reason to stand behind the others.
+    // A query for a batch that arrives a little later does not queue behind the others.
     let own = tokio::spawn(ask(demand(2, LONG)));
     log.append(batch(2, &["a"])).await.expect("appended");
     for answer in own.await.expect("joined") {

@@ -1,7 +1,6 @@
-//! The time of day, for stamps that people and other machines read; and waits that mostly need no
-//! timer.
+//! Wall-clock timestamps for people and other machines, and timeouts that usually need no timer.
 //!
-//! Invariant: nothing is decided by the time of day; waits use the runtime's own clock.
+//! Invariant: no decision depends on the wall clock. Timeouts use the runtime's monotonic clock.
 
 use std::pin::pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,14 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::FutureExt;
 use tokio::time::error::Elapsed;
 
-/// Milliseconds since the Unix epoch; 0 on a machine whose clock is before it.
+/// Milliseconds since the Unix epoch; 0 if the machine's clock is before it.
 #[must_use]
 pub fn now_ms() -> u64 {
     since_epoch().as_millis() as u64
 }
 
-/// Nanoseconds since the Unix epoch, as exact as the system tells them; 0 on a machine whose clock
-/// is before it.
+/// Nanoseconds since the Unix epoch, with the resolution of the system's clock; 0 if the machine's
+/// clock is before it.
 #[must_use]
 pub fn now_ns() -> u128 {
     since_epoch().as_nanos()
@@ -28,11 +27,11 @@ fn since_epoch() -> Duration {
         .unwrap_or_default()
 }
 
-/// Waits for what mostly is there already: a timer, which all workers share the lock of, is set
-/// only if it is not.
+/// Waits for a future with a timeout. A timer is created only if the future is not ready at the
+/// first poll: usually it is ready, and all workers contend for the lock of the timers.
 ///
 /// # Errors
-/// When it takes longer than `limit`.
+/// When the future takes longer than `limit`.
 pub async fn within<F: Future>(limit: Duration, awaited: F) -> Result<F::Output, Elapsed> {
     let mut awaited = pin!(awaited);
     match awaited.as_mut().now_or_never() {

@@ -1,7 +1,7 @@
-//! What the tasks of a node stand on: the clock, and the supervisor of tasks that a node can't do
-//! without.
+//! Infrastructure for the tasks of a node: the clock, and the supervisor of tasks that a node
+//! requires.
 //!
-//! Invariant: nothing here knows what the tasks do.
+//! Invariant: nothing here depends on what the tasks do.
 
 pub mod clock;
 pub mod supervisor;

@@ -1,12 +1,11 @@
-//! Watches over the tasks that a node can't do without. One that ends although nobody asked it to
-//! ends the process: going on without it would be a node that looks well and does not do its work.
+//! Supervises the tasks that a node requires. If one of them ends unexpectedly, the process must
+//! end. Otherwise the node would look healthy but not do its work.
 //!
-//! Invariant: such an end is logged before it is told, is told to whoever looks from then on, and
-//! is never taken back.
+//! Invariant: an unexpected end is logged before it is reported. From then on it is reported to
+//! every caller, and it is never reset.
 //!
-//! Everything that runs for as long as its node does is started here, or, where it blocks on a
-//! thread of its own, goes through [`catch`]; `tests/tidy` refuses other spawns, and lists those
-//! that are meant.
+//! Every task that runs as long as its node is started here. Work that blocks on a thread of its
+//! own uses [`catch`]. `tests/tidy` rejects other spawns, and lists the permitted ones.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -21,22 +20,23 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Names a task that is to panic, so that a test sees what comes of it. Read by debug builds only.
+/// Environment variable with the name of a task that must panic, to test the consequences. Only
+/// debug builds read it.
 const PANIC_VARIABLE: &str = "HEADCOUNT_TEST_PANIC";
 
 macro_rules! tasks {
     ($($(#[$doc:meta])+ $task:ident = $name:literal,)+) => {
-        /// What is watched.
+        /// A supervised task.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Task {
             $($(#[$doc])+ $task,)+
         }
 
         impl Task {
-            /// All of them.
+            /// All supervised tasks.
             pub const ALL: &[Self] = &[$(Self::$task),+];
 
-            /// What it is called in logs.
+            /// The task's name in logs.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -48,51 +48,51 @@ macro_rules! tasks {
 }
 
 tasks! {
-    /// Hears the signals that stop the process.
+    /// Waits for the signals that stop the process.
     Signals = "signals",
-    /// Tidies metrics that gather.
+    /// Maintains the metrics recorder, which accumulates samples.
     MetricsUpkeep = "metrics-upkeep",
     /// Applies deliveries and commits them.
     Counter = "counter",
-    /// The thread that the counter runs on when it does not run on the runtime.
+    /// The thread of the counter, while it does not run on the runtime.
     CounterThread = "counter-thread",
-    /// The thread that writes full tables of the store.
+    /// The thread that flushes full memtables of the store.
     StoreFlush = "store-flush",
-    /// The thread that merges the store's runs.
+    /// The thread that compacts the store's runs.
     StoreMerge = "store-merge",
-    /// Gathers posts to batches and appends them.
+    /// Collects posts in batches and appends them.
     Batcher = "batcher",
     /// Appends barriers.
     Barriers = "barriers",
-    /// Learns what was acknowledged before this life of the coordinator.
+    /// Determines at startup what earlier incarnations of the coordinator acknowledged.
     StartRead = "start-read",
-    /// Looks for clones, and for requirements that nobody can meet.
+    /// Detects clones, and requirements that no counter can meet.
     Tending = "tending",
-    /// Takes in which other nodes are there.
+    /// Maintains the membership: which other nodes exist.
     Members = "members",
-    /// Looks for nodes that can't go together with this one.
+    /// Detects nodes that are incompatible with this one.
     Strangers = "strangers",
-    /// Takes in how the log is.
+    /// Tracks the state of the log.
     LogState = "log-state",
-    /// Asks where the broker keeps the counters' queues.
+    /// Queries the broker for the location of the counters' queues.
     BrokerWatch = "broker-watch",
-    /// Asks one counter elsewhere for counts.
+    /// Queries one remote counter for counts.
     AskingLane = "asking-lane",
     /// Announces this node.
     Announcer = "announcer",
-    /// Hears which other nodes there are.
+    /// Receives the announcements of other nodes.
     Listener = "listener",
     /// Publishes the batches of one partition.
     PublisherLane = "publisher-lane",
-    /// Keeps the connection for publishing.
+    /// Maintains the connection for publishing.
     PublisherLink = "publisher-link",
-    /// Declares what publishing needs, and watches the queues.
+    /// Declares what publishing requires, and monitors the queues.
     PublisherControl = "publisher-control",
     /// Consumes a counter's queues.
     Session = "session",
-    /// Acknowledges what a counter has committed.
+    /// Acknowledges batches that a counter has committed.
     Acknowledger = "acknowledger",
-    /// Keeps a counter whole.
+    /// Keeps a counter complete: anti-entropy with its peers.
     Healer = "healer",
 }
 
@@ -102,15 +102,15 @@ impl fmt::Display for Task {
     }
 }
 
-/// How a task says that it ends.
+/// The result of a task, as returned by the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// Its work is done: it was asked to end, or whoever it works for is gone, or has heard why it
-    /// can't go on.
+    /// The task finished normally: it was asked to end, its user is gone, or its user knows why it
+    /// cannot continue.
     Done,
-    /// Somebody that it can't work without is gone.
+    /// Another task or component that it requires is gone.
     GaveUp(String),
-    /// It can't go on, by what happened to itself.
+    /// The task cannot continue because of an error of its own.
     Failed(String),
 }
 
@@ -120,25 +120,25 @@ impl From<Infallible> for Ended {
     }
 }
 
-/// How a task ended although nobody had asked it to.
+/// How a task ended unexpectedly.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum How {
     /// It panicked with this message.
     #[error("panicked: {0}")]
     Panicked(String),
-    /// It could not go on.
+    /// It could not continue because of an error of its own.
     #[error("failed: {0}")]
     Failed(String),
-    /// It could not go on without another one that was gone.
+    /// It could not continue because another task or component was gone.
     #[error("gave up: {0}")]
     GaveUp(String),
 }
 
-/// The end of a task that nobody had asked to end. The process must end; a restart recovers.
+/// The unexpected end of a task. The process must end; a restart recovers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the task {task} {how}")]
 pub struct UnaskedEnd {
-    /// Which task.
+    /// The task that ended.
     pub task: Task,
     /// How it ended.
     pub how: How,
@@ -151,24 +151,21 @@ struct State {
     unasked: Option<UnaskedEnd>,
 }
 
-/// Starts tasks and tells of those that ended unasked; cheap to clone, one for each node.
+/// Starts tasks and reports those that end unexpectedly. Cheap to clone; each node has one.
 #[derive(Debug, Clone, Default)]
 pub struct Supervisor {
     state: watch::Sender<State>,
 }
 
 impl Supervisor {
-    /// Starts a task that works for as long as its node does. To abort it asks it to end. Must be
-    /// called on a Tokio runtime.
+    /// Starts a task that runs as long as its node. Aborting it is a normal end. Must be called on
+    /// a Tokio runtime.
     pub fn spawn<F>(&self, task: Task, work: F) -> JoinHandle<()>
     where
         F: Future<Output: Into<Ended>> + Send + 'static,
     {
         let supervisor = self.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "it is the supervisor that watches"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the supervisor starts all tasks")]
         tokio::spawn(async move {
             let outcome = AssertUnwindSafe(provoked(task, work)).catch_unwind().await;
             let outcome = outcome.map_err(|panic| message_of(&*panic));
@@ -181,11 +178,7 @@ impl Supervisor {
             let Some(how) = unasked(outcome, state.going_down) else {
                 return false;
             };
-            tracing::error!(
-                %task,
-                %how,
-                "a task ended that nobody had asked to end; the process stops"
-            );
+            tracing::error!(%task, %how, "task ended unexpectedly; stopping the process");
             let replaces = replaces(state.unasked.as_ref(), &how);
             if replaces {
                 state.unasked = Some(UnaskedEnd { task, how });
@@ -194,8 +187,8 @@ impl Supervisor {
         });
     }
 
-    /// Notes that the node was told to stop: it does its work still, and whoever sends it some is
-    /// to send it elsewhere.
+    /// Records that the node was told to stop. It still does its work, but clients should send new
+    /// work to other nodes.
     pub fn leave(&self) {
         self.state
             .send_if_modified(|state| !std::mem::replace(&mut state.leaving, true));
@@ -207,19 +200,19 @@ impl Supervisor {
         self.state.borrow().leaving
     }
 
-    /// Notes that the node goes down: from now on tasks may find that others are gone.
+    /// Records that the shutdown has begun. From now on, tasks may find that others are gone.
     pub fn going_down(&self) {
         self.state
             .send_if_modified(|state| !std::mem::replace(&mut state.going_down, true));
     }
 
-    /// The end that nobody asked for, if there was one.
+    /// The first unexpected end of a task, if there was one.
     #[must_use]
     pub fn unasked(&self) -> Option<UnaskedEnd> {
         self.state.borrow().unasked.clone()
     }
 
-    /// Resolves once a task has ended unasked: the process has to end.
+    /// Waits for the first unexpected end of a task, after which the process must end.
     pub async fn ended(&self) -> UnaskedEnd {
         let mut states = self.state.subscribe();
         loop {
@@ -227,16 +220,16 @@ impl Supervisor {
                 return end.clone();
             }
             if states.changed().await.is_err() {
-                // The sender is ours, so this can't be; without an end there is nothing to resolve
-                // with.
+                // Unreachable, because `self` holds the sender. Without an end there is nothing to
+                // return.
                 std::future::pending::<()>().await;
             }
         }
     }
 }
 
-/// How a task ended, if nobody had asked it to. When the node goes down, tasks find that others are
-/// gone.
+/// Returns how a task ended, if that was unexpected. During the shutdown, tasks may find that
+/// others are gone.
 fn unasked(outcome: Result<Ended, String>, going_down: bool) -> Option<How> {
     match outcome {
         Err(message) => Some(How::Panicked(message)),
@@ -246,8 +239,8 @@ fn unasked(outcome: Result<Ended, String>, going_down: bool) -> Option<How> {
     }
 }
 
-/// Whether an end is nearer to the cause than the one that is known. Who can't work without a task
-/// may give up before that task's own end has come through.
+/// Whether an end replaces the `known` one because it is nearer to the cause. A task may give up
+/// before the end of the task that it requires is recorded.
 fn replaces(known: Option<&UnaskedEnd>, new: &How) -> bool {
     match known.map(|end| &end.how) {
         None => true,
@@ -256,11 +249,10 @@ fn replaces(known: Option<&UnaskedEnd>, new: &How) -> bool {
     }
 }
 
-/// Does the work of a thread of its own.
+/// Does the work of a thread and catches its panic.
 ///
 /// # Errors
-/// The message of the panic, when it panics: whoever waits for the thread has to end as well, or be
-/// told.
+/// The message of the panic. The caller that waits for the thread must end as well, or report it.
 pub fn catch<T>(task: Task, work: impl FnOnce() -> T) -> Result<T, String> {
     let work = || {
         provoke(task);
@@ -273,10 +265,10 @@ pub fn catch<T>(task: Task, work: impl FnOnce() -> T) -> Result<T, String> {
 fn message_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it left no message").to_owned()
+    text.unwrap_or("no message").to_owned()
 }
 
-/// The same work, which a test may have told to panic once it has begun and is woken to go on.
+/// Does `work`. If a test requires it, panics after the work has begun and is polled again.
 async fn provoked<F: Future>(task: Task, work: F) -> F::Output {
     let mut work = pin!(work);
     let mut begun = false;
@@ -290,8 +282,8 @@ async fn provoked<F: Future>(task: Task, work: F) -> F::Output {
     .await
 }
 
-/// Panics if a test has told this task to.
-#[expect(clippy::panic, reason = "a test asks for it")]
+/// Panics if a test requires that for this task.
+#[expect(clippy::panic, reason = "requested by a test")]
 fn provoke(task: Task) {
     static TOLD: OnceLock<Option<String>> = OnceLock::new();
     if cfg!(debug_assertions) {
@@ -303,105 +295,5 @@ fn provoke(task: Task) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::time::Duration;
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(30);
-
-    fn gave_up() -> Ended {
-        Ended::GaveUp("the log ended".into())
-    }
-
-    #[test]
-    fn only_what_nobody_asked_for_is_fatal() {
-        for going_down in [false, true] {
-            assert_eq!(unasked(Ok(Ended::Done), going_down), None);
-            let panicked = unasked(Err("oh".into()), going_down);
-            assert_eq!(panicked, Some(How::Panicked("oh".into())));
-            let failed = unasked(Ok(Ended::Failed("disk".into())), going_down);
-            assert_eq!(failed, Some(How::Failed("disk".into())));
-        }
-        let how = How::GaveUp("the log ended".into());
-        assert_eq!(unasked(Ok(gave_up()), false), Some(how));
-        assert_eq!(unasked(Ok(gave_up()), true), None);
-    }
-
-    #[test]
-    fn the_first_end_stays_unless_it_only_followed_another() {
-        let causes = [How::Panicked("oh".into()), How::Failed("disk".into())];
-        let follows = How::GaveUp("gone".into());
-        let end = |how: &How| UnaskedEnd {
-            task: Task::Batcher,
-            how: how.clone(),
-        };
-        assert!(replaces(None, &follows));
-        assert!(!replaces(Some(&end(&follows)), &follows));
-        for cause in &causes {
-            assert!(replaces(None, cause));
-            assert!(replaces(Some(&end(&follows)), cause));
-            assert!(!replaces(Some(&end(cause)), &follows));
-            assert!(
-                causes
-                    .iter()
-                    .all(|other| !replaces(Some(&end(cause)), other))
-            );
-        }
-    }
-
-    #[test]
-    fn each_task_has_a_name_of_its_own() {
-        let names: HashSet<&str> = Task::ALL.iter().map(|task| task.name()).collect();
-        assert_eq!(names.len(), Task::ALL.len());
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_told_with_its_message() {
-        let supervisor = Supervisor::default();
-        let done = supervisor.spawn(Task::Members, async { Ended::Done });
-        done.await.expect("joined");
-        assert_eq!(supervisor.unasked(), None);
-        let panicking = async {
-            let zero = std::hint::black_box(0);
-            assert_eq!(zero, 1, "no {zero} today");
-            Ended::Done
-        };
-        let _running = supervisor.spawn(Task::Healer, panicking);
-        let end = tokio::time::timeout(LONG, supervisor.ended()).await;
-        let text = end.expect("told").to_string();
-        assert!(text.starts_with("the task healer panicked: "), "{text}");
-        assert!(text.contains("no 0 today"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn who_is_aborted_was_asked_to_end() {
-        let supervisor = Supervisor::default();
-        let task = supervisor.spawn(Task::Listener, std::future::pending::<Infallible>());
-        task.abort();
-        assert!(task.await.expect_err("aborted").is_cancelled());
-        assert_eq!(supervisor.unasked(), None);
-    }
-
-    #[tokio::test]
-    async fn giving_up_is_no_fault_once_the_node_goes_down() {
-        let supervisor = Supervisor::default();
-        supervisor.going_down();
-        let task = supervisor.spawn(Task::Batcher, async { gave_up() });
-        task.await.expect("joined");
-        assert_eq!(supervisor.unasked(), None);
-        let task = supervisor.spawn(Task::Batcher, async { panic_any("oh") as Infallible });
-        task.await.expect("joined");
-        assert!(supervisor.unasked().is_some());
-    }
-
-    #[test]
-    fn a_thread_that_panics_leaves_its_message() {
-        assert_eq!(catch(Task::StoreFlush, || 7), Ok(7));
-        let left = catch(Task::StoreFlush, || -> u8 { panic_any("oh") });
-        assert_eq!(left, Err("oh".to_owned()));
-        let other = catch(Task::StoreFlush, || -> u8 { panic_any(7_u8) });
-        assert_eq!(other, Err("it left no message".to_owned()));
-    }
-}
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -1,8 +1,9 @@
-//! Reading the little-endian fields of a file's bytes.
+//! Decodes little-endian fields from the bytes of a file.
 //!
-//! Invariant: no input makes it panic or allocate: what is not there is `None`.
+//! Invariant: no input causes a panic or an allocation. A field that is missing or incomplete
+//! decodes to `None`.
 
-/// The unread rest of some bytes.
+/// The bytes that are not decoded yet.
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -12,7 +13,7 @@ impl<'a> Cursor<'a> {
         Self { rest: bytes }
     }
 
-    /// How many bytes are unread.
+    /// The number of bytes that are not decoded yet.
     pub(crate) fn remaining(&self) -> usize {
         self.rest.len()
     }
@@ -51,14 +52,14 @@ impl<'a> Cursor<'a> {
         self.array().map(u128::from_le_bytes)
     }
 
-    /// A count of things that follow, each of at least `each_bytes`; `None` when the rest can't
-    /// hold them, so that space for them may be reserved.
+    /// Decodes the number of elements that follow, each of at least `each_bytes`. `None` when the
+    /// remaining bytes cannot hold them, so the caller may allocate space for that number.
     pub(crate) fn count(&mut self, each_bytes: usize) -> Option<usize> {
         let count = self.u32()? as usize;
         (count <= self.rest.len() / each_bytes).then_some(count)
     }
 
-    /// An unsigned integer in LEB128 (seven bits a byte, least significant first).
+    /// Decodes an unsigned LEB128 integer (seven bits per byte, least significant first).
     pub(crate) fn varint(&mut self) -> Option<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -76,7 +77,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Appends what [`Cursor::varint`] reads.
+/// Appends `value` in the encoding that [`Cursor::varint`] decodes.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8 & 0x7f) | 0x80);

@@ -1,7 +1,7 @@
-//! The cut: the part of a commit that is kept in memory. Dictionary, counts, position.
+//! The committed state: the part of a commit that is kept in memory (dictionary, counts, position).
 //!
-//! Invariant: a cut changes only by [`Cut::apply`] and [`Cut::unite`], a whole commit at a time, so
-//! counts and position shown together belong together.
+//! Invariant: a committed state changes only by [`Cut::apply`] and [`Cut::unite`], one whole commit
+//! at a time, so counts and position that are read together belong to the same commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -13,22 +13,24 @@ use headcount_model::{Epoch, Partition, Partitioning, Position, Requirement, Ten
 
 use super::Staged;
 
-/// A tenant's number in one store's dictionary, from 0 in order of first appearance.
+/// A tenant's number in one store's dictionary. Numbers start at 0, in order of first appearance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantNumber(pub u32);
 
-/// A commit's dictionary, counts and position. About 150 bytes a tenant and 24 an epoch.
+/// Dictionary, counts and position of one commit. Takes about 150 bytes per tenant and 24 per
+/// epoch.
 #[derive(Debug, Clone)]
 pub struct Cut {
     partitioning: Partitioning,
     names: Vec<TenantName>,
-    /// The numbers by the hash of their names: every item is looked up here.
+    /// Tenant numbers by the hash of the tenant's name. Every item is looked up in this table.
     numbers: HashTable<TenantNumber>,
-    /// Seeds differ from process to process, so that no client can choose names that collide.
+    /// Each process has a random seed, so that clients cannot choose names that collide.
     hasher: RandomState,
-    /// The numbers in order of the names' bytes, for lists.
+    /// Tenant numbers in byte order of the tenants' names, for listing.
     ordered: BTreeMap<TenantName, TenantNumber>,
-    /// A tenant's counts by partition, at its number times the number of partitions.
+    /// Counts by tenant and partition: a tenant's counts start at its number times the number of
+    /// partitions.
     counts: Vec<u64>,
     items: u64,
     position: Position,
@@ -37,7 +39,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// A cut without tenants.
+    /// Makes a committed state without tenants.
     #[must_use]
     pub fn new(partitioning: Partitioning, position: Position) -> Self {
         Self {
@@ -54,7 +56,7 @@ impl Cut {
         }
     }
 
-    /// The cut with another position and completeness: for decoders of stored cuts.
+    /// Replaces position and completeness, for decoders of stored committed states.
     #[must_use]
     pub fn with_position(mut self, position: Position, complete: bool) -> Self {
         self.position = position;
@@ -62,13 +64,13 @@ impl Cut {
         self
     }
 
-    /// How the cut's counts are split.
+    /// The partitioning of the counts.
     #[must_use]
     pub fn partitioning(&self) -> Partitioning {
         self.partitioning
     }
 
-    /// A tenant's number; `None` when it has no items.
+    /// Returns a tenant's number, or `None` if the tenant has no items.
     #[must_use]
     pub fn number(&self, tenant: &str) -> Option<TenantNumber> {
         let is_it = |number: &TenantNumber| self.names[number.0 as usize].as_str() == tenant;
@@ -77,13 +79,13 @@ impl Cut {
             .copied()
     }
 
-    /// All tenants, by number.
+    /// The names of all tenants, by number.
     #[must_use]
     pub fn names(&self) -> &[TenantName] {
         &self.names
     }
 
-    /// A tenant's counts, one per partition in order; all zero for an unknown tenant.
+    /// Returns a tenant's counts, one per partition in order. An unknown tenant has zeros.
     #[must_use]
     pub fn counts(&self, tenant: &str) -> Vec<u64> {
         match self.number(tenant) {
@@ -100,8 +102,8 @@ impl Cut {
         &self.counts[start..start + partitions]
     }
 
-    /// Up to `limit` tenants whose names start with `prefix` and come after `after`, in ascending
-    /// order of their bytes, each with its number.
+    /// Lists up to `limit` tenants with their numbers, in ascending byte order: those with names
+    /// that start with `prefix` and are greater than `after`.
     pub fn list<'a>(
         &'a self,
         prefix: &'a str,
@@ -119,26 +121,26 @@ impl Cut {
             .map(|(name, &number)| (name, number))
     }
 
-    /// How many tenants have items.
+    /// The number of tenants that have items.
     #[must_use]
     pub fn tenants(&self) -> u64 {
         self.names.len() as u64
     }
 
-    /// How many items are counted, over all tenants.
+    /// The number of counted items of all tenants.
     #[must_use]
     pub fn items(&self) -> u64 {
         self.items
     }
 
-    /// Which batches are applied.
+    /// The applied batches.
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
     }
 
-    /// What this cut covers, as a requirement for another: of the epochs that changed since the
-    /// store was opened, or of all.
+    /// Returns the coverage of this state as a requirement for another replica: all epochs if `all`
+    /// is true, otherwise only those that changed since the store was opened.
     #[must_use]
     pub fn covered(&self, all: bool) -> Requirement {
         let mut covered = Requirement::default();
@@ -156,13 +158,13 @@ impl Cut {
         covered
     }
 
-    /// Whether the store has everything that it should have.
+    /// Whether the store is complete: whether it has everything that it should have.
     #[must_use]
     pub fn complete(&self) -> bool {
         self.complete
     }
 
-    /// Takes a commit in.
+    /// Applies one commit.
     pub fn apply(&mut self, staged: &Staged) {
         let partitions = usize::from(self.partitioning.count());
         for name in staged.tenants() {
@@ -181,7 +183,7 @@ impl Cut {
         }
     }
 
-    /// Takes a finished unite in: its changes, and the union of both positions.
+    /// Applies a finished ingest: its changes, and the union of both positions.
     pub fn unite(&mut self, staged: &Staged, position: &Position) {
         self.apply(staged);
         for (partition, epoch, part) in position.iter() {

@@ -1,10 +1,12 @@
-//! The data folder: whose it is, and that one process has it.
+//! The data directory: which counter owns it, and exclusive access by one process.
 //!
-//! Invariant: nothing in the folder is read or changed by two processes at once, nor by a counter
-//! whose folder it is not. A folder that holds other files is never taken for one.
+//! Invariant: two processes never read or change the directory at the same time, and a counter
+//! never uses a directory of another counter. A directory that holds other files is never used as a
+//! data directory.
 //!
-//! A folder that `serve` made can be *adopted* by a counter, once and for good, when its operator
-//! asks for it: a counter's own never can, since its position belongs to the counter's queue.
+//! A counter can *adopt* a directory that `serve` made, once and irreversibly, on request of the
+//! operator. It cannot adopt a directory of another counter, because that directory's position
+//! belongs to the other counter's queue.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,56 +20,59 @@ use super::files::{DiskFile, Files, TEMPORARY};
 use super::folder::{Access, Folder};
 use super::hold::{Hold, LOCK, SharedHold};
 
-/// The name of the one counter of `serve`; no counter behind a broker may be called so.
+/// The name of the only counter of `serve`. Counters behind a broker must not use this name.
 pub const LOCAL_COUNTER: &str = "local";
 const IDENTITY: &str = "IDENTITY";
-/// What a store that was made always has.
+/// The file that every created store has.
 pub(super) const MANIFEST: &str = "MANIFEST";
-/// What an empty file system's top folder holds.
+/// The only entry in the root directory of an empty file system.
 const LOST_AND_FOUND: &str = "lost+found";
 const MAGIC: [u8; 8] = *b"HCOUNTID";
 const VERSION: u32 = 1;
-/// More than the longest counter name that [`Identity::decode`] takes.
+/// Upper limit for the size of `IDENTITY`, above the size with the longest counter name that
+/// [`Identity::decode`] accepts.
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
 
-/// Whom a folder must belong to, or will from now on.
+/// The owner and shape that a data directory must have. A new directory gets them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Belonging {
-    /// The cluster's id; `None` takes what the folder says, and a random one for a new folder.
+    /// The cluster's id. `None` accepts the id in the directory; a new directory then gets a random
+    /// id.
     pub cluster: Option<u128>,
     /// The counter's name, at most 65535 bytes.
     pub counter: String,
-    /// Whether a folder that [`LOCAL_COUNTER`] made becomes this counter's, and this cluster's when
-    /// that is given. A folder that is this counter's already is opened as ever; where there is
-    /// none, none is made.
+    /// Whether to adopt a directory that [`LOCAL_COUNTER`] made: it then belongs to this counter,
+    /// and to `cluster` if that is given. A directory that belongs to this counter already is
+    /// opened normally. A missing directory is not created.
     pub adopt: bool,
-    /// How many partitions the cluster has.
+    /// The number of partitions of the cluster.
     pub partitioning: Partitioning,
-    /// The time now, in milliseconds since the Unix epoch: a new folder's date.
+    /// The current time, in milliseconds since the Unix epoch: the creation time of a new
+    /// directory.
     pub now_ms: u64,
 }
 
-/// What a folder says of itself.
+/// The identity that a data directory records.
 ///
-/// The file `IDENTITY`, little-endian: magic `HCOUNTID`, version (u32, 1), cluster (u128),
-/// partitions (u16), created at (u64, Unix ms), whether the store was made (u8, 0 or 1), the
-/// counter's name (u16 of bytes, then UTF-8), CRC-32 (u32) of all before it.
+/// It is stored in the file `IDENTITY`, little-endian: magic `HCOUNTID`, version (u32, 1), cluster
+/// (u128), partitions (u16), created at (u64, Unix ms), whether the store was made (u8, 0 or 1),
+/// the counter's name (u16 length in bytes, then UTF-8), CRC-32 (u32) of all preceding bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster's random id.
     pub cluster: u128,
     /// The counter's name.
     pub counter: String,
-    /// How many partitions the cluster has.
+    /// The number of partitions of the cluster.
     pub partitioning: Partitioning,
-    /// When the folder was made, in milliseconds since the Unix epoch.
+    /// When the directory was created, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
-    /// Whether a store was made in the folder: from then on, its files must be there.
+    /// Whether a store was created in the directory. From then on, the store's files must exist.
     pub store_made: bool,
 }
 
-/// An open data folder. Its lock lasts as long as this value, and ends with the process however it
-/// ends.
+/// An open data directory. The lock is held as long as this value lives, and is released when the
+/// process ends, also after a crash.
 #[derive(Debug)]
 pub struct DataDir {
     folder: Arc<Folder>,
@@ -75,8 +80,8 @@ pub struct DataDir {
     hold: Arc<Hold>,
 }
 
-/// A data folder that is only read, and may be a copy that can't be written. No process writes it
-/// as long as this value lives, where that can be prevented.
+/// A data directory that is open for reading only. It may be a copy on a read-only medium. As far
+/// as locks can prevent it, no process writes to the directory while this value lives.
 #[derive(Debug)]
 pub struct ReadOnlyDir {
     folder: Arc<Folder>,
@@ -85,20 +90,21 @@ pub struct ReadOnlyDir {
 }
 
 impl DataDir {
-    /// Opens the folder, making it when it is not there.
+    /// Opens the directory. Creates it if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another process has it, [`StoreError::Foreign`] when it is
-    /// another's, [`StoreError::Version`] or [`StoreError::Damaged`] when its `IDENTITY` can't be
-    /// read, [`StoreError::Displaced`] when its path comes to name something else meanwhile, and
-    /// [`StoreError::Io`].
+    /// [`StoreError::InUse`] when another process uses it, [`StoreError::Foreign`] when it belongs
+    /// to another counter or cluster, [`StoreError::Version`] or [`StoreError::Damaged`] when its
+    /// `IDENTITY` cannot be read, [`StoreError::Displaced`] when its path changes to another
+    /// directory meanwhile, and [`StoreError::Io`].
     pub fn open(path: &Path, expected: &Belonging) -> Result<Self, StoreError> {
         if expected.adopt && !has_identity(path)? {
-            let detail = "there is no data of Headcount in it to adopt; is it the right folder? \
-                          To start with an empty one, leave out --adopt";
+            let detail = "there is no Headcount data to adopt; check the path, or omit --adopt to \
+                          start with an empty data directory";
             return Err(foreign(path, detail));
         }
-        let folder = Folder::open_or_make(path).map_err(failed("open or make folder", path))?;
+        let folder =
+            Folder::open_or_make(path).map_err(failed("open or create directory", path))?;
         let files: &dyn Files = &folder;
         let names = files.names()?;
         let is_new = !names.iter().any(|name| name == IDENTITY);
@@ -133,10 +139,10 @@ impl DataDir {
         })
     }
 
-    /// Opens a folder that is one already, whosever it is.
+    /// Opens an existing data directory of any owner.
     ///
     /// # Errors
-    /// [`StoreError::Foreign`] when it is none, and those of [`Self::open`].
+    /// [`StoreError::Foreign`] when it is not a data directory, and those of [`Self::open`].
     pub fn open_existing(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(open_ours(path, Access::Full)?);
         let hold = Arc::new(Hold::take(&folder)?);
@@ -149,22 +155,22 @@ impl DataDir {
         })
     }
 
-    /// Its files.
+    /// The files of the directory.
     pub(super) fn files(&self) -> Arc<dyn Files> {
         Arc::clone(&self.folder) as Arc<dyn Files>
     }
 
-    /// What keeps it for this process, as long as this value lives.
+    /// A handle to the lock, which is held as long as this value lives.
     pub(super) fn hold(&self) -> Weak<Hold> {
         Arc::downgrade(&self.hold)
     }
 
-    /// Whether the last look is so long ago that another is due.
+    /// Whether the last check of the path is old enough for the next one.
     pub(super) fn is_look_due(&self) -> bool {
         self.hold.is_look_due()
     }
 
-    /// Notes for good that a store was made in it.
+    /// Records durably that a store was created in the directory.
     pub(super) fn note_store_made(&mut self) -> Result<(), StoreError> {
         if std::mem::replace(&mut self.identity.store_made, true) {
             return Ok(());
@@ -174,7 +180,7 @@ impl DataDir {
         files.replace(IDENTITY, &self.identity.encode(files.folder())?)
     }
 
-    /// Whose it is.
+    /// The identity that the directory records.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -182,13 +188,13 @@ impl DataDir {
 }
 
 impl ReadOnlyDir {
-    /// Opens a folder that is one already, whosever it is. It needs no more than the right to read,
+    /// Opens an existing data directory of any owner for reading. It requires only read permission
     /// and changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when a process has it, as far as can be noticed without writing;
-    /// [`StoreError::Foreign`] when it is none, and [`StoreError::Version`],
-    /// [`StoreError::Damaged`] and [`StoreError::Io`].
+    /// [`StoreError::InUse`] when a process uses it, as far as that can be detected without
+    /// writing; [`StoreError::Foreign`] when it is not a data directory, and
+    /// [`StoreError::Version`], [`StoreError::Damaged`] and [`StoreError::Io`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let folder = Arc::new(open_ours(path, Access::ReadOnly)?);
         let hold = SharedHold::take(&folder)?;
@@ -201,19 +207,20 @@ impl ReadOnlyDir {
         })
     }
 
-    /// Its files.
+    /// The files of the directory.
     pub(super) fn files(&self) -> Arc<dyn Files> {
         Arc::clone(&self.folder) as Arc<dyn Files>
     }
 
-    /// Whose it is.
+    /// The identity that the directory records.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 }
 
-/// Whether somebody's data is there; an error where that can't be seen.
+/// Whether `path` is a data directory. An error when that cannot be determined, for example for
+/// want of permission.
 fn has_identity(path: &Path) -> Result<bool, StoreError> {
     let identity = path.join(IDENTITY);
     match std::fs::metadata(&identity) {
@@ -227,9 +234,9 @@ fn has_identity(path: &Path) -> Result<bool, StoreError> {
 
 fn open_ours(path: &Path, access: Access) -> Result<Folder, StoreError> {
     if !has_identity(path)? {
-        return Err(foreign(path, "there is no data of Headcount in it"));
+        return Err(foreign(path, "not a Headcount data directory"));
     }
-    Folder::open(path, access).map_err(failed("open folder", path))
+    Folder::open(path, access).map_err(failed("open directory", path))
 }
 
 impl Identity {
@@ -247,7 +254,7 @@ impl Identity {
         out.extend_from_slice(self.counter.as_bytes());
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
-        // The file that is written can always be read back.
+        // `read` must accept every file that is written.
         if out.len() as u64 > IDENTITY_BYTES_MAX {
             return Err(foreign(path, "the counter's name is too long"));
         }
@@ -257,7 +264,7 @@ impl Identity {
     fn read(file: &DiskFile) -> Result<Self, StoreError> {
         let bytes = file.read_all(IDENTITY_BYTES_MAX)?;
         file.check_head(&bytes, MAGIC, VERSION, "an identity")?;
-        Self::decode(&bytes).ok_or_else(|| file.damaged(12, "its checksum or a field is wrong"))
+        Self::decode(&bytes).ok_or_else(|| file.damaged(12, "wrong checksum or invalid field"))
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -289,7 +296,8 @@ impl Identity {
         })
     }
 
-    /// For the fuzz targets: an identity written again; `None` when the bytes are none.
+    /// Decodes and encodes an identity, for the fuzz targets. `None` when the bytes are not an
+    /// identity.
     #[cfg(fuzzing)]
     #[must_use]
     pub fn again(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -297,28 +305,28 @@ impl Identity {
         identity.encode(Path::new(IDENTITY)).ok()
     }
 
-    /// Why the folder is not the counter `ours`'s, and what to do.
+    /// Explains why the directory does not belong to the counter `ours`, and what to do.
     fn refusal(&self, ours: &str) -> String {
         let its = &self.counter;
         if its == LOCAL_COUNTER {
             format!(
-                "it was made by `headcount serve`, not by the counter {ours:?}; to move it there for good, \
-                 stop `serve` and run `headcount counter --adopt`"
+                "belongs to `headcount serve`, not to the counter {ours:?}; to convert it \
+                 permanently, stop `serve` and run `headcount counter --adopt`"
             )
         } else if ours == LOCAL_COUNTER {
             format!(
-                "it belongs to the counter {its:?} of a cluster, and `headcount serve` can't use it; \
-                 run `headcount counter --name {its}`, or serve another folder"
+                "belongs to the counter {its:?} of a cluster, not to `headcount serve`; run \
+                 `headcount counter --name {its}`, or give `serve` another directory"
             )
         } else {
             format!(
-                "it belongs to the counter {its:?}, not to {ours:?}; run `headcount counter --name {its}`, or \
-                 give {ours:?} a folder of its own: it will catch up from its peers"
+                "belongs to the counter {its:?}, not to {ours:?}; run `headcount counter --name \
+                 {its}`, or give {ours:?} another directory: it will catch up from its peers"
             )
         }
     }
 
-    /// Refuses a folder without the manifest of the store that was made in it.
+    /// Returns an error if a store was created in the directory but its manifest is missing.
     pub(super) fn check_store(&self, files: &dyn Files) -> Result<(), StoreError> {
         if !self.store_made || files.names()?.iter().any(|name| name == MANIFEST) {
             return Ok(());
@@ -326,7 +334,7 @@ impl Identity {
         Err(StoreError::Damaged {
             path: files.path(MANIFEST),
             offset: 0,
-            detail: "it is missing, but a store was made here".to_owned(),
+            detail: "the file is missing, but a store was created here".to_owned(),
         })
     }
 
@@ -336,12 +344,12 @@ impl Identity {
         }
         if let Some(ours) = expected.cluster.filter(|cluster| *cluster != self.cluster) {
             let its = self.cluster;
-            let detail = format!("it belongs to the cluster {its:032x}, not to {ours:032x}");
+            let detail = format!("belongs to the cluster {its:032x}, not to {ours:032x}");
             return Err(foreign(path, detail));
         }
         if self.partitioning != expected.partitioning {
             let (its, ours) = (self.partitioning.count(), expected.partitioning.count());
-            let detail = format!("it was made for {its} partitions, not for {ours}");
+            let detail = format!("was created for {its} partitions, not for {ours}");
             return Err(foreign(path, detail));
         }
         Ok(())
@@ -364,9 +372,9 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
     }
 }
 
-/// Refuses a folder without an identity that holds anything but what an interrupted
-/// [`DataDir::open`] leaves, and what systems put into any folder: those names are hidden, and none
-/// of ours is.
+/// Rejects a directory without an identity that holds other files. Allowed are the files that an
+/// interrupted [`DataDir::open`] leaves, and hidden files, which systems put into any directory; no
+/// file of a store is hidden.
 fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
     let temporary = format!("{IDENTITY}{TEMPORARY}");
     let harmless = [LOCK, LOST_AND_FOUND, temporary.as_str()];
@@ -374,7 +382,7 @@ fn refuse_strangers(path: &Path, names: &[String]) -> Result<(), StoreError> {
     match names.iter().find(is_strange) {
         Some(name) => Err(foreign(
             path,
-            format!("it has no {IDENTITY} but holds other files, such as {name:?}"),
+            format!("not an empty directory or data directory: it contains {name:?}"),
         )),
         None => Ok(()),
     }

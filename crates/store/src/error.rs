@@ -1,56 +1,56 @@
-//! Why a store can't open, or can't go on.
+//! Errors of a store: why it cannot be opened, or failed while it was open.
 //!
-//! Invariant: each error names the file or folder that it is about, where there is one.
+//! Invariant: each error names the file or directory that it concerns, if there is one.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a store can't open, or can't go on.
+/// Why a store cannot be opened, or failed while it was open.
 ///
-/// After any error of a running store but [`Full`](Self::Full) it is poisoned: every later change
-/// or commit fails too, and the process must exit and recover by opening again.
+/// After any error except [`Full`](Self::Full), an open store is poisoned: every later change or
+/// commit fails too. The process must exit and open the store again, which recovers it.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The operating system refused.
-    #[error("{action} {}: {source}", path.display())]
+    /// A system call failed.
+    #[error("could not {action} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation that failed, as a verb.
         action: &'static str,
-        /// To which file.
+        /// The file or directory that it concerns.
         path: PathBuf,
-        /// The system's word.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The disk, or a quota on it, has no room for what was to be made or written. It is never said
-    /// of a sync. What was staged is forgotten, as if it had never come; what was committed stays
-    /// and can be read. The store goes on once there is room.
+    /// The disk, or a quota on it, has no room for a new file or for more data. A sync never
+    /// returns this error. The store discards the staged changes; committed data stays and remains
+    /// readable. The store accepts changes again when there is room.
     #[error("no room to {action} {}: {source}", path.display())]
     Full {
-        /// What was being done.
+        /// The operation that failed, as a verb.
         action: &'static str,
-        /// To which file.
+        /// The file or directory that it concerns.
         path: PathBuf,
-        /// The system's word.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A file is not as it was written. Nothing was changed.
+    /// The content of a file is not what was written. The store did not change anything.
     #[error("{} is damaged at byte {offset}: {detail}", path.display())]
     Damaged {
-        /// Which file.
+        /// The damaged file.
         path: PathBuf,
-        /// Where in it, in bytes from its start.
+        /// The offset of the damage, in bytes from the start of the file.
         offset: u64,
-        /// What is wrong there.
+        /// What is wrong at that offset.
         detail: String,
     },
-    /// A file was written by a release that this one does not know.
+    /// A file has a format version of another release, which this release cannot read.
     #[error("{} has format version {found}; this release reads version {known}", path.display())]
     Version {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the file.
         found: u32,
         /// The version that this release reads.
         known: u32,
@@ -58,58 +58,60 @@ pub enum StoreError {
     /// Another process has the store open.
     #[error("{} is in use by another process", path.display())]
     InUse {
-        /// The store's folder.
+        /// The data directory.
         path: PathBuf,
     },
-    /// The folder belongs to another counter or cluster, or is no store.
+    /// The directory belongs to another counter or cluster, or is not a data directory.
     #[error("{}: {detail}", path.display())]
     Foreign {
-        /// The store's folder.
+        /// The data directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner or content of the directory, and what to do.
         detail: String,
     },
-    /// Something that the store had open lost its name, or its name stands for something else now.
-    /// What was acknowledged is where it was written; nothing more is.
+    /// The path of an open file or directory of the store does not exist any more, or leads to
+    /// another file or directory. Acknowledged data is in the files that were open; the store
+    /// acknowledges nothing more.
     #[error(
         "{}: {what} while this process had it open, so nothing more is acknowledged; \
-         put the folder back where it was, see that no other process uses it, and start again",
+         restore the directory, ensure that no other process uses it, and start again",
         path.display()
     )]
     Displaced {
-        /// The store's folder, or a file in it.
+        /// The data directory, or a file in it.
         path: PathBuf,
         /// What happened to it.
         what: String,
     },
     /// An earlier write or flush failed: what is on disk is unknown until the store is opened
     /// again.
-    #[error("the store failed earlier and must be opened again")]
+    #[error("the store failed earlier; restart the process to recover it")]
     Poisoned,
     /// A thread of the store panicked: what is on disk is unknown until the store is opened again.
-    #[error("its thread {thread} panicked: {detail}")]
+    #[error("the store's thread {thread} panicked: {detail}")]
     Panicked {
         /// The thread's name.
         thread: &'static str,
         /// The panic's message.
         detail: String,
     },
-    /// More was staged than one commit may hold.
-    #[error("a commit may hold {bytes_max} bytes at most")]
+    /// The write batch is larger than one commit may be.
+    #[error("the write batch exceeds the limit of {bytes_max} bytes per commit")]
     CommitTooLarge {
-        /// The most bytes that a commit may take on disk.
+        /// Upper limit for the size of a commit on disk, in bytes.
         bytes_max: u64,
     },
-    /// Keys were to be united, or a unite finished, that was not begun, or was abandoned.
-    #[error("no unite was begun")]
+    /// Keys were ingested, or an ingest was finished, without an open ingest. It was never begun,
+    /// or was abandoned.
+    #[error("no ingest is open")]
     NoUnite,
-    /// There are more tenants than a u32 can number.
-    #[error("no more tenants can be numbered")]
+    /// The store has as many tenants as a u32 can number.
+    #[error("the store has reached its maximum number of tenants")]
     TenantsExhausted,
 }
 
 impl StoreError {
-    /// The error of making, growing or writing a file: [`Full`](Self::Full) where it is want of
+    /// The error of creating, extending or writing a file: [`Full`](Self::Full) if there is no
     /// room.
     pub(super) fn of_writing(action: &'static str, path: PathBuf, source: io::Error) -> Self {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -127,13 +129,14 @@ impl StoreError {
         }
     }
 
-    /// Whether it is want of room: see [`Full`](Self::Full).
+    /// Whether the error is [`Full`](Self::Full).
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
     }
 
-    /// The same error where what has no room can't be left as it is.
+    /// Converts [`Full`](Self::Full) to [`Io`](Self::Io), for a caller that cannot undo its
+    /// changes, so that the store is poisoned.
     #[must_use]
     pub(super) fn final_now(self) -> Self {
         match self {
@@ -150,7 +153,7 @@ impl StoreError {
         }
     }
 
-    /// The same error again: for one that must be told in two places.
+    /// Copies the error, for a caller that reports it twice. (`io::Error` cannot be cloned.)
     #[must_use]
     pub fn duplicate(&self) -> Self {
         match self {

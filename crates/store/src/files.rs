@@ -1,7 +1,7 @@
-//! Files: the only way in which the store touches a disk, so that tests can put a simulated one
-//! under it.
+//! File access of the store. The store accesses a disk only through the traits of this file, so
+//! that tests can replace the disk with a simulated one.
 //!
-//! Invariant: a [`Files`] speaks of one folder; every error names the file it is about.
+//! Invariant: a [`Files`] accesses only one directory. Every error names its file.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,79 +10,80 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::bytes::Cursor;
 
-/// What the end of a name says of a file that is still being made.
+/// Suffix of the name of a file that is not complete yet.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
-/// An open file, read and written at given offsets.
+/// An open file, with reads and writes at explicit offsets.
 pub(crate) trait RawFile: Send + Sync {
-    /// Fills `bytes` from `offset`; fewer bytes than that are an error.
+    /// Reads `bytes.len()` bytes at `offset`. An error if the file has fewer.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
-    /// Writes all of `bytes` at `offset`; a gap before it reads as zeros.
+    /// Writes all of `bytes` at `offset`. A gap before `offset` reads as zeros.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Takes room for `bytes` from the start, and makes it so long; what it holds does not matter.
+    /// Allocates disk space for the first `bytes` bytes, and extends the file to that length. The
+    /// content of the new part is unspecified.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
-    /// Makes all writes so far (content and length) survive a crash of the machine.
+    /// Makes all previous writes (content and length) durable: they survive a crash of the machine.
     fn sync(&self) -> io::Result<()>;
-    /// The length, in bytes.
+    /// The length of the file, in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Which file it is.
+    /// The identity of the file.
     fn id(&self) -> io::Result<FileId>;
 }
 
-/// Which file or folder something is: equal only for two names of the same one. On some file
-/// systems it changes while the file is open.
+/// The identity of a file or directory. Two names have the same identity only if they name the same
+/// file. Some file systems change it while the file is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId {
     pub(crate) device: u64,
     pub(crate) number: u64,
 }
 
-/// The files of one folder.
+/// The files of one directory.
 ///
-/// Contract: a name created, renamed or removed survives a crash only after
-/// [`sync_dir`](Self::sync_dir); a rename is atomic: after a crash the name stands for the old file
-/// or for the new one.
+/// Contract: a created, renamed or removed name survives a crash only after
+/// [`sync_dir`](Self::sync_dir). A rename is atomic: after a crash the name refers to the old file
+/// or to the new one.
 pub(crate) trait Files: Send + Sync + 'static {
-    /// The folder.
+    /// The path of the directory.
     fn folder(&self) -> &Path;
-    /// Makes an empty file for reading and writing, in place of any old one.
+    /// Creates an empty file for reading and writing. Replaces a file of that name.
     fn create(&self, name: &str) -> io::Result<Box<dyn RawFile>>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Box<dyn RawFile>>;
-    /// Gives a file a new name, in place of any file of that name.
+    /// Renames a file. Replaces a file of the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// The names in the folder, in any order.
+    /// The names in the directory, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// Which file the name stands for.
+    /// The identity of the file of this name.
     fn id_of(&self, name: &str) -> io::Result<FileId>;
-    /// Makes all changes of names so far survive a crash of the machine.
+    /// Makes all previous changes of names durable: they survive a crash of the machine.
     fn sync_dir(&self) -> io::Result<()>;
-    /// Bytes that files in it may take beyond what they have; none where that is not known. A quota
-    /// may be less.
+    /// Bytes that the files of the directory may grow by; `None` when that is unknown. A quota may
+    /// be smaller.
     fn room(&self) -> io::Result<Option<u64>>;
 }
 
-/// A folder that can be in another one, and have others in it.
+/// A directory that can have a parent and children.
 ///
-/// Contract: the name of a folder that was made survives a crash only after
-/// [`settle`](Self::settle), of the folder itself.
+/// Contract: the name of a created directory survives a crash only after [`settle`](Self::settle)
+/// of that directory.
 pub(crate) trait Nested: Sized {
-    /// The folder of this name in it, if there is one.
+    /// Opens the child directory of this name, if it exists.
     fn enter(&self, name: &OsStr) -> io::Result<Option<Self>>;
-    /// Makes a folder in it, unless the name is taken.
+    /// Creates a child directory, unless the name exists.
     fn make(&self, name: &OsStr) -> io::Result<()>;
-    /// Makes the name that it has in the folder above survive a crash of the machine.
+    /// Makes the name of this directory in its parent durable: it survives a crash of the machine.
     fn settle(&self) -> io::Result<()>;
 }
 
-/// Opens the folder that `names` lead to from `start`, and makes those that are missing. Its name
-/// survives a crash.
+/// Opens the directory at the path `names` below `start`. Creates the directories that are missing.
+/// On return, the name of the last one survives a crash.
 ///
-/// Each folder's name is settled before anything is made in it: whoever dies between the two leaves
-/// at most one folder whose name may get lost, the deepest that is there, and the next one who
-/// comes begins with that.
+/// The function settles the name of each directory before it creates anything in that directory. So
+/// a crash leaves at most one directory with a name that may be lost: the deepest one that exists.
+/// The next call settles that one first.
 pub(crate) fn enter_or_make<'n, N: Nested>(
     start: N,
     names: impl IntoIterator<Item = &'n OsStr>,
@@ -104,8 +105,9 @@ pub(crate) fn enter_or_make<'n, N: Nested>(
     Ok(here)
 }
 
-/// A folder that we have not made may be in one that we can't sync: another's, or one of a system
-/// that is only read. Then its name is not ours to keep.
+/// Settles the name of a directory. Errors for want of permission or support are ignored unless
+/// this process created the directory: it may be in a parent that this process cannot sync, for
+/// example one of another user or of a read-only file system.
 fn settle(folder: &impl Nested, is_made: bool) -> io::Result<()> {
     let not_ours = |kind| {
         use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
@@ -121,12 +123,12 @@ fn settle(folder: &impl Nested, is_made: bool) -> io::Result<()> {
 }
 
 impl dyn Files {
-    /// The path of a name, for messages.
+    /// The path of a file, for messages.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
 
-    /// [`Files::create`], its error named.
+    /// Calls [`Files::create`] and adds the path to its error.
     pub(crate) fn create_file(&self, name: &str) -> Result<DiskFile, StoreError> {
         match self.create(name) {
             Ok(raw) => Ok(self.disk_file(name, raw)),
@@ -134,7 +136,7 @@ impl dyn Files {
         }
     }
 
-    /// [`Files::open`], its error named.
+    /// Calls [`Files::open`] and adds the path to its error.
     pub(crate) fn open_file(&self, name: &str) -> Result<DiskFile, StoreError> {
         match self.open(name) {
             Ok(raw) => Ok(self.disk_file(name, raw)),
@@ -142,37 +144,37 @@ impl dyn Files {
         }
     }
 
-    /// [`Files::rename`], then [`Files::sync_dir`]: the file has its name for good.
+    /// Renames a file and makes the new name durable: [`Files::rename`], then [`Files::sync_dir`].
     pub(crate) fn settle_name(&self, from: &str, to: &str) -> Result<(), StoreError> {
         self.rename_file(from, to)?;
         self.sync_names()
     }
 
-    /// [`Files::rename`], its error named.
+    /// Calls [`Files::rename`] and adds the path to its error.
     pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<(), StoreError> {
         self.rename(from, to)
             .map_err(|source| self.failed_writing("rename", from, source))
     }
 
-    /// [`Files::sync_dir`], its error named.
+    /// Calls [`Files::sync_dir`] and adds the path to its error.
     pub(crate) fn sync_names(&self) -> Result<(), StoreError> {
         self.sync_dir()
-            .map_err(|source| self.failed("sync folder", "", source))
+            .map_err(|source| self.failed("sync directory", "", source))
     }
 
-    /// [`Files::list`], its error named.
+    /// Calls [`Files::list`] and adds the path to its error.
     pub(crate) fn names(&self) -> Result<Vec<String>, StoreError> {
         self.list()
             .map_err(|source| self.failed("list", "", source))
     }
 
-    /// [`Files::remove`], its error named.
+    /// Calls [`Files::remove`] and adds the path to its error.
     pub(crate) fn remove_file(&self, name: &str) -> Result<(), StoreError> {
         self.remove(name)
             .map_err(|source| self.failed("remove", name, source))
     }
 
-    /// [`Files::remove`] of a file that may not be there, its error named.
+    /// Calls [`Files::remove`] and adds the path to its error. A missing file is not an error.
     pub(crate) fn remove_if_there(&self, name: &str) -> Result<(), StoreError> {
         match self.remove(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -180,14 +182,14 @@ impl dyn Files {
         }
     }
 
-    /// [`Files::room`], its error named.
+    /// Calls [`Files::room`] and adds the path to its error.
     pub(crate) fn room_left(&self) -> Result<Option<u64>, StoreError> {
         self.room()
-            .map_err(|source| self.failed("look for room in", "", source))
+            .map_err(|source| self.failed("determine the free space of", "", source))
     }
 
-    /// Refuses a name that does not stand for `file`, which was `known` when it was opened: what is
-    /// written to the file is not found by the name.
+    /// Returns an error if `name` does not refer to `file` any more, because writes to `file` could
+    /// then not be found by that name. `known` is the identity that `file` had when it was opened.
     pub(crate) fn check_name(
         &self,
         name: &str,
@@ -196,7 +198,8 @@ impl dyn Files {
     ) -> Result<(), StoreError> {
         let is_same = match self.id_of(name) {
             Ok(found) if found == known => return Ok(()),
-            // Its number may have changed; then that of the name has, too.
+            // The file system may have changed the identity; the name then has the changed one,
+            // too.
             Ok(_) => {
                 let id = file.id()?;
                 self.id_of(name).map(|found| found == id)
@@ -205,11 +208,11 @@ impl dyn Files {
         };
         let what = match is_same {
             Ok(true) => return Ok(()),
-            Ok(false) => "another file has taken its place",
+            Ok(false) => "another file has replaced it",
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 "the file was moved or deleted"
             }
-            Err(source) => return Err(self.failed("look at", name, source)),
+            Err(source) => return Err(self.failed("check", name, source)),
         };
         Err(StoreError::Displaced {
             path: self.path(name),
@@ -217,8 +220,9 @@ impl dyn Files {
         })
     }
 
-    /// Gives `name` the content `bytes`, at once and for good: after a crash it has the old content
-    /// or the new. Without room for it ([`StoreError::Full`]) it has the old content.
+    /// Replaces the content of the file `name` with `bytes`, atomically and durably: after a crash,
+    /// the file has the old or the new content. Without room ([`StoreError::Full`]), it keeps the
+    /// old content.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let temporary = format!("{name}{TEMPORARY}");
         let make = || {
@@ -229,8 +233,8 @@ impl dyn Files {
         };
         make().inspect_err(|error| {
             if error.is_full() {
-                // The little that it took is not for it. Should it stay, the next one takes its
-                // place.
+                // The temporary file takes little space. If it cannot be removed, the next call
+                // replaces it.
                 let _ = self.remove(&temporary);
             }
         })
@@ -254,7 +258,7 @@ impl dyn Files {
     }
 }
 
-/// An open file that names itself in errors.
+/// An open file that adds its path to errors.
 pub(crate) struct DiskFile {
     path: PathBuf,
     raw: Box<dyn RawFile>,
@@ -271,7 +275,7 @@ impl DiskFile {
         done.map_err(|source| StoreError::of_writing("write", self.path.clone(), source))
     }
 
-    /// [`RawFile::allocate`], its error named.
+    /// Calls [`RawFile::allocate`] and adds the path to its error.
     pub(crate) fn allocate(&self, bytes: u64) -> Result<(), StoreError> {
         let done = self.raw.allocate(bytes);
         done.map_err(|source| StoreError::of_writing("allocate", self.path.clone(), source))
@@ -287,13 +291,13 @@ impl DiskFile {
         self.named("read the length of", len)
     }
 
-    /// Which file it is.
+    /// The identity of the file.
     pub(crate) fn id(&self) -> Result<FileId, StoreError> {
         let id = self.raw.id();
-        self.named("look at", id)
+        self.named("check", id)
     }
 
-    /// An error that says the file is not as it was written.
+    /// Makes the error for content that is not what was written.
     pub(crate) fn damaged(&self, offset: u64, detail: impl Into<String>) -> StoreError {
         StoreError::Damaged {
             path: self.path.clone(),
@@ -302,7 +306,7 @@ impl DiskFile {
         }
     }
 
-    /// An error that says the file is of an unknown version.
+    /// Makes the error for a file of an unknown version.
     pub(crate) fn unknown_version(&self, found: u32, known: u32) -> StoreError {
         StoreError::Version {
             path: self.path.clone(),
@@ -311,8 +315,8 @@ impl DiskFile {
         }
     }
 
-    /// Checks how the bytes of the whole file start: with `magic`, and after that `version` (u32).
-    /// `what` it is, such as "a manifest", is for the error.
+    /// Checks the header of a file, given the bytes of the whole file: `magic`, then `version`
+    /// (u32). `what` names the kind of file in the error, for example "a manifest".
     pub(crate) fn check_head<const N: usize>(
         &self,
         bytes: &[u8],
@@ -322,20 +326,20 @@ impl DiskFile {
     ) -> Result<(), StoreError> {
         let mut cursor = Cursor::new(bytes);
         if cursor.array() != Some(magic) {
-            return Err(self.damaged(0, format!("it does not start as {what} does")));
+            return Err(self.damaged(0, format!("not {what}: wrong magic bytes")));
         }
         match cursor.u32() {
             Some(found) if found == version => Ok(()),
             Some(found) => Err(self.unknown_version(found, version)),
-            None => Err(self.damaged(bytes.len() as u64, "it ends too early")),
+            None => Err(self.damaged(bytes.len() as u64, "the file is too short")),
         }
     }
 
-    /// The whole file; more than `bytes_max` of it is damage.
+    /// Reads the whole file. A file that is longer than `bytes_max` is reported as damaged.
     pub(crate) fn read_all(&self, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
         let len = self.len()?;
         if len > bytes_max {
-            return Err(self.damaged(bytes_max, "the file is longer than it can be"));
+            return Err(self.damaged(bytes_max, "the file is too long"));
         }
         let mut bytes = vec![0; len as usize];
         self.read_at(&mut bytes, 0)?;

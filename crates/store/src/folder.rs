@@ -1,8 +1,8 @@
-//! A folder of the operating system, held open.
+//! An open directory of the operating system.
 //!
-//! Invariant: whatever is done in it is done through its descriptor, so it stays the folder that
-//! was opened whatever its path comes to name; the path is for messages, and for a look whether it
-//! still leads here.
+//! Invariant: all file operations use the directory's descriptor, so they always affect the
+//! directory that was opened, even if its path refers to another one now. The path is used only in
+//! messages and to check whether it still refers to this directory.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,33 +18,33 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::files::{FileId, Files, Nested, RawFile, enter_or_make};
 
-/// Nobody but the owner has a business in a data folder: tenants' names are in it.
+/// Only the owner has access to a data directory, because it contains the names of tenants.
 const FOLDER_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// Bytes of one write of zeros, where room can't be taken otherwise.
+/// Bytes per write of zeros, on file systems without `fallocate`.
 const ZEROS_BYTES: usize = 256 * 1024;
 
-/// See the module.
+/// A directory that is held open.
 #[derive(Debug)]
 pub(crate) struct Folder {
     descriptor: File,
-    /// Absolute; see [`place`].
+    /// The absolute path; see [`place`].
     path: PathBuf,
     access: Access,
 }
 
-/// What may be done in a folder.
+/// The permitted operations in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Everything.
+    /// Reads and changes.
     Full,
-    /// Files are opened for reading, and nothing is changed.
+    /// Files are opened for reading only, and nothing is changed.
     ReadOnly,
 }
 
 impl Folder {
-    /// Opens a folder that is there.
+    /// Opens an existing directory.
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         Ok(Self {
             descriptor: open_folder(CWD, path)?,
@@ -53,7 +53,7 @@ impl Folder {
         })
     }
 
-    /// Opens a folder, and makes it and those above it where they are missing.
+    /// Opens a directory. Creates it and its parents where they are missing.
     pub(crate) fn open_or_make(path: &Path) -> io::Result<Self> {
         let absolute = place(path)?;
         for start in absolute.ancestors() {
@@ -67,17 +67,18 @@ impl Folder {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    /// The folder opened once more: a lock on that ends with it, whoever still uses this one.
+    /// Opens the directory again. A lock on the returned file ends when that file is closed,
+    /// even if this value is still in use.
     pub(crate) fn again(&self) -> io::Result<File> {
         open_folder(&self.descriptor, Path::new("."))
     }
 
-    /// What the system knows of the folder itself.
+    /// The metadata of the directory itself.
     pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
         self.descriptor.metadata()
     }
 
-    /// Opens a file in it.
+    /// Opens a file in the directory.
     pub(crate) fn open_file_at(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::CLOEXEC;
         let open = || openat(&self.descriptor, name, flags, FILE_MODE);
@@ -92,14 +93,15 @@ impl Folder {
     }
 }
 
-/// The absolute path of `path`, with as few folders in it as lead there: a relative one that leaves
-/// the working folder by `..` does not need that any more. Links are left as they are, so that one
-/// that is changed leads elsewhere.
+/// Makes `path` absolute with as few directories as possible: a relative path that leaves the
+/// working directory by `..` then does not depend on that directory any more. Symbolic links are
+/// not resolved, so the path follows a link that is changed later.
 fn place(path: &Path) -> io::Result<PathBuf> {
     if path.is_absolute() {
         return std::path::absolute(path);
     }
-    // The system names the working folder without links, so that what is above it is one name less.
+    // The system returns the working directory without symbolic links, so its parent is the path
+    // without the last name.
     let mut place = std::env::current_dir()?;
     let mut is_leaving = true;
     for component in path.components() {
@@ -154,7 +156,7 @@ impl RawFile for File {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         match retry_on_intr(|| fallocate(self, FallocateFlags::empty(), 0, bytes)) {
-            // The file system does not know how.
+            // The file system does not support `fallocate`.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(self, bytes),
             done => Ok(done?),
         }
@@ -228,7 +230,7 @@ impl Files for Folder {
 
     fn room(&self) -> io::Result<Option<u64>> {
         let found = fstatvfs(&self.descriptor)?;
-        // Some network file systems say nothing but zeros.
+        // Some network file systems return only zeros.
         let is_known = found.f_blocks > 0;
         Ok(is_known.then(|| found.f_bavail.saturating_mul(found.f_frsize)))
     }
@@ -255,7 +257,7 @@ impl Nested for Folder {
     }
 
     fn settle(&self) -> io::Result<()> {
-        // By the descriptor: the path may lead here by a link, whose name is not this folder's.
+        // By the descriptor: the path may end in a symbolic link, which is in another parent.
         open_folder(&self.descriptor, Path::new(".."))?.sync_all()
     }
 }

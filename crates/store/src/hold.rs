@@ -1,17 +1,18 @@
-//! That one process has the folder, and that the folder is still what its path names.
+//! Exclusive use of a data directory by one process, and detection of a directory that was
+//! replaced.
 //!
-//! Invariant: while a [`Hold`] lives, no other process takes one of the same folder, whether or not
-//! its `LOCK` is still there; and a [`Hold::look`] that succeeds says that whoever comes by the
-//! path finds this folder's `LOCK`, locked.
+//! Invariant: while a [`Hold`] lives, no other process obtains one for the same directory, even if
+//! the `LOCK` file is deleted. After a successful [`Hold::look`], the path leads to the `LOCK` file
+//! of this directory, which is locked.
 //!
-//! Two things are locked: the file `LOCK`, which earlier releases lock too, and the folder itself,
-//! which can't be taken out of the folder. Some network file systems don't lock folders; there a
-//! second process that finds no `LOCK` gets in, and the first one notices. It looks for `LOCK` and
-//! for the folder, by their paths: they are not found where the folder, or one above it, was moved,
-//! deleted or unmounted, and are others where another folder or another `LOCK` has taken the place.
-//! The numbers of device and file tell. On some file systems they change while a file is open; so
-//! where they differ, a random number that is written into our `LOCK` and read back by the path
-//! decides.
+//! Two objects are locked: the file `LOCK`, which earlier releases lock too, and the directory
+//! itself, which cannot be removed from itself. Some network file systems do not lock directories.
+//! There, a second process that finds no `LOCK` can open the directory, and the first process
+//! detects that: it looks up `LOCK` and the directory by their paths. They are missing if the
+//! directory or one of its parents was moved, deleted or unmounted, and are different if another
+//! directory or another `LOCK` has replaced them. Device and inode numbers identify them. Some file
+//! systems change these numbers while a file is open; so if they differ, a nonce decides: the
+//! process writes it to its own `LOCK` and reads it back by the path.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -28,20 +29,20 @@ use super::StoreError;
 use super::files::{FileId, Files};
 use super::folder::Folder;
 
-/// The file that is locked.
+/// The name of the lock file.
 pub(super) const LOCK: &str = "LOCK";
 
-/// How old the last look may be where nothing is committed.
+/// Maximum age of the last check while nothing is committed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How old a look may be for the next append to rely on it: no other process starts, opens the
-/// folder and has something acknowledged in so short a time.
+/// Maximum age of a check that the next append may rely on. Within this time, no other process can
+/// start, open the directory and acknowledge data.
 const FRESH_MAX: Duration = Duration::from_millis(10);
 
-/// Bytes of the random number that `LOCK` holds once it had to prove itself.
+/// Size of the nonce, in bytes. `LOCK` contains one after a check that the numbers did not decide.
 const NONCE_BYTES: usize = 16;
 
-/// What the path named when it was looked at last.
+/// The result of the last check.
 #[derive(Debug)]
 struct Looked {
     lock: FileId,
@@ -49,24 +50,24 @@ struct Looked {
     at: Instant,
 }
 
-/// See the module.
+/// The lock of one process on a data directory.
 #[derive(Debug)]
 pub(super) struct Hold {
     lock: File,
-    /// None where the file system does not lock folders.
+    /// `None` if the file system does not lock directories.
     _folder: Option<File>,
-    /// Where the folder and its `LOCK` must be found.
+    /// The paths at which the directory and its `LOCK` must be found.
     path: PathBuf,
     lock_path: PathBuf,
     looked: Mutex<Looked>,
 }
 
 impl Hold {
-    /// Takes the folder for this process.
+    /// Locks the directory for this process.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another one has it, [`StoreError::Displaced`] when the path names
-    /// another folder already, and [`StoreError::Io`].
+    /// [`StoreError::InUse`] when another process has it, [`StoreError::Displaced`] when the path
+    /// already refers to another directory, and [`StoreError::Io`].
     pub(super) fn take(folder: &Folder) -> Result<Self, StoreError> {
         let path = folder.folder().to_owned();
         let lock_path = path.join(LOCK);
@@ -75,8 +76,8 @@ impl Hold {
         let lock = lock.map_err(failed("open", &lock_path))?;
         locked(lock.try_lock(), &path, &lock_path)?;
         let itself = lock_itself(folder, File::try_lock)?;
-        let of_lock = lock.metadata().map_err(failed("look at", &lock_path))?;
-        let of_folder = folder.metadata().map_err(failed("look at", &path))?;
+        let of_lock = lock.metadata().map_err(failed("check", &lock_path))?;
+        let of_folder = folder.metadata().map_err(failed("check", &path))?;
         let hold = Self {
             lock,
             _folder: itself,
@@ -92,11 +93,11 @@ impl Hold {
         Ok(hold)
     }
 
-    /// Looks whether the path still leads here: to `LOCK`, and to the folder itself. It costs about
-    /// a microsecond where the system has the path in memory.
+    /// Checks that the paths still lead to this `LOCK` and to this directory. It takes about a
+    /// microsecond if the system has the paths in its cache.
     ///
     /// # Errors
-    /// [`StoreError::Displaced`] when it does not.
+    /// [`StoreError::Displaced`] when they do not.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         let mut looked = self.looked.lock();
         self.look_at(&self.lock_path, &mut looked.lock)?;
@@ -105,19 +106,20 @@ impl Hold {
         Ok(())
     }
 
-    /// The same, where something is held.
+    /// Does the same as [`look`](Self::look) if the hold still lives.
     pub(super) fn look_if_held(hold: &Weak<Self>) -> Result<(), StoreError> {
         hold.upgrade().map_or(Ok(()), |hold| hold.look())
     }
 
-    /// The same, if the last look is older than [`FRESH_MAX`].
+    /// Does the same as [`look`](Self::look) if the hold still lives and its last check is older
+    /// than [`FRESH_MAX`].
     pub(super) fn look_if_stale(hold: &Weak<Self>) -> Result<(), StoreError> {
         hold.upgrade()
             .filter(|hold| hold.looked.lock().at.elapsed() >= FRESH_MAX)
             .map_or(Ok(()), |hold| hold.look())
     }
 
-    /// Whether nobody has looked for as long as [`LOOK_INTERVAL`].
+    /// Whether the last check is at least [`LOOK_INTERVAL`] old.
     pub(super) fn is_look_due(&self) -> bool {
         self.looked.lock().at.elapsed() >= LOOK_INTERVAL
     }
@@ -131,27 +133,29 @@ impl Hold {
         Ok(())
     }
 
-    /// Something else was found than before: says what it is from now on, if only its number has
-    /// changed.
+    /// Handles a path that is missing or has another identity than before. Returns the new identity
+    /// if only the numbers have changed.
     #[cold]
     fn prove(&self, found: io::Result<fs::Metadata>) -> Result<FileId, StoreError> {
         let proven = found.and_then(|found| Ok((FileId::of(&found), self.shows_nonce()?)));
         let what = match proven {
             Ok((id, true)) => return Ok(id),
-            Ok((_, false)) => "another folder, or another LOCK, has taken its place".to_owned(),
+            Ok((_, false)) => "another directory, or another LOCK file, has replaced it".to_owned(),
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                    "the folder, one above it, or its LOCK was moved or deleted".to_owned()
+                    "the directory, one of its parents, or its LOCK file was moved or deleted"
+                        .to_owned()
                 }
-                _ => format!("it could not be found any more ({error})"),
+                _ => format!("the directory could not be checked ({error})"),
             },
         };
         let path = self.path.clone();
         Err(StoreError::Displaced { path, what })
     }
 
-    /// Whether the path leads to a file that shows what is written into ours, and that has no other
-    /// name: a copy does not show it, and a folder of links to our files is not ours.
+    /// Whether the path leads to a file that contains the nonce written to our `LOCK` and has only
+    /// one name. A copy does not contain the nonce; the link count detects a directory of hard
+    /// links to our files.
     fn shows_nonce(&self) -> io::Result<bool> {
         let found = fs::metadata(&self.lock_path)?;
         if !found.is_file() || found.nlink() != 1 {
@@ -170,7 +174,7 @@ impl Hold {
     }
 }
 
-/// Keeps a [`Hold`] of the folder away, as far as one who may only read can.
+/// Prevents a [`Hold`] of the directory while it lives, as far as that is possible without writing.
 #[derive(Debug)]
 pub(super) struct SharedHold {
     _lock: Option<File>,
@@ -178,12 +182,12 @@ pub(super) struct SharedHold {
 }
 
 impl SharedHold {
-    /// Takes the folder for as many as only read it. It makes and writes nothing, and does without
-    /// what is not there (a copy may have no `LOCK`), what it may not read, and what can't be
-    /// locked.
+    /// Locks the directory for reading, shared with other readers. It creates and writes nothing.
+    /// It ignores a missing `LOCK` (a copy may have none), missing permission to read it, and a
+    /// file system without locks.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when a process has the folder, and [`StoreError::Io`].
+    /// [`StoreError::InUse`] when a process has the directory, and [`StoreError::Io`].
     pub(super) fn take(folder: &Folder) -> Result<Self, StoreError> {
         let path = folder.folder();
         let lock_path = path.join(LOCK);
@@ -204,7 +208,7 @@ impl SharedHold {
     }
 }
 
-/// Locks the folder itself; none where that can't be done.
+/// Locks the directory itself; `None` if the file system does not support that.
 fn lock_itself(
     folder: &Folder,
     lock: fn(&File) -> Result<(), TryLockError>,
@@ -217,7 +221,7 @@ fn lock_itself(
     }
 }
 
-/// What a file system says that does not lock this.
+/// Whether the error means that the file system does not support this lock.
 fn is_not_lockable(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(

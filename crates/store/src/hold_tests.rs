@@ -1,6 +1,6 @@
-//! What a hold keeps out, and what it notices.
+//! Tests of the lock: which processes it excludes, and which replacements it detects.
 //!
-//! Invariant: a hold never takes another folder for its own, and never its own for another.
+//! Invariant: a hold never accepts another directory as its own, and never rejects its own.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn take(path: &Path) -> Hold {
     Hold::take(&open(path)).expect("free")
 }
 
-/// As on a file system that does not lock folders.
+/// Makes a hold as on a file system that does not lock directories.
 fn take_lock_only(path: &Path) -> Hold {
     let mut hold = take(path);
     hold._folder = None;
@@ -33,7 +33,7 @@ fn assert_displaced(hold: &Hold, what: &str) {
     }
 }
 
-/// A folder `data`, in one that goes with the test.
+/// Creates a directory `data` in a temporary one, which is deleted at the end of the test.
 fn folder() -> (tempfile::TempDir, PathBuf) {
     let parent = tempfile::tempdir().expect("a folder");
     let path = parent.path().join("data");
@@ -78,7 +78,7 @@ fn where_folders_are_not_locked_the_first_process_notices() {
     fs::remove_file(path.join(LOCK)).expect("removed");
     assert_displaced(&first, "moved or deleted");
     let second = take_lock_only(&path);
-    assert_displaced(&first, "has taken its place");
+    assert_displaced(&first, "has replaced it");
     second.look().expect("it has the folder");
 }
 
@@ -105,7 +105,7 @@ fn a_copy_in_its_place_is_another_folder() {
     fs::rename(&path, parent.path().join("moved")).expect("moved");
     assert_displaced(&hold, "moved or deleted");
     fs::rename(&copied, &path).expect("moved");
-    assert_displaced(&hold, "has taken its place");
+    assert_displaced(&hold, "has replaced it");
     fs::rename(&path, &copied).expect("moved");
     fs::rename(parent.path().join("moved"), &path).expect("moved");
     hold.look().expect("it is back");
@@ -122,7 +122,7 @@ fn a_folder_of_links_to_its_files_is_another_folder() {
     hold.look().expect("the links are elsewhere");
     fs::rename(&path, parent.path().join("moved")).expect("moved");
     fs::rename(&linked, &path).expect("moved");
-    assert_displaced(&hold, "has taken its place");
+    assert_displaced(&hold, "has replaced it");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The store: what a counter remembers. Keys, counts and position, changed together or not at all.
+//! The contract of a counter's store: it keeps keys, counts and position, and changes them
+//! atomically.
 //!
-//! Invariant: what readers see (the [`Cut`]) is always the state of some commit, whole; what a
-//! reopened store holds is the last commit that returned, or a later one that was being made, never
-//! a part of one.
+//! Invariant: readers always see the complete state of one commit (the [`Cut`]). A reopened store
+//! holds the last commit that returned, or a later one that was in progress, never a part of one.
 //!
-//! The contract of [`Store`] is checked by one suite, `tests/store`, against every implementation.
+//! One test suite, `tests/store`, checks the contract of [`Store`] against every implementation.
 
 mod bytes;
 mod cut;
@@ -34,14 +34,13 @@ use headcount_model::{
 /// Bytes in a [`Key`].
 pub const KEY_BYTES: usize = 16;
 
-/// What the seen-set stores of an item: its tenant's number (4 bytes, big-endian, so that a
-/// tenant's keys lie together when sorted) and its hash (12 bytes).
+/// A key of the seen-set, one per item: the tenant's number (4 bytes, big-endian, so that a
+/// tenant's keys are adjacent when sorted) followed by the item's hash (12 bytes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub [u8; KEY_BYTES]);
 
 impl Ord for Key {
-    /// The order of the bytes, compared as one number, which takes two instructions instead of a
-    /// call.
+    /// Compares the bytes as one big-endian number, which takes two instructions instead of a call.
     fn cmp(&self, other: &Self) -> Ordering {
         u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
     }
@@ -54,7 +53,7 @@ impl PartialOrd for Key {
 }
 
 impl Key {
-    /// The key of one tenant's item.
+    /// Makes the key of one item of a tenant.
     #[must_use]
     pub fn new(tenant: TenantNumber, hash: &ItemHash) -> Self {
         let mut bytes = [0; KEY_BYTES];
@@ -79,47 +78,48 @@ impl Key {
     }
 }
 
-/// What a store takes up.
+/// Disk space and memory that a store uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Bytes of its files.
+    /// Size of the store's files, in bytes.
     pub disk_bytes: u64,
-    /// Bytes of memory that grow with what it holds (tables, filters, indexes; the dictionary not
-    /// included).
+    /// Memory that grows with the number of keys, in bytes (memtables, filters, indexes; without
+    /// the dictionary).
     pub memory_bytes: u64,
-    /// Sorted runs, or the like.
+    /// Number of sorted runs; 0 for a store without runs.
     pub runs: u64,
 }
 
-/// A counter's store. One task owns it; any number of [`StoreReader`]s look at its last commit.
+/// A counter's store. One task owns it; any number of [`StoreReader`]s read its last commit.
 ///
 /// Contract:
-/// - [`insert`](Self::insert) and [`record`](Self::record) stage changes. The writer sees what it
-///   staged (an id staged twice is new once); readers don't, until [`commit`](Self::commit)
-///   returns.
-/// - `commit` makes everything staged durable, against the machine's crash too, and visible,
-///   atomically. A commit with nothing staged is free.
-/// - A tenant's count in a partition is the number of its keys there, always.
-/// - Another store's snapshot enters by a unite: [`begin_unite`](Self::begin_unite), any number of
-///   [`unite`](Self::unite), [`finish_unite`](Self::finish_unite). Inserts, records and commits go
-///   on between these calls, and nobody (readers, `insert`, `judge`) sees anything of the unite
-///   before its finish. Its keys, their counts and its position become durable and visible in one
-///   atomic step: a crash leaves all of it or nothing. A key that came both ways counts once. A
-///   unite that was not finished goes with the store.
-/// - The generation is beside all that: [`set_generation`](Self::set_generation) is no part of a
-///   commit, and no snapshot has it. It stands for this one store, and goes where its files go.
-/// - After an error the store is poisoned (see [`StoreError`]), unless that is
-///   [`StoreError::Full`]: then what was staged, or set aside by a unite, is forgotten as if it had
-///   never come, and the store goes on.
+/// - [`insert`](Self::insert) and [`record`](Self::record) add to the write batch. The writer sees
+///   its staged changes (an id that is staged twice is new once); readers see them only after
+///   [`commit`](Self::commit) returns.
+/// - `commit` makes the write batch durable and visible atomically. It survives a crash of the
+///   machine. A commit of an empty write batch costs nothing.
+/// - A tenant's count in a partition always equals the number of its keys in that partition.
+/// - A snapshot of another store is ingested by [`begin_unite`](Self::begin_unite), any number of
+///   [`unite`](Self::unite), and [`finish_unite`](Self::finish_unite). Inserts, records and commits
+///   may happen between these calls. Neither readers nor `insert` nor `judge` see the ingested
+///   state before it is finished. Its keys, counts and position become durable and visible in one
+///   atomic step: after a crash, the store has all of them or none. A key that is both inserted and
+///   ingested counts once. An unfinished ingest is lost when the store is closed or dropped.
+/// - The generation is independent of commits: [`set_generation`](Self::set_generation) is not part
+///   of a commit, and snapshots do not contain the generation. It identifies this one store and is
+///   kept with the store's files.
+/// - After an error the store is poisoned (see [`StoreError`]). The exception is
+///   [`StoreError::Full`]: it discards the write batch or the unfinished ingest, and the store
+///   stays usable.
 pub trait Store: Send + 'static {
-    /// The readers' handle.
+    /// The handle that readers use.
     type Reader: StoreReader;
 
-    /// Adds those of `hashes` that are absent for `tenant`; returns how many were. All of them must
-    /// belong to `partition`. Repetitions within `hashes` count once.
+    /// Inserts the `hashes` that `tenant` does not have yet and returns their number. All `hashes`
+    /// must belong to `partition`. Duplicates within `hashes` count once.
     ///
     /// # Errors
-    /// When the seen-set can't be read, or the store is poisoned.
+    /// When the seen-set cannot be read, or when the store is poisoned.
     fn insert(
         &mut self,
         partition: Partition,
@@ -127,11 +127,12 @@ pub trait Store: Send + 'static {
         hashes: &[ItemHash],
     ) -> Result<u64, StoreError>;
 
-    /// Adds those of `items` that are absent, as [`insert`](Self::insert) does for one tenant after
-    /// the other; returns how many were. A store may be faster at many at once.
+    /// Inserts the `items` that are absent and returns their number. Equivalent to one
+    /// [`insert`](Self::insert) per tenant, in order; an implementation may be faster for many
+    /// tenants.
     ///
     /// # Errors
-    /// As those of `insert`.
+    /// The same as those of `insert`.
     fn insert_all(
         &mut self,
         partition: Partition,
@@ -144,11 +145,11 @@ pub trait Store: Send + 'static {
         Ok(added)
     }
 
-    /// As [`insert_all`](Self::insert_all), and marks each item that was absent by its place among
-    /// all `items`; of the repetitions of an item one.
+    /// Does the same as [`insert_all`](Self::insert_all), and marks each item that was absent by
+    /// its index among all `items`. Of duplicates, exactly one is marked.
     ///
     /// # Errors
-    /// As those of `insert`.
+    /// The same as those of `insert`.
     fn insert_all_marking(
         &mut self,
         partition: Partition,
@@ -169,107 +170,114 @@ pub trait Store: Send + 'static {
         Ok(added)
     }
 
-    /// What the position, staged records included, says of a batch.
+    /// Checks a batch against the position, including staged records.
     fn judge(&self, id: BatchId, checksum: u32) -> Verdict;
 
-    /// Records that a batch is applied.
+    /// Records a batch as applied.
     fn record(&mut self, id: BatchId, checksum: u32);
 
-    /// Says whether this store has everything that it should have.
+    /// Sets whether this store is complete: whether it has everything that it should have.
     fn set_complete(&mut self, complete: bool);
 
-    /// Makes everything staged durable and visible.
+    /// Makes the write batch durable and visible.
     ///
     /// # Errors
-    /// [`StoreError::Full`] when there is no room for it: everything staged is forgotten, the
-    /// writer sees what readers see, and neither a crash nor anything else brings it back. When a
-    /// write or flush failed; what is on disk is then unknown until the store is opened again.
+    /// [`StoreError::Full`] when there is no room for the write batch: it is discarded, the writer
+    /// sees the same state as readers, and the discarded changes do not reappear, not even after a
+    /// crash. Any other error when a write or flush failed; the state on disk is then unknown until
+    /// the store is opened again.
     fn commit(&mut self) -> Result<(), StoreError>;
 
-    /// Begins to take another store's keys in; a unite that is open already is abandoned.
+    /// Begins to ingest a snapshot of another store. An ingest that is already open is abandoned.
     ///
     /// # Errors
     /// When the store is poisoned.
     fn begin_unite(&mut self) -> Result<(), StoreError>;
 
-    /// Sets keys of `tenant` aside for the finish, of any partitions, in bounded memory beyond the
-    /// names of tenants. They may come in any order, repeatedly, and be in the store already.
+    /// Adds keys of `tenant`, of any partitions, to the open ingest. Memory use is bounded, except
+    /// for the names of tenants. Keys may come in any order, repeatedly, and may already be in the
+    /// store.
     ///
     /// # Errors
-    /// [`StoreError::NoUnite`]; when they can't be written, or the seen-set can't be read.
+    /// [`StoreError::NoUnite`] when no ingest is open; other errors when the keys cannot be written
+    /// or the seen-set cannot be read.
     fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError>;
 
-    /// Commits what is staged, as [`commit`](Self::commit) does; then makes what was set aside
-    /// durable and visible, together with the union of the store's position and `position`. With
-    /// `complete` the store is complete from the same moment; without, it stays what it was. It
-    /// takes time in proportion to the keys that were set aside and absent; readers go on
-    /// meanwhile.
+    /// Commits the write batch, as [`commit`](Self::commit) does. Then makes the ingested keys
+    /// durable and visible, together with the union of the store's position and `position`. If
+    /// `complete` is true, the store becomes complete in the same step; otherwise its completeness
+    /// does not change. The call takes time in proportion to the number of ingested keys that were
+    /// absent. Readers are not blocked meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::NoUnite`]; when a write or flush failed, or the seen-set can't be read.
+    /// [`StoreError::NoUnite`] when no ingest is open; other errors when a write or flush failed or
+    /// the seen-set cannot be read.
     fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError>;
 
-    /// Forgets what was set aside, if anything was.
+    /// Discards the open ingest, if there is one.
     fn abandon_unite(&mut self);
 
-    /// Remembers a generation in place of the one before: durable, against the machine's crash too,
-    /// and visible to readers when it returns. What is staged stays staged.
+    /// Stores a generation in place of the previous one. When the call returns, the generation is
+    /// visible to readers and survives a crash of the machine. The write batch does not change.
     ///
     /// # Errors
-    /// [`StoreError::Full`]: the one before is remembered. When a write or flush failed; which of
-    /// the two is remembered is then unknown until the store is opened again.
+    /// [`StoreError::Full`]: the store keeps the previous generation. Any other error when a write
+    /// or flush failed; until the store is opened again, it is unknown which of the two generations
+    /// it holds.
     fn set_generation(&mut self, kept: KeptGeneration) -> Result<(), StoreError>;
 
-    /// Says whether the store still works: what failed in the background, or under a reader, shows
-    /// here at once and not only at the next commit.
+    /// Checks whether the store is usable. A failure in the background or in a reader is reported
+    /// here immediately, not only at the next commit.
     ///
     /// # Errors
     /// The cause of the failure, once; [`StoreError::Poisoned`] after that.
     fn check(&self) -> Result<(), StoreError>;
 
-    /// Why nothing is committed now: there is no room on the disk. None as soon as there is; the
-    /// store looks by itself.
+    /// The reason why commits are refused while there is no room on the disk. `None` as soon as
+    /// there is room; the store checks this without a call.
     fn full(&self) -> Option<String> {
         None
     }
 
-    /// A handle for readers.
+    /// Makes a handle for readers.
     fn reader(&self) -> Self::Reader;
 
-    /// Closes the store cleanly, so that the next opening has nothing to recover. Staged changes
-    /// that were not committed are dropped. Dropping a store instead is like a crash: nothing
-    /// committed is lost.
+    /// Closes the store cleanly, so that the next open has nothing to recover. Staged changes that
+    /// were not committed are discarded. Dropping a store without `close` is equivalent to a crash:
+    /// no commit is lost.
     ///
     /// # Errors
-    /// When the last writes failed; a reopened store recovers.
+    /// When the last writes failed; opening the store again recovers it.
     fn close(self) -> Result<(), StoreError>;
 }
 
-/// All keys of one commit, ascending; an error ends the stream.
+/// All keys of one commit, in ascending order. An error ends the iterator.
 pub type Keys = Box<dyn Iterator<Item = Result<Key, StoreError>> + Send>;
 
-/// One consistent cut with its keys, while the store goes on.
+/// A consistent copy of one committed state with its keys. The store can be changed while it is
+/// read.
 pub struct Snapshot {
     /// Counts, dictionary and position.
     pub cut: Cut,
-    /// Exactly the keys that those counts count, ascending, each once.
+    /// The keys that the counts of `cut` include: exactly these, ascending, without duplicates.
     pub keys: Keys,
 }
 
-/// Whether one item is in one commit: what memory says, or what is still to be read.
+/// The result of [`StoreReader::look_up`]: whether one item is in one commit, or the disk read that
+/// decides it.
 pub enum LookUp {
-    /// It is known.
+    /// Memory was sufficient to decide.
     Known(bool),
-    /// It is to be read from disk, of the commit that the look-up was begun in.
+    /// Reads the disk, in the state of the commit in which the look-up was begun.
     OnDisk(Box<dyn FnOnce() -> Result<bool, StoreError> + Send>),
 }
 
 impl LookUp {
-    /// Whether the item is in the commit in which the look-up was begun, whatever was committed
-    /// since. May read from disk.
+    /// Returns whether the item is in the commit in which the look-up was begun, independent of
+    /// later commits. May read from disk.
     ///
     /// # Errors
-    /// When the seen-set can't be read.
+    /// When the seen-set cannot be read.
     pub fn finish(self) -> Result<bool, StoreError> {
         match self {
             Self::Known(is_in) => Ok(is_in),
@@ -278,16 +286,15 @@ impl LookUp {
     }
 }
 
-/// A view of a store's last commit; cheap to clone, usable while the store works.
+/// A handle to a store's last commit. It is cheap to clone and can be used while the store changes.
 pub trait StoreReader: Clone + Send + Sync + 'static {
-    /// The last commit's counts, dictionary and position. Hold it briefly: a commit waits for it.
-    /// Call nothing else of the reader meanwhile but [`look_up`](Self::look_up): that would wait
-    /// behind the waiting commit, and so for ever.
+    /// Counts, dictionary and position of the last commit. Hold the guard briefly: commits wait for
+    /// it. While it is held, call no other method of the reader than [`look_up`](Self::look_up):
+    /// other methods would wait for the waiting commit, which is a deadlock.
     fn cut(&self) -> RwLockReadGuard<'_, Cut>;
 
-    /// Begins to look an item up in the commit whose `cut`, one that this reader gave, is held: it
-    /// reads memory only. What the finished look-up says and what the cut says are of the same
-    /// commit.
+    /// Begins to look up an item in the commit of `cut`, a guard that this reader returned. It
+    /// reads only memory. The result of the finished look-up and `cut` belong to the same commit.
     fn look_up(
         &self,
         cut: &RwLockReadGuard<'_, Cut>,
@@ -295,38 +302,38 @@ pub trait StoreReader: Clone + Send + Sync + 'static {
         hash: &ItemHash,
     ) -> LookUp;
 
-    /// Whether the item is in the last commit. May read from disk.
+    /// Returns whether the item is in the last commit. May read from disk.
     ///
     /// # Errors
-    /// When the seen-set can't be read.
+    /// When the seen-set cannot be read.
     fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
         let look_up = self.look_up(&self.cut(), tenant, hash);
         look_up.finish()
     }
 
-    /// The last commit with all its keys, in bounded memory beyond the dictionary.
+    /// Returns the last commit with all its keys. Memory use is bounded, except for the dictionary.
     ///
     /// # Errors
-    /// When the seen-set can't be read.
+    /// When the seen-set cannot be read.
     fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
-    /// The generation that was remembered last; none when none ever was. Not while a
-    /// [`cut`](Self::cut) is held.
+    /// The generation that was stored last; `None` if none was ever stored. Must not be called
+    /// while a [`cut`](Self::cut) is held.
     fn generation(&self) -> Option<KeptGeneration>;
 
-    /// What the store takes up now.
+    /// Disk space and memory that the store uses now.
     fn stats(&self) -> StoreStats;
 }
 
-/// What a store must know to be made.
+/// The parameters with which a store is created.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreShape {
-    /// How many partitions the cluster has.
+    /// The number of partitions of the cluster.
     pub partitioning: Partitioning,
 }
 
 impl StoreShape {
-    /// An empty cut of this shape.
+    /// Makes an empty committed state of this shape.
     #[must_use]
     pub fn empty_cut(self) -> Cut {
         Cut::new(self.partitioning, Position::default())

@@ -1,7 +1,8 @@
-//! A store in memory: the contract's simplest reading, for tests and as the ceiling in benches.
+//! A store in memory: the simplest implementation of the contract, for tests and as the upper bound
+//! in benchmarks.
 //!
-//! Invariant: it keeps the whole contract but durability: what is committed is lost with the
-//! process.
+//! Invariant: it implements the whole contract except durability: when the process ends, all
+//! commits are lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,9 +27,9 @@ pub struct MemoryStore {
     staged: Staged,
     staged_keys: HashSet<Key>,
     position: Position,
-    /// What an open unite has set aside.
+    /// The keys of the open ingest.
     aside: Option<BTreeMap<TenantName, BTreeSet<ItemHash>>>,
-    /// Whether commits find no room.
+    /// Whether commits fail with [`StoreError::Full`].
     is_full: Arc<AtomicBool>,
 }
 
@@ -39,14 +40,14 @@ pub struct MemoryReader {
 }
 
 struct Shared {
-    // Locked in this order where both are needed, the cut first: who holds it may look keys up.
+    // If both locks are needed, `cut` is locked first: a reader that holds it may look up keys.
     cut: RwLock<Cut>,
     keys: RwLock<HashSet<Key>>,
     generation: Mutex<Option<KeptGeneration>>,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Makes an empty store.
     #[must_use]
     pub fn new(shape: StoreShape) -> Self {
         Self {
@@ -63,7 +64,7 @@ impl MemoryStore {
         }
     }
 
-    /// Commits find no room as long as this is set.
+    /// A flag that makes commits fail with [`StoreError::Full`] while it is set.
     #[must_use]
     pub fn fullness(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_full)

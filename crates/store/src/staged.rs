@@ -1,7 +1,8 @@
-//! What a store has taken in since its last commit, apart from the keys themselves.
+//! The write batch: the changes that a store has staged since its last commit, except the keys
+//! themselves.
 //!
-//! Invariant: the numbers it gives to new tenants continue the cut's dictionary without a gap, in
-//! order.
+//! Invariant: the numbers of new tenants continue the dictionary of the committed state, in order
+//! and without gaps.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,7 @@ use headcount_model::{BatchId, Partition, TenantName};
 
 use super::{Cut, StoreError, TenantNumber};
 
-/// Changes to a [`Cut`] that the next commit makes: new tenants, added counts, applied batches.
+/// Changes that the next commit makes to a [`Cut`]: new tenants, added counts, applied batches.
 #[derive(Debug, Clone, Default)]
 pub struct Staged {
     tenants: Vec<TenantName>,
@@ -20,17 +21,17 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// The tenant's number: the cut's, or one given here.
+    /// Returns the tenant's number, committed or staged.
     #[must_use]
     pub fn number(&self, cut: &Cut, tenant: &TenantName) -> Option<TenantNumber> {
         cut.number(tenant.as_str())
             .or_else(|| self.numbers.get(tenant).copied())
     }
 
-    /// The tenant's number; a new tenant gets the next one.
+    /// Returns the tenant's number. A new tenant gets the next one.
     ///
     /// # Errors
-    /// [`StoreError::TenantsExhausted`] when there is none left.
+    /// [`StoreError::TenantsExhausted`] when all numbers are taken.
     pub fn number_or_new(
         &mut self,
         cut: &Cut,
@@ -60,35 +61,35 @@ impl Staged {
         self.records.push((id, checksum));
     }
 
-    /// Changes whether the store is complete.
+    /// Sets whether the store is complete.
     pub fn set_complete(&mut self, complete: bool) {
         self.complete = Some(complete);
     }
 
-    /// New tenants, in order of their numbers, which continue the cut's.
+    /// New tenants, in order of their numbers, which continue those of the committed state.
     #[must_use]
     pub fn tenants(&self) -> &[TenantName] {
         &self.tenants
     }
 
-    /// Added counts, in any order; those of one tenant and partition add up.
+    /// Added counts, in any order. Several entries of one tenant and partition add up.
     pub fn added(&self) -> impl Iterator<Item = (TenantNumber, Partition, u64)> {
         self.added.iter().copied()
     }
 
-    /// Applied batches with their checksums, in order of application.
+    /// Applied batches with their checksums, in the order in which they were applied.
     #[must_use]
     pub fn records(&self) -> &[(BatchId, u32)] {
         &self.records
     }
 
-    /// The new completeness, when it changes.
+    /// The new completeness, if it changes.
     #[must_use]
     pub fn complete(&self) -> Option<bool> {
         self.complete
     }
 
-    /// Whether there is nothing to commit.
+    /// Whether the write batch is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tenants.is_empty()
@@ -97,7 +98,7 @@ impl Staged {
             && self.complete.is_none()
     }
 
-    /// Forgets everything, keeping its memory for the next commit.
+    /// Empties the write batch. Its memory is kept for the next one.
     pub fn clear(&mut self) {
         self.tenants.clear();
         self.numbers.clear();

@@ -1,37 +1,37 @@
-//! Recounting: every tenant's count from the stored keys alone, compared with the count that is
-//! answered.
+//! Verification of counts: counts the stored keys of every tenant and compares the result with the
+//! stored count.
 //!
 //! Invariant: it only reads.
 
 use super::{Snapshot, StoreError, StoreReader};
 use headcount_model::TenantName;
 
-/// A tenant whose stored count is not the number of its stored keys.
+/// A tenant with a stored count that is not the number of its stored keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Whose count it is; `None` for keys of a tenant that the dictionary does not know.
+    /// The tenant; `None` for keys of a tenant that the dictionary does not contain.
     pub tenant: Option<TenantName>,
-    /// The count that the store answers, over all partitions.
+    /// The stored count, over all partitions.
     pub stored: u64,
-    /// The number of its keys.
+    /// The number of stored keys.
     pub recounted: u64,
 }
 
-/// What a recount found.
+/// The result of a recount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Tenants recounted.
+    /// Number of tenants recounted.
     pub tenants: u64,
-    /// Keys read.
+    /// Number of keys read.
     pub items: u64,
-    /// Every tenant that differs, by its number.
+    /// All tenants with a difference, in order of their numbers.
     pub differences: Vec<Difference>,
 }
 
 /// Recounts every tenant of the reader's last commit.
 ///
 /// # Errors
-/// When a key can't be read: damage is reported where it is.
+/// When a key cannot be read. For a damaged file, the error has the path and the offset.
 pub fn recount(reader: &impl StoreReader) -> Result<Report, StoreError> {
     let Snapshot { cut, keys } = reader.snapshot()?;
     let partitions = usize::from(cut.partitioning().count());

@@ -1,6 +1,6 @@
 //! The arguments of `headcount bench`.
 //!
-//! Invariant: what is in [`BenchOptions`] is within the limits named here.
+//! Invariant: all values in [`BenchOptions`] are within the limits declared here.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
@@ -8,23 +8,25 @@ use super::BenchOptions;
 use super::plan::Work;
 use crate::cli::client_args::{number_arg, url_arg};
 
-/// Letters of a prefix: with the rest of a name it stays far below what a tenant or an id may have.
+/// Maximum length of a prefix. With the rest of a name, it stays far below the limits on tenants
+/// and ids.
 const PREFIX_CHARS_MAX: usize = 64;
 
-/// Each paragraph is one line, which the terminal's width breaks.
+/// Each paragraph is one line, which clap wraps to the width of the terminal.
 const ABOUT: &str = "\
-Puts a running coordinator under load, measures it, and checks that it counted right.
+Puts load on a running coordinator, measures it, and checks the resulting counts.
 
-Each connection sends its next request once the one before is answered (a closed loop). With --rate requests \
-are due at fixed times instead, however slow the answers are, and latency is counted from when a request was \
-due (an open loop): what a slow answer holds up is not left out.
+Each connection sends its next request once the previous one is answered (a closed loop). With \
+--rate, requests are due at fixed times however slow the answers are, and latency is measured from \
+the time a request was due (an open loop), so that time spent waiting behind a slow answer is \
+included.
 
-Tenants and ids are new for each run, so that afterwards every tenant's count can be compared with the ids that \
-were acknowledged. A request that is refused or gets no answer is, in a closed loop, sent again until it is \
-acknowledged; one that never is is in doubt: its items may count or not. The exit status is 0 only if the counts \
-are right.
+Tenants and ids are new for each run, so that afterwards every tenant's count can be compared with \
+the acknowledged ids. In a closed loop, a request that is refused or not answered is sent again \
+until it is acknowledged; one that never is stays in doubt: its items may or may not count. The \
+exit status is 0 only if the counts are right.
 
-It fills the service with items that nobody can delete: give it a data folder of its own.";
+Items can't be deleted: use a data directory of its own.";
 
 const EXAMPLES: &str = "\
 How many single items a second, and how fast:
@@ -39,7 +41,7 @@ Reads of counts that an earlier run with --prefix demo made:
 /// The declaration of the command.
 pub(in crate::cli) fn command() -> Command {
     Command::new("bench")
-        .about("Put a coordinator under load, measure it, check its counts")
+        .about("Generate load on a coordinator, measure it, check its counts")
         .long_about(ABOUT)
         .after_help(EXAMPLES)
         .args(what_args())
@@ -47,25 +49,25 @@ pub(in crate::cli) fn command() -> Command {
         .args(after_args())
 }
 
-/// What is sent.
+/// Arguments about the requests.
 fn what_args() -> [Arg; 9] {
-    let url = url_arg().help("The coordinator, by plain http:// and past any proxy");
+    let url = url_arg().help("URL of the coordinator: http:// or unix:/path; proxies are not used");
     let work = Arg::new("work")
         .long("work")
         .value_name("WORK")
         .value_parser(["items", "counts"])
         .default_value("items")
-        .help("items posts items, counts reads the counts of tenants");
+        .help("Post items (items) or read the counts of tenants (counts)");
     let prefix = Arg::new("prefix")
         .long("prefix")
         .value_name("TEXT")
         .value_parser(prefix)
-        .help("How tenants' names begin: TEXT-t0, TEXT-t1… [default: another one each run]");
+        .help("Prefix of tenant names: TEXT-t0, TEXT-t1… [default: random]");
     let consistency = Arg::new("consistency")
         .long("consistency")
         .value_name("LEVEL")
         .value_parser(["session", "strong", "eventual"])
-        .help("What the counts read must include, with --work counts");
+        .help("What counts must include; only with --work counts");
     [
         url,
         work,
@@ -75,22 +77,15 @@ fn what_args() -> [Arg; 9] {
             "1",
             1,
             100_000,
-            "Items in one request; one alone is no array",
+            "Items per request (1 sends an object, not an array)",
         ),
-        number_arg(
-            "tenants",
-            "N",
-            "1000",
-            1,
-            10_000_000,
-            "Tenants that the items are spread over",
-        ),
+        number_arg("tenants", "N", "1000", 1, 10_000_000, "Number of tenants"),
         decimal_arg("zipf", "EXPONENT", 0.0, 10.0)
             .default_value("0")
-            .help("How uneven tenants are: the n-th has 1/n^EXPONENT of the first's items"),
+            .help("Skew of tenants: the n-th gets 1/n^EXPONENT as many items as the first"),
         decimal_arg("duplicates", "FRACTION", 0.0, 1.0)
             .default_value("0")
-            .help("Of all items, how many repeat an id posted before"),
+            .help("Fraction of items that repeat an id posted before"),
         prefix,
         consistency,
         number_arg(
@@ -99,35 +94,58 @@ fn what_args() -> [Arg; 9] {
             "1",
             0,
             u64::MAX,
-            "Other draws of tenants and duplicates",
+            "Seed of the random tenants and duplicates",
         ),
     ]
 }
 
-/// How it is sent.
+/// Arguments about the load.
 fn how_args() -> [Arg; 7] {
     [
-        number_arg("connections", "N", "64", 1, 10_000, "Connections, each with one request under way"),
-        number_arg("threads", "N", "1", 1, 64, "Threads that send; one drives about 100,000 requests/s"),
-        decimal_arg("rate", "N", 0.001, 10_000_000.0)
-            .help("Requests a second over all connections, at fixed times [default: as fast as answers come]"),
+        number_arg(
+            "connections",
+            "N",
+            "64",
+            1,
+            10_000,
+            "Number of connections, each with one request in flight",
+        ),
+        number_arg(
+            "threads",
+            "N",
+            "1",
+            1,
+            64,
+            "Number of sender threads; one sends about 100,000 requests/s",
+        ),
+        decimal_arg("rate", "N", 0.001, 10_000_000.0).help(
+            "Requests per second over all connections, at fixed times [default: as fast as \
+             responses arrive]",
+        ),
         decimal_arg("duration-s", "SECONDS", 0.001, 86_400.0)
             .default_value("10")
-            .help("How long to measure"),
+            .help("Duration of the measurement"),
         Arg::new("requests")
             .long("requests")
             .value_name("N")
             .value_parser(value_parser!(u64).range(1..))
             .conflicts_with("duration-s")
-            .help("Measure this many requests, however long they take"),
+            .help("Number of requests to measure, instead of a duration"),
         decimal_arg("warmup-s", "SECONDS", 0.0, 3_600.0)
             .default_value("1")
-            .help("How long to send before that, without measuring"),
-        number_arg("timeout-ms", "MS", "30000", 1, 600_000, "How long to wait for an answer"),
+            .help("Duration of the warm-up before the measurement"),
+        number_arg(
+            "timeout-ms",
+            "MS",
+            "30000",
+            1,
+            600_000,
+            "Timeout of a request",
+        ),
     ]
 }
 
-/// What is done with the results.
+/// Arguments about the results.
 fn after_args() -> [Arg; 3] {
     [
         Arg::new("check")
@@ -135,11 +153,11 @@ fn after_args() -> [Arg; 3] {
             .value_name("BOOL")
             .value_parser(value_parser!(bool))
             .default_value("true")
-            .help("Afterwards, compare the counts of all tenants with what was acknowledged"),
+            .help("Compare the counts of all tenants with the acknowledged ids afterwards"),
         Arg::new("settle")
             .long("settle")
             .action(ArgAction::SetTrue)
-            .help("Afterwards, wait until every counter has committed everything, and tell when"),
+            .help("Wait until every counter has committed everything, and report the time"),
         Arg::new("json")
             .long("json")
             .action(ArgAction::SetTrue)
@@ -170,7 +188,7 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// What the command line asks for.
+/// The options that the arguments describe.
 pub(in crate::cli) fn options(matches: &ArgMatches) -> BenchOptions {
     let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or_default();
     let decimal = |name: &str| matches.get_one::<f64>(name).copied();

@@ -1,7 +1,8 @@
-//! Whether every tenant's count is what the run made it, and when all counters have everything.
+//! Checks the count of every tenant against the results of the run, and waits until all counters
+//! have committed everything.
 //!
-//! Invariant: a count passes only if it is at least what was there before and was acknowledged
-//! since, at most that and what is in doubt, and called exact by the coordinator.
+//! Invariant: a count passes only if the coordinator reports it as exact, it is at least the count
+//! before the run plus the acknowledged new ids, and it exceeds that by at most the ids in doubt.
 
 use std::time::{Duration, Instant};
 
@@ -9,31 +10,32 @@ use super::BenchError;
 use super::tally::Tally;
 use crate::client::{ClientError, CounterItems, CountsRequest, PublicClient, TenantCount};
 
-/// Tenants whose counts are asked for and kept at once.
+/// Number of tenants per request for counts.
 const TENANTS_AT_ONCE: usize = 1_000;
-/// How long a coordinator may take to answer, or to call its counts exact.
+/// Timeout for the coordinator to answer with exact counts.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The wait before the same is asked again.
+/// Delay before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long the counters may take to commit everything.
+/// Timeout for the counters to commit everything.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
-/// How often they are asked; the time told is as precise.
+/// Polling interval of the counters, which is also the precision of the reported time.
 const SETTLE_TICK: Duration = Duration::from_millis(20);
 
-/// What the check found.
+/// Result of the check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Checked {
-    /// Tenants whose counts were compared.
+    /// Number of tenants whose counts were compared.
     pub(super) tenants: u64,
-    /// Of those, the ones with a count that can't be.
+    /// Number of those tenants with an impossible count.
     pub(super) wrong: u64,
-    /// Whether all counts are just what was acknowledged. They may be more by what is in doubt.
+    /// Whether all counts equal the number of acknowledged ids. A correct count may exceed it by
+    /// ids in doubt.
     pub(super) exact: bool,
-    /// The first wrong count, in words.
+    /// Description of the first wrong count.
     pub(super) example: Option<String>,
 }
 
-/// Asks for the counts of `tenants` tenants whose names begin with `prefix`.
+/// Reads the counts of `tenants` tenants with the prefix `prefix`.
 pub(super) async fn counts(
     client: &PublicClient,
     prefix: &str,
@@ -52,7 +54,7 @@ pub(super) async fn counts(
     Ok(found)
 }
 
-/// Asks until the counts are called exact: counters behind a coordinator may need some time.
+/// Reads the counts until they are exact: the counters may need some time to catch up.
 async fn exact_counts(
     client: &PublicClient,
     request: &CountsRequest,
@@ -77,7 +79,8 @@ async fn exact_counts(
     }
 }
 
-/// Compares the counts after a run with those before it; none before means that all were 0.
+/// Compares the counts after a run with those before it. An empty `before` means that all counts
+/// were 0.
 pub(super) fn compare(prefix: &str, before: &[u64], after: &[u64], tally: &Tally) -> Checked {
     let mut checked = Checked {
         exact: true,
@@ -100,7 +103,7 @@ pub(super) fn compare(prefix: &str, before: &[u64], after: &[u64], tally: &Tally
     checked
 }
 
-/// Waits until every counter that answered before the run has `items` more items than then.
+/// Waits until every counter that answered before the run has `items` more items than before it.
 pub(super) async fn settle(
     client: &PublicClient,
     before: &[CounterItems],
@@ -126,7 +129,7 @@ pub(super) async fn settle(
     }
 }
 
-/// The first counter that answered before the run and has not grown by `items` since.
+/// The first counter that answered before the run and has not gained `items` items since.
 fn first_behind<'a>(
     before: &'a [CounterItems],
     now: &[CounterItems],

@@ -1,12 +1,12 @@
-//! Draws: which tenant the n-th id belongs to, and what is repeated.
+//! Random draws: the tenant of the n-th id, and which ids are repeated.
 //!
-//! Invariant: a draw is a function of the seed, the connection and a number alone. So the tenant of
-//! an earlier id is drawn again, not remembered.
+//! Invariant: a draw depends only on the seed, the connection and a number. So the tenant of an
+//! earlier id is drawn again instead of being remembered.
 
-/// The step between the numbers that are mixed, as in SplitMix64.
+/// The increment between the inputs of the mixing function, as in SplitMix64.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Random bits by number, other ones for each seed and stream.
+/// Random bits by number, different for each seed and stream.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Draws {
     state: u64,
@@ -19,42 +19,44 @@ impl Draws {
         }
     }
 
-    /// The bits of number `n`.
+    /// The random bits of number `n`.
     pub(super) fn bits(self, n: u64) -> u64 {
         mix(self.state.wrapping_add(n.wrapping_mul(GOLDEN)))
     }
 }
 
-/// The last step of SplitMix64: each bit of the result depends on all bits of `x`.
+/// The finalizer of SplitMix64: each bit of the result depends on all bits of `x`.
 fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
-/// A number below `bound`, from random bits.
+/// Maps random bits to a number below `bound`.
 pub(super) fn below(bits: u64, bound: u64) -> u64 {
     ((u128::from(bits) * u128::from(bound)) >> 64) as u64
 }
 
-/// Tenants by how often they are drawn.
+/// The distribution of tenants.
 #[derive(Debug)]
 pub(super) struct Tenants {
     count: u32,
-    /// An alias table (Vose 1991): one look-up a draw, however uneven the weights. None is uniform.
+    /// Alias table (Vose 1991): one look-up per draw for any weights. `None` is the uniform
+    /// distribution.
     columns: Option<Box<[Column]>>,
 }
 
-/// One column of the table: it is drawn like all others, and is itself or its alias.
+/// A column of the alias table. All columns are equally likely; a draw selects the column itself or
+/// its alias.
 #[derive(Debug, Clone, Copy)]
 struct Column {
-    /// Of 2³² draws of the column, those that mean itself.
+    /// Number of draws, out of 2³², that select the column itself.
     own: u32,
     alias: u32,
 }
 
 impl Tenants {
-    /// `count` tenants; the one numbered n has the weight (n + 1) to the power of `-zipf`.
+    /// Creates `count` tenants; tenant n has the weight (n + 1) to the power of `-zipf`.
     pub(super) fn new(count: u32, zipf: f64) -> Self {
         let columns = (zipf > 0.0 && count > 1).then(|| {
             let weights = (0..count).map(|n| f64::from(n + 1).powf(-zipf));
@@ -67,7 +69,7 @@ impl Tenants {
         self.count
     }
 
-    /// The tenant that random bits mean.
+    /// The tenant that random bits select.
     pub(super) fn draw(&self, bits: u64) -> u32 {
         let column = ((bits >> 32) * u64::from(self.count)) >> 32;
         match self
@@ -85,7 +87,7 @@ fn alias_table(mut shares: Vec<f64>) -> Box<[Column]> {
     let count = shares.len();
     let scale = count as f64 / shares.iter().sum::<f64>();
     shares.iter_mut().for_each(|share| *share *= scale);
-    // Whatever rounding leaves without an alias is itself.
+    // A column that gets no alias because of rounding always selects itself.
     let mut columns: Vec<Column> = (0..count as u32)
         .map(|alias| Column {
             own: u32::MAX,

@@ -1,7 +1,7 @@
-//! The threads that send: a few, each with a runtime of its own that drives many connections.
+//! The sender threads. Each has its own runtime and drives many connections.
 //!
-//! Invariant: all connections are there before the clock starts, and a run ends only when each of
-//! them has ended.
+//! Invariant: all connections are established before the clock starts, and a run ends only when
+//! every connection has ended.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,42 +24,43 @@ use super::wire::{self, Wire};
 use super::{BenchError, Target};
 use crate::socket::{Detached, SocketPlace};
 
-/// Connections made at once before the run.
+/// Maximum number of connections that are established concurrently before the run.
 const CONNECTING_MAX: usize = 32;
-/// How long one connection may take before the run.
+/// Timeout for establishing a connection before the run.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The shortest wait for the next slot of a schedule: it wakes threads, which costs.
+/// Minimum wait for the next slot of a schedule: each wake-up costs time.
 const TICK_MIN: Duration = Duration::from_micros(100);
-/// The longest wait for the next slot of a schedule, so that a failed run ends.
+/// Maximum wait for the next slot of a schedule, so that a failed run ends soon.
 const TICK_MAX: Duration = Duration::from_millis(100);
 
-/// How to send.
+/// How to send requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Effort {
     pub(super) connections: u32,
     pub(super) threads: u32,
-    /// Requests a second; without it each connection sends as fast as answers come.
+    /// Requests per second. If not given, each connection sends its next request as soon as it has
+    /// a response.
     pub(super) rate: Option<f64>,
     pub(super) timeout: Duration,
     pub(super) window: Window,
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) tally: Tally,
-    /// When the first request was sent.
+    /// Time of the first request.
     pub(super) origin: Instant,
-    /// How long was measured.
+    /// Duration of the measurement.
     pub(super) measured: Duration,
-    /// Requests of the schedule that no connection was free for before the end.
+    /// Number of scheduled requests for which no connection was free before the end.
     pub(super) unsent: u64,
 }
 
 /// Streams with the numbers of their connections.
 type Streams = Vec<(u32, Detached)>;
 
-/// Connects, sends, and adds up.
+/// Connects, sends the requests and adds up the results.
 pub(super) async fn run(
     target: &Target,
     recipe: Recipe,
@@ -67,7 +68,7 @@ pub(super) async fn run(
 ) -> Result<Run, BenchError> {
     let place = resolve(target).await?;
     let streams = connect_all(&place, effort).await?;
-    // It waits for threads, which the runtime's own must not.
+    // `send` joins threads, which would block a thread of the runtime.
     let sending = move || send(&place, streams, Arc::new(recipe), effort);
     tokio::task::spawn_blocking(sending)
         .await
@@ -83,7 +84,7 @@ async fn resolve(target: &Target) -> Result<SocketPlace, BenchError> {
     let found = tokio::net::lookup_host((host, port)).await;
     let found = found.map_err(|error| unknown(error.to_string()))?;
     let places: Vec<SocketPlace> = found.map(SocketPlace::Tcp).collect();
-    // A name may have addresses of which only one is listened on.
+    // A name may have several addresses with a listener on only one of them.
     for place in &places {
         if connect(place).await.is_ok() {
             return Ok(place.clone());
@@ -97,12 +98,12 @@ async fn connect(place: &SocketPlace) -> Result<Detached, BenchError> {
     let failed = |why: String| BenchError::NoAnswer(format!("{place}: {why}"));
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, wire::connect(place)).await;
     let stream = connecting
-        .map_err(|_| failed("connecting takes too long".to_owned()))?
+        .map_err(|_| failed("timeout while connecting".to_owned()))?
         .map_err(|error| failed(error.to_string()))?;
     stream.detach().map_err(|error| failed(error.to_string()))
 }
 
-/// All connections, dealt out to the threads.
+/// Establishes all connections and distributes them to the threads.
 async fn connect_all(place: &SocketPlace, effort: Effort) -> Result<Vec<Streams>, BenchError> {
     let all: Vec<Detached> = stream::iter(0..effort.connections)
         .map(|_| connect(place))
@@ -153,7 +154,7 @@ fn send(
     for thread in threads.into_iter().flatten() {
         match thread.join() {
             Ok(done) => tally.add(&done?)?,
-            Err(_) => return Err(BenchError::Thread("it ended early".to_owned())),
+            Err(_) => return Err(BenchError::Thread("a sender thread panicked".to_owned())),
         }
     }
     if let Some(error) = shared.error.lock().take() {
@@ -171,7 +172,7 @@ fn send(
     })
 }
 
-/// One thread: its connections, until all of them have ended.
+/// Drives the connections of one thread until all of them have ended.
 fn drive(
     place: &SocketPlace,
     streams: Streams,
@@ -198,16 +199,16 @@ fn drive(
         }
         Ok::<(), BenchError>(())
     })?;
-    // Ends when the last lane has.
+    // Ends when the last lane has ended.
     runtime.block_on(lanes);
     let tally = Rc::into_inner(tally).map(RefCell::into_inner);
     tally.ok_or_else(|| BenchError::Thread("a connection did not end".to_owned()))
 }
 
-/// Lets the slots of a schedule go when they are due, until the run is over.
+/// Releases the slots of a schedule when they are due, until the run is over.
 ///
-/// A thread's sleep ends within a tenth of a millisecond; a timer of the runtime would round up to
-/// a whole one.
+/// It uses thread sleep, which is accurate to 0.1 ms; a timer of the runtime would round up to 1
+/// ms.
 fn pace(shared: &Shared, connections: u32) {
     let Some(open) = &shared.open else {
         return;
@@ -227,6 +228,6 @@ fn pace(shared: &Shared, connections: u32) {
             .saturating_sub(shared.origin.elapsed());
         thread::sleep(wait.clamp(TICK_MIN, TICK_MAX));
     }
-    // Whoever waits for a slot finds that there is none.
+    // Wakes the lanes that wait for a slot; they find that none is left and end.
     open.due.add_permits(connections as usize);
 }

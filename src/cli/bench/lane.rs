@@ -1,8 +1,8 @@
-//! One connection's requests, one after the other.
+//! Sends the requests of one connection, one after the other.
 //!
-//! Invariant: every request that was made ends in the tally, as acknowledged or as in doubt. In a
-//! closed loop a request that was not acknowledged is sent again, as it was, until it is or the run
-//! is over.
+//! Invariant: every request ends in the tally, as acknowledged or in doubt. In a closed loop, a
+//! request that was not acknowledged is sent again unchanged until it is acknowledged or the run is
+//! over.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -21,47 +21,47 @@ use super::schedule::{Length, Schedule, Window};
 use super::tally::Tally;
 use super::wire::{Wire, WireError};
 
-/// The status of an answer that was asked for.
+/// Status of a successful response.
 const OK: u16 = 200;
-/// The statuses with which a coordinator asks to try again: too slow, or unavailable.
+/// Statuses that ask for a retry: too slow, or unavailable.
 const TRY_AGAIN: [u16; 2] = [408, 503];
-/// The wait before a request is sent again, if the answer names none.
+/// Delay before a retry if the response names none.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The longest wait before a request is sent again, whatever the answer names.
+/// Maximum delay before a retry, even if the response names a longer one.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long after the end of an open loop a request may still be sent that was due before it:
-/// threads wake late.
+/// Time after the end of an open loop in which a request that was due before the end may still be
+/// sent: threads wake up late.
 const LATE_MAX: Duration = Duration::from_millis(5);
-/// How long one request is sent again before the run fails.
+/// Maximum time to retry one request before the run fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
-/// What all connections share.
+/// State shared by all connections.
 pub(super) struct Shared {
-    /// Times are counted from here.
+    /// Start of the run; times are relative to it.
     pub(super) origin: Instant,
     pub(super) window: Window,
     pub(super) work: Work,
-    /// Without it, the loop is closed.
+    /// The schedule of an open loop; `None` in a closed loop.
     pub(super) open: Option<OpenLoop>,
-    /// Measured requests started, of a run that ends by their number.
+    /// Number of measured requests started, in a run with a fixed number of requests.
     pub(super) started: AtomicU64,
-    /// The run has failed: nobody starts anything.
+    /// Whether the run has failed; no request starts after that.
     pub(super) stop: AtomicBool,
-    /// Why.
+    /// The reason.
     pub(super) error: Mutex<Option<BenchError>>,
 }
 
-/// A schedule, and who may send next.
+/// A schedule, and the slots that connections may take.
 pub(super) struct OpenLoop {
     pub(super) schedule: Schedule,
-    /// Slots that are due and that nobody has taken.
+    /// Slots that are due and not taken.
     pub(super) due: Semaphore,
-    /// Slots taken.
+    /// Number of slots taken.
     pub(super) taken: AtomicU64,
 }
 
 impl Shared {
-    /// Ends the run with an error; the first one stays.
+    /// Ends the run with an error; the first error is kept.
     pub(super) fn fail(&self, error: BenchError) {
         self.error.lock().get_or_insert(error);
         self.stop.store(true, Ordering::Relaxed);
@@ -72,16 +72,16 @@ impl Shared {
     }
 }
 
-/// One connection at work.
+/// A connection that sends requests.
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) plan: Plan,
     pub(super) wire: Wire,
-    /// The results of this thread's lanes.
+    /// The results of all lanes of this thread.
     pub(super) tally: Rc<RefCell<Tally>>,
 }
 
-/// What an answer means.
+/// The meaning of a response.
 enum Meaning {
     Done { exact: bool },
     TryAgain(Duration),
@@ -90,7 +90,8 @@ enum Meaning {
 impl Lane {
     /// Sends requests until the run is over.
     pub(super) async fn run(mut self) {
-        // The time of an answer is that of the next request, which spares a look at the clock.
+        // The time of a response is also the start of the next request, which saves reading the
+        // clock.
         let mut now = self.shared.origin.elapsed();
         while let Some(started) = self.next_start(now).await {
             self.plan.advance();
@@ -104,11 +105,11 @@ impl Lane {
         self.tally.borrow_mut().reconnects += self.wire.reconnects;
     }
 
-    /// When the next request starts, or was due; none once the run is over.
+    /// The time when the next request starts, or was due. `None` once the run is over.
     async fn next_start(&self, now: Duration) -> Option<Duration> {
         let shared = &*self.shared;
         if let Some(open) = &shared.open {
-            // It is never closed.
+            // The semaphore is never closed.
             open.due.acquire().await.ok()?.forget();
             let now = shared.origin.elapsed();
             if shared.is_stopped() || shared.window.is_over(now.saturating_sub(LATE_MAX)) {
@@ -126,8 +127,8 @@ impl Lane {
         (!shared.is_stopped() && !shared.window.is_over(now)).then_some(now)
     }
 
-    /// Sends the request until it is acknowledged, and says whether the answer was exact; none if
-    /// it is not acknowledged in the end.
+    /// Sends the request until it is acknowledged. Returns whether the response was exact, or
+    /// `None` if the request was never acknowledged.
     async fn until_done(&mut self, started: Duration) -> Option<bool> {
         loop {
             let asked = self.wire.ask(self.plan.request()).await;
@@ -135,13 +136,13 @@ impl Lane {
                 Ok(Ok(Meaning::Done { exact })) => return Some(exact),
                 Ok(Ok(Meaning::TryAgain(pause))) => {
                     self.tally.borrow_mut().refused += 1;
-                    self.go_on(started, pause, &"always asked to try again later")
+                    self.go_on(started, pause, &"every response asked for a retry")
                 }
                 Ok(Err(error)) => {
                     self.shared.fail(error);
                     None
                 }
-                // Whatever is there, it will not become a coordinator.
+                // The server is not a coordinator, so a retry can't succeed.
                 Err(WireError::Response(error)) => {
                     self.shared.fail(BenchError::NoAnswer(error.to_string()));
                     None
@@ -152,7 +153,7 @@ impl Lane {
         }
     }
 
-    /// How long to wait before the request is sent again; none if it is not.
+    /// The delay before the request is sent again; `None` if it is not sent again.
     fn go_on(&self, started: Duration, pause: Duration, why: &dyn Display) -> Option<Duration> {
         let shared = &*self.shared;
         let now = shared.origin.elapsed();
@@ -196,7 +197,7 @@ impl Lane {
 }
 
 impl Shared {
-    /// What an answer means; an error if the same request would always be answered so.
+    /// The meaning of a response; an error if a retry would get the same response.
     fn meaning(&self, answer: &super::wire::Answer<'_>) -> Result<Meaning, BenchError> {
         let status = answer.head.status;
         if status == OK {

@@ -1,12 +1,12 @@
-//! `headcount bench`: load for a running coordinator, measured and checked.
+//! `headcount bench`: generates load on a running coordinator, measures it and checks the counts.
 //!
-//! Pure are what the requests are (`plan`, `draw`), when they are due (`schedule`), what answers
-//! say (`response`), what came of them (`tally`) and how it is told (`report`). Around that,
-//! `engine` starts threads, `lane` drives a connection, `wire` moves its bytes; `check` asks for
-//! the counts afterwards.
+//! The pure parts are the requests (`plan`, `draw`), their due times (`schedule`), the parsing of
+//! responses (`response`), the results (`tally`) and the report (`report`). Around them, `engine`
+//! starts threads, `lane` drives a connection, and `wire` sends and receives its bytes; `check`
+//! reads the counts afterwards.
 //!
-//! Invariant: it ends with success only if everything was measured and, unless the check is off, no
-//! tenant has a count other than what was acknowledged and is in doubt allows.
+//! Invariant: it succeeds only if everything was measured and, unless the check is off, the count
+//! of every tenant agrees with the ids that were acknowledged or are in doubt.
 
 mod args;
 mod check;
@@ -39,113 +39,114 @@ use self::target::Target;
 use super::print;
 use crate::client::{ClientError, CounterItems, PublicClient};
 
-/// Random bytes in the name of a run.
+/// Number of random bytes in the name of a run.
 const RUN_BYTES: usize = 5;
 
-/// What load, and how.
+/// What load to generate, and how.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
-    /// The coordinator.
+    /// URL of the coordinator.
     pub url: String,
-    /// What is asked.
+    /// Kind of the requests.
     pub work: Work,
-    /// Connections, each with one request under way.
+    /// Number of connections, each with one request in flight.
     pub connections: u32,
-    /// Threads that send.
+    /// Number of sender threads.
     pub threads: u32,
-    /// Items in one request.
+    /// Items per request.
     pub items_per_request: u64,
-    /// Tenants that the items are spread over.
+    /// Number of tenants.
     pub tenants: u32,
-    /// How uneven they are.
+    /// Zipf exponent of the tenants.
     pub zipf: f64,
-    /// Of all items, the fraction that repeats an id.
+    /// Fraction of items that repeat an id.
     pub duplicates: f64,
-    /// Requests a second; a closed loop if not given.
+    /// Requests per second; a closed loop if not given.
     pub rate: Option<f64>,
-    /// How long to measure, in seconds, unless `requests` says how much.
+    /// Duration of the measurement in seconds, unless `requests` is given.
     pub duration_s: f64,
-    /// How many requests to measure.
+    /// Number of requests to measure.
     pub requests: Option<u64>,
-    /// How long to send before that, in seconds.
+    /// Duration of the warm-up in seconds.
     pub warmup_s: f64,
-    /// How tenants' names begin; random if not given.
+    /// Prefix of tenant names; random if not given.
     pub prefix: Option<String>,
-    /// What reads must include.
+    /// Consistency level of reads.
     pub consistency: Option<String>,
-    /// How long to wait for an answer, in milliseconds.
+    /// Timeout of a request in milliseconds.
     pub timeout_ms: u64,
-    /// Of the draws.
+    /// Seed of the random tenants and duplicates.
     pub seed: u64,
-    /// Whether to compare the counts afterwards.
+    /// Whether to check the counts afterwards.
     pub check: bool,
-    /// Whether to wait for the counters afterwards.
+    /// Whether to wait afterwards until the counters have committed everything.
     pub settle: bool,
     /// Whether to print JSON.
     pub json: bool,
 }
 
-/// Why a run failed.
+/// The reason why a run failed.
 #[derive(Debug, Error)]
 pub enum BenchError {
-    /// The URL can't be used.
+    /// The URL is not supported.
     #[error(
-        "{0:?} is not a URL that bench can send to, such as http://127.0.0.1:3000, or unix:/path of a socket"
+        "{0:?} is not a URL that bench can send to, such as http://127.0.0.1:3000, or unix:/path \
+            of a socket"
     )]
     Url(String),
-    /// An option that means nothing here.
-    #[error("--consistency is for --work counts")]
+    /// An option that does not apply to this kind of request.
+    #[error("--consistency applies only to --work counts")]
     Consistency,
-    /// Nothing answers, or not in time.
+    /// The coordinator does not answer, or not in time.
     #[error("no answer: {0}")]
     NoAnswer(String),
-    /// An answer that is neither success nor a request to try again.
-    #[error("refused with {status}: {detail}")]
+    /// A response that neither succeeds nor asks for a retry.
+    #[error("request rejected with {status}: {detail}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What the answer said.
+        /// The detail in the response.
         detail: String,
     },
-    /// The system gives no thread, or no randomness.
-    #[error("the system can't run it: {0}")]
+    /// The operating system refused to start a thread or to return random bytes.
+    #[error("could not run the load: {0}")]
     Thread(String),
-    /// Latencies can't be noted.
-    #[error("latencies: {0}")]
+    /// Latencies can't be recorded.
+    #[error("could not record latencies: {0}")]
     Latencies(String),
-    /// The counts can't be asked for.
+    /// The request for the counts failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The coordinator does not vouch for its counts.
+    /// The coordinator does not report exact counts.
     #[error("the counts are not exact after {0} s, so they can't be checked")]
     NeverExact(u64),
-    /// A counter does not catch up.
+    /// A counter has not caught up.
     #[error("counter {counter} has not committed everything after {waited_s} s")]
     NotSettled {
         /// The counter.
         counter: String,
-        /// How long it was waited for, in seconds.
+        /// How long the command waited, in seconds.
         waited_s: u64,
     },
     /// The check failed.
     #[error("the counts of {wrong} of {tenants} tenants are wrong: {example}")]
     Wrong {
-        /// Tenants with a count that can't be.
+        /// Number of tenants with an impossible count.
         wrong: u64,
-        /// Tenants in all.
+        /// Number of tenants.
         tenants: u64,
-        /// One of those counts.
+        /// Description of one of these counts.
         example: String,
     },
     /// The result could not be written.
-    #[error("the result was not written")]
+    #[error("could not write the result")]
     Unwritten,
 }
 
-/// Puts a coordinator under load and prints what came of it.
+/// Generates load on a coordinator and prints the results.
 ///
 /// # Errors
-/// When nothing could be measured, or the counts are wrong.
+/// Nothing could be measured, or the counts are wrong.
 pub async fn bench(options: &BenchOptions) -> Result<(), BenchError> {
     if options.consistency.is_some() && options.work == Work::Items {
         return Err(BenchError::Consistency);
@@ -155,7 +156,7 @@ pub async fn bench(options: &BenchOptions) -> Result<(), BenchError> {
     let run_name = run_name()?;
     let prefix = options.prefix.as_deref().unwrap_or(&run_name);
     let checks = options.check && options.work == Work::Items;
-    // Nobody has the tenants of a random prefix yet.
+    // Tenants with a random prefix do not exist yet, so their counts are 0.
     let counts_before = match checks && options.prefix.is_some() {
         true => check::counts(&client, prefix, options.tenants).await?,
         false => Vec::new(),
@@ -215,7 +216,7 @@ fn verdict(checked: Option<Checked>) -> Result<(), BenchError> {
     }
 }
 
-/// A name that no other run has.
+/// A random name for this run.
 fn run_name() -> Result<String, BenchError> {
     let mut bytes = [0_u8; RUN_BYTES];
     getrandom::fill(&mut bytes).map_err(|error| BenchError::Thread(error.to_string()))?;

@@ -1,47 +1,47 @@
-//! The requests of one connection: what is in the next one, and its bytes.
+//! The requests of one connection: the contents of the next request, and its bytes.
 //!
-//! Invariant: a new id is (run, connection, counter), so no two are the same, and its tenant is
-//! drawn from that alone. A duplicate repeats an id of an earlier request of the same connection,
-//! with the same tenant.
+//! Invariant: a new id consists of run, connection and counter, so that no two are equal, and its
+//! tenant is drawn from these alone. A duplicate repeats an id of an earlier request of the same
+//! connection, with the same tenant.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::draw::{Draws, Tenants, below};
 
-/// Digits of `Content-Length`: spaces before a header's value mean nothing, so that it can be
+/// Width of `Content-Length`. HTTP ignores spaces before a header value, so that the value can be
 /// filled in later.
 const LENGTH_DIGITS: usize = 8;
-/// Digits of the greatest number.
+/// Maximum number of digits of a number.
 const NUMBER_DIGITS_MAX: usize = 20;
 
-/// What is asked.
+/// Kind of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Items are posted.
+    /// Post items.
     Items,
-    /// Counts are read.
+    /// Read counts.
     Counts,
 }
 
-/// What all connections have in common.
+/// Settings of all connections.
 #[derive(Debug)]
 pub(super) struct Recipe {
     pub(super) work: Work,
-    /// The header `Host`.
+    /// Value of the `Host` header.
     pub(super) authority: String,
-    /// What stands before `/items` in a path.
+    /// Path before `/items`.
     pub(super) base: String,
-    /// How tenants' names begin.
+    /// Prefix of tenant names.
     pub(super) prefix: String,
-    /// How ids begin; other ones for each run.
+    /// Prefix of ids, different for each run.
     pub(super) run: String,
     pub(super) tenants: Tenants,
     pub(super) seed: u64,
     pub(super) items_per_request: u64,
-    /// Of all items, the fraction that repeats an earlier id.
+    /// Fraction of items that repeat an earlier id.
     pub(super) duplicates: f64,
-    /// The parameter of reads.
+    /// Consistency level of reads.
     pub(super) consistency: Option<String>,
 }
 
@@ -49,28 +49,28 @@ pub(super) struct Recipe {
 #[derive(Debug)]
 pub(super) struct Plan {
     recipe: Arc<Recipe>,
-    /// The tenant of each id, or of each read.
+    /// Draws the tenant of each id or of each read.
     of_tenants: Draws,
-    /// Whether an item is a duplicate, and of which id.
+    /// Draws whether an item is a duplicate, and of which id.
     of_duplicates: Draws,
-    /// Draws of duplicates so far.
+    /// Number of draws for duplicates so far.
     drawn: u64,
-    /// The counters of the last request's new ids.
+    /// Counters of the new ids in the last request.
     new: Range<u64>,
-    /// The last request.
+    /// Bytes of the last request.
     bytes: Vec<u8>,
-    /// Of those, the ones before the body, the same each time.
+    /// Length of the head, which is the same in each request.
     head_bytes: usize,
-    /// What stands before an id's counter.
+    /// Bytes before the counter of an id.
     before_id: Vec<u8>,
-    /// What stands between an id and its tenant's number, or before the number of a read's tenant.
+    /// Bytes between an id and its tenant's number, or before the tenant's number of a read.
     before_tenant: Vec<u8>,
-    /// What stands after that.
+    /// Bytes after the tenant's number.
     after_tenant: Vec<u8>,
 }
 
 impl Plan {
-    /// The plan of the connection numbered `connection`.
+    /// Creates the plan of connection number `connection`.
     pub(super) fn new(recipe: Arc<Recipe>, connection: u32) -> Self {
         let Recipe {
             authority,
@@ -114,7 +114,7 @@ impl Plan {
         }
     }
 
-    /// Makes the next request.
+    /// Builds the next request.
     pub(super) fn advance(&mut self) {
         self.bytes.truncate(self.head_bytes);
         self.new = self.new.end..self.new.end;
@@ -132,7 +132,7 @@ impl Plan {
         &self.bytes
     }
 
-    /// The tenants of the last request's new ids, one for each.
+    /// The tenant of each new id in the last request.
     pub(super) fn new_tenants(&self) -> impl ExactSizeIterator<Item = u32> {
         let new = match self.recipe.work {
             Work::Items => self.new.clone(),
@@ -141,7 +141,7 @@ impl Plan {
         (new.start as usize..new.end as usize).map(|counter| self.tenant(counter as u64))
     }
 
-    /// How many items a request has.
+    /// The number of items per request.
     pub(super) fn items(&self) -> u64 {
         match self.recipe.work {
             Work::Items => self.recipe.items_per_request,
@@ -173,7 +173,8 @@ impl Plan {
         self.bytes[end - digits.text().len()..end].copy_from_slice(digits.text());
     }
 
-    /// The counter of a new id or, as often as was asked for, of an id of an earlier request.
+    /// The counter of a new id or, with the probability `duplicates`, of an id in an earlier
+    /// request.
     fn next_counter(&mut self) -> u64 {
         let earlier = self.new.start;
         if self.recipe.duplicates > 0.0 && earlier > 0 {
@@ -201,7 +202,7 @@ impl Plan {
     }
 }
 
-/// The decimal digits of a number, without the formatter's cost.
+/// The decimal digits of a number, formatted without the cost of `fmt`.
 struct Digits {
     digits: [u8; NUMBER_DIGITS_MAX],
     start: usize,
@@ -253,7 +254,7 @@ mod tests {
         }
     }
 
-    /// The head and the items of a plan's next request.
+    /// The head and the items of the next request of a plan.
     fn next(plan: &mut Plan) -> (String, Vec<(String, String)>) {
         plan.advance();
         let text = std::str::from_utf8(plan.request()).expect("UTF-8");

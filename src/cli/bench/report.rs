@@ -1,16 +1,17 @@
-//! What a run found, as a table or as one JSON object.
+//! The report of a run, as a table or as one JSON object.
 //!
-//! Invariant: fields of the JSON form keep their meaning; another meaning is another `version`.
+//! Invariant: the fields of the JSON object keep their meaning; a change of meaning needs a new
+//! `version`.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::cli::print::grouped;
 
-/// The form of the JSON object.
+/// Version of the JSON object.
 pub(super) const VERSION: u32 = 1;
 
-/// What a run found.
+/// The report of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) version: u32,
@@ -23,32 +24,32 @@ pub(super) struct Report {
     pub(super) tenants: u32,
     pub(super) zipf: f64,
     pub(super) duplicates: f64,
-    /// Requests a second that were asked for; null in a closed loop.
+    /// Requested rate in requests per second; null in a closed loop.
     pub(super) rate: Option<f64>,
-    /// How long was measured.
+    /// Duration of the measurement.
     pub(super) seconds: f64,
-    /// Measured requests that succeeded.
+    /// Number of measured requests that succeeded.
     pub(super) requests: u64,
-    /// Their items.
+    /// Number of their items.
     pub(super) items: u64,
-    /// Of those, the ones with a new id.
+    /// Number of those items with a new id.
     pub(super) distinct: u64,
     pub(super) requests_per_s: f64,
     pub(super) items_per_s: f64,
-    /// Reads that were answered as not exact.
+    /// Number of reads that were not exact.
     pub(super) not_exact: u64,
-    /// Answers of 503 or 408, warm-up included.
+    /// Number of responses with 503 or 408, including warm-up.
     pub(super) refused: u64,
-    /// Requests that were sent and never acknowledged, warm-up included.
+    /// Number of requests that were sent and never acknowledged, including warm-up.
     pub(super) in_doubt: u64,
-    /// Requests of the schedule that were not sent before the end.
+    /// Number of scheduled requests that were not sent before the end.
     pub(super) unsent: u64,
     pub(super) reconnects: u64,
     pub(super) latency_us: Latency,
     pub(super) checked: Option<CheckedReport>,
-    /// From the first request until all counters had everything, warm-up included.
+    /// Time from the first request until all counters had committed everything, including warm-up.
     pub(super) settled_seconds: Option<f64>,
-    /// New ids in that time, warm-up included.
+    /// New ids per second in that time, including warm-up.
     pub(super) settled_items_per_s: Option<f64>,
 }
 
@@ -63,13 +64,13 @@ pub(super) struct Latency {
     max: u64,
 }
 
-/// What the check found.
+/// Result of the check.
 #[derive(Debug, Serialize)]
 pub(super) struct CheckedReport {
     pub(super) tenants: u64,
-    /// Whether all counts are just what was acknowledged.
+    /// Whether all counts equal the number of acknowledged ids.
     pub(super) exact: bool,
-    /// Tenants with a count that can't be.
+    /// Number of tenants with an impossible count.
     pub(super) wrong: u64,
 }
 
@@ -87,7 +88,7 @@ impl From<&Histogram<u64>> for Latency {
     }
 }
 
-/// `count` a second.
+/// `count` per second.
 pub(super) fn per_second(count: u64, seconds: f64) -> f64 {
     match seconds > 0.0 {
         true => tenths(count as f64 / seconds),
@@ -99,20 +100,20 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// Seconds, to the millisecond.
+/// Seconds, rounded down to milliseconds.
 pub(super) fn seconds(time: std::time::Duration) -> f64 {
     time.as_millis() as f64 / 1_000.0
 }
 
 impl Report {
-    /// For programs: one line.
+    /// One line of JSON.
     pub(super) fn json(&self) -> String {
-        // Nothing in it has keys that are not text, which is what could fail.
+        // Serialization fails only for maps with keys that are not strings; the report has none.
         let text = serde_json::to_string(self).unwrap_or_default();
         text + "\n"
     }
 
-    /// For people.
+    /// A table for people.
     pub(super) fn text(&self) -> String {
         let mut text = self.conditions();
         let line = |what: &str, count: u64, rate: f64| {
@@ -132,7 +133,8 @@ impl Report {
         if let (Some(seconds), Some(rate)) = (self.settled_seconds, self.settled_items_per_s) {
             let rate = grouped(rate as u64);
             text += &format!(
-                "\n  All counters had everything after {seconds:.2} s: {rate} new items/s.\n"
+                "\n  All counters had committed everything after {seconds:.2} s: {rate} new \
+                 items/s.\n"
             );
         }
         if let Some(checked) = &self.checked {
@@ -140,7 +142,8 @@ impl Report {
             text += &match (checked.wrong, checked.exact) {
                 (0, true) => format!("\n  The counts of all {tenants} tenants are exact.\n"),
                 (0, false) => format!(
-                    "\n  The counts of all {tenants} tenants have what was acknowledged, and some of what is in doubt.\n"
+                    "\n  The counts of all {tenants} tenants include all acknowledged items and \
+                     some of those in doubt.\n"
                 ),
                 (wrong, _) => format!(
                     "\n  The counts of {} of {tenants} tenants are WRONG.\n",
@@ -154,11 +157,11 @@ impl Report {
     fn conditions(&self) -> String {
         let what = match self.work {
             "items" if self.items_per_request == 1 => "single items".to_owned(),
-            "items" => format!("{} items a request", grouped(self.items_per_request)),
+            "items" => format!("{} items per request", grouped(self.items_per_request)),
             _ => "counts".to_owned(),
         };
         let pace = match self.rate {
-            Some(rate) => format!(", {rate} requests/s asked for"),
+            Some(rate) => format!(", {rate} requests/s requested"),
             None => String::new(),
         };
         format!(
@@ -200,7 +203,7 @@ impl Report {
         format!("\n  latency {names}\n  ms      {values}\n")
     }
 
-    /// What should not be, if it was.
+    /// Counters of unusual events, if there were any.
     fn oddities(&self) -> String {
         let lines: String = [
             ("not exact", self.not_exact),

@@ -1,40 +1,41 @@
-//! Answers, read from bytes as they arrive.
+//! Parses responses from bytes as they arrive.
 //!
-//! Invariant: an answer is whole or not there yet; what can't be read is an error, never a guess.
+//! Invariant: a response is either complete or not available yet. A response that can't be parsed
+//! is an error, never guessed.
 
 use thiserror::Error;
 
-/// Headers of one answer; a coordinator sends about four.
+/// Maximum number of headers; a coordinator sends about four.
 const HEADERS_MAX: usize = 32;
-/// Bytes of one answer. Those of posts and counts have a few hundred.
+/// Maximum size of a response in bytes. Responses to posts and counts have a few hundred.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Why bytes are no answer that can be used here.
+/// The reason why a response can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum ResponseError {
-    #[error("the answer is not HTTP/1.1: {0}")]
+    #[error("the response is not HTTP/1.1: {0}")]
     NotHttp(#[from] httparse::Error),
-    #[error("the answer has no Content-Length (chunked answers are not read)")]
+    #[error("the response has no Content-Length (chunked responses are not supported)")]
     NoLength,
-    #[error("the answer has more than {ANSWER_BYTES_MAX} bytes")]
+    #[error("the response exceeds {ANSWER_BYTES_MAX} bytes")]
     TooLong,
 }
 
-/// What stands before an answer's body.
+/// The head of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: u16,
-    /// The bytes before the body.
+    /// Size of the head in bytes.
     pub(super) head_bytes: usize,
-    /// The bytes of head and body.
+    /// Size of head and body in bytes.
     pub(super) whole_bytes: usize,
-    /// Seconds to wait before trying again.
+    /// Delay before a retry in seconds.
     pub(super) retry_after_s: Option<u64>,
-    /// Whether the connection ends with this answer.
+    /// Whether the server closes the connection after this response.
     pub(super) closes: bool,
 }
 
-/// The head of the answer at the start of `bytes`; none while it is not whole.
+/// Parses the head of the response at the start of `bytes`. `None` if it is incomplete.
 pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, ResponseError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -75,13 +76,13 @@ fn number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-/// Whether a body of counts says that they are exact.
+/// Whether a body with counts says that they are exact.
 pub(super) fn is_exact(body: &[u8]) -> bool {
     const EXACT: &[u8] = b"\"exact\":true";
     body.windows(EXACT.len()).rev().any(|part| part == EXACT)
 }
 
-/// What an answer that is no success says of itself, in one line.
+/// The detail of an unsuccessful response, in one line.
 pub(super) fn detail(body: &[u8]) -> String {
     let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = match problem.get("detail").and_then(|detail| detail.as_str()) {
@@ -96,8 +97,8 @@ pub(super) fn detail(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const ANSWER: &[u8] =
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nContent-Length: 14\r\n\r\n{\"exact\":true}";
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nContent-Length: \
+            14\r\n\r\n{\"exact\":true}";
 
     #[test]
     fn an_answer_is_found_once_its_head_is_whole() {

@@ -1,20 +1,21 @@
-//! When requests are due, and which of them are measured.
+//! The due times of requests, and which requests are measured.
 //!
-//! Invariant: times are since the start of the run. In an open loop the n-th request is due at a
-//! fixed time, however slow the answers before it are, and its latency is counted from then.
+//! Invariant: times are relative to the start of the run. In an open loop the n-th request is due
+//! at a fixed time, however slow the earlier responses are, and its latency is measured from that
+//! time.
 
 use std::time::Duration;
 
-/// How long a run is, and what of it is measured.
+/// The length of a run, and which part of it is measured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    /// Before this nothing is measured.
+    /// Duration of the warm-up, in which nothing is measured.
     pub(super) warmup: Duration,
-    /// What is measured after that.
+    /// Length of the measurement after the warm-up.
     pub(super) length: Length,
 }
 
-/// What is measured.
+/// Length of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Length {
     Time(Duration),
@@ -22,7 +23,7 @@ pub(super) enum Length {
 }
 
 impl Window {
-    /// When no further request starts; none if that depends on how many did.
+    /// The time after which no request starts. `None` if that depends on the number of requests.
     pub(super) fn end(&self) -> Option<Duration> {
         match self.length {
             Length::Time(length) => Some(self.warmup + length),
@@ -30,18 +31,18 @@ impl Window {
         }
     }
 
-    /// Whether a request that starts at `at` is too late.
+    /// Whether it is too late to start a request at `at`.
     pub(super) fn is_over(&self, at: Duration) -> bool {
         self.end().is_some_and(|end| at >= end)
     }
 
-    /// Whether the latency of a request that started, or was due, at `started` is measured.
+    /// Whether to measure the latency of a request that started, or was due, at `started`.
     pub(super) fn is_measured(&self, started: Duration) -> bool {
         started >= self.warmup
     }
 
-    /// Whether a request belongs to the throughput. Of a run of fixed length it is what was
-    /// answered in that time, so that neither end of it is cut short.
+    /// Whether a request counts for the throughput. A run of fixed duration counts every response
+    /// within it, so that neither end of the run lacks requests.
     pub(super) fn is_counted(&self, started: Duration, answered: Duration) -> bool {
         match self.end() {
             Some(end) => answered >= self.warmup && answered <= end,
@@ -49,7 +50,7 @@ impl Window {
         }
     }
 
-    /// How long was measured, if the last answer came at `last`.
+    /// Duration of the measurement if the last response arrived at `last`.
     pub(super) fn measured(&self, last: Duration) -> Duration {
         match self.length {
             Length::Time(length) => length,
@@ -58,18 +59,18 @@ impl Window {
     }
 }
 
-/// An open loop's fixed times.
+/// The due times of an open loop.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schedule {
     rate: f64,
-    /// How many requests there are, warm-up included.
+    /// Number of requests, including warm-up.
     pub(super) slots: u64,
 }
 
 impl Schedule {
-    /// `rate` requests a second over `window`.
+    /// Schedules `rate` requests per second over `window`.
     pub(super) fn new(rate: f64, window: &Window) -> Self {
-        // A slot that is due at the very end does not belong to it, however its time was rounded.
+        // Excludes a slot that is due exactly at the end, regardless of rounding.
         let within = |time: Duration| (rate * time.as_secs_f64() - 1e-6).ceil() as u64;
         let slots = match window.length {
             Length::Time(length) => within(window.warmup + length),
@@ -78,15 +79,15 @@ impl Schedule {
         Self { rate, slots }
     }
 
-    /// When the slot numbered `slot` is due.
+    /// The time when slot number `slot` is due.
     pub(super) fn due(&self, slot: u64) -> Duration {
         Duration::from_secs_f64(slot as f64 / self.rate)
     }
 
-    /// How many slots are due by `at`.
+    /// The number of slots that are due by `at`.
     pub(super) fn due_by(&self, at: Duration) -> u64 {
         let mut slots = (at.as_secs_f64() * self.rate) as u64;
-        // Once, or twice where rounding left a slot on the wrong side of its time.
+        // Runs once, or twice if rounding put a slot on the wrong side of its due time.
         while slots < self.slots && self.due(slots) <= at {
             slots += 1;
         }

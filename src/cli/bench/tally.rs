@@ -1,7 +1,7 @@
-//! What came of the requests: numbers, latencies, and what each tenant's count must be.
+//! Results of the requests: numbers, latencies, and the expected count of each tenant.
 //!
-//! Invariant: a new id is in `acked` or in `doubtful` of its tenant, once, as soon as its request
-//! has ended. So `acked` ≤ count − count before ≤ `acked` + `doubtful`.
+//! Invariant: when a request has ended, each of its new ids is counted once, in `acked` or in
+//! `doubtful` of its tenant. So `acked` ≤ count − count before ≤ `acked` + `doubtful`.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use hdrhistogram::Histogram;
 
 use super::BenchError;
 
-/// Latencies are told apart by a thousandth of their size.
+/// Significant digits of latencies.
 const LATENCY_DIGITS: u8 = 3;
-/// The longest latency that is told, in microseconds: an hour.
+/// Maximum recorded latency in microseconds: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 
-/// The results of one thread, or of all.
+/// Results of one thread or of all threads.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// Measured requests that succeeded.
+    /// Number of measured requests that succeeded.
     pub(super) requests: u64,
-    /// Their items.
+    /// Number of their items.
     pub(super) items: u64,
-    /// Of those, the ones with a new id.
+    /// Number of those items with a new id.
     pub(super) distinct: u64,
-    /// Reads whose answer was not exact.
+    /// Number of reads that were not exact.
     pub(super) not_exact: u64,
-    /// Answers that asked to try again, in the whole run.
+    /// Number of responses that asked for a retry, in the whole run.
     pub(super) refused: u64,
-    /// Requests that were sent and never acknowledged, in the whole run.
+    /// Number of requests that were sent and never acknowledged, in the whole run.
     pub(super) in_doubt: u64,
-    /// Connections made anew, in the whole run.
+    /// Number of reconnections in the whole run.
     pub(super) reconnects: u64,
-    /// When the last measured answer came.
+    /// Time of the last measured response.
     pub(super) last: Duration,
-    /// In microseconds.
+    /// Latencies in microseconds.
     pub(super) latency: Histogram<u64>,
-    /// New ids acknowledged, by tenant, in the whole run.
+    /// New ids acknowledged in the whole run, by tenant.
     pub(super) acked: Vec<u64>,
-    /// New ids sent and not acknowledged, by tenant, in the whole run.
+    /// New ids sent and not acknowledged in the whole run, by tenant.
     pub(super) doubtful: Vec<u64>,
 }
 
@@ -60,12 +60,12 @@ impl Tally {
         })
     }
 
-    /// Notes a latency.
+    /// Records a latency.
     pub(super) fn took(&mut self, latency: Duration) {
         self.latency.saturating_record(latency.as_micros() as u64);
     }
 
-    /// Adds another thread's results.
+    /// Adds the results of another thread.
     pub(super) fn add(&mut self, other: &Self) -> Result<(), BenchError> {
         self.requests += other.requests;
         self.items += other.items;
@@ -88,7 +88,7 @@ impl Tally {
             .map_err(|error| BenchError::Latencies(error.to_string()))
     }
 
-    /// New ids acknowledged in the whole run.
+    /// Number of new ids acknowledged in the whole run.
     pub(super) fn acked_in_all(&self) -> u64 {
         self.acked.iter().sum()
     }

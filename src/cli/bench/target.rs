@@ -1,30 +1,30 @@
-//! Where the requests go: the parts of a plain `http://` URL, or of `unix:/path`.
+//! The target of the requests: the parts of a plain `http://` URL, or of `unix:/path`.
 //!
-//! Invariant: what is taken apart here can be written into a request's head as it is.
+//! Invariant: the parts can be written into the head of a request unchanged.
 
 use std::path::PathBuf;
 
 use super::BenchError;
 use crate::socket::SocketPlace;
 
-/// The port of a URL that names none.
+/// Port of a URL without one.
 const PORT_DEFAULT: u16 = 80;
 
-/// A coordinator's address.
+/// The address of a coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) host: Host,
-    /// The value of the header `Host`.
+    /// Value of the `Host` header.
     pub(super) authority: String,
-    /// What stands before `/items`: empty, or a path that a proxy takes off.
+    /// Path before `/items`: empty, or a prefix that a proxy removes.
     pub(super) base: String,
 }
 
-/// What is connected to.
+/// What to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Host {
     Named {
-        /// A name or an address, without the brackets of IPv6.
+        /// A name or an address; an IPv6 address without brackets.
         name: String,
         port: u16,
     },
@@ -32,7 +32,7 @@ pub(super) enum Host {
 }
 
 impl Target {
-    /// Takes a URL apart.
+    /// Parses a URL.
     pub(super) fn parse(url: &str) -> Result<Self, BenchError> {
         Self::parts(url).ok_or_else(|| BenchError::Url(url.to_owned()))
     }
@@ -54,7 +54,7 @@ impl Target {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
         };
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are inside brackets.
         let (name, port) = match authority.strip_prefix('[') {
             Some(inside) => inside.split_once(']')?,
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),

@@ -1,7 +1,7 @@
-//! One connection: a request's bytes go out, an answer's come in.
+//! One connection: sends the bytes of requests and receives the bytes of responses.
 //!
-//! Invariant: after anything but a whole answer the connection is given up, so that no answer is
-//! ever taken for that of another request. Nothing is allocated for a request.
+//! Invariant: after anything except one complete response the connection is closed, so that a
+//! response is never taken for the response to another request. A request causes no allocation.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,42 +16,42 @@ use tokio::time::{Instant, Sleep};
 use super::response::{self, Head, ResponseError};
 use crate::socket::{Detached, SocketPlace, Stream};
 
-/// Bytes of answers read at once; the buffer grows for a longer one.
+/// Initial size of the receive buffer in bytes; the buffer grows for a longer response.
 const BUFFER_BYTES: usize = 4 * 1024;
 
-/// Why a request has no answer.
+/// The reason why a request has no response.
 #[derive(Debug, Error)]
 pub(super) enum WireError {
     #[error("{0}")]
     Broken(#[from] io::Error),
-    #[error("no answer within {0} ms")]
+    #[error("no response within {0} ms")]
     TimedOut(u128),
-    /// Whatever is there, it is no coordinator.
+    /// The server is not a coordinator.
     #[error(transparent)]
     Response(#[from] ResponseError),
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
     pub(super) head: Head,
     pub(super) body: &'a [u8],
 }
 
-/// A connection that is made anew when it has broken.
+/// A connection that reconnects after it has broken.
 pub(super) struct Wire {
     place: SocketPlace,
     stream: Option<Stream>,
     buffer: Vec<u8>,
     timeout: Duration,
-    /// Set anew only when it has rung, which spares a timer for each request.
+    /// Reset only after it has fired, which saves setting a timer per request.
     alarm: Pin<Box<Sleep>>,
-    /// How often it was connected anew.
+    /// Number of reconnections.
     pub(super) reconnects: u64,
 }
 
 impl Wire {
-    /// A connection that is there already.
+    /// Wraps an established connection.
     pub(super) fn new(stream: Detached, place: SocketPlace, timeout: Duration) -> io::Result<Self> {
         Ok(Self {
             place,
@@ -63,7 +63,7 @@ impl Wire {
         })
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its response.
     pub(super) async fn ask(&mut self, request: &[u8]) -> Result<Answer<'_>, WireError> {
         let deadline = Instant::now() + self.timeout;
         let kept = self.stream.take().filter(is_open);
@@ -88,13 +88,13 @@ impl Wire {
     }
 }
 
-/// Connects, without waiting to fill packets.
+/// Connects with `TCP_NODELAY`, so that requests are sent without delay.
 pub(super) async fn connect(place: &SocketPlace) -> Result<Stream, WireError> {
     Ok(Stream::connect(place).await?)
 }
 
-/// Whether the other side has not closed an idle connection. It costs no system call unless
-/// something came.
+/// Whether an idle connection has not been closed by the server. It costs no system call unless
+/// data has arrived.
 fn is_open(stream: &Stream) -> bool {
     let read = stream.try_read(&mut [0]);
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -117,7 +117,7 @@ async fn exchange(
         match head {
             Some(head) if filled == head.whole_bytes => return Ok(head),
             Some(head) if filled > head.whole_bytes => {
-                let more = "more was sent than one answer";
+                let more = "the server sent more than one response";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, more).into());
             }
             Some(head) => buffer.resize(buffer.len().max(head.whole_bytes), 0),
@@ -129,7 +129,7 @@ async fn exchange(
     }
 }
 
-/// Waits for `work` until `deadline`; `alarm` may be set to any earlier time.
+/// Waits for `work` until `deadline`. `alarm` may be set to any earlier time.
 async fn in_time<T>(
     alarm: &mut Pin<Box<Sleep>>,
     deadline: Instant,
@@ -161,7 +161,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
-    /// A connection to a server that sends `answers`, one a request, and closes after the last.
+    /// A connection to a server that sends `answers`, one per request, and closes the connection
+    /// after the last.
     async fn wire(answers: &'static [&'static str], timeout: Duration) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
@@ -197,7 +198,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(wire.ask(REQUEST).await.expect("an answer").body, b"a");
             assert_eq!(wire.ask(REQUEST).await.expect("an answer").body, b"bc");
-            // It is closed now; what is seen of that depends on the time.
+            // The server closes the connection; the client notices after some time.
             while wire.stream.as_ref().is_some_and(is_open) {
                 tokio::task::yield_now().await;
             }

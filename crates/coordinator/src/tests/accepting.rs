@@ -1,6 +1,6 @@
-//! Tests of an operator's signature: for whom it is, for which loss, and for which batches.
+//! Tests of an operator's loss acceptance: for which counters, losses and batches it holds.
 //!
-//! Invariant: as those of `repair`.
+//! Invariant: see [`repair`](super::repair).
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::{Aftermath, Loss, StillIncomplete};
 const TIMEOUT: Duration = Duration::from_millis(100);
 
 impl World {
-    /// Own announcements are heard, one a second from `first` to `last` seconds, and these of
-    /// others are known.
+    /// Receives one own announcement per second, from second `first` to `last`, with `others` known
+    /// as well.
     pub(super) fn hear(&self, first: u64, last: u64, others: &[Neighbour]) {
         for second in first..=last {
             let own = self.announced("own", NeighbourRole::Appends(Some(OWN)), second);
@@ -32,12 +32,12 @@ impl World {
         }
     }
 
-    /// Every other coordinator is gone, for all that is heard.
+    /// Makes every other coordinator count as gone.
     pub(super) fn hear_nobody_else(&self) {
         self.hear(0, SILENCE_MAX.as_secs(), &[]);
     }
 
-    /// An operator accepts all that a plan names.
+    /// Accepts everything that `plan` lists, as an operator does.
     pub(super) async fn accept_all(&self, plan: &LossPlan) -> Result<Token, AcceptLossError> {
         self.coordinator
             .accept_loss(&plan.losses, &named(plan))
@@ -45,7 +45,7 @@ impl World {
     }
 }
 
-/// The counters that a plan lets be complete, each with its loss.
+/// The counters that `plan` allows to be declared complete, each with its loss.
 fn named(plan: &LossPlan) -> Vec<(CounterName, LossId)> {
     let named = plan.incomplete.iter().filter(|of| of.not_yet.is_none());
     let named = named.map(|of| {
@@ -55,8 +55,8 @@ fn named(plan: &LossPlan) -> Vec<(CounterName, LossId)> {
     named.collect()
 }
 
-/// Two counters have lost the disks on which a batch of another coordinator was, and that one is
-/// gone.
+/// Two counters lost their disks, which held a batch of another coordinator, and that coordinator
+/// is gone.
 async fn both_lost() -> World {
     let world = World::new(2);
     for counter in &world.counters {
@@ -175,7 +175,7 @@ async fn nothing_is_signed_that_a_counter_which_is_heard_can_t_read() {
         !world.counters.iter().any(is_complete),
         "nothing was appended"
     );
-    // What names no counter has the form of before.
+    // A record that names no counter has the earlier format.
     let losses = world.coordinator.accept_loss(&plan.losses, &[]).await;
     losses.expect("accepted");
     world.hear(62, 62, &[new]);
@@ -184,8 +184,8 @@ async fn nothing_is_signed_that_a_counter_which_is_heard_can_t_read() {
     assert!(world.counters.iter().all(is_complete));
 }
 
-/// A batch came to one counter, was shown, and was lost with its disk, while its coordinator is
-/// about to publish it again.
+/// A batch reached one counter, was shown, and was lost with the disk of that counter, while its
+/// coordinator is about to publish it again.
 #[tokio::test]
 async fn a_batch_whose_coordinator_is_there_is_not_lost_yet() {
     let world = World::new(2);
@@ -210,7 +210,7 @@ async fn a_batch_whose_coordinator_is_there_is_not_lost_yet() {
     let refused = world.coordinator.accept_loss(&[all], &[]).await;
     assert_eq!(refused, Err(AcceptLossError::NotInPlan));
 
-    // It is gone, and comes back before the operator signs.
+    // The coordinator is gone, and comes back before the operator accepts the loss.
     world.hear(61, 120, std::slice::from_ref(&there));
     let plan = plan(&world).await;
     assert_eq!(
@@ -248,8 +248,8 @@ async fn what_was_shown_is_waited_for_while_its_coordinator_may_bring_it() {
     assert_eq!(world.coordinator.drop_unheld(TIMEOUT).await, Ok(1));
 }
 
-/// Our own last batch came to a counter and was shown before it was confirmed, and the counter lost
-/// its disk.
+/// The last own batch reached a counter and was shown before it was confirmed; then the counter
+/// lost its disk.
 #[tokio::test]
 async fn an_own_batch_that_is_in_flight_is_not_lost_yet() {
     let world = World::new(1);

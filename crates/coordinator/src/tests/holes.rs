@@ -1,15 +1,15 @@
-//! Tests of reads when counters lack a batch whose successor they hold: it was acknowledged, and no
-//! answer is exact without it.
+//! Tests of reads while counters lack a batch but hold its successor: the missing batch was
+//! acknowledged, so no answer is exact without it.
 //!
-//! Invariant: as those of `reads`.
+//! Invariant: see [`reads`](super::reads).
 
 use std::time::Duration;
 
 use super::*;
 use crate::Consistency;
 
-/// Every queue lost the second batch of another coordinator, which is acknowledged, since it sent a
-/// third.
+/// Every queue lost the second batch of another coordinator. It was acknowledged, because that
+/// coordinator appended a third one.
 fn lose_the_second(world: &World) {
     for counter in &world.counters {
         counter.apply(&foreign(1));
@@ -30,7 +30,7 @@ async fn a_hole_that_all_counters_share_is_in_the_floor() {
     assert_eq!(world.count(Consistency::Strong).await, Ok((3, true)));
 }
 
-/// The start read of this coordinator knew nothing of that epoch.
+/// The startup read of this coordinator found nothing of that epoch.
 #[tokio::test]
 async fn a_hole_that_comes_later_is_seen_by_reads_of_each_consistency() {
     let world = World::new(3);
@@ -44,7 +44,7 @@ async fn a_hole_that_comes_later_is_seen_by_reads_of_each_consistency() {
     assert_eq!(world.count(Consistency::Session).await, Ok((3, true)));
 }
 
-/// The whole third may be the only one that has it.
+/// The third counter, which has no hole, may be the only one that has the batch.
 #[tokio::test]
 async fn two_counters_that_share_a_hole_decide_nothing_without_the_third() {
     let world = World::new(3);
@@ -63,7 +63,7 @@ async fn two_counters_that_share_a_hole_decide_nothing_without_the_third() {
     assert_eq!(world.count(Consistency::Session).await, Ok((3, true)));
 }
 
-/// Only the operator's signature fills a hole that nobody else can.
+/// Only an operator's loss acceptance fills a hole that no counter can fill.
 #[tokio::test]
 async fn a_hole_is_filled_by_an_acceptance() {
     let world = World::new(3);
@@ -77,7 +77,8 @@ async fn a_hole_is_filled_by_an_acceptance() {
     assert_eq!(world.count(Consistency::Strong).await, Ok((2, true)));
 }
 
-/// A counter that is about to fill its hole is waited for, as for anything that a read asks for.
+/// A read waits for a counter that is about to fill its hole, as it waits for the rest of its
+/// requirement.
 #[tokio::test]
 async fn a_read_waits_for_a_hole_to_be_filled() {
     let world = World::new(1);

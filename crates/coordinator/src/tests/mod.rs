@@ -1,6 +1,6 @@
-//! A coordinator over counters and a log that do what a test says.
+//! A coordinator over scripted counters and a scripted log.
 //!
-//! Invariant: a scripted counter keeps the contract of queries, but for what its mode breaks.
+//! Invariant: a scripted counter keeps the contract of `Queries`, except for what its mode breaks.
 
 mod accepting;
 mod holes;
@@ -34,11 +34,11 @@ use headcount_runtime::supervisor::Supervisor;
 const OWN: Epoch = Epoch(9);
 const STRONG_READS_MAX: usize = 4;
 
-/// Whether a scripted counter answers.
+/// How a scripted counter answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Answers,
-    /// As many queries wait for it as may.
+    /// It rejects queries that must wait: its limit of waiting queries is reached.
     Busy,
     Silent,
     Gone,
@@ -46,19 +46,19 @@ enum Mode {
 
 struct Inside {
     position: Position,
-    /// The barriers that came in this life.
+    /// The barriers that came in this incarnation.
     barriers: BTreeMap<(Partition, Epoch), Sequence>,
-    /// The epochs that changed in this life.
+    /// The epochs that changed in this incarnation.
     live: BTreeSet<(Partition, Epoch)>,
     life: u64,
     counts: BTreeMap<String, u64>,
     complete: bool,
-    /// How often it lost something in this life.
+    /// How often it lost something in this incarnation.
     losses: u64,
     mode: Mode,
-    /// Why it takes nothing more from its queue.
+    /// Why it has stopped consuming its queue.
     problem: Option<String>,
-    /// How often it was asked for a tenant's count.
+    /// How often it was queried for the count of a tenant.
     asked: u64,
 }
 
@@ -117,7 +117,7 @@ impl Scripted {
         }
     }
 
-    /// It starts again with what it has.
+    /// Restarts it with what it has.
     fn restart(&self) {
         let mut inside = self.0.lock();
         inside.life += 1;
@@ -126,14 +126,14 @@ impl Scripted {
         inside.live.clear();
     }
 
-    /// Its queue may have lost something.
+    /// Records that its queue may have lost something.
     fn lose(&self) {
         let mut inside = self.0.lock();
         inside.complete = false;
         inside.losses += 1;
     }
 
-    /// It starts again with nothing.
+    /// Restarts it with an empty disk.
     fn lose_disk(&self) {
         self.restart();
         let mut inside = self.0.lock();
@@ -230,7 +230,7 @@ impl Queries for Scripted {
     }
 }
 
-/// A log that is durable at once and reaches those counters that are told to receive.
+/// A log that is durable at once and delivers to the counters that the test chooses.
 #[derive(Clone, Default)]
 struct Fanout(Arc<Mutex<Reach>>);
 
@@ -238,7 +238,7 @@ struct Fanout(Arc<Mutex<Reach>>);
 struct Reach {
     counters: Vec<Scripted>,
     refuses: bool,
-    /// Whether batches that are no barriers stay on their way.
+    /// Whether batches other than barriers stay in flight.
     stalls: bool,
 }
 
@@ -266,14 +266,15 @@ struct World {
 }
 
 impl World {
-    /// Counters `c0`, `c1`, … and a coordinator that was told their names.
+    /// Creates the counters `c0`, `c1`, … and a coordinator that is configured with their names.
     fn new(counters: usize) -> Self {
         let names: Vec<_> = (0..counters).map(|at| format!("c{at}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         Self::named(&names, counters)
     }
 
-    /// A coordinator that was told `names`, of whose counters the first `present` have been seen.
+    /// Creates a coordinator that is configured with `names`. The counters of the first `present`
+    /// names exist.
     fn named(names: &[&str], present: usize) -> Self {
         let counters: Vec<_> = names[..present]
             .iter()
@@ -290,7 +291,8 @@ impl World {
         }
     }
 
-    /// A coordinator that begins where every other one of a test began, but for its entropy.
+    /// Creates a coordinator in the same initial state as all others of a test, except for its
+    /// entropy.
     fn coordinate(
         names: &[&str],
         counters: &[Scripted],
@@ -321,7 +323,7 @@ impl World {
         coordinator
     }
 
-    /// A counter comes by presence; the log reaches it.
+    /// Adds a counter, as discovery does. The log delivers to it.
     fn add(&self, name: &str) -> Scripted {
         let counter = Scripted::new(name);
         self.log.0.lock().counters.push(counter.clone());
@@ -335,7 +337,7 @@ impl World {
         started.expect("a majority answers");
     }
 
-    /// Which counters the log reaches from now on.
+    /// Sets the counters that the log delivers to from now on.
     fn reach(&self, counters: &[usize]) {
         let reached = counters.iter().map(|&at| self.counters[at].clone());
         self.log.0.lock().counters = reached.collect();
@@ -358,7 +360,7 @@ impl World {
 }
 
 impl World {
-    /// How often each counter was asked for a count since the last time.
+    /// How often each counter was queried for a count since the last call.
     fn asked(&self) -> Vec<u64> {
         let take = |counter: &Scripted| std::mem::take(&mut counter.0.lock().asked);
         self.counters.iter().map(take).collect()
@@ -381,7 +383,7 @@ fn foreign(sequence: Sequence) -> Batch {
     batch(Epoch(1), sequence)
 }
 
-/// A batch as the coordinator's own.
+/// A batch of the coordinator itself.
 fn own(sequence: Sequence) -> Batch {
     batch(OWN, sequence)
 }

@@ -1,6 +1,6 @@
 //! Tests of reads over several counters that lag, are incomplete, restart or do not answer.
 //!
-//! Invariant: they go through the public handle; only the counters are scripted.
+//! Invariant: the tests use the public handle. Only the counters and the log are scripted.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ async fn the_start_read_needs_a_majority_and_takes_what_it_has_as_the_floor() {
     assert_eq!(started, Err(ReadError::NoMajority));
     world.counters[1].set(Mode::Answers);
     world.start().await;
-    // Only the first has what an earlier life was told; the second must not answer for it.
+    // Only the first counter has what was acknowledged in an earlier incarnation, so an answer of
+    // the second is not exact.
     world.counters[0].set(Mode::Gone);
     assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
     world.counters[1].apply(&foreign(1));
@@ -41,7 +42,7 @@ async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
     assert_eq!(
         world.count(Consistency::Session).await,
         Ok((1, true)),
-        "the one that has it wins"
+        "the counter that has it wins"
     );
     world.counters[2].set(Mode::Silent);
     assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
@@ -49,7 +50,8 @@ async fn a_read_includes_every_own_write_or_says_that_it_does_not() {
     assert_eq!(world.count(Consistency::Eventual).await, Ok((0, false)));
 }
 
-/// It answers at once, with what it had when it stopped: enough for a read that asks for nothing.
+/// A halted counter answers at once, with what it had when it halted: enough for a read without a
+/// requirement.
 #[tokio::test]
 async fn a_counter_that_takes_nothing_more_is_asked_last() {
     let world = World::new(3);
@@ -82,7 +84,11 @@ async fn one_counter_is_asked_until_it_is_slow_or_gone() {
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
     assert_eq!(world.asked(), [1, 1, 1], "the others are asked as well");
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
-    assert_eq!(world.asked(), [0, 0, 1], "who answered is asked first");
+    assert_eq!(
+        world.asked(),
+        [0, 0, 1],
+        "the counter that answered is asked first"
+    );
     world.counters[2].set(Mode::Gone);
     world.counters[0].set(Mode::Answers);
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
@@ -107,7 +113,7 @@ async fn exact_reads_never_go_backwards() {
     world.start().await;
     world.counters[1].set(Mode::Gone);
     world.counters[2].set(Mode::Gone);
-    // Another coordinator's batch has reached the first counter alone, and is shown.
+    // A batch of another coordinator has reached only the first counter, and is shown.
     world.counters[0].apply(&foreign(1));
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
     world.counters[0].set(Mode::Gone);
@@ -115,7 +121,7 @@ async fn exact_reads_never_go_backwards() {
     assert_eq!(
         world.count(Consistency::Session).await,
         Ok((0, false)),
-        "less, and says so"
+        "it has less and says so"
     );
     world.counters[1].apply(&foreign(1));
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
@@ -128,7 +134,7 @@ async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
     world.counters[0].apply(&foreign(1));
     world.counters[1].apply(&foreign(1));
     for _ in 0..20 {
-        // The third lags; whichever two answer first, one of them has it.
+        // The third counter lags. Whichever two answer first, one of them has the batch.
         assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
     }
     world.reach(&[0]);
@@ -138,12 +144,12 @@ async fn strong_reads_include_what_others_acknowledged_and_need_a_majority() {
     );
 }
 
-/// What a counter knows that it may have lost, it can't vouch for.
+/// A counter that may have lost a batch cannot vouch for it.
 #[tokio::test]
 async fn counters_that_are_not_complete_are_no_part_of_a_majority() {
     let world = World::new(3);
-    // Acknowledged in an earlier life. Two had it and lost their disks; it waits in the third one's
-    // queue.
+    // A batch was acknowledged in an earlier incarnation. Two counters had it and lost their disks;
+    // it is still in the queue of the third.
     world.counters[0].lose_disk();
     world.counters[1].lose_disk();
     world.counters[2].set(Mode::Gone);
@@ -194,13 +200,17 @@ async fn what_would_have_to_wait_is_refused_once_too_much_waits_everywhere() {
     let session = || world.count(Consistency::Session);
     assert_eq!(session().await, Err(ReadError::TooManyWaiting));
     assert_eq!(world.count(Consistency::Eventual).await, Ok((0, false)));
-    // One that has nothing, and has time to say so.
+    // The third counter has nothing, and room for a query to wait.
     world.counters[2].set(Mode::Answers);
     assert_eq!(session().await, Ok((0, false)));
     world.counters[2].set(Mode::Gone);
     assert_eq!(session().await, Err(ReadError::TooManyWaiting));
     world.counters[1].apply(&own(1));
-    assert_eq!(session().await, Ok((1, true)), "it need not wait");
+    assert_eq!(
+        session().await,
+        Ok((1, true)),
+        "the query does not have to wait"
+    );
 }
 
 #[tokio::test]
@@ -214,7 +224,7 @@ async fn a_counter_of_another_life_has_to_cover_the_floor_anew() {
     world.counters[0].set(Mode::Gone);
     world.counters[2].set(Mode::Gone);
     assert_eq!(world.count(Consistency::Session).await, Ok((1, true)));
-    // Behind the same address it comes back without its disk, made complete by mistake.
+    // The counter at the same address comes back without its disk, declared complete by mistake.
     world.counters[1].lose_disk();
     world.counters[1].0.lock().complete = true;
     assert_eq!(world.count(Consistency::Session).await, Ok((0, false)));
@@ -228,7 +238,7 @@ async fn what_a_restarted_counter_shows_is_not_taken_back_by_another() {
     world.start().await;
     world.counters[1].set(Mode::Gone);
     world.counters[2].set(Mode::Gone);
-    // Applied before its restart, so that its answers name it only when asked for everything.
+    // Applied before the restart, so answers name it only if the whole position is requested.
     world.counters[0].apply(&foreign(1));
     world.counters[0].restart();
     for _ in 0..2 {
@@ -246,7 +256,7 @@ async fn the_majority_is_one_of_all_named_counters_seen_or_not() {
     assert_eq!(started, Err(ReadError::NoMajority));
     let second = world.add("c1");
     world.start().await;
-    // A fourth and a fifth counter come by presence: two of five are not enough.
+    // Discovery finds a fourth and a fifth counter: two of five are no majority.
     for name in ["c3", "c4"] {
         world.add(name).set(Mode::Silent);
     }
@@ -255,7 +265,7 @@ async fn the_majority_is_one_of_all_named_counters_seen_or_not() {
     world.coordinator.remove_member("c3");
     world.coordinator.remove_member("c4");
     assert_eq!(strong().await, Ok((0, true)));
-    // A configured name stays named though its counter is asked no more.
+    // A configured name stays configured although its counter is no longer queried.
     world.coordinator.remove_member("c1");
     assert_eq!(strong().await, Err(ReadError::NoMajority));
     let again = Arc::new(second);
@@ -297,9 +307,9 @@ async fn strong_reads_are_refused_at_once_while_the_log_is_blocked_and_beyond_th
     assert_eq!(refused.count(), 1);
 }
 
-/// A machine that is brought back to an earlier moment begins again where it was then, and counters
-/// have applied the barriers that it appended since. A read that asks for one of those again would
-/// wait for nothing.
+/// A machine that is rolled back restarts in its state of that moment, while counters have applied
+/// the barriers that it appended since. A read that used the id of such a barrier again would not
+/// wait for anything.
 #[tokio::test]
 async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
     let world = World::new(3);
@@ -318,8 +328,8 @@ async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
         log: world.log.clone(),
         coordinator: World::coordinate(&names, &world.counters, &world.log, later),
     };
-    // Another coordinator's item is acknowledged, and waits in every queue: so does whatever comes
-    // after it.
+    // An item of another coordinator is acknowledged and waits in every queue, and so does
+    // everything behind it.
     brought_back.reach(&[]);
     let strong = brought_back.count(Consistency::Strong).await;
     assert_eq!(strong, Err(ReadError::NoMajority));
@@ -330,8 +340,7 @@ async fn a_coordinator_brought_back_to_an_earlier_moment_repeats_no_barrier() {
     assert_eq!(brought_back.count(Consistency::Strong).await, Ok((0, true)));
 }
 
-/// Counters that came by presence may be more than those that every acknowledgement has a copy
-/// with.
+/// Discovered counters may outnumber those that hold a copy of every acknowledged batch.
 #[tokio::test]
 async fn counters_that_joined_do_not_outvote_those_of_configuration() {
     let world = World::new(1);
@@ -347,7 +356,7 @@ async fn counters_that_joined_do_not_outvote_those_of_configuration() {
     assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
 }
 
-/// The first majority does not have it.
+/// The first majority does not have the batch.
 #[tokio::test]
 async fn a_strong_read_takes_what_is_known_beyond_the_first_majority() {
     let world = World::new(3);
@@ -356,7 +365,7 @@ async fn a_strong_read_takes_what_is_known_beyond_the_first_majority() {
     assert_eq!(world.count(Consistency::Strong).await, Ok((1, true)));
 }
 
-/// Another coordinator has copies with the counters that it names, and nobody else.
+/// Another coordinator has copies only with the counters that its configuration names.
 #[tokio::test]
 async fn a_majority_is_one_of_what_each_other_coordinator_names_too() {
     let world = World::new(3);

@@ -1,7 +1,7 @@
-//! Tests of what a coordinator does beside posts and reads: starting late, stopping, doubting,
-//! accepting losses.
+//! Tests of the background tasks and operator actions of a coordinator: late startup, shutdown,
+//! requirement checks, loss acceptance.
 //!
-//! Invariant: they go through the public handle; only the counters and the log are scripted.
+//! Invariant: the tests use the public handle. Only the counters and the log are scripted.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::{AcceptError, AcceptLossError, Consistency, Fatal, Loss, ReadError, T
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What must happen is given up after so long.
+/// How long a test waits for what must happen.
 const SOON: Duration = Duration::from_secs(30);
 
 async fn fatal(world: &World) -> Fatal {
     let fatal = tokio::time::timeout(SOON, world.coordinator.fatal()).await;
-    fatal.expect("it must not go on")
+    fatal.expect("a fatal error")
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_clone_ends_the_coordinator() {
     let world = World::new(2);
     world.start().await;
     world.post(1).await;
-    // Its clone sent a second batch of the same epoch.
+    // A clone of the coordinator appended a second batch of the same epoch.
     let clone = BatchId {
         epoch: OWN,
         ..foreign(2).id()
@@ -85,7 +85,7 @@ async fn a_clone_is_noticed_though_nobody_reads() {
         ..TendOptions::default()
     };
     let tending = tokio::time::timeout(SOON, world.coordinator.tend(options));
-    tending.await.expect("the clone ends it");
+    tending.await.expect("the clone ends maintenance");
     let fatal = fatal(&world).await;
     assert_eq!(fatal, Fatal::Cloned { seen: 1, handed: 0 });
 }
@@ -123,7 +123,7 @@ async fn posts_are_refused_at_once_while_the_log_is_blocked_or_a_counter_lags() 
     world.post(1).await;
 }
 
-/// A batch reached one counter alone, was shown, and went with its disk.
+/// A batch reached only one counter, was shown, and was lost with the disk of that counter.
 async fn shown_and_lost() -> World {
     let world = World::new(3);
     for counter in &world.counters {
@@ -173,7 +173,7 @@ async fn tending_doubts_the_requirement_by_itself() {
         }
     };
     tokio::select! {
-        () = world.coordinator.tend(options) => panic!("it tends on"),
+        () = world.coordinator.tend(options) => panic!("maintenance must not end"),
         exact = tokio::time::timeout(SOON, exact) => exact.expect("exact again"),
     }
 }
@@ -234,7 +234,7 @@ async fn counters_that_lost_their_disks_together_are_whole_only_by_signature() {
     assert_eq!(count().await, Ok((0, true)));
 }
 
-/// One came back with an old copy of its disk, the other with none.
+/// One counter came back with an old copy of its disk, the other with none.
 #[tokio::test]
 async fn a_signature_does_not_hide_what_a_counter_still_has() {
     let world = World::new(2);
@@ -261,7 +261,7 @@ async fn a_signature_does_not_hide_what_a_counter_still_has() {
     accepted.expect("accepted");
     let complete = world.counters.iter().map(|of| of.0.lock().complete);
     assert_eq!(complete.collect::<Vec<_>>(), [true, false]);
-    // Its healer took over what the other has, and the next plan lets it.
+    // The counter has caught up on what the other has, so the next plan allows it.
     world.counters[1].apply(&foreign(1));
     let plan = world.coordinator.loss_plan(TIMEOUT).await.expect("a plan");
     let accepted = world.accept_all(&plan).await;

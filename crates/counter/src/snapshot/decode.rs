@@ -1,8 +1,8 @@
-//! From bytes to a snapshot's parts.
+//! Decodes the bytes of a snapshot into its parts.
 //!
-//! Invariant: memory is bounded by one frame, the bytes given at once and the position; no length
-//! is believed before the bytes that it speaks of are there; after an error the decoder only
-//! repeats it.
+//! Invariant: memory is bounded by one frame, the bytes pushed at once and the position; a length
+//! is not trusted before the bytes that it covers have arrived; after an error the decoder only
+//! repeats that error.
 
 use std::collections::VecDeque;
 
@@ -16,30 +16,30 @@ use headcount_model::{
     Sequences, TenantName,
 };
 
-/// Takes a snapshot's bytes in, in pieces of any size, and hands its parts out.
+/// Decodes the bytes of a snapshot, pushed in pieces of any size, into its parts.
 ///
-/// After each [`push`](Self::push) call [`next`](Self::next) until it returns `None`. When the
-/// bytes have ended, [`finish`](Self::finish) says whether the snapshot had too.
+/// After each [`push`](Self::push), call [`next`](Self::next) until it returns `None`. When the
+/// bytes have ended, [`finish`](Self::finish) checks whether the snapshot has ended too.
 #[derive(Default)]
 pub struct SnapshotDecoder {
     buffer: Vec<u8>,
-    /// Bytes of the buffer that are done with.
+    /// Bytes of the buffer that are consumed.
     taken: usize,
-    /// Parts of the last frame.
+    /// Parts of the last frame that are not taken yet.
     parts: VecDeque<Part>,
-    /// The next frame's number.
+    /// Number of the next frame.
     frame: u64,
     all: crc32fast::Hasher,
     preamble_read: bool,
     stage: Stage,
     tenants: u64,
     items: u64,
-    /// The last group's tenant and its last hash.
+    /// The tenant of the last group, and its last hash.
     last: Option<(TenantName, ItemHash)>,
     failed: Option<SnapshotError>,
 }
 
-/// What may come next.
+/// Which frame may follow.
 #[derive(Default)]
 enum Stage {
     #[default]
@@ -50,10 +50,11 @@ enum Stage {
 }
 
 impl SnapshotDecoder {
-    /// Takes the next bytes in.
+    /// Adds the next bytes.
     ///
     /// # Errors
-    /// Bytes after the end, and [`SnapshotError::NotDrained`]; then the decoder is of no more use.
+    /// If bytes follow the end, or with [`SnapshotError::NotDrained`]. The decoder is unusable
+    /// then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         if let Some(failed) = self.failed {
             return Err(failed);
@@ -62,26 +63,26 @@ impl SnapshotDecoder {
             return Ok(());
         }
         if matches!(self.stage, Stage::Nothing) {
-            return self.fail(SnapshotError::Malformed("it has bytes after its end"));
+            return self.fail(SnapshotError::Malformed("bytes follow the end"));
         }
         self.buffer.drain(..self.taken);
         self.taken = 0;
         if !self.parts.is_empty() || self.buffer.len() >= FRAME_HEAD_BYTES + FRAME_BYTES_MAX {
             return self.fail(SnapshotError::NotDrained);
         }
-        // One large piece must not hold its memory for ever.
+        // Release the memory of an unusually large piece.
         self.buffer.shrink_to(FRAME_HEAD_BYTES + FRAME_BYTES_MAX);
         self.buffer.extend_from_slice(bytes);
         Ok(())
     }
 
-    /// The next part; `None` when it needs more bytes, or the end was handed out.
+    /// The next part; `None` if it needs more bytes, or the end was returned.
     ///
     /// # Errors
-    /// When the bytes are not what an encoder made.
+    /// If the bytes are not what an encoder made.
     #[expect(
         clippy::should_implement_trait,
-        reason = "`None` is no end: there may be more after the next push"
+        reason = "`None` is not the end: the next push may bring more"
     )]
     pub fn next(&mut self) -> Result<Option<Part>, SnapshotError> {
         if let Some(failed) = self.failed {
@@ -99,10 +100,10 @@ impl SnapshotDecoder {
         }
     }
 
-    /// Says that no more bytes will come.
+    /// Ends the input: no more bytes will arrive.
     ///
     /// # Errors
-    /// [`SnapshotError::Truncated`] when the end was not handed out, and any earlier error.
+    /// [`SnapshotError::Truncated`] if the end was not returned, and any earlier error.
     pub fn finish(self) -> Result<(), SnapshotError> {
         match (self.failed, self.stage) {
             (Some(failed), _) => Err(failed),
@@ -119,7 +120,7 @@ impl SnapshotDecoder {
         Err(error)
     }
 
-    /// Reads one frame into parts; `false` when there is none yet.
+    /// Reads one frame into parts. Returns `false` if it is not complete yet.
     fn read_frame(&mut self) -> Result<bool, SnapshotError> {
         if !self.preamble_read && !self.read_preamble()? {
             return Ok(false);
@@ -129,13 +130,13 @@ impl SnapshotDecoder {
             return Ok(false);
         };
         if matches!(self.stage, Stage::Nothing) {
-            return Err(SnapshotError::Malformed("it has bytes after its end"));
+            return Err(SnapshotError::Malformed("bytes follow the end"));
         }
         let mut fields = Fields(head);
         let length = u32::from_le_bytes(fields.take()?) as usize;
         let crc = u32::from_le_bytes(fields.take()?);
         if length == 0 || length > FRAME_BYTES_MAX {
-            return Err(SnapshotError::Malformed("a frame has no possible length"));
+            return Err(SnapshotError::Malformed("a frame has an invalid length"));
         }
         let Some(content) = rest.get(..length) else {
             return Ok(false);
@@ -151,7 +152,7 @@ impl SnapshotDecoder {
         self.frame += 1;
         self.read_content(&content, all_before)?;
         if matches!(self.stage, Stage::Nothing) && self.taken < self.buffer.len() {
-            return Err(SnapshotError::Malformed("it has bytes after its end"));
+            return Err(SnapshotError::Malformed("bytes follow the end"));
         }
         Ok(true)
     }
@@ -198,17 +199,19 @@ impl SnapshotDecoder {
                 let all = u32::from_le_bytes(fields.take()?);
                 fields.end()?;
                 if (tenants, items, all) != (self.tenants, self.items, all_before) {
-                    return Err(SnapshotError::Malformed("its totals are not what came"));
+                    return Err(SnapshotError::Malformed(
+                        "the totals do not match the content",
+                    ));
                 }
                 self.stage = Stage::Nothing;
                 self.parts.push_back(Part::End);
                 Ok(())
             }
-            _ => Err(SnapshotError::Malformed("a frame is out of its place")),
+            _ => Err(SnapshotError::Malformed("a frame is out of order")),
         }
     }
 
-    /// Hands the head out when the position is whole.
+    /// Emits the head once the position is complete.
     fn end_position(&mut self) {
         if let Stage::Position(decoder) = &mut self.stage
             && decoder.entries_left == 0
@@ -228,7 +231,7 @@ impl SnapshotDecoder {
             let name = std::str::from_utf8(fields.take_slice(name_bytes)?)
                 .map_err(|_| SnapshotError::Malformed("a tenant's name is not UTF-8"))?;
             let tenant = TenantName::new(name)
-                .map_err(|_| SnapshotError::Malformed("a tenant's name is not valid"))?;
+                .map_err(|_| SnapshotError::Malformed("a tenant's name is invalid"))?;
             let count = u32::from_le_bytes(fields.take()?) as usize;
             let bytes = fields.take_slice(count.saturating_mul(ITEM_HASH_BYTES))?;
             let (hashes, _) = bytes.as_chunks::<ITEM_HASH_BYTES>();
@@ -257,17 +260,17 @@ impl SnapshotDecoder {
     }
 }
 
-/// Gathers the position's entries.
+/// Collects the entries of the position.
 struct PositionDecoder {
     partitioning: Partitioning,
     entries_left: u32,
     bytes: usize,
     position: Position,
-    /// The epoch whose ranges may go on in the next entry.
+    /// The epoch that the next entry may continue, and its ranges so far.
     open: Option<(Entry, Vec<(Sequence, Sequence)>)>,
 }
 
-/// What the entries of one epoch have in common.
+/// The fields that all entries of one epoch share.
 #[derive(PartialEq, Eq)]
 struct Entry {
     of: (Partition, Epoch),
@@ -279,8 +282,9 @@ impl PositionDecoder {
     fn new(fields: &mut Fields<'_>) -> Result<Self, SnapshotError> {
         let partitions = u16::from_le_bytes(fields.take()?);
         Ok(Self {
-            partitioning: Partitioning::new(partitions)
-                .ok_or(SnapshotError::Malformed("no such number of partitions"))?,
+            partitioning: Partitioning::new(partitions).ok_or(SnapshotError::Malformed(
+                "the number of partitions is invalid",
+            ))?,
             entries_left: u32::from_le_bytes(fields.take()?),
             bytes: 0,
             position: Position::default(),
@@ -293,14 +297,14 @@ impl PositionDecoder {
         self.bytes += fields.0.len();
         if self.bytes > POSITION_BYTES_MAX {
             return Err(SnapshotError::Malformed(
-                "its position is longer than it may be",
+                "the position exceeds its size limit",
             ));
         }
         loop {
             self.entries_left = self
                 .entries_left
                 .checked_sub(1)
-                .ok_or(SnapshotError::Malformed("its position has more entries"))?;
+                .ok_or(SnapshotError::Malformed("the position has surplus entries"))?;
             self.read_entry(fields)?;
             if self.entries_left == 0 {
                 self.end_epoch()?;
@@ -321,7 +325,7 @@ impl PositionDecoder {
         let count = u32::from_le_bytes(fields.take()?) as usize;
         if count > RANGES_MAX || partition.0 >= self.partitioning.count() {
             return Err(SnapshotError::Malformed(
-                "its position has an entry that can't be",
+                "the position has an invalid entry",
             ));
         }
         let mut ranges = Vec::with_capacity(count);
@@ -330,16 +334,16 @@ impl PositionDecoder {
             ranges.push((first, u64::from_le_bytes(fields.take()?)));
         }
         match &mut self.open {
-            // A full entry's epoch may go on; a shorter one is its epoch's last.
+            // A full entry may continue in the next one; a shorter entry is the last of its epoch.
             Some((last, open)) if *last == entry => {
                 if count == 0 || open.len() % RANGES_MAX != 0 || open.is_empty() {
-                    return Err(SnapshotError::Malformed("its position repeats an epoch"));
+                    return Err(SnapshotError::Malformed("the position repeats an epoch"));
                 }
                 open.append(&mut ranges);
                 Ok(())
             }
             Some((last, _)) if last.of >= entry.of => {
-                Err(SnapshotError::Malformed("its position is not ascending"))
+                Err(SnapshotError::Malformed("the position is not ascending"))
             }
             _ => {
                 self.end_epoch()?;
@@ -352,7 +356,7 @@ impl PositionDecoder {
     fn end_epoch(&mut self) -> Result<(), SnapshotError> {
         if let Some((entry, ranges)) = self.open.take() {
             let sequences = Sequences::from_parts(entry.prefix, ranges).ok_or(
-                SnapshotError::Malformed("its position has sequences that can't be"),
+                SnapshotError::Malformed("the position has invalid sequences"),
             )?;
             let part = EpochPosition {
                 sequences,
@@ -369,7 +373,7 @@ impl PositionDecoder {
     }
 }
 
-/// What is left to decode of a frame.
+/// The bytes of a frame that are left to decode.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -388,9 +392,9 @@ impl<'a> Fields<'a> {
     fn end(&self) -> Result<(), SnapshotError> {
         match self.0 {
             [] => Ok(()),
-            _ => Err(SnapshotError::Malformed("a frame has more than its fields")),
+            _ => Err(SnapshotError::Malformed("a frame has surplus bytes")),
         }
     }
 }
 
-const SHORT: SnapshotError = SnapshotError::Malformed("a frame ends too early");
+const SHORT: SnapshotError = SnapshotError::Malformed("a frame is truncated");

@@ -1,7 +1,7 @@
-//! From a snapshot to its bytes.
+//! Encodes a snapshot.
 //!
-//! Invariant: a frame that is handed out never has more content than [`FRAME_BYTES_MAX`]; after an
-//! error comes nothing, so a snapshot that could not be read is never taken for a whole one.
+//! Invariant: a frame never has more content than [`FRAME_BYTES_MAX`]; nothing follows an error, so
+//! a snapshot that could not be read is never mistaken for a whole one.
 
 use std::collections::VecDeque;
 
@@ -19,23 +19,24 @@ const ENTRY_BYTES: usize = 34;
 /// Bytes of a range.
 const RANGE_BYTES: usize = 16;
 
-/// The bytes of one snapshot, frame by frame; their format is the [module](super)'s.
+/// Encodes one snapshot frame by frame, in the format of the [module](super).
 pub struct SnapshotEncoder {
     cut: Cut,
     keys: Keys,
-    /// A key that was read and found no room in the frame before.
+    /// A key that was read but did not fit into the previous frame.
     held: Option<(TenantNumber, ItemHash)>,
     /// Entries of the position that are not encoded yet.
     entries: VecDeque<Entry>,
     frames: Frames,
-    /// The tenant of the last key, and how many there were.
+    /// The tenant of the last key.
     tenant: Option<TenantNumber>,
+    /// Tenants and items so far.
     tenants: u64,
     items: u64,
     stage: Stage,
 }
 
-/// What comes next.
+/// Which frame comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Head,
@@ -44,7 +45,7 @@ enum Stage {
     Nothing,
 }
 
-/// Some of one epoch's ranges: where in the position they are.
+/// Ranges of one epoch that make one entry, by their place in the position.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     partition: Partition,
@@ -53,7 +54,7 @@ struct Entry {
 }
 
 impl SnapshotEncoder {
-    /// The bytes of `snapshot`.
+    /// An encoder of `snapshot`.
     #[must_use]
     pub fn new(snapshot: Snapshot) -> Self {
         let Snapshot { cut, keys } = snapshot;
@@ -81,7 +82,7 @@ impl SnapshotEncoder {
         out
     }
 
-    /// The next frame of the position, while there are entries.
+    /// The next frame of the position; `None` if there are no more entries.
     fn position(&mut self) -> Option<Vec<u8>> {
         let mut content = vec![KIND_POSITION];
         while let Some(entry) = self.entries.front() {
@@ -106,11 +107,11 @@ impl SnapshotEncoder {
         Ok(key.map(|key| (key.tenant(), key.hash())))
     }
 
-    /// The next frame of keys; `None` when there are no more.
+    /// The next frame of keys; `None` if there are no more.
     fn keys(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         let mut content = Vec::with_capacity(FRAME_BYTES_MAX);
         content.push(KIND_KEYS);
-        // The open group's tenant, where its number of hashes is, and that number.
+        // The open group: its tenant, the offset of its number of hashes, and that number.
         let mut open: Option<(TenantNumber, usize, u32)> = None;
         while let Some((number, hash)) = self.next_key()? {
             let room = FRAME_BYTES_MAX - content.len();
@@ -125,7 +126,8 @@ impl SnapshotEncoder {
                 }
                 _ => {
                     let names = self.cut.names();
-                    // Only a bug brings a key without a tenant here: nobody else shall have it.
+                    // Only a bug leads to a key without a tenant. It must not reach another
+                    // counter.
                     let name = names.get(number.0 as usize).ok_or(StoreError::Poisoned)?;
                     let name = name.as_str().as_bytes();
                     if room < 2 + name.len() + 4 + ITEM_HASH_BYTES {
@@ -148,7 +150,8 @@ impl SnapshotEncoder {
 
     fn end(&mut self) -> Result<Vec<u8>, StoreError> {
         if self.items != self.cut.items() {
-            // Counts and keys that differ must not spread; verifying this store says where they do.
+            // Counts and keys that differ must not spread. Verifying this store shows where they
+            // differ.
             return Err(StoreError::Poisoned);
         }
         let mut content = vec![KIND_END];
@@ -187,7 +190,7 @@ impl Iterator for SnapshotEncoder {
     }
 }
 
-/// Numbers the frames and sums up their bytes.
+/// Numbers the frames and computes the checksum of the stream.
 #[derive(Default)]
 struct Frames {
     number: u64,
@@ -233,7 +236,7 @@ fn entries(position: &Position) -> VecDeque<Entry> {
     entries
 }
 
-/// At most [`RANGES_MAX`] ranges from the one at `first` on.
+/// At most [`RANGES_MAX`] ranges, starting at the range `first`.
 fn ranges_of(part: &EpochPosition, first: usize) -> &[(Sequence, Sequence)] {
     let rest = part.sequences.beyond().get(first..).unwrap_or_default();
     rest.get(..RANGES_MAX).unwrap_or(rest)

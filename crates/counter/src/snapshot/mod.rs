@@ -1,7 +1,7 @@
-//! The bytes of a snapshot on their way from one counter to another.
+//! The format of a snapshot that one counter sends to another.
 //!
-//! Invariant: what decodes to its [`Part::End`] is the whole snapshot that was encoded, each key
-//! once; bytes that are missing, changed, repeated or out of order are an error before that. Both
+//! Invariant: a stream that decodes to its [`Part::End`] is the whole snapshot that was encoded,
+//! each key once; missing, changed, repeated or reordered bytes are an error before that. Both
 //! sides hold about one frame and the position in memory, however long the snapshot is.
 //!
 //! All numbers are little-endian. The stream:
@@ -27,7 +27,7 @@
 //! | … checksum of its last batch | 4 |
 //! | … number of ranges beyond the prefix, at most 1,024; more continue in the next entry | 4 |
 //! | … the ranges, first and last sequence | 16 each |
-//! | keys: groups, at least 1, a tenant's together: length of its name in bytes | 2 |
+//! | keys: groups, at least 1, adjacent for each tenant: length of its name in bytes | 2 |
 //! | … its name, UTF-8 | 1 to 1,024 |
 //! | … number of hashes, at least 1 | 4 |
 //! | … the hashes, ascending over all groups of the tenant | 12 each |
@@ -53,12 +53,12 @@ const VERSION: u32 = 1;
 const PREAMBLE_BYTES: usize = 8;
 /// Bytes of a frame before its content.
 const FRAME_HEAD_BYTES: usize = 8;
-/// The most bytes of a frame's content: far more than a tenant's name, little beside a network's
+/// Maximum bytes of a frame's content: far more than a tenant's name, little compared with network
 /// buffers.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024;
-/// The most ranges of one entry, so that every entry fits into a frame.
+/// Maximum ranges of one entry, so that every entry fits into a frame.
 const RANGES_MAX: usize = 1024;
-/// The most bytes of position frames that a decoder takes: room for two million epochs.
+/// Maximum bytes of position frames that a decoder accepts: room for two million epochs.
 pub const POSITION_BYTES_MAX: usize = 64 << 20;
 
 const KIND_HEAD: u8 = 1;
@@ -66,49 +66,49 @@ const KIND_POSITION: u8 = 2;
 const KIND_KEYS: u8 = 3;
 const KIND_END: u8 = 4;
 
-/// A decoded piece of a snapshot, in this order: one head, any number of keys, the end.
+/// A decoded part of a snapshot. The order is one head, any number of keys, the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// What the snapshot is of.
+    /// Metadata of the snapshot.
     Head {
-        /// How its keys are split.
+        /// The partitioning of its keys.
         partitioning: Partitioning,
-        /// The batches that its keys hold.
+        /// The position: the batches that its keys include.
         position: Position,
     },
-    /// Some keys of one tenant, ascending; a tenant's parts follow each other.
+    /// Keys of one tenant, ascending. The parts of a tenant are adjacent.
     Keys {
-        /// Whose they are.
+        /// The tenant.
         tenant: TenantName,
-        /// The items, at least one.
+        /// The hashes of its items, at least one.
         hashes: Vec<ItemHash>,
     },
-    /// All was there. Only now may the keys be used.
+    /// The end of a complete snapshot. The keys must not be used before.
     End,
 }
 
-/// Why bytes are no snapshot.
+/// Why bytes can't be decoded as a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SnapshotError {
-    /// They do not start like a snapshot.
+    /// The bytes do not start like a snapshot.
     #[error("not a snapshot")]
     NotASnapshot,
-    /// A later release's snapshot.
-    #[error("a snapshot of format version {0}, which this release does not know")]
+    /// The snapshot is of a later release.
+    #[error("snapshot format version {0} is not supported by this release")]
     Version(u32),
-    /// They do not match their checksum: changed, lost or reordered on the way.
-    #[error("a frame of the snapshot, number {frame}, does not match its checksum")]
+    /// A frame does not match its checksum: it was changed, lost or reordered in transit.
+    #[error("frame {frame} of the snapshot does not match its checksum")]
     Checksum {
         /// The frame's number, from 0.
         frame: u64,
     },
-    /// The checksums hold but the content breaks the format: a faulty writer.
-    #[error("the snapshot breaks its format: {0}")]
+    /// The checksums match but the content violates the format: the writer is faulty.
+    #[error("malformed snapshot: {0}")]
     Malformed(&'static str),
-    /// They ended before the snapshot did.
-    #[error("the snapshot ends too early")]
+    /// The bytes ended before the snapshot did.
+    #[error("the snapshot is truncated")]
     Truncated,
-    /// The parts that are there must be taken before more bytes are given.
-    #[error("more bytes were given before the parts of the earlier ones were taken")]
+    /// More bytes were pushed before the decoded parts were taken.
+    #[error("more bytes were pushed before the decoded parts were taken")]
     NotDrained,
 }

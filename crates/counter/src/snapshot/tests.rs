@@ -1,4 +1,4 @@
-//! Snapshots there and back, and on ways that change them.
+//! Tests of the snapshot format: round trips, damaged streams and faulty readers.
 //!
 //! Invariant: see the [module above](super).
 
@@ -18,7 +18,8 @@ fn partitioning() -> Partitioning {
     Partitioning::new(2).expect("valid")
 }
 
-/// A snapshot of `items` tenants with a position of `epochs`, each with so many holes.
+/// A snapshot of `items` with a position of `epochs`: the epoch, its prefix and its number of
+/// holes.
 fn snapshot(items: &Items, epochs: &[(u128, u64, u64)]) -> Snapshot {
     let shape = StoreShape {
         partitioning: partitioning(),
@@ -61,7 +62,7 @@ fn items() -> impl Strategy<Value = Items> {
 }
 
 fn epochs() -> impl Strategy<Value = Vec<(u128, u64, u64)>> {
-    // From the last of these, four ranges end with the greatest sequence.
+    // From the last prefix, four ranges end with the greatest sequence.
     let prefix = prop_oneof![0_u64..1000, Just(SEQUENCE_MAX - 12)];
     prop::collection::vec((any::<u128>(), prefix, 0_u64..5), 0..6)
 }
@@ -88,7 +89,7 @@ fn decode(bytes: &[u8], piece: usize) -> Result<Vec<Part>, SnapshotError> {
     Ok(parts)
 }
 
-/// The head, and each tenant's hashes, of whole parts.
+/// The position and the hashes of each tenant, from all parts of a snapshot.
 fn gather(parts: Vec<Part>) -> (Position, Items) {
     let mut items = Items::new();
     let mut parts = parts.into_iter();

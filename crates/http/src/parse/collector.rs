@@ -1,6 +1,6 @@
-//! Checking items one by one, and gathering them by tenant or their faults.
+//! Validates items one by one, and collects them by tenant, or collects their errors.
 //!
-//! Invariant: once there is a fault, no items come out, unless those without faults were asked for.
+//! Invariant: after the first error no items are returned, unless invalid items are left out.
 
 use super::json::{Field, RawItem};
 use super::{INVALID_ITEMS_MAX, Invalid, ItemError, Items, ParseError};
@@ -8,14 +8,14 @@ use headcount_model::{
     ItemHash, NameError, TenantItems, TenantName, check_item_id, check_tenant, merge_by_tenant,
 };
 
-/// Bytes that a fault takes beside its texts, which are kept once and written once: about, and
-/// rather too many.
+/// Size of an error without its texts, in bytes: an estimate that is rather too large. The texts
+/// count twice, because they are kept once and written once.
 const FAULT_BYTES: usize = size_of::<ItemError>() + 64;
 
-/// Gathers valid items by tenant, and faults.
+/// Collects valid items by tenant, and errors.
 pub(super) struct Collector<'r> {
     items_max: usize,
-    /// Items read, valid or not.
+    /// The number of items read, valid or not.
     read: usize,
     items: Items,
     errors: Vec<ItemError>,
@@ -24,7 +24,7 @@ pub(super) struct Collector<'r> {
     stopped: Option<Stop>,
 }
 
-/// Why no more is read.
+/// Why reading stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     TooMany,
@@ -44,7 +44,7 @@ impl<'r> Collector<'r> {
         }
     }
 
-    /// Forgets what it has gathered, to read the same body in another way.
+    /// Discards everything collected, to read the same body in another way.
     pub(super) fn start_again(&mut self) {
         self.read = 0;
         self.items = Items::default();
@@ -53,17 +53,17 @@ impl<'r> Collector<'r> {
         self.stopped = None;
     }
 
-    /// Whether nothing more is to be read: whatever follows, the body is refused.
+    /// Whether reading must stop: the body is rejected, whatever follows.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 
-    /// Whether the valid items count without the others.
+    /// Whether invalid items are left out.
     pub(super) fn leaves_out(&self) -> bool {
         matches!(self.invalid, Invalid::IsLeftOut(_))
     }
 
-    /// Takes the item of `index`; `position` is its place in the body's array, if that is one.
+    /// Adds the item with this index. `position` is its place in the array, if the body is one.
     pub(super) fn take(&mut self, index: usize, position: Option<usize>, item: &RawItem<'_>) {
         if !self.has_room() {
             return;
@@ -85,7 +85,7 @@ impl<'r> Collector<'r> {
         }
     }
 
-    /// Takes what stands in the place of the item of `index` and is none by its form.
+    /// Adds the error of an element with this index that is not valid JSON.
     pub(super) fn take_broken(&mut self, index: usize, detail: String) {
         if self.has_room() {
             self.fault(index, String::new(), detail);
@@ -115,7 +115,7 @@ impl<'r> Collector<'r> {
                 Err(error) => format!("{name} {error}"),
             },
             Field::Missing => format!("{name} is missing"),
-            Field::Repeated => format!("{name} is there more than once"),
+            Field::Repeated => format!("{name} occurs more than once"),
             Field::Unpaired => {
                 format!("{name} must not contain one half of a surrogate pair (\\ud800 to \\udfff)")
             }
@@ -126,7 +126,7 @@ impl<'r> Collector<'r> {
     }
 
     fn fault(&mut self, index: usize, pointer: String, detail: String) {
-        // An item's faults come one after another.
+        // The errors of an item are consecutive.
         if self.errors.last().is_none_or(|last| last.index != index) {
             self.invalid_items += 1;
         }
@@ -153,14 +153,14 @@ impl<'r> Collector<'r> {
         if !self.errors.is_empty() && !self.leaves_out() {
             return;
         }
-        // Neighbours often share their tenant.
+        // Consecutive items often have the same tenant.
         if let Some(last) = self.items.tenants.last_mut()
             && last.tenant.as_str() == tenant
         {
             last.hashes.push(hash);
             return;
         }
-        // The check above passed, so the name is valid.
+        // `check_tenant` passed, so the name is valid.
         if let Ok(tenant) = TenantName::new(tenant) {
             let hashes = [hash].into();
             self.items.tenants.push(TenantItems { tenant, hashes });

@@ -1,7 +1,7 @@
-//! Reading JSON once, without keeping more of it than an item's two fields.
+//! Reads JSON in a single pass, and keeps only the two fields of each item.
 //!
-//! Invariant: whatever is JSON is read to its end, with faults noted instead of raised; only what
-//! is not JSON is an error.
+//! Invariant: valid JSON is read to its end, and errors of items are recorded, not returned. Only
+//! invalid JSON is an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::collector::Collector;
 
-/// One element of the body, before its rules are checked.
+/// One element of the body, before it is validated.
 pub(super) enum RawItem<'a> {
     Object { id: Field<'a>, tenant: Field<'a> },
     Other(&'static str),
@@ -24,7 +24,8 @@ pub(super) enum Field<'a> {
     Missing,
     Repeated,
     Text(Cow<'a, str>),
-    /// A string with one half of a surrogate pair: JSON by its grammar, and no text.
+    /// A string with one half of a surrogate pair: valid by the grammar of JSON, but not Unicode
+    /// text.
     Unpaired,
     Other(&'static str),
 }
@@ -49,7 +50,7 @@ impl<'de> DeserializeSeed<'de> for BodySeed<'_, '_> {
     }
 }
 
-/// Answers for every JSON value but the ones that the visitor itself handles.
+/// Implements the visits of all JSON values that the visitor itself does not handle.
 macro_rules! other_values {
     ($make:expr) => {
         fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
@@ -108,11 +109,11 @@ impl<'de> Visitor<'de> for BodySeed<'_, '_> {
     other_values!(|body: Self, found| body.single(&RawItem::Other(found)));
 }
 
-/// What ends the reading early; nobody sees it.
+/// The message of the error that stops reading early; it is never shown.
 const STOPPED: &str = "no more is read";
 
-/// Reads one item. The names of its fields are texts, or, if `UNPAIRED`, may be none: then they are
-/// unknown ones.
+/// Reads one item. If `UNPAIRED`, names of fields may have half of a surrogate pair; such names are
+/// unknown fields.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ItemSeed<const UNPAIRED: bool>;
 
@@ -158,7 +159,7 @@ impl<'de, const UNPAIRED: bool> Visitor<'de> for ItemSeed<UNPAIRED> {
     other_values!(|_, found| Ok(RawItem::Other(found)));
 }
 
-/// A field's name.
+/// The name of a field.
 enum Name {
     Id,
     Tenant,
@@ -202,7 +203,7 @@ impl Name {
     }
 }
 
-/// Takes a value of any type, whatever is in it, and keeps it if it is a string.
+/// Converts a value of any type into a field, which keeps only strings.
 fn field(value: &RawValue) -> Field<'_> {
     let text = value.get();
     let found = match text.as_bytes().first() {
@@ -211,7 +212,7 @@ fn field(value: &RawValue) -> Field<'_> {
             if !inner.contains('\\') {
                 return Field::Text(Cow::Borrowed(inner));
             }
-            // It is JSON, so nothing else can be wrong with it.
+            // The value is JSON, so half of a surrogate pair is the only possible error.
             let text = serde_json::from_str(text).map(Cow::Owned);
             return text.map_or(Field::Unpaired, Field::Text);
         }
@@ -224,9 +225,9 @@ fn field(value: &RawValue) -> Field<'_> {
     Field::Other(found)
 }
 
-/// Reads a body again that has half of a surrogate pair where [`BodySeed`] takes texts: in the name
-/// of a field, or in place of an item. Each element is read twice, the first time only for its
-/// form.
+/// Reads a body again that has half of a surrogate pair where [`BodySeed`] requires Unicode text:
+/// in the name of a field, or in place of an item. Each element is read twice, the first time only
+/// to check its syntax.
 pub(super) fn read_unpaired(
     text: &str,
     collector: &mut Collector<'_>,
@@ -241,7 +242,7 @@ pub(super) fn read_unpaired(
     json.end()
 }
 
-/// The item that `json` is, which is JSON by its form.
+/// Reads an item from `json`, which has valid JSON syntax.
 pub(super) fn unpaired_item(json: &RawValue) -> Result<RawItem<'_>, serde_json::Error> {
     match json.get().starts_with('"') {
         true => Ok(RawItem::Other("a string")),

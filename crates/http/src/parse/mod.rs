@@ -1,9 +1,9 @@
-//! Request bodies to items: JSON (one item or an array) and NDJSON (an item a line).
+//! Parses request bodies into items: JSON (one item or an array) and NDJSON (one item per line).
 //!
-//! Invariant: all or nothing, unless what is valid was asked for: either every item of the body is
-//! valid and comes back, or none does and the error names what is wrong and where, as a place in
-//! the whole body. No input makes it panic, and what it allocates is bounded by the body's size;
-//! for the faults of items that are left out it asks first.
+//! Invariant: parsing is all or nothing, unless invalid items are left out: it returns either all
+//! items of the body, which are valid, or an error that names what is wrong and where in the whole
+//! body. No input causes a panic. Allocations are bounded by the size of the body, except for the
+//! errors of items that are left out, for which room is requested first.
 
 mod collector;
 mod json;
@@ -18,92 +18,95 @@ use self::collector::Collector;
 use self::json::{BodySeed, ItemSeed, RawItem, read_unpaired, unpaired_item};
 use headcount_model::{BYTE_ORDER_MARK, TenantItems};
 
-/// The faults of so many invalid items are named, where they refuse the body.
+/// Maximum number of invalid items that the error of a rejected body names.
 pub const INVALID_ITEMS_MAX: usize = 100;
 
-/// How a body is written.
+/// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// One item, or an array of items.
     Json,
-    /// An item a line, without brackets and commas.
+    /// One item per line, without brackets and commas.
     Ndjson,
 }
 
-/// What comes of a body with invalid items.
+/// How a body with invalid items is handled.
 pub enum Invalid<'r> {
-    /// None of its items comes back.
+    /// The body is rejected.
     RefusesAll,
-    /// The others come back, with the faults of these. Before each fault it is asked whether there
-    /// is room for so many bytes.
+    /// The valid items are returned, with the errors of the others. The function is called before
+    /// each error is kept, and returns whether there is room for that many bytes.
     IsLeftOut(&'r mut dyn FnMut(usize) -> bool),
 }
 
-/// What is wrong with one item.
+/// An error of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemError {
-    /// Which item: its index in the array, 0 for a single item, the index of its line in NDJSON.
+    /// The index of the item in the array; 0 for a single item; in NDJSON, the index of its line.
     pub index: usize,
-    /// A JSON Pointer (RFC 6901) to the fault: into the body, or into the line in NDJSON.
+    /// A JSON Pointer (RFC 6901) to the error, within the body or, in NDJSON, within the line.
     pub pointer: String,
     /// What is wrong, and what is allowed.
     pub detail: String,
 }
 
-/// Why a body's items are not accepted.
+/// Why a body is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ParseError {
-    /// The body is not JSON, or not of a form that has items.
+    /// The body is not valid JSON or NDJSON.
     #[error("{detail}")]
     Malformed {
         /// In NDJSON, the index of the line.
         line: Option<usize>,
-        /// What is wrong and where.
+        /// What is wrong, and where.
         detail: String,
     },
-    /// Items are invalid: the faults of the first [`INVALID_ITEMS_MAX`].
-    #[error("{} of the items' fields are invalid", .0.len())]
+    /// Some items are invalid: the errors of the first [`INVALID_ITEMS_MAX`] invalid items.
+    #[error("the items have {} errors", .0.len())]
     Invalid(Vec<ItemError>),
     /// There are more items than allowed.
-    #[error("more than {0} items")]
+    #[error("the body has more than {0} items")]
     TooMany(usize),
-    /// There is no room for the faults of so many items.
-    #[error("no room for the faults of so many items")]
+    /// There is no room for the errors of the invalid items.
+    #[error("no room for the errors of the invalid items")]
     NoRoom,
 }
 
 /// A body's items.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Items {
-    /// By tenant, in ascending order; each tenant once.
+    /// The valid items by tenant, in ascending order. Each tenant occurs once.
     pub tenants: Vec<TenantItems>,
-    /// How many these are, repetitions included.
+    /// The number of these items, including duplicates.
     pub count: usize,
-    /// The faults of all others, in their order; none unless that was asked for.
+    /// The errors of the items that were left out, in their order; see [`Invalid::IsLeftOut`].
     pub left_out: Vec<ItemError>,
 }
 
-/// Parses a JSON body: one item, or an array of at most `items_max`.
+/// Parses a JSON body: one item, or an array of at most `items_max` items.
 ///
 /// # Errors
-/// [`ParseError`]; the whole body is read first, so malformed JSON wins over invalid items.
+/// [`ParseError`]. The whole body is read first: malformed JSON takes precedence over invalid
+/// items.
 pub fn parse_json(body: &[u8], items_max: usize) -> Result<Items, ParseError> {
     parse(Format::Json, body, items_max, Invalid::RefusesAll)
 }
 
-/// Parses NDJSON: one item a line, blank lines skipped, at most `items_max` items.
+/// Parses an NDJSON body: one item per line, at most `items_max` items. Blank lines are skipped.
 ///
 /// # Errors
-/// [`ParseError`]; the whole body is read first, so malformed JSON wins over invalid items.
+/// [`ParseError`]. The whole body is read first: malformed JSON takes precedence over invalid
+/// items.
 pub fn parse_ndjson(body: &[u8], items_max: usize) -> Result<Items, ParseError> {
     parse(Format::Ndjson, body, items_max, Invalid::RefusesAll)
 }
 
-/// Parses a body of at most `items_max` items, invalid ones included. A line of NDJSON that is no
-/// JSON is an invalid item where those are left out.
+/// Parses a body of at most `items_max` items, including invalid ones. With
+/// [`Invalid::IsLeftOut`], a line of NDJSON that is not JSON is an invalid item.
 ///
 /// # Errors
-/// [`ParseError`]; the whole body is read first, so malformed JSON wins over invalid items.
+/// [`ParseError`]. The whole body is read first: malformed JSON takes precedence over invalid
+/// items.
 pub fn parse(
     format: Format,
     body: &[u8],
@@ -125,7 +128,7 @@ pub fn parse(
         (Err(_), Format::Ndjson) if collector.leaves_out() => {
             read_bytes(text, skipped, &mut collector)?;
         }
-        // An ignored field must be UTF-8 too.
+        // Ignored fields must be UTF-8 as well.
         (Err(error), _) => {
             return Err(ParseError::Malformed {
                 line: None,
@@ -136,7 +139,7 @@ pub fn parse(
     collector.finish()
 }
 
-/// Reads JSON before which `skipped` bytes of the body were skipped.
+/// Reads a JSON body, after the first `skipped` bytes of it.
 fn read_json(text: &str, skipped: usize, collector: &mut Collector<'_>) -> Result<(), ParseError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let seed = BodySeed(collector);
@@ -156,12 +159,13 @@ fn read_json(text: &str, skipped: usize, collector: &mut Collector<'_>) -> Resul
                 },
             })
         }
-        // The collector says so at its end.
+        // If the collector has stopped, `finish` returns the error.
         _ => Ok(()),
     }
 }
 
-/// Reads the line of `index`; `skipped` bytes of the body were skipped before the first.
+/// Reads the line with this index. `skipped` is the number of bytes of the body that were skipped
+/// before the first line.
 fn read_line(
     index: usize,
     line: &str,
@@ -183,7 +187,7 @@ fn read_line(
         }
         Err(error) => error,
     };
-    // Beside the line's index its number, 1, would mislead.
+    // The line number in the error is always 1, which would be confusing next to the line's index.
     let (what, _, column) = placed(&error, if index == 0 { skipped } else { 0 });
     let what = format!("{what} at column {column}");
     if collector.leaves_out() {
@@ -196,7 +200,8 @@ fn read_line(
     })
 }
 
-/// The item of a line in which a text has half of a surrogate pair, if it is JSON otherwise.
+/// Returns the item of a line in which a string has half of a surrogate pair, if the line is
+/// otherwise JSON.
 fn unpaired_line(line: &str) -> Option<RawItem<'_>> {
     let json: Option<&RawValue> = may_be_unpaired(line)
         .then(|| serde_json::from_str(line).ok())
@@ -204,12 +209,12 @@ fn unpaired_line(line: &str) -> Option<RawItem<'_>> {
     json.and_then(|json| unpaired_item(json).ok())
 }
 
-/// Whether `json`, which could not be read, may be such for half of a surrogate pair alone.
+/// Whether half of a surrogate pair may be the only reason why `json` could not be read.
 fn may_be_unpaired(json: &str) -> bool {
     json.contains("\\u")
 }
 
-/// Reads lines of which some are not UTF-8: these are left out.
+/// Reads lines, and leaves out those that are not UTF-8.
 fn read_bytes(
     text: &[u8],
     skipped: usize,
@@ -230,10 +235,10 @@ fn read_bytes(
 }
 
 fn not_utf8(at: usize) -> String {
-    format!("it is not UTF-8 at byte {at}")
+    format!("invalid UTF-8 at byte {at}")
 }
 
-/// What is wrong, and the line and column of the body where it is; 0 and 0 where that is not known.
+/// Returns what is wrong, and its line and column in the body; both are 0 if unknown.
 fn placed(error: &serde_json::Error, skipped: usize) -> (String, usize, usize) {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();

@@ -88,7 +88,7 @@ fn every_fault_is_named_by_index_and_pointer() {
         [
             expect(1, "/1/id", "id must be a string, not a number"),
             expect(1, "/1/tenant", "tenant must be a string, not null"),
-            expect(2, "/2/id", "id is there more than once"),
+            expect(2, "/2/id", "id occurs more than once"),
             expect(2, "/2/tenant", "tenant must not be \".\" or \"..\""),
             expect(
                 3,
@@ -139,7 +139,7 @@ fn lengths_count_characters_at_their_limits() {
 fn the_faults_of_at_most_a_hundred_items_are_named() {
     let body = format!("[{}]", vec!["{}"; 200].join(","));
     let faults = invalid(&body);
-    assert_eq!(faults.len(), 2 * INVALID_ITEMS_MAX, "two of each item");
+    assert_eq!(faults.len(), 2 * INVALID_ITEMS_MAX, "two for each item");
     assert_eq!(
         faults.last().map(|fault| fault.0),
         Some(INVALID_ITEMS_MAX - 1)
@@ -176,9 +176,10 @@ fn malformed_json_wins_over_invalid_items_and_limits_hold() {
 fn half_of_a_surrogate_pair_is_one_items_fault() {
     const HALF: &str = "must not contain one half of a surrogate pair (\\ud800 to \\udfff)";
     assert_eq!(
-        invalid(
-            r#"[{"id":"1","tenant":"t"},{"id":"\ud83d","tenant":"t"},{"id":"2","tenant":"\udc00x"}]"#
-        ),
+        invalid(concat!(
+            r#"[{"id":"1","tenant":"t"},{"id":"\ud83d","tenant":"t"},"#,
+            r#"{"id":"2","tenant":"\udc00x"}]"#,
+        )),
         [
             expect(1, "/1/id", &format!("id {HALF}")),
             expect(2, "/2/tenant", &format!("tenant {HALF}")),
@@ -199,8 +200,8 @@ fn half_of_a_surrogate_pair_is_one_items_fault() {
         };
         assert_eq!((errors[0].index, errors[0].pointer.as_str()), (1, "/id"));
     }
-    // Where no text of an item is meant, it is nobody's fault, or that of what stands in an item's
-    // place.
+    // Outside the fields of an item, half of a pair is no error. In place of an item, the error is
+    // that there is no item.
     for ignored in [
         r#"{"id":"1","tenant":"a","x":"\ud800"}"#,
         r#"{"id":"1","\ud800":[{"\udc00":1}],"tenant":"a"}"#,
@@ -273,18 +274,21 @@ fn a_byte_order_mark_before_a_body_is_skipped() {
     assert_eq!(parse_ndjson(b"\xef\xbb\xbf", 10), Ok(Items::default()));
     assert!(
         parse_json(b"\xef\xbb\xbf\xef\xbb\xbf[]", 10).is_err(),
-        "one"
+        "only one is skipped"
     );
-    assert!(parse_json(b"[\xef\xbb\xbf]", 10).is_err(), "before it");
+    assert!(
+        parse_json(b"[\xef\xbb\xbf]", 10).is_err(),
+        "only before the body"
+    );
     let marked = parse_json("[{\"id\":\"\u{feff}1\",\"tenant\":\"a\"}]".as_bytes(), 10);
     assert_eq!(
         marked,
         Ok(items(&[("a", &["\u{feff}1"])])),
-        "within is kept"
+        "kept inside a string"
     );
 }
 
-/// Parses, leaving invalid items out as long as `room` bytes do for their faults.
+/// Parses a body and leaves out invalid items. Their errors may take `room` bytes.
 fn partly(format: Format, body: &[u8], items_max: usize, room: usize) -> Result<Items, ParseError> {
     let mut left = room;
     let mut take = |bytes: usize| {
@@ -315,7 +319,7 @@ fn the_valid_items_of_a_body_come_without_the_others() {
     assert_eq!(
         partly(Format::Json, body, 4, 1 << 20),
         Err(ParseError::TooMany(4)),
-        "the others are of the body too"
+        "invalid items count towards the limit"
     );
     assert_eq!(partly(Format::Json, body, 5, 300), Err(ParseError::NoRoom));
     malformed(partly(Format::Json, b"[{}", 5, 1 << 20));
@@ -324,7 +328,8 @@ fn the_valid_items_of_a_body_come_without_the_others() {
     let parsed = partly(Format::Json, half, 5, 1 << 20).expect("partly");
     assert_eq!((parsed.count, places(&parsed)), (1, vec![(0, "/0")]));
 
-    let lines = b"\xef\xbb\xbf{\"id\":\"1\",\"tenant\":\"a\"}\n{\"id\":\n\n\xff\n[]\n{\"id\":\"2\",\"tenant\":\"a\"} x\n";
+    let lines = b"\xef\xbb\xbf{\"id\":\"1\",\"tenant\":\"a\"}\n{\"id\":\n\n\xff\n[]\n\
+        {\"id\":\"2\",\"tenant\":\"a\"} x\n";
     let parsed = partly(Format::Ndjson, lines, 5, 1 << 20).expect("partly");
     assert_eq!((parsed.count, parsed.tenants.len()), (1, 1));
     assert_eq!(places(&parsed), [(1, ""), (3, ""), (4, ""), (5, "")]);
@@ -333,7 +338,7 @@ fn the_valid_items_of_a_body_come_without_the_others() {
         details,
         [
             "is not JSON: EOF while parsing a value at column 6",
-            "it is not UTF-8 at byte 35",
+            "invalid UTF-8 at byte 35",
             "must be an object with the fields id and tenant, not an array",
             "is not JSON: trailing characters at column 25",
         ]
@@ -365,9 +370,11 @@ proptest! {
         }
     }
 
-    /// Where all items are valid, it makes no difference whether others would be left out.
+    /// Leaving out invalid items returns the same as parsing only the valid items.
     #[test]
-    fn what_is_valid_is_never_left_out(posted in prop::collection::vec(("[a-c]", "[0-9]{0,3}"), 0..20)) {
+    fn what_is_valid_is_never_left_out(
+        posted in prop::collection::vec(("[a-c]", "[0-9]{0,3}"), 0..20),
+    ) {
         let items: Vec<_> = posted
             .iter()
             .map(|(tenant, id)| serde_json::json!({"id": id, "tenant": tenant}))
@@ -381,7 +388,7 @@ proptest! {
         prop_assert_eq!((parsed.tenants, parsed.count), (alone.tenants, alone.count));
     }
 
-    /// JSON and NDJSON are two ways to write the same items.
+    /// The same items parse to the same result from JSON and from NDJSON.
     #[test]
     fn both_forms_agree(posted in prop::collection::vec(("[a-c]", "[0-9]{1,3}"), 0..20)) {
         let lines: Vec<String> = posted

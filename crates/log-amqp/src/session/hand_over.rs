@@ -1,6 +1,6 @@
-//! What a session does while it consumes.
+//! The consuming phase of a session.
 //!
-//! Invariant: what does not decode ends it, and nothing that comes behind it is handed over.
+//! Invariant: a delivery that does not decode ends the session, and nothing behind it is delivered.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{CONSUMER_INTERVAL, End, Session};
 use headcount_log::{DeliveryError, wire};
 
 impl Session {
-    /// Hands over what comes until the session ends.
+    /// Passes deliveries on until the session ends.
     pub(super) async fn hand_over(&self, broker: &mut Broker, merged: &mut Merged) -> End {
         let first = Instant::now() + CONSUMER_INTERVAL;
         let mut looks = tokio::time::interval_at(first, CONSUMER_INTERVAL);
@@ -37,7 +37,7 @@ impl Session {
                 Some(Taken::Delivery(partition, delivery)) => (partition, delivery),
                 Some(Taken::Cancelled) | None => return End::Cancelled,
                 Some(Taken::Error(error)) => {
-                    tracing::debug!(%error, "consuming ended");
+                    tracing::debug!(%error, "consumer ended with an error");
                     return End::Lost;
                 }
             };

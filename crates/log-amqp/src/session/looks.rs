@@ -1,6 +1,6 @@
-//! What a session looks at: before it consumes, and while it does.
+//! The checks of a session: before it consumes, and while it consumes.
 //!
-//! Invariant: a look changes nothing.
+//! Invariant: a check changes nothing.
 
 use tokio::time::Instant;
 
@@ -12,12 +12,12 @@ use super::super::{announcement, generation_queue, merged};
 use super::Session;
 use headcount_model::KeptGeneration;
 
-/// At every how many of these looks it looks for the marker of a loss too: RabbitMQ logs an error
-/// when that is not there.
+/// One of so many checks also looks for the `lost` marker. It is not done every time because
+/// RabbitMQ logs an error when the marker does not exist.
 const TOLD_LOOKS: u32 = 4;
 
 impl Session {
-    /// Everything that decides what to do before consuming, for a store that remembers `kept`.
+    /// Reads all facts that decide what to do before consuming. `kept` is the store's generation.
     pub(super) async fn look(
         &self,
         broker: &mut Broker,
@@ -45,8 +45,9 @@ impl Session {
         })
     }
 
-    /// Whether the queues have their consumer still, and, at every so many looks, whether nobody
-    /// has left word since of a loss. Of a removal the end of the consumer tells.
+    /// Whether the queues still have their consumer, no coordinator omits this counter, and, in one
+    /// of [`TOLD_LOOKS`] checks, no marker reports a new loss. The removal of the counter needs no
+    /// check: it ends the consumer.
     pub(super) async fn is_as_settled(
         &self,
         broker: &mut Broker,
@@ -58,14 +59,14 @@ impl Session {
         Ok(is_consumed && !is_told && !self.is_unnamed())
     }
 
-    /// Whether it may have missed, while it was away, what a coordinator that does not name it
-    /// acknowledged. In this life that was told at most once: coordinators reach a counter that
-    /// they hear.
+    /// Whether a coordinator that does not name this counter may have acknowledged batches while
+    /// the counter was away. This is reported at most once in an incarnation, because coordinators
+    /// publish to a counter whose announcements they receive.
     fn is_unnamed(&self) -> bool {
         !self.told && announcement::is_unnamed(&self.nodes.borrow(), &self.name, Instant::now())
     }
 
-    /// Whether there is a marker of a loss, or of the counter's removal.
+    /// Whether a marker reports a loss, or the counter's removal.
     pub(super) async fn is_told_of(&self, broker: &mut Broker) -> Result<bool, BrokerError> {
         let lost = Marker::Lost(self.name.clone());
         Ok(broker.has(&lost).await? || broker.has(&Marker::Removed(self.name.clone())).await?)

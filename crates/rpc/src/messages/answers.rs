@@ -1,6 +1,6 @@
-//! What a counter answers.
+//! Answers of a counter.
 //!
-//! Invariant: an answer has a count for each partition that it says it holds.
+//! Invariant: an answer has a count for each partition that it reports as held.
 
 use std::borrow::Cow;
 
@@ -12,11 +12,11 @@ use super::{ExchangeError, Message};
 use crate::{Counts, Cover, Listing, Membership, QueryError, Status};
 use headcount_model::TenantName;
 
-/// How many covers back an equal one is looked for: queries answered together mostly see the same
-/// commit.
+/// How many of the previous covers are compared to find an equal one: queries that are answered
+/// together usually see the same commit.
 const COVERS_LOOKED_AT: usize = 8;
 
-/// The answers to a [`CountsGroup`](super::CountsGroup), in its order. As JSON, `cover` is an
+/// The answers to a [`CountsGroup`](super::CountsGroup), in its order. In the JSON, `cover` is an
 /// index:
 ///
 /// ```json
@@ -108,7 +108,7 @@ impl Message for CountsAnswers {
             AnswerJson::Counts { cover, counts } => {
                 let cover = covers
                     .get(cover)
-                    .ok_or(ExchangeError::Invalid("no such cover"))?;
+                    .ok_or(ExchangeError::Invalid("the cover does not exist"))?;
                 let cover = cover.cover.clone().into_owned();
                 let counts = counts.into_owned();
                 check_counts(&cover, counts.iter())?;
@@ -130,7 +130,9 @@ fn check_counts<'a>(
     if counts.all(|each| each.len() == cover.partitions.len()) {
         return Ok(());
     }
-    Err(ExchangeError::Invalid("not one count for each partition"))
+    Err(ExchangeError::Invalid(
+        "the counts do not match the partitions",
+    ))
 }
 
 /// The JSON of a [`Membership`].
@@ -216,10 +218,10 @@ struct StatusJson {
     disk_bytes: u64,
     memory_bytes: u64,
     runs: u64,
-    /// Unknown to 0.1.0, which passes it over.
+    /// Release 0.1.0 does not know this field and ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     doubt: Option<String>,
-    /// Likewise.
+    /// Release 0.1.0 does not know this field and ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! What an operator is shown, and signs, when something is lost for good.
+//! The messages by which an operator sees and accepts losses.
 //!
-//! Invariant: a request names what is accepted; nothing else is given up with it.
+//! Invariant: a request names everything that it accepts; it gives up nothing else.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use super::wire::{self, LossText, derived_message};
 use super::{ExchangeError, Message};
 use headcount_model::{CounterName, Epoch, LossId, Sequence};
 
-/// Sequences of one epoch and partition.
+/// A range of sequences of one epoch and partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// The partition's number.
     pub partition: u16,
-    /// The coordinator's life that gave the sequences out.
+    /// The coordinator's incarnation that assigned the sequences.
     #[serde(with = "wire::epoch")]
     pub epoch: Epoch,
     /// The first sequence.
@@ -26,48 +26,52 @@ pub struct Loss {
     pub last: Sequence,
 }
 
-/// A counter that is not sure to have everything, and what names its last loss.
+/// A counter that may not have everything, with the ID of its last loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncompleteCounter {
     /// Its name.
     pub name: String,
-    /// What names its last loss; absent where its release doesn't say, so that it can't be
-    /// accepted, and where it can't be accepted yet.
+    /// The ID of its last loss. `None` if its release does not report the ID, so that the loss
+    /// can't be accepted, or if the loss can't be accepted yet.
     pub loss: Option<LossId>,
-    /// Why it can't be accepted yet, and what an operator does about that.
+    /// Why the loss can't be accepted yet, and what the operator can do.
     pub not_yet: Option<String>,
 }
 
-/// A batch that nobody who can be reached holds, and that may still come.
+/// A batch that no reachable counter holds, and that may still arrive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotLost {
     /// The partition's number.
     pub partition: u16,
-    /// The coordinator's life that gave the sequence out.
+    /// The coordinator's incarnation that assigned the sequence.
     #[serde(with = "wire::epoch")]
     pub epoch: Epoch,
     /// The sequence.
     pub sequence: Sequence,
-    /// Why it may come, and what an operator does about that.
+    /// Why it may still arrive, and what the operator can do.
     pub why: String,
 }
 
-/// What would be accepted now. As JSON, a release before knows all but `loss_ids`, `not_lost` and
-/// `not_yet`. A counter that can't be accepted yet is in `not_yet` instead of `loss_ids`:
+/// What would be accepted now. The previous release knows all JSON fields except `loss_ids`,
+/// `not_lost` and `not_yet`. A counter with a loss that can't be accepted yet is in `not_yet`
+/// instead of `loss_ids`:
 ///
 /// ```json
-/// {"missing": [], "incomplete": ["c1"], "loss_ids": {"c1": "00f3…"}, "silent": [], "not_lost": [], "not_yet": {}}
+/// {
+///   "missing": [], "incomplete": ["c1"], "loss_ids": {"c1": "00f3…"},
+///   "silent": [], "not_lost": [], "not_yet": {}
+/// }
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "PlanJson", into = "PlanJson")]
 pub struct LossPlan {
-    /// Sequences that no counter that can be reached holds.
+    /// Sequences that no reachable counter holds.
     pub missing: Vec<Loss>,
-    /// Counters that are not sure to have everything.
+    /// Counters that may not have everything.
     pub incomplete: Vec<IncompleteCounter>,
-    /// Counters that did not answer: what is missing may still be with them.
+    /// Counters that did not answer. They may hold what is missing.
     pub silent: Vec<String>,
-    /// Batches that no counter that can be reached holds either, and that are not lost yet.
+    /// Batches that no reachable counter holds either, but that are not lost yet.
     pub not_lost: Vec<NotLost>,
 }
 
@@ -125,18 +129,18 @@ impl From<LossPlan> for PlanJson {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossRequest {
-    /// Sequences to go on without, as the plan named them.
+    /// Sequences to give up, as named in the plan.
     pub missing: Vec<Loss>,
-    /// Whether counters that are not complete shall be taken for complete, with what they hold. A
-    /// release before names none of them, and is refused.
+    /// Whether counters that are not complete become complete with what they hold. A request of the
+    /// previous release names none of them, and is rejected.
     pub complete: bool,
-    /// Those counters, each with its loss as the plan named it.
+    /// Those counters, each with its loss as named in the plan.
     #[serde(default, rename = "loss_ids", with = "loss_ids")]
     pub counters: BTreeMap<CounterName, LossId>,
 }
 
-/// What became of a [`LossRequest`]: all of it was accepted. A release before reads the request in
-/// it.
+/// The outcome of a [`LossRequest`] that was accepted as a whole. The previous release reads the
+/// request in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossReceipt {
     /// What was accepted.
@@ -145,15 +149,15 @@ pub struct LossReceipt {
     /// Counters that are complete now.
     #[serde(default)]
     pub now_complete: Vec<String>,
-    /// Counters that are not, each with the reason and what an operator does about it.
+    /// Counters that are still not complete, each with the reason and what the operator can do.
     #[serde(default)]
     pub still_incomplete: Vec<(String, String)>,
-    /// Counters of which that is not known: they did not answer in time.
+    /// Counters in an unknown state: they did not answer in time.
     #[serde(default)]
     pub not_heard: Vec<String>,
 }
 
-/// Counters by name, each with its loss's id.
+/// Counters by name, each with the ID of its loss.
 mod loss_ids {
     use super::*;
 
@@ -173,7 +177,7 @@ mod loss_ids {
         let texts = BTreeMap::<String, LossText>::deserialize(from)?;
         let named = texts.into_iter().map(|(name, text)| {
             let name = CounterName::new(&name);
-            let name = name.ok_or_else(|| de::Error::custom("a counter's name that is none"))?;
+            let name = name.ok_or_else(|| de::Error::custom("invalid counter name"))?;
             Ok((name, text.0))
         });
         named.collect()

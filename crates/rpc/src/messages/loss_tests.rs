@@ -1,4 +1,4 @@
-//! Losses there and back, and to and from the release before.
+//! Tests of loss messages: round trips, and compatibility with the previous release.
 //!
 //! Invariant: see the [module above](super).
 
@@ -13,18 +13,25 @@ fn there_and_back<M: Message>(message: &M) -> M {
 proptest! {
     #[test]
     fn losses_survive_the_round_trip(
-        missing in prop::collection::vec((any::<u16>(), any::<u128>(), any::<u64>(), any::<u64>()), 0..4),
+        missing in prop::collection::vec(
+            (any::<u16>(), any::<u128>(), any::<u64>(), any::<u64>()),
+            0..4,
+        ),
         complete: bool,
         named in prop::collection::btree_map("[a-z0-9]{1,8}", any::<Option<u64>>(), 0..4),
         why: String,
     ) {
-        let loss = |(partition, epoch, first, last)| Loss { partition, epoch: Epoch(epoch), first, last };
+        let loss = |(partition, epoch, first, last)| {
+            Loss { partition, epoch: Epoch(epoch), first, last }
+        };
         let missing: Vec<Loss> = missing.into_iter().map(loss).collect();
         let not_lost = missing.iter().map(|loss| NotLost {
             partition: loss.partition, epoch: loss.epoch, sequence: loss.last, why: why.clone(),
         });
         let incomplete = named.iter().map(|(name, loss)| IncompleteCounter {
-            name: name.clone(), loss: loss.map(LossId), not_yet: loss.is_none().then(|| why.clone()),
+            name: name.clone(),
+            loss: loss.map(LossId),
+            not_yet: loss.is_none().then(|| why.clone()),
         });
         let plan = LossPlan {
             missing: missing.clone(), incomplete: incomplete.collect(), silent: vec!["c2".into()],
@@ -44,8 +51,7 @@ proptest! {
     }
 }
 
-/// A plan, a request and a receipt of the release before, and what that release reads of those of
-/// now.
+/// This release reads the plan, request and receipt of the previous release, which reads ours.
 #[test]
 fn losses_of_the_release_before_are_read_and_it_reads_ours() {
     let plan = r#"{"missing":[],"incomplete":["c1"],"silent":["c2"]}"#;
@@ -62,7 +68,7 @@ fn losses_of_the_release_before_are_read_and_it_reads_ours() {
     let receipt = LossReceipt::decode(&request.encode()).expect("read");
     assert_eq!(receipt.accepted, request);
 
-    /// As that release declares them.
+    /// The types as that release declares them.
     #[derive(serde::Deserialize)]
     struct Plan {
         missing: Vec<serde_json::Value>,

@@ -1,6 +1,6 @@
-//! What a counter is asked.
+//! Requests to a counter.
 //!
-//! Invariant: what several queries of a group require alike is sent once.
+//! Invariant: equal requirements of several queries in a group are sent once.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,13 +22,18 @@ pub struct CountsQuery {
     pub demand: Demand,
 }
 
-/// Queries for counts that travel together, each answered by itself. As JSON, `requirement` is an
-/// index:
+/// Queries for counts that are sent together and answered one by one. In the JSON, `requirement` is
+/// an index:
 ///
 /// ```json
 /// {
 ///   "requirements": [[{"partition": 0, "epoch": "…", "prefix": 4, "beyond": [[6, 7]]}]],
-///   "queries": [{"tenants": ["asd"], "requirement": 0, "barriers": [], "wait_ms": 0, "whole_position": false}]
+///   "queries": [
+///     {
+///       "tenants": ["asd"], "requirement": 0, "barriers": [], "wait_ms": 0,
+///       "whole_position": false
+///     }
+///   ]
 /// }
 /// ```
 #[derive(Debug, Clone, Default)]
@@ -84,9 +89,7 @@ impl Message for CountsGroup {
     fn decode(bytes: &[u8]) -> Result<Self, ExchangeError> {
         let group: GroupJson<'_> = serde_json::from_slice(bytes)?;
         if group.queries.len() > GROUP_QUERIES_MAX {
-            return Err(ExchangeError::Invalid(
-                "more queries than one request may have",
-            ));
+            return Err(ExchangeError::Invalid("too many queries in one request"));
         }
         let epochs: Vec<usize> = group
             .requirements
@@ -96,7 +99,8 @@ impl Message for CountsGroup {
         check_epochs(&epochs, group.queries.iter().map(|query| query.requirement))?;
         let query = |json: QueryJson| {
             let required = group.requirements.get(json.requirement);
-            let required = required.ok_or(ExchangeError::Invalid("no such requirement"))?;
+            let required =
+                required.ok_or(ExchangeError::Invalid("the requirement does not exist"))?;
             Ok(CountsQuery {
                 tenants: json.tenants.into_iter().map(|tenant| tenant.0).collect(),
                 demand: Demand {
@@ -116,7 +120,8 @@ impl Message for CountsGroup {
     }
 }
 
-/// Refuses what is short to send and long to keep: `uses` of entries that have so many `epochs`.
+/// Rejects a group that is short to send but large in memory. `epochs` are the numbers of epochs of
+/// its entries; `uses` are the indexes of the entries that are used.
 pub(super) fn check_epochs(
     epochs: &[usize],
     uses: impl ExactSizeIterator<Item = usize>,
@@ -125,9 +130,7 @@ pub(super) fn check_epochs(
     let used = uses.filter_map(|index| epochs.get(index));
     let total = used.fold(0_usize, |total, &epochs| total.saturating_add(epochs));
     if !alone && total > GROUP_EPOCHS_MAX {
-        return Err(ExchangeError::Invalid(
-            "more epochs than one group may have",
-        ));
+        return Err(ExchangeError::Invalid("too many epochs in one group"));
     }
     Ok(())
 }
@@ -135,10 +138,10 @@ pub(super) fn check_epochs(
 /// A query for one item.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainsQuery {
-    /// Whose item.
+    /// The tenant of the item.
     #[serde(with = "wire::tenant")]
     pub tenant: TenantName,
-    /// The hash of its id.
+    /// The hash of the item's ID.
     #[serde(with = "wire::item_hash")]
     pub hash: ItemHash,
     /// What the answer must cover.
@@ -149,7 +152,7 @@ pub struct ContainsQuery {
 /// A query for a page of tenants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListingQuery {
-    /// Which tenants.
+    /// The tenants to list.
     #[serde(with = "ListJson")]
     pub list: ListQuery,
     /// What the answer must cover.

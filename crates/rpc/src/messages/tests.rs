@@ -1,4 +1,4 @@
-//! Messages there and back, and bytes that are none.
+//! Tests of messages: round trips, and bytes that are not messages.
 //!
 //! Invariant: see the [module above](super).
 
@@ -109,7 +109,8 @@ proptest! {
             .into_iter()
             .map(|(tenants, demand)| CountsQuery { tenants: tenants.into(), demand })
             .collect();
-        let before = serde_json::from_slice::<serde_json::Value>(&CountsGroup(queries.clone()).encode())
+        let before = CountsGroup(queries.clone()).encode();
+        let before = serde_json::from_slice::<serde_json::Value>(&before)
             .expect("JSON")["requirements"].as_array().expect("a list").len();
         for _ in 0..3 {
             queries.push(CountsQuery { tenants: tenants.clone().into(), demand: shared.clone() });
@@ -159,7 +160,7 @@ proptest! {
         doubt: Option<String>,
         problem: Option<String>,
     ) {
-        // Twice, so that some share a cover.
+        // Each answer twice, so that some share a cover.
         let answers = CountsAnswers([answers.clone(), answers].concat());
         prop_assert_eq!(there_and_back(&answers), answers);
         let membership = Membership { cover: cover.clone(), counted: flag };
@@ -222,17 +223,23 @@ fn the_json_is_as_documented() {
     let text = String::from_utf8(CountsGroup(vec![query]).encode()).expect("UTF-8");
     let epoch = "000000000000000000000000000000ab";
     let expected = format!(
-        r#"{{"requirements":[[{{"partition":0,"epoch":"{epoch}","prefix":4,"beyond":[[6,7]]}}]],"queries":[{{"tenants":["asd"],"requirement":0,"barriers":[],"wait_ms":0,"whole_position":false}}]}}"#
+        concat!(
+            r#"{{"requirements":[[{{"partition":0,"epoch":"{epoch}","prefix":4,"#,
+            r#""beyond":[[6,7]]}}]],"queries":[{{"tenants":["asd"],"requirement":0,"barriers":[],"#,
+            r#""wait_ms":0,"whole_position":false}}]}}"#
+        ),
+        epoch = epoch
     );
     assert_eq!(text, expected);
 }
 
-/// Without a problem it is what the first release wrote, and that is read.
+/// A status without a problem is what the first release wrote, and that is read.
 #[test]
 fn a_status_of_another_release_is_read() {
     let first = concat!(
-        r#"{"name":"c1","complete":true,"tenants":1,"items":2,"epochs":3,"last_applied":null,"holes":4,"lag_ms":5,"#,
-        r#""redeliveries":6,"snapshots":7,"forks":8,"disk_bytes":9,"memory_bytes":10,"runs":11}"#
+        r#"{"name":"c1","complete":true,"tenants":1,"items":2,"epochs":3,"last_applied":null,"#,
+        r#""holes":4,"lag_ms":5,"redeliveries":6,"snapshots":7,"forks":8,"disk_bytes":9,"#,
+        r#""memory_bytes":10,"runs":11}"#
     );
     let status = Status::decode(first.as_bytes()).expect("read");
     assert_eq!(status.problem, None);
@@ -242,7 +249,8 @@ fn a_status_of_another_release_is_read() {
     assert_eq!(status.problem.as_deref(), Some("why"));
 }
 
-/// Without a loss it is what the first release wrote, and that is read as one that doesn't say.
+/// A cover without a loss is what the first release wrote, and is read as one that does not report
+/// it.
 #[test]
 fn a_cover_of_another_release_is_read() {
     let first = concat!(
@@ -280,7 +288,7 @@ fn what_contradicts_itself_is_refused() {
     assert!(group(&part(&epoch, "[]"), &format!("[{query}]")).is_ok());
     assert!(
         group("[]", &format!("[{query}]")).is_err(),
-        "no such requirement"
+        "the requirement does not exist"
     );
     assert!(
         group(&part(&epoch, "[[5,6]]"), "[]").is_err(),
@@ -294,10 +302,10 @@ fn what_contradicts_itself_is_refused() {
     let bare = query.replace("[]", r#"["."]"#);
     assert!(
         group("[[]]", &format!("[{bare}]")).is_err(),
-        "no tenant's name"
+        "not a tenant's name"
     );
 
-    // Short to send, long to keep.
+    // Short to send, but large in memory.
     let parts: Vec<String> = (0..GROUP_EPOCHS_MAX)
         .map(|epoch| format!(r#"{{"partition":0,"epoch":"{epoch:032x}","prefix":1}}"#))
         .collect();

@@ -1,6 +1,6 @@
-//! How the domain's values look in JSON.
+//! The JSON representation of the domain's values.
 //!
-//! Invariant: each is refused when its own type would not allow it.
+//! Invariant: a value is rejected if its own type would not allow it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,12 +18,12 @@ use headcount_model::{
     TenantName,
 };
 
-/// Makes JSON of what holds nothing that JSON can't, so the empty text never shows.
+/// Encodes a value that JSON can always represent, so the empty fallback is never used.
 pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// A message whose JSON is derived.
+/// Implements messages with derived JSON.
 macro_rules! derived_message {
     ($($message:ty),+) => {$(
         impl Message for $message {
@@ -39,7 +39,7 @@ macro_rules! derived_message {
 }
 pub(super) use derived_message;
 
-/// A message of a domain type, whose JSON another type describes.
+/// Encodes a message of a domain type, given the type that describes its JSON.
 pub(super) fn encode_as<T>(
     value: &T,
     serialize: impl FnOnce(
@@ -52,7 +52,7 @@ pub(super) fn encode_as<T>(
     done.map(|()| bytes).unwrap_or_default()
 }
 
-/// The way back of [`encode_as`].
+/// The inverse of [`encode_as`].
 pub(super) fn decode_as<'a, T>(
     bytes: &'a [u8],
     deserialize: impl FnOnce(
@@ -65,7 +65,7 @@ pub(super) fn decode_as<'a, T>(
     Ok(value)
 }
 
-/// Reads a text by a function of its own.
+/// Parses a string with the given function.
 struct Text<F>(&'static str, F);
 
 impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Text<F> {
@@ -118,8 +118,8 @@ pub(super) mod item_hash {
     }
 }
 
-/// A loss's id as 16 hex digits: readers that take all numbers for floating ones would spoil it as
-/// a number.
+/// A loss ID as 16 hex digits. As a number, it would be corrupted by readers that treat all numbers
+/// as floating point.
 #[derive(Clone, Copy)]
 pub(super) struct LossText(pub LossId);
 
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for LossText {
     }
 }
 
-/// A loss's id, where there is one.
+/// An optional loss ID.
 pub(super) mod loss {
     use super::*;
 
@@ -213,7 +213,7 @@ struct Part<'a> {
     beyond: Cow<'a, [(Sequence, Sequence)]>,
 }
 
-/// A requirement: a list of its epochs' parts.
+/// A requirement, as a list of the parts of its epochs.
 pub(super) mod requirement {
     use super::*;
 
@@ -238,7 +238,7 @@ pub(super) mod requirement {
         for part in Vec::<Part<'_>>::deserialize(from)? {
             let sequences = Sequences::from_parts(part.prefix, part.beyond.into_owned());
             let sequences = sequences
-                .ok_or_else(|| de::Error::custom("ranges of sequences that touch or overlap"))?;
+                .ok_or_else(|| de::Error::custom("ranges of sequences touch or overlap"))?;
             requirement.add_all(Partition(part.partition), part.epoch, &sequences);
         }
         Ok(requirement)
@@ -262,7 +262,7 @@ fn deserialize_owned<'de, D: Deserializer<'de>>(
     requirement::deserialize(from).map(Cow::Owned)
 }
 
-/// Barriers: their batches' names.
+/// Barriers, as the IDs of their batches.
 pub(super) mod barriers {
     use super::*;
 
@@ -318,7 +318,7 @@ pub(super) struct CoverJson {
     partitions: Vec<(Partition, bool)>,
     #[serde(with = "requirement")]
     covered: Requirement,
-    /// Unknown to 0.1.0, which passes it over.
+    /// Release 0.1.0 does not know this field and ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "loss")]
     loss: Option<LossId>,
 }
@@ -339,7 +339,7 @@ mod partitions {
     ) -> Result<Vec<(Partition, bool)>, D::Error> {
         let all = Vec::<(u16, bool)>::deserialize(from)?;
         if !all.is_sorted_by(|(one, _), (next, _)| one < next) {
-            return Err(de::Error::custom("partitions that do not ascend"));
+            return Err(de::Error::custom("partitions are not ascending"));
         }
         let named = |(number, covers)| (Partition(number), covers);
         Ok(all.into_iter().map(named).collect())
@@ -350,7 +350,8 @@ mod partitions {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "QueryError", rename_all = "snake_case")]
 pub(super) enum QueryErrorJson {
-    /// Told as unreachable: a release that does not know it takes it for that as well.
+    /// Sent as unreachable: a release that does not know this error treats it as unreachable as
+    /// well.
     #[serde(skip)]
     Busy,
     Unreachable(String),

@@ -1,16 +1,18 @@
-//! A counter of another process, asked over HTTP.
+//! The client of a counter in another process, over HTTP.
 //!
-//! Invariant: an answer is the counter's own, to the query asked; when none comes in time the
-//! counter counts as unreachable. What waits is bounded: in number here, in time there. A query
-//! that need not wait never stands behind those that do.
+//! Invariant: an answer is the counter's own, to the query that was sent; a counter that does not
+//! answer in time is reported as unreachable. The queries that wait are limited: in number here, in
+//! time at the counter. A query that does not have to wait never queues behind queries that do.
 //!
-//! Every query first asks for what the counter has: a single item, a list or a whole position as a
-//! request of its own, counts in groups ([lane]). What is known to be covered is asked for at once.
-//! Other queries give the counter a moment, in requests and groups of their own: one that commits
-//! patiently is asked for its commit by that. Only what is not covered then, and may wait, becomes
-//! a request that the counter answers when it covers it. There are so many of those at most; others
-//! wait here for a place, and ask again meanwhile, so that those that have one keep nobody from an
-//! answer that is there. What demands a barrier goes alone from the beginning.
+//! Every query first requests what the counter has: a single item, a list or a whole position in a
+//! request of its own, counts in groups ([lane]). If the requirement is known to be covered, that
+//! request does not wait at the counter. Other queries let the counter wait for a moment, in
+//! separate requests and groups; a counter that delays its commits then commits at once. Only a
+//! query that is not covered then, and may wait longer, becomes a request that the counter answers
+//! once it covers the requirement. The number of such requests is limited. Further queries wait
+//! here for a permit and repeat the first request meanwhile, so that the requests with a permit
+//! keep no query from an answer that is available. A query that demands a barrier has a request of
+//! its own from the start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,33 +40,34 @@ use crate::{
 };
 use headcount_model::{ClusterSecret, CounterName, ItemHash, Requirement, TenantName};
 
-/// How much longer than it may wait a counter may take to answer.
+/// How long a counter may take to answer, in addition to the time that it may wait.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a request goes on when nobody waits for it any more, because another counter was
-/// faster: cut at once, it would cost its connection.
+/// How long a request continues when its caller is gone, because another counter was faster.
+/// Cancelling it at once would cost its connection.
 const ABANDONED_GRACE: Duration = Duration::from_millis(100);
 
-/// How long a snapshot may take to begin, and each part of it to come.
+/// Timeout for a snapshot to begin, and for each part of it.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A counter that is asked over HTTP.
+/// A counter that is queried over HTTP.
 pub struct RemoteCounter {
     name: CounterName,
     address: Address,
-    /// For counts that are known to be covered, or must not wait.
+    /// Counts that are known to be covered, or must not wait.
     at_once: Lane,
-    /// For the other counts.
+    /// The other counts.
     shortly: Lane,
     places: Places,
     known: Mutex<Known>,
 }
 
 impl RemoteCounter {
-    /// The counter `name` at `url`, where `secret` is shown. Must be called within a runtime.
+    /// A client of the counter `name` at `url`. Its requests show `secret`. Must be called within a
+    /// runtime.
     ///
     /// # Errors
-    /// When `url` is no HTTP URL.
+    /// If `url` is not an HTTP URL.
     pub fn new(
         name: CounterName,
         url: &str,
@@ -104,12 +107,12 @@ impl RemoteCounter {
             .await
     }
 
-    /// Whether earlier answers told that this is covered.
+    /// Whether the counter is known to cover this, from earlier answers.
     fn is_known(&self, requirement: &Requirement) -> bool {
         self.known.lock().covers(requirement)
     }
 
-    /// Takes note of an answer's cover; says whether it covers what it must.
+    /// Records the coverage of an answer. Returns whether it covers the demand.
     fn note(&self, cover: &Cover) -> bool {
         self.known.lock().note(cover);
         cover.is_full()
@@ -152,8 +155,8 @@ impl RemoteCounter {
         answers.pop().unwrap_or(Err(Failure::TimedOut))
     }
 
-    /// Asks for what the counter has; if that does not cover what it must, for what it has when it
-    /// does. `body` hears how long the counter may wait.
+    /// Requests what the counter has. If that does not cover the requirement, requests it again
+    /// once it does. `body` receives how long the counter may wait.
     async fn look_up<A: Message + Send + 'static>(
         &self,
         path: &'static str,
@@ -177,7 +180,7 @@ impl RemoteCounter {
             .await
     }
 
-    /// Sends one request, whose place is free again when it has ended.
+    /// Sends one request. Its permit is released when the request has ended.
     async fn alone<A: Message + Send + 'static, P: Send + 'static>(
         &self,
         place: P,
@@ -190,7 +193,7 @@ impl RemoteCounter {
         let (mut answer, answered) = oneshot::channel();
         #[expect(
             clippy::disallowed_methods,
-            reason = "one request, whose caller hears that it is gone"
+            reason = "one request; its caller gets an error if it is gone"
         )]
         tokio::spawn(async move {
             let _place = place;
@@ -202,11 +205,11 @@ impl RemoteCounter {
         });
         answered
             .await
-            .unwrap_or_else(|_| Err(Failure::unreachable("the asking has ended")))
+            .unwrap_or_else(|_| Err(Failure::unreachable("the request task has ended")))
     }
 }
 
-/// Until when a counter may wait, as far as one request can.
+/// The deadline until which a counter may wait, within the limit of one request.
 fn deadline(demand: &Demand) -> Instant {
     Instant::now() + demand.wait.min(WAIT_MAX)
 }
@@ -274,7 +277,9 @@ impl Queries for RemoteCounter {
                 .look_up(LIST_PATH, required, deadline, cover, body)
                 .await?;
             if listing.tenants.len() > limit {
-                return Err(QueryError::Unreachable("it lists more than asked".into()));
+                return Err(QueryError::Unreachable(
+                    "the list exceeds the requested limit".into(),
+                ));
             }
             Ok(listing)
         }
@@ -304,7 +309,7 @@ impl Peer for RemoteCounter {
                 let mut response = response?;
                 match next_part(&mut response).await {
                     Ok(part) => Some((Ok(part?), Some(response))),
-                    // An error is the last that is heard.
+                    // Nothing follows an error.
                     Err(error) => Some((Err(error), None)),
                 }
             });
@@ -318,13 +323,13 @@ async fn next_part(response: &mut Response) -> Result<Option<Bytes>, QueryError>
     match timeout(SNAPSHOT_TIMEOUT, response.chunk()).await {
         Ok(Ok(part)) => Ok(part),
         Ok(Err(error)) => Err(QueryError::Unreachable(cause(&error))),
-        Err(_) => Err(QueryError::Unreachable("its snapshot has stalled".into())),
+        Err(_) => Err(QueryError::Unreachable("the snapshot stalled".into())),
     }
 }
 
 #[cfg(feature = "test-util")]
 impl RemoteCounter {
-    /// Places of requests that wait, and of queries that wait for one or have one.
+    /// The permits of requests that wait, and of queries that wait for such a permit or have one.
     #[must_use]
     pub fn waiting_places(&self) -> (&tokio::sync::Semaphore, &tokio::sync::Semaphore) {
         (&self.places.waiting, &self.places.waiting_here)

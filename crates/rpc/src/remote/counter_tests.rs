@@ -1,5 +1,4 @@
-//! Counters asked over real connections: by their own node's face, and by a server that does as it
-//! is told.
+//! Tests of a remote counter over real connections to a scripted server.
 //!
 //! Invariant: see the [module above](super).
 
@@ -43,7 +42,7 @@ async fn queries_that_come_together_go_together() {
     let mut first = ask();
     assert!((&mut first).now_or_never().is_none());
     assert_eq!(told.seen.recv().await, Some(1));
-    // While that is under way, these gather.
+    // While that request is in flight, these queries gather.
     let mut rest = futures_util::future::join_all((0..CALLERS).map(|_| ask()));
     let mut gone = ask();
     assert!((&mut rest).now_or_never().is_none());
@@ -55,7 +54,7 @@ async fn queries_that_come_together_go_together() {
     assert_eq!(
         told.seen.recv().await,
         Some(CALLERS),
-        "all but the one that has gone"
+        "all except the dropped one"
     );
     assert_eq!(told.requests.load(Ordering::Relaxed), 2);
     for answer in answers {
@@ -74,7 +73,7 @@ async fn what_is_not_covered_waits_alone_and_holds_up_nobody() {
         _ = &mut waits => panic!("answered too early"),
         seen = both => assert_eq!(seen, (Some(1), Some(1))),
     }
-    // It waits there, in its second request; another is answered at once.
+    // The query waits at the counter, in its second request. Another query is answered at once.
     told.let_go.add_permits(1);
     let other = remote.counts(Arc::new([tenant("a")]), Demand::default());
     let other = tokio::time::timeout(LONG, other).await.expect("in time");

@@ -1,13 +1,13 @@
-//! What a counter elsewhere covers at least, as its answers told: which queries it need not wait
-//! for.
+//! A lower bound of what a remote counter covers, according to its answers. It determines which
+//! queries do not have to wait.
 //!
-//! Invariant: it is a guess that no answer relies on; it is what the answers of one life, the last
-//! one, told.
+//! Invariant: it is a hint that no answer relies on, and holds only what the answers of the
+//! counter's last incarnation reported.
 
 use crate::Cover;
 use headcount_model::Requirement;
 
-/// See the module.
+/// The known coverage; see the module.
 #[derive(Default)]
 pub(super) struct Known {
     life: u64,
@@ -15,7 +15,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Whether the counter will cover this, unless it has started again or has lost something.
+    /// Whether the counter will cover this, unless it has restarted or has lost something.
     pub(super) fn covers(&self, requirement: &Requirement) -> bool {
         requirement.iter().all(|(partition, epoch, required)| {
             let covered = self.covered.get(partition, epoch);
@@ -23,7 +23,7 @@ impl Known {
         })
     }
 
-    /// Takes note of how far an answer went.
+    /// Records the coverage of an answer.
     pub(super) fn note(&mut self, cover: &Cover) {
         if self.life != cover.life {
             *self = Self {
@@ -65,10 +65,7 @@ mod tests {
         known.note(&cover(7, up_to(1, 4)));
         let mut both = up_to(1, 5);
         both.unite(&up_to(2, 3));
-        assert!(
-            known.covers(&both),
-            "an answer that was late takes nothing away"
-        );
+        assert!(known.covers(&both), "a late answer removes nothing");
         assert!(!known.covers(&up_to(1, 6)));
         known.note(&cover(8, up_to(1, 1)));
         assert!(!known.covers(&up_to(1, 2)), "it may have lost that");

@@ -1,9 +1,9 @@
-//! Queries for counts that are answered at once or shortly, grouped: what waits while one request
-//! is under way leaves together in the next.
+//! Groups queries for counts that are answered at once or shortly: queries that arrive while a
+//! request is in flight are sent together in the next one.
 //!
-//! Invariant: one request at a time for each lane, so groups form under load and never by a timer;
-//! a group is bounded, and so is the queue. Whoever has gone is not asked for. A group is answered
-//! as a whole: queries that may wait and those that must not take different lanes.
+//! Invariant: a lane has one request in flight at a time, so groups form under load and never by a
+//! timer. Groups and the queue are bounded. A query is not sent if its caller is gone. A group is
+//! answered as a whole: queries that may wait and queries that must not use different lanes.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,7 +16,7 @@ use crate::messages::{
 };
 use headcount_runtime::supervisor::{Ended, Supervisor, Task};
 
-/// Queries that may wait for the next request; more wait for a place here.
+/// Maximum queries that wait for the next request; further callers wait for a place in the queue.
 const QUEUE_MAX: usize = 1_024;
 
 type Answer = Result<Counts, Failure>;
@@ -26,23 +26,23 @@ struct Asked {
     answer: oneshot::Sender<Answer>,
 }
 
-/// The way into a lane; the lane ends when it is dropped.
+/// The sending end of a lane. The lane ends when it is dropped.
 pub(super) struct Lane {
     queue: mpsc::Sender<Asked>,
 }
 
 impl Lane {
-    /// A lane to the counter at `address`.
+    /// Starts a lane to the counter at `address`.
     pub(super) fn start(address: Address, supervisor: &Supervisor) -> Self {
         let (queue, asked) = mpsc::channel(QUEUE_MAX);
         supervisor.spawn(Task::AskingLane, run(address, asked));
         Self { queue }
     }
 
-    /// Asks in the next group. The query must want to wait briefly at most: the next group waits
-    /// with it.
+    /// Sends the query with the next group. The query may wait only briefly, since the group after
+    /// it waits as well.
     pub(super) async fn ask(&self, query: CountsQuery) -> Answer {
-        let ended = || Failure::unreachable("the asking has ended");
+        let ended = || Failure::unreachable("the request task has ended");
         let (answer, answered) = oneshot::channel();
         let asked = Asked { query, answer };
         self.queue.send(asked).await.map_err(|_| ended())?;
@@ -85,8 +85,8 @@ async fn run(address: Address, mut queue: mpsc::Receiver<Asked>) -> Ended {
     }
 }
 
-/// The next group: `first` and as many of the next as fit, without those whose callers have gone;
-/// and the one that did not fit.
+/// The next group: `first` and as many of the next queries as fit, without those of callers that
+/// are gone. Also returns the query that did not fit.
 fn gather(first: Asked, mut next: impl FnMut() -> Option<Asked>) -> (Vec<Asked>, Option<Asked>) {
     let (mut tenants, mut epochs) = (0_usize, 0_usize);
     let mut group: Vec<Asked> = Vec::new();
@@ -115,7 +115,7 @@ async fn ask(address: &Address, group: CountsGroup) -> Result<Vec<Answer>, Failu
     check(&group, answers)
 }
 
-/// The answers, each to its query.
+/// Checks that the answers match their queries.
 pub(super) fn check(group: &CountsGroup, answers: CountsAnswers) -> Result<Vec<Answer>, Failure> {
     let fits = |(query, answer): (&CountsQuery, &Result<Counts, _>)| match answer {
         Ok(counts) => counts.counts.len() == query.tenants.len(),
@@ -123,7 +123,9 @@ pub(super) fn check(group: &CountsGroup, answers: CountsAnswers) -> Result<Vec<A
     };
     let queries = &group.0;
     if queries.len() != answers.0.len() || !queries.iter().zip(&answers.0).all(fits) {
-        return Err(Failure::unreachable("it answers something else than asked"));
+        return Err(Failure::unreachable(
+            "the response does not match the request",
+        ));
     }
     let answers = answers.0.into_iter();
     Ok(answers
@@ -153,7 +155,7 @@ mod tests {
         (Asked { query, answer }, answered)
     }
 
-    /// Sizes of all groups that form of queries with so many tenants and epochs.
+    /// The sizes of the groups that form from queries with these numbers of tenants and epochs.
     fn groups(sizes: &[(usize, usize)]) -> Vec<usize> {
         let (all, _callers): (Vec<_>, Vec<_>) = sizes.iter().map(|&(t, e)| asked(t, e)).unzip();
         let mut all = all.into_iter();

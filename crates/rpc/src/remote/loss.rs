@@ -1,6 +1,6 @@
-//! An operator's client of a coordinator's desk for losses.
+//! An operator's client of a coordinator's loss API.
 //!
-//! Invariant: what is accepted is exactly what the operator saw.
+//! Invariant: exactly what the operator saw is accepted.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::messages::{LOSS_PATH, LossPlan, LossReceipt, LossRequest, Message};
 use headcount_model::{ClusterSecret, CounterName};
 use headcount_runtime::supervisor::Supervisor;
 
-/// How long making a plan, or accepting one, may take.
+/// Timeout for making a plan, or accepting one.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of one coordinator.
@@ -25,7 +25,7 @@ impl LossClient {
     /// A client of the coordinator at `url`.
     ///
     /// # Errors
-    /// When the URL is none, or TLS can't be set up.
+    /// If the URL is invalid, or TLS can't be set up.
     pub fn new(url: &str, secret: Option<&ClusterSecret>) -> Result<Self, ClientError> {
         let wrong = || ClientError::Url(url.to_owned());
         let anybody = CounterName::new("operator").ok_or_else(wrong)?;
@@ -39,18 +39,18 @@ impl LossClient {
         })
     }
 
-    /// What would be accepted now.
+    /// Returns what would be accepted now.
     ///
     /// # Errors
-    /// When the coordinator does not answer, or can't tell.
+    /// If the coordinator does not answer, or can't make a plan.
     pub async fn plan(&self) -> Result<LossPlan, ClientError> {
         self.ask(Sent::Get).await
     }
 
-    /// Accepts what `request` names; tells how the counters stand then.
+    /// Accepts what `request` names. Returns the state of the counters afterwards.
     ///
     /// # Errors
-    /// When it was refused, or its outcome is unknown: the same may be accepted again.
+    /// If the request is rejected, or its outcome is unknown. The same request may be sent again.
     pub async fn accept(&self, request: &LossRequest) -> Result<LossReceipt, ClientError> {
         let body = Bytes::from(request.encode());
         self.ask(Sent::Post(body)).await

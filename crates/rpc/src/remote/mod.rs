@@ -1,7 +1,7 @@
-//! Counters and coordinators of other processes, asked over HTTP.
+//! Clients of counters and coordinators in other processes, over HTTP.
 //!
-//! Invariant: an outcome that is not known is never reported as success, and whatever may be
-//! repeated says so.
+//! Invariant: an unknown outcome is never reported as success, and everything that may be retried
+//! says so.
 
 mod counter;
 mod known;
@@ -15,7 +15,5 @@ mod told;
 pub use counter::RemoteCounter;
 pub use loss::LossClient;
 pub use node::NodeClient;
-#[cfg(feature = "test-util")]
-pub use places::WAITING_MAX;
 
 use headcount_client::{ClientError, Reach, cause};

@@ -1,7 +1,7 @@
-//! HTTP between nodes: one client for all of them, and the address of one.
+//! HTTP between nodes: a client for all nodes, and the address of one.
 //!
 //! Invariant: every request ends in time, takes no more memory than allowed, and shows the
-//! cluster's secret to the address it was made for only. All requests between nodes may be
+//! cluster's secret only to the address that it was made for. All requests between nodes may be
 //! repeated.
 
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use crate::messages::{BUSY_PROBLEM, COUNTER_HEADER, Message, STORE_PROBLEM};
 use headcount_model::{ClusterSecret, CounterName};
 use headcount_runtime::supervisor::Supervisor;
 
-/// How long connecting may take.
+/// Timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a connection is kept for the next request: less than a server keeps it by default.
+/// How long an idle connection is kept: less than a server keeps it by default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Connections kept for each node while nothing is asked.
+/// Maximum idle connections to each node.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// The most bytes of an answer, snapshots aside: room for a position of half a million epochs.
+/// Maximum bytes of a response, except of snapshots: room for a position of half a million epochs.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// The most bytes of a refusal that are read.
+/// Maximum bytes of an error response that are read.
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 
-/// The status with which a node refuses a wrong secret.
+/// The status of a response that rejects the secret.
 const UNAUTHORIZED: u16 = 401;
 
-/// The client of all nodes that this one asks; cheap to clone.
+/// The HTTP client for all other nodes; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeClient {
     http: reqwest::Client,
@@ -45,13 +45,12 @@ pub struct NodeClient {
 }
 
 impl NodeClient {
-    /// A client without connections, whose tasks `supervisor` watches over.
+    /// A client without connections. `supervisor` watches its tasks.
     ///
     /// # Errors
-    /// When TLS can't be set up.
+    /// If TLS can't be set up.
     pub fn new(supervisor: &Supervisor) -> Result<Self, ClientError> {
-        // A provider that is installed already, by whoever uses this crate as a library, is as
-        // good.
+        // An application that uses this crate may already have installed a provider, which is kept.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             http: built(between_nodes())?,
@@ -65,8 +64,8 @@ fn between_nodes() -> ClientBuilder {
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        // Nodes are asked where they say they are: a proxy of the environment is for other things,
-        // and the secret is for nobody that a redirect might name.
+        // Connect to the announced addresses directly: a proxy from the environment is not meant
+        // for traffic between nodes, and a redirect must not receive the secret.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
 }
@@ -76,12 +75,12 @@ fn built(client: ClientBuilder) -> Result<reqwest::Client, ClientError> {
     built.map_err(|error| ClientError::NoAnswer(cause(&error)))
 }
 
-/// Why a request has no answer.
+/// Why a request failed.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
-    /// The time is up: a longer wait might have helped.
+    /// The time is up. A longer wait might have helped.
     TimedOut,
-    /// Anything else.
+    /// Any other failure.
     Answer(QueryError),
 }
 
@@ -94,20 +93,20 @@ impl Failure {
 impl From<Failure> for QueryError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::TimedOut => Self::Unreachable("it does not answer in time".into()),
+            Failure::TimedOut => Self::Unreachable("no response in time".into()),
             Failure::Answer(error) => error,
         }
     }
 }
 
-/// What is sent.
+/// A request to send.
 #[derive(Debug, Clone)]
 pub(super) enum Sent {
     Get,
     Post(Bytes),
 }
 
-/// Where one counter is asked, and as whom; cheap to clone.
+/// The address of one node, and the headers of requests to it; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Address {
     inner: Arc<Inner>,
@@ -131,13 +130,15 @@ impl Address {
         let wrong = || ClientError::Url(url.to_owned());
         let Reach { base, socket } = Reach::parse(url)?;
         let http = match socket {
-            // A client knows one path only.
+            // A client supports only one socket path.
             Some(path) => built(between_nodes().unix_socket(path))?,
             None => client.http.clone(),
         };
         let authorization = secret.map(|secret| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.reveal()))
-                .map_err(|_| ClientError::Unexpected("a secret that fits no header".into()))?;
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", secret.reveal())).map_err(|_| {
+                    ClientError::Unexpected("the secret is not a valid header value".into())
+                })?;
             value.set_sensitive(true);
             Ok(value)
         });
@@ -151,7 +152,7 @@ impl Address {
         })
     }
 
-    /// Sends a request and reads its answer, all within `timeout`.
+    /// Sends a request and reads the response, all within `timeout`.
     pub(super) async fn ask<A: Message>(
         &self,
         path: &str,
@@ -162,7 +163,7 @@ impl Address {
             let response = self.send(path, sent).await?;
             let body = gather(response, ANSWER_BYTES_MAX).await?;
             A::decode(&body).map_err(|error| {
-                Failure::unreachable(format!("its answer is not a counter's: {error}"))
+                Failure::unreachable(format!("the response can't be decoded: {error}"))
             })
         };
         tokio::time::timeout(timeout, asked)
@@ -170,7 +171,7 @@ impl Address {
             .map_err(|_| Failure::TimedOut)?
     }
 
-    /// Sends a request; its answer's head has come, and is no refusal.
+    /// Sends a request. Returns the response once its head has arrived, if it reports success.
     pub(super) async fn send(&self, path: &str, sent: Sent) -> Result<Response, Failure> {
         let inner = &self.inner;
         let url = inner
@@ -193,8 +194,8 @@ impl Address {
             }
         };
         let response = match request().send().await {
-            // The node had closed the connection, idle for too long or restarted, as the request
-            // left.
+            // The node closed the connection, after it was idle for too long or because of a
+            // restart, while the request was sent.
             Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
                 request().send().await
             }
@@ -228,10 +229,10 @@ async fn refusal(response: Response) -> Failure {
             Failure::Answer(QueryError::Store(problem.detail))
         }
         _ if status == UNAUTHORIZED => {
-            Failure::unreachable("it refuses the cluster's secret of this node")
+            Failure::unreachable("it rejects this node's cluster secret")
         }
-        Some(problem) => Failure::unreachable(format!("it answers {status}: {}", problem.detail)),
-        None => Failure::unreachable(format!("it answers {status}")),
+        Some(problem) => Failure::unreachable(format!("HTTP status {status}: {}", problem.detail)),
+        None => Failure::unreachable(format!("HTTP status {status}")),
     }
 }
 
@@ -241,7 +242,7 @@ async fn gather(mut response: Response, bytes_max: usize) -> Result<Bytes, Failu
     loop {
         match response.chunk().await {
             Ok(Some(part)) if body.len() + part.len() > bytes_max => {
-                return Err(Failure::unreachable("its answer is too long"));
+                return Err(Failure::unreachable("the response is too long"));
             }
             Ok(Some(part)) => body.extend_from_slice(&part),
             Ok(None) => return Ok(body.freeze()),

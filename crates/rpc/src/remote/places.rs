@@ -1,9 +1,9 @@
-//! Places for requests to one counter elsewhere: how many may be under way, and how long each may
-//! wait there.
+//! Limits for requests to one remote counter: how many may be in flight, and how long each may wait
+//! there.
 //!
 //! Invariant: a request that is answered at once or after a moment never waits behind one that
-//! waits until it is covered; a query without a place among those has an answer at the latest when
-//! its time is up.
+//! waits for coverage. A query without a permit for the latter has an answer when its time is up,
+//! at the latest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,30 +16,31 @@ use super::node::Failure;
 use crate::QueryError;
 use headcount_telemetry as telemetry;
 
-/// How long a query may wait at first, and a group of counts keep the next one waiting: a commit
-/// that it has asked for takes less, and another request costs more than that.
+/// How long a query may wait in its first request, and how long a group of counts may delay the
+/// next group. A commit that the query causes takes less time, and another request costs more.
 pub(super) const MOMENT: Duration = Duration::from_millis(10);
 
-/// Requests under way that are answered at once: single items, lists of tenants, whole positions;
-/// more wait for a place. As many again may be answered after a [moment](MOMENT).
+/// Maximum requests in flight that are answered at once: single items, lists of tenants, whole
+/// positions. Further ones wait for a permit. As many again may be answered after a
+/// [moment](MOMENT).
 const LOOK_UPS_MAX: usize = 64;
 
-/// Requests under way whose answers wait until they are covered; more wait for a place. Each has a
+/// Maximum requests in flight that wait for coverage; further ones wait for a permit. Each uses a
 /// connection.
-pub const WAITING_MAX: usize = 128;
+const WAITING_MAX: usize = 128;
 
-/// Queries that have, or wait for, a place among those; more are refused.
+/// Maximum queries that have or wait for such a permit; further ones are rejected.
 pub(super) const WAITING_HERE_MAX: usize = 1_024;
 
-/// How often a query that waits for a place asks again for what the counter has.
+/// Interval at which a query that waits for a permit repeats its first request.
 const ASK_AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Requests under way that wait for barriers; more wait for a place. They don't stand behind the
-/// others: a counter that is not complete leaves those waiting, and can prove a barrier all the
-/// same.
+/// Maximum requests in flight that wait for barriers; further ones wait for a permit. Their limit
+/// is separate, because a counter that is not complete leaves the other requests waiting but can
+/// still prove a barrier.
 const PROVING_MAX: usize = 16;
 
-/// See the module.
+/// The permits; see the module.
 pub(super) struct Places {
     look_ups: Arc<Semaphore>,
     moments: Arc<Semaphore>,
@@ -60,7 +61,7 @@ impl Default for Places {
     }
 }
 
-/// A query that has, or waits for, a place among requests that wait, shown as such.
+/// A query that has or waits for a permit to wait, as counted in the metric.
 struct Waiting<'c> {
     _here: SemaphorePermit<'c>,
 }
@@ -79,13 +80,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Places {
-    /// A place for a request that waits for barriers.
+    /// A permit for a request that waits for barriers.
     pub(super) async fn proving(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
         place(&self.proving, deadline).await
     }
 
-    /// A place for a request of what the counter has, and how long that may take: no time where it
-    /// is known to cover what it must.
+    /// A permit for a request of what the counter has, and how long that request may wait: not at
+    /// all if the counter is known to cover the requirement.
     pub(super) async fn early(
         &self,
         is_known: bool,
@@ -99,9 +100,9 @@ impl Places {
         }
     }
 
-    /// The early answer, if it covers what it must or nothing may wait any more; otherwise the late
-    /// one, once there is a place among those that wait. Until then it is asked early again from
-    /// time to time.
+    /// Returns the early answer, if it covers the demand or the time is up; otherwise the late
+    /// answer, once there is a permit for it. Until then, the early request is repeated at
+    /// intervals.
     pub(super) async fn early_or_late<A, E, L>(
         &self,
         deadline: Instant,
@@ -137,8 +138,8 @@ impl Places {
                 }
             };
             return match (ask_late(place).await, early) {
-                // It was answered before its time was up, so it has not had what it may have: an
-                // answer.
+                // The counter rejected the request before the query's time was up. The early answer
+                // does not replace the wait that the query allows.
                 (Err(Failure::Answer(QueryError::Busy)), _) => Err(busy()),
                 (Err(_), Some(early)) => Ok(early),
                 (late, _) => late,
@@ -147,10 +148,10 @@ impl Places {
     }
 }
 
-/// A place in `room` for a query that has until `deadline`.
+/// A permit of `room` for a query with a `deadline`.
 async fn place(room: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, Failure> {
     timeout_at(deadline + ANSWER_GRACE, Arc::clone(room).acquire_owned())
         .await
-        .map_err(|_| Failure::unreachable("too many queries wait for it"))?
+        .map_err(|_| Failure::unreachable("too many queries are waiting for it"))?
         .map_err(|_| Failure::TimedOut)
 }

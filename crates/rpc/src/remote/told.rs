@@ -1,6 +1,6 @@
-//! A server for tests that answers as it is told.
+//! A test server that answers on command.
 //!
-//! Invariant: nothing is answered before it is let.
+//! Invariant: it answers no request before a test allows it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +14,11 @@ use crate::messages::{CountsAnswers, CountsGroup, CountsQuery, Message};
 use crate::{Counts, Cover, QueryError};
 use headcount_model::{Partition, Requirement};
 
-/// A server that answers counts with 1, each when it is let, and counts its requests.
+/// A server that answers counts with 1, each response when allowed, and counts its requests.
 pub(super) struct Told {
     pub(super) url: String,
     pub(super) requests: Arc<AtomicUsize>,
-    /// Queries of each request, as it comes.
+    /// Number of queries of each request, sent when the request arrives.
     pub(super) seen: mpsc::UnboundedReceiver<usize>,
     pub(super) let_go: Arc<Semaphore>,
     pub(super) let_waiting_go: Arc<Semaphore>,
@@ -62,12 +62,12 @@ pub(super) async fn told() -> Told {
     }
 }
 
-/// Whether a query may wait longer than one does in its group.
+/// Whether a query may wait longer than queries in a group do.
 fn may_wait(query: &CountsQuery) -> bool {
     query.demand.wait > Duration::from_secs(1)
 }
 
-/// Covered is what requires nothing, or may wait.
+/// A query is covered if it requires nothing, or may wait.
 fn answer(query: &CountsQuery) -> Result<Counts, QueryError> {
     let covers = query.demand.requirement.iter().next().is_none() || may_wait(query);
     Ok(Counts {

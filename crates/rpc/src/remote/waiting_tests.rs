@@ -1,4 +1,4 @@
-//! Queries that wait at a counter elsewhere, and those that need not.
+//! Tests of queries that wait at a remote counter, next to queries that do not.
 //!
 //! Invariant: see the [module above](super).
 
@@ -13,15 +13,15 @@ async fn what_waits_in_its_group_holds_up_no_query_that_need_not() {
     let mut waits = remote.counts(Arc::new([tenant("a")]), demand(1, LONG));
     assert!((&mut waits).now_or_never().is_none());
     assert_eq!(told.seen.recv().await, Some(1));
-    // Its group is not answered yet; the next one goes all the same, and so does one after that.
+    // The first group is not answered yet. The next two queries are sent nevertheless.
     for _ in 0..2 {
         let mut eventual = remote.counts(Arc::new([tenant("a")]), Demand::default());
         let seen = tokio::select! {
-            _ = &mut eventual => panic!("answered before it was let"),
+            _ = &mut eventual => panic!("answered before it was allowed"),
             seen = timeout(LONG, told.seen.recv()) => seen.expect("in time"),
         };
         assert_eq!(seen, Some(1));
-        // The first is let go as well, and then waits alone.
+        // The first query is answered as well, and then waits in a request of its own.
         told.let_go.add_permits(2);
         let answered = tokio::time::timeout(LONG, eventual).await;
         assert!(answered.expect("in time").is_ok());

@@ -1,13 +1,13 @@
-//! Keys that a unite has set aside: another store's, on their way into this one.
+//! Ingest runs: the keys of another store, before an ingest adds them to this one.
 //!
-//! Invariant: no manifest names its runs, so a crash or an abandoned unite leaves nothing of them;
-//! a tenant has one number here as long as the unite is open.
+//! Invariant: no manifest contains these runs, so nothing of them remains after a crash or an
+//! abandoned ingest. A tenant keeps its number in these runs as long as the ingest is open.
 //!
-//! A tenant that the store did not know gets a *provisional* number, from [`PROVISIONAL_FIRST`] up
-//! in order of arrival. [`Aside::resolve`] gives it its true one: the number that it got in the
-//! store meanwhile, or the next new one. New numbers keep the order of the provisional ones, so
-//! what was sorted stays sorted; keys of tenants that became known meanwhile are set aside once
-//! more, under their true numbers.
+//! A tenant that the store does not know gets a *provisional* number, from [`PROVISIONAL_FIRST`]
+//! up, in order of arrival. [`Aside::resolve`] gives it its final number: the number that it got in
+//! the store since then, or the next new one. New numbers keep the order of the provisional ones,
+//! so sorted keys remain sorted. Keys of tenants that became known since are written to the ingest
+//! runs again, with their final numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,32 +20,33 @@ use super::run_writer::RunWriter;
 use super::shared::Shared;
 use headcount_model::TenantName;
 
-/// The first provisional number; a store's own numbers stay below, or there is no more unite.
+/// The first provisional number. The numbers of the store must be lower; if they are exhausted, the
+/// ingest fails.
 const PROVISIONAL_FIRST: u32 = 1 << 31;
-/// With so many runs the smaller half becomes one: bounds the memory of reading them all at once,
-/// about 150 KiB each.
+/// Number of runs at which the smaller half is compacted into one. It bounds the memory for reading
+/// all of them at once, about 150 KiB each.
 const RUNS_MAX: usize = 64;
 
-/// See the module.
+/// See the module documentation.
 #[derive(Default)]
 pub(super) struct Aside {
-    /// Tenants with provisional numbers, in order.
+    /// The tenants with provisional numbers, in order.
     names: Vec<TenantName>,
     numbers: HashMap<TenantName, TenantNumber>,
     keys: Vec<Key>,
     runs: Vec<Arc<Run>>,
 }
 
-/// What the tenants with provisional numbers are called in the store from now on.
+/// The final numbers of the tenants with provisional numbers.
 pub(super) struct Resolved {
-    /// True numbers, in order of the provisional ones.
+    /// The final numbers, in order of the provisional ones.
     numbers: Vec<TenantNumber>,
-    /// The first that the store does not know yet.
+    /// The first number that the store does not know yet.
     pub(super) first_new: TenantNumber,
 }
 
 impl Aside {
-    /// The number of a tenant, and whether the store knows it.
+    /// Returns the number of a tenant, and whether the store knows the tenant.
     pub(super) fn number(
         &mut self,
         staged: &Staged,
@@ -69,7 +70,7 @@ impl Aside {
         Ok((TenantNumber(next), false))
     }
 
-    /// Sets keys aside.
+    /// Adds keys to the ingest.
     pub(super) fn push(&mut self, shared: &Shared, keys: &[Key]) -> Result<(), StoreError> {
         let keys_max = shared.options.table_keys_max();
         for some in keys.chunks(keys_max) {
@@ -102,7 +103,7 @@ impl Aside {
     }
 
     fn add(&mut self, shared: &Shared, run: Run) {
-        // It goes with its last user, unless the machine dies: then with the next opening.
+        // The last user removes the file. If the machine dies first, the next opening removes it.
         run.retire();
         shared.add_aside_bytes(run.disk_bytes());
         self.runs.push(Arc::new(run));
@@ -124,8 +125,8 @@ impl Aside {
         Ok(())
     }
 
-    /// Gives every tenant its true number; `staged` takes the new ones. Everything is in runs
-    /// afterwards.
+    /// Gives every tenant its final number, and stages the new tenants in `staged`. Afterwards all
+    /// keys are in runs.
     pub(super) fn resolve(
         &mut self,
         shared: &Shared,
@@ -159,12 +160,12 @@ impl Aside {
         Ok(resolved)
     }
 
-    /// The keys that were set aside and spilled, under the numbers that they have here, each once.
+    /// The keys of the ingest runs with the tenant numbers used there, ascending, each once.
     fn stream(&self) -> Result<Merged, StoreError> {
         Merged::union(self.runs.iter().cloned().map(Source::run).collect())
     }
 
-    /// The keys that were set aside, under their true numbers, ascending.
+    /// The keys of the ingest with their final numbers, ascending.
     pub(super) fn resolved_stream(&self, resolved: Resolved) -> Result<ResolvedStream, StoreError> {
         Ok(ResolvedStream {
             keys: self.stream()?,
@@ -172,20 +173,20 @@ impl Aside {
         })
     }
 
-    /// At most so many keys were set aside.
+    /// Upper bound for the number of keys of the ingest.
     pub(super) fn keys_max(&self) -> u64 {
         self.runs.iter().map(|run| run.keys).sum()
     }
 
-    /// Says that its files are gone with it.
+    /// Drops the runs, which removes their files, and their part of the statistics.
     pub(super) fn forget(self, shared: &Shared) {
         let bytes = self.runs.iter().map(|run| run.disk_bytes()).sum();
         shared.remove_aside_bytes(bytes);
     }
 }
 
-/// Writes a run, of the keys that `push` gives. It is only read from end to end, so it needs no
-/// filter.
+/// Writes a run with the keys that `push` adds. It needs no filter, because it is only read from
+/// start to end.
 fn write(
     shared: &Shared,
     push: impl FnOnce(&mut RunWriter) -> Result<(), StoreError>,
@@ -199,13 +200,13 @@ fn write(
 }
 
 impl Resolved {
-    /// The true number of a key with a provisional one.
+    /// The final number of a key with a provisional one.
     fn of(&self, key: &Key) -> Option<TenantNumber> {
         let at = key.tenant().0.checked_sub(PROVISIONAL_FIRST)?;
         self.numbers.get(at as usize).copied()
     }
 
-    /// The number of a tenant that became known while the unite was open.
+    /// The final number of a key, if its tenant became known while the ingest was open.
     fn known_meanwhile(&self, key: &Key) -> Option<TenantNumber> {
         self.of(key).filter(|number| *number < self.first_new)
     }
@@ -218,7 +219,7 @@ pub(super) struct ResolvedStream {
 }
 
 impl ResolvedStream {
-    /// Appends up to `count` keys to `out`; none at the end.
+    /// Appends up to `count` keys to `out`. Appends none at the end.
     pub(super) fn read(&mut self, count: usize, out: &mut Vec<Key>) -> Result<(), StoreError> {
         let full = out.len() + count;
         while out.len() < full {
@@ -227,7 +228,7 @@ impl ResolvedStream {
             };
             match self.resolved.of(&key) {
                 None => out.push(key),
-                // It comes under its true number as well.
+                // The key is in the stream with its final number too.
                 Some(number) if number < self.resolved.first_new => {}
                 Some(number) => out.push(Key::new(number, &key.hash())),
             }

@@ -1,18 +1,19 @@
-//! One block of a run: some hundred keys in ascending order, with a checksum.
+//! A block of a run: a few hundred keys in ascending order, with a checksum.
 //!
-//! Invariant: bytes that pass [`is_intact`] are exactly what was written at that place of that run.
+//! Invariant: bytes that pass [`is_intact`] are exactly the bytes that were written at that place
+//! of that run.
 //!
-//! Layout, little-endian, [`BLOCK_BYTES`] in all: CRC-32 (u32) of the run's number (u64), the
-//! block's number (u64) and all after it; the number of groups (u16); 2 zero bytes; then the
-//! groups: tenant (u32), number of hashes (u16, at least 1), the hashes in ascending order; zeros
-//! to the end. Groups ascend by tenant, so a key of a tenant with many costs little more than its
-//! hash.
+//! Layout, little-endian, [`BLOCK_BYTES`] in total: CRC-32 (u32) of the run's number (u64), the
+//! block's number (u64) and all bytes after the checksum; the number of groups (u16); 2 zero bytes;
+//! the groups: tenant (u32), number of hashes (u16, at least 1), the hashes in ascending order;
+//! zeros to the end. Groups ascend by tenant, so a key of a tenant with many keys takes little more
+//! than its hash.
 
 use super::super::{Key, TenantNumber};
 use crate::bytes::Cursor;
 use headcount_model::{ITEM_HASH_BYTES, ItemHash};
 
-/// Bytes of a block: a page of the system's cache.
+/// Size of a block in bytes: one page of the page cache.
 pub(super) const BLOCK_BYTES: usize = 4096;
 const HEAD_BYTES: usize = 8;
 const GROUP_HEAD_BYTES: usize = 6;
@@ -25,11 +26,11 @@ pub(super) fn checksum(run: u64, block: u64, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Gathers ascending keys into a block.
+/// Builds a block from ascending keys.
 pub(super) struct BlockBuilder {
     bytes: Vec<u8>,
     groups: u16,
-    /// The tenant of the last group, where its number of hashes is, and that number.
+    /// The last group: its tenant, the offset of its number of hashes, and that number.
     open: Option<(TenantNumber, usize, u16)>,
 }
 
@@ -48,7 +49,7 @@ impl BlockBuilder {
         self.groups == 0
     }
 
-    /// Takes the next key; `false` when the block is full.
+    /// Appends the next key. Returns `false` if the block is full.
     pub(super) fn push(&mut self, key: &Key) -> bool {
         let tenant = key.tenant();
         let room = BLOCK_BYTES - self.bytes.len();
@@ -75,7 +76,7 @@ impl BlockBuilder {
         true
     }
 
-    /// Appends the block to `out` and starts the next.
+    /// Appends the finished block to `out` and starts the next one.
     pub(super) fn finish(&mut self, run: u64, block: u64, out: &mut Vec<u8>) {
         self.bytes[4..6].copy_from_slice(&self.groups.to_le_bytes());
         self.bytes.resize(BLOCK_BYTES, 0);
@@ -86,7 +87,7 @@ impl BlockBuilder {
     }
 }
 
-/// Whether `bytes` are the block `block` of the run `run`, as written.
+/// Whether `bytes` are intact as block `block` of run `run`.
 pub(super) fn is_intact(bytes: &[u8], run: u64, block: u64) -> bool {
     match bytes.split_first_chunk::<4>() {
         Some((crc, body)) => u32::from_le_bytes(*crc) == checksum(run, block, body),
@@ -97,7 +98,7 @@ pub(super) fn is_intact(bytes: &[u8], run: u64, block: u64) -> bool {
 /// A tenant and its hashes in one block.
 type Group<'a> = (TenantNumber, &'a [[u8; ITEM_HASH_BYTES]]);
 
-/// The groups of a block.
+/// Iterates over the groups of a block.
 struct Groups<'a> {
     left: u16,
     cursor: Cursor<'a>,
@@ -112,7 +113,7 @@ impl<'a> Groups<'a> {
         Some(Self { left, cursor })
     }
 
-    /// `Some(None)` at the end, `None` when the bytes are no groups.
+    /// Returns the next group, `Some(None)` at the end, and `None` if the bytes cannot be decoded.
     fn next(&mut self) -> Option<Option<Group<'a>>> {
         if self.left == 0 {
             return Some(None);
@@ -125,7 +126,7 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// Whether the block has `key`; `None` when the bytes are no block.
+/// Whether the block contains `key`. `None` if the bytes cannot be decoded.
 pub(super) fn contains(bytes: &[u8], key: &Key) -> Option<bool> {
     let mut groups = Groups::new(bytes)?;
     while let Some((tenant, hashes)) = groups.next()? {
@@ -139,7 +140,7 @@ pub(super) fn contains(bytes: &[u8], key: &Key) -> Option<bool> {
     Some(false)
 }
 
-/// Appends the block's keys to `out`; `None` when the bytes are no block.
+/// Appends the keys of the block to `out`. `None` if the bytes cannot be decoded.
 pub(super) fn decode(bytes: &[u8], out: &mut Vec<Key>) -> Option<()> {
     let mut groups = Groups::new(bytes)?;
     while let Some((tenant, hashes)) = groups.next()? {

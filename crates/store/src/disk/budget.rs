@@ -1,43 +1,43 @@
-//! How much memory each run's filter gets.
+//! Divides the memory for filters among the runs.
 //!
-//! Invariant: after [`shrink`] and [`admit`] all filters, and half of the largest once more, are
-//! within the budget. So any filter can be folded at any time: its fold has at most half of its
-//! bytes, and stands beside it for a moment.
+//! Invariant: after [`shrink`] and [`admit`], the sum of all filters and half of the largest one is
+//! within the budget. So any filter can be folded at any time: its folded copy has at most half its
+//! size, and exists beside it for a moment.
 //!
-//! What counts is how many block reads an absent key costs: one for each run whose filter lets it
-//! pass. So memory is taken where a byte saves the fewest reads, which is mostly in the largest
-//! runs, as in Monkey (Dayan et al., 2017): their filters take the most memory, and none of them
-//! saves more than one read.
+//! The cost of an absent key is the number of its block reads: one for each run with a filter that
+//! lets it pass. Therefore memory is taken where a byte saves the fewest reads. This is mostly in
+//! the largest runs, as in Monkey (Dayan et al., 2017): their filters take the most memory, and
+//! each saves at most one read.
 
 use super::filter::{full_bytes, half_bytes, size_within};
 
-/// With fewer bits for each key a filter lets nearly everything pass.
+/// Minimum number of bits per key. With fewer bits a filter lets nearly every key pass.
 const BITS_PER_KEY_MIN: u64 = 2;
-/// Bits of a filter that a key sets, and looks at.
+/// Number of filter bits that a key sets and a lookup tests.
 const BITS_SET: f64 = 8.0;
 
-/// One filter's part of the budget.
+/// The share of one filter in the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
-    /// Keys of its run; 0 when nobody needs it any more.
+    /// Number of keys of its run; 0 if no lookup needs the filter any more.
     pub(super) keys: u64,
     pub(super) bytes: u64,
-    /// Whether it is being built, and can't be folded.
+    /// Whether the filter is being built and cannot be folded.
     pub(super) is_fixed: bool,
 }
 
 impl Share {
-    /// About how many absent keys of one pass.
+    /// Approximate fraction of absent keys that pass.
     fn passing(&self) -> f64 {
         if self.keys == 0 {
             return 0.0;
         }
-        // A key sets one of the 32 bits in each of its block's eight words: 256 bits.
+        // A key sets one of the 32 bits in each of the eight words of its block: 256 bits.
         let keys_per_bit = self.keys as f64 / (self.bytes * 8) as f64;
         (1.0 - (-BITS_SET * keys_per_bit).exp()).powf(BITS_SET)
     }
 
-    /// The next smaller one: of half the size, or of none.
+    /// The next smaller share: half the size, or zero.
     fn smaller(&self) -> Self {
         let bytes_min = self.keys.saturating_mul(BITS_PER_KEY_MIN) / 8;
         let bytes = half_bytes(self.bytes).filter(|half| self.keys > 0 && *half >= bytes_min);
@@ -47,18 +47,18 @@ impl Share {
         }
     }
 
-    /// What making it smaller costs: so many more absent keys of one pass, for each byte that it
-    /// frees.
+    /// The cost of the next smaller size: the increase of the fraction of absent keys that pass,
+    /// per byte that is freed.
     fn cost(&self) -> f64 {
         let smaller = self.smaller();
         (smaller.passing() - self.passing()) / (self.bytes - smaller.bytes) as f64
     }
 }
 
-/// Makes filters smaller until all are within `bytes_max`.
+/// Shrinks filters until all are within `bytes_max`.
 pub(super) fn shrink(shares: &mut [Share], bytes_max: u64) {
     while room(shares, bytes_max).is_none() {
-        // Of equal ones the last: that is the new one.
+        // Among filters of equal cost the last is taken, which is the new one.
         let foldable = shares
             .iter_mut()
             .rev()
@@ -70,8 +70,8 @@ pub(super) fn shrink(shares: &mut [Share], bytes_max: u64) {
     }
 }
 
-/// Makes room for the filter of a new run of `keys` keys, and says how many bytes it gets: 0 for
-/// none.
+/// Makes room for the filter of a new run of `keys` keys. Returns the size of that filter in bytes,
+/// or 0 for none.
 pub(super) fn admit(shares: &mut Vec<Share>, keys: u64, bytes_max: u64) -> u64 {
     let full = Share {
         keys,
@@ -83,7 +83,8 @@ pub(super) fn admit(shares: &mut Vec<Share>, keys: u64, bytes_max: u64) -> u64 {
     let Some(new) = shares.pop().filter(|new| *new != full) else {
         return full.bytes;
     };
-    // Sizes are halved here, but nothing is built yet: it gets what is left.
+    // Shares only have halved sizes, but the new filter is not built yet, so it can take all the
+    // remaining room.
     let room = room(shares, bytes_max).unwrap_or_default();
     let largest = shares.iter().map(|share| share.bytes).max().unwrap_or(0);
     let left = room.min((room + largest / 2) / 3 * 2);
@@ -95,7 +96,7 @@ pub(super) fn admit(shares: &mut Vec<Share>, keys: u64, bytes_max: u64) -> u64 {
     }
 }
 
-/// Bytes that are free; `None` when there is too much.
+/// Number of free bytes, or `None` if the budget is exceeded.
 fn room(shares: &[Share], bytes_max: u64) -> Option<u64> {
     let largest = shares.iter().map(|share| share.bytes).max().unwrap_or(0);
     shares
@@ -123,14 +124,14 @@ mod tests {
 
     #[test]
     fn whoever_loses_least_by_it_is_folded() {
-        // For runs of 16,384 and 1,024 keys and a new one of 16,384: what each gets of so much.
+        // The shares of runs of 16,384 and 1,024 keys and of a new run of 16,384 keys, by budget.
         let cases = [
-            ("all have room", 63_000, [24_576, 1_536], 24_576),
-            ("the new one first", 52_000, [24_576, 1_536], 13_312),
-            ("then the other large", 40_000, [12_288, 1_536], 17_408),
-            ("then less remains", 33_000, [12_288, 1_536], 12_288),
-            ("both go", 6_000, [0, 1_536], 0),
-            ("and the small one", 2_000, [0, 768], 0),
+            ("all fit", 63_000, [24_576, 1_536], 24_576),
+            ("the new filter first", 52_000, [24_576, 1_536], 13_312),
+            ("then the other large one", 40_000, [12_288, 1_536], 17_408),
+            ("then the new filter again", 33_000, [12_288, 1_536], 12_288),
+            ("both large filters are dropped", 6_000, [0, 1_536], 0),
+            ("then the small filter is folded", 2_000, [0, 768], 0),
         ];
         for (why, bytes_max, after, granted) in cases {
             let mut shares = vec![share(16_384, 24_576), share(1_024, 1_536)];

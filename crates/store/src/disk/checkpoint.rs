@@ -1,12 +1,12 @@
 //! The checkpoint: dictionary, counts, position and completeness as of one commit.
 //!
-//! Invariant: a checkpoint and the runs of the same manifest hold the same commits.
+//! Invariant: a checkpoint and the runs of the same manifest contain the same commits.
 //!
 //! Layout, little-endian: frames (see [`super::frames`]). The first frame: commit u64, partitions
 //! u16, complete u8, items u64, tenants u32, epochs u32. Then frames of whole tenants in order of
-//! their numbers (name: u16 of bytes, UTF-8; a LEB128 count for each partition), then frames of
-//! whole epochs (partition u16, epoch u128, prefix u64, last checksum u32, ranges u32; each two
-//! u64).
+//! their numbers (name: u16 length in bytes, UTF-8; a LEB128 count for each partition), then frames
+//! of whole epochs (partition u16, epoch u128, prefix u64, last checksum u32, ranges u32; each
+//! range two u64).
 
 use super::super::{Cut, Staged, StoreError, TenantNumber};
 use super::frames::{FrameReader, FrameWriter};
@@ -17,15 +17,16 @@ use headcount_model::{
     Epoch, EpochPosition, Partition, Partitioning, Position, SEQUENCE_MAX, Sequences, TenantName,
 };
 
-/// Tenants copied at once from the dictionary while the store goes on.
+/// Number of tenant names that are copied at once from the dictionary, while commits continue.
 const NAMES_AT_ONCE: usize = 1024;
 
-/// The name of a checkpoint's file.
+/// Returns the file name of a checkpoint.
 pub(super) fn name(number: u64) -> String {
     format!("checkpoint-{number:016x}")
 }
 
-/// One commit's cut without the names, which a dictionary never changes once it has them.
+/// A copy of the committed state without the tenant names, which never change once they are in the
+/// dictionary.
 pub(super) struct Image {
     pub(super) commit: u64,
     partitioning: Partitioning,
@@ -37,7 +38,7 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// What `cut`, as of `commit`, holds.
+    /// Copies `cut` as of `commit`.
     pub(super) fn of(cut: &Cut, commit: u64) -> Self {
         let partitions = usize::from(cut.partitioning().count());
         let mut counts = Vec::with_capacity(cut.names().len() * partitions);
@@ -55,8 +56,8 @@ impl Image {
         }
     }
 
-    /// Writes and syncs the checkpoint `number`; `names` gives the names from a number on, some at
-    /// a time. Returns its length.
+    /// Writes and syncs the checkpoint `number`. `names(first, count)` returns up to `count` names
+    /// from number `first` on. Returns the length of the file.
     pub(super) fn write(
         &self,
         files: &dyn Files,
@@ -129,19 +130,19 @@ pub(super) fn read(
     let found = frames.load()?;
     let head = CheckpointHead::decode(&frames.frame)
         .filter(|head| found && head.commit == commit && head.partitions == partitioning.count())
-        .ok_or_else(|| frames.bad("its first frame does not fit the manifest"))?;
+        .ok_or_else(|| frames.bad("the first frame does not match the manifest"))?;
 
-    // Epochs come last in the file and first into the cut, so the cut is made with an empty
-    // position and told the batches' state at the end.
+    // The file has the epochs last, but a `Cut` starts with its position. So it is made with an
+    // empty position, which is replaced at the end.
     let mut cut = Cut::new(partitioning, Position::default());
     let mut position = Position::default();
     while frames.load()? {
         let decoded = decode_frame(&frames.frame, &head, &mut cut, &mut position);
-        decoded.ok_or_else(|| frames.bad("a frame has a field that can't be"))?;
+        decoded.ok_or_else(|| frames.bad("a frame has an invalid field"))?;
     }
     let totals = (cut.tenants(), position.len() as u64, cut.items());
     if totals != (u64::from(head.tenants), u64::from(head.epochs), head.items) {
-        return Err(frames.bad("it ends too early"));
+        return Err(frames.bad("the file is truncated"));
     }
     Ok(cut.with_position(position, head.complete))
 }
@@ -170,7 +171,8 @@ impl CheckpointHead {
     }
 }
 
-/// Takes one frame's tenants and epochs in; `None` when they can't be.
+/// Adds the tenants and epochs of one frame to `cut` and `position`. Returns `None` if they are
+/// invalid.
 fn decode_frame(
     frame: &[u8],
     head: &CheckpointHead,
@@ -209,8 +211,8 @@ fn decode_epoch(cursor: &mut Cursor<'_>, position: &mut Position) -> Option<()> 
     let mut beyond = Vec::with_capacity(count);
     for _ in 0..count {
         let (first, last) = (cursor.u64()?, cursor.u64()?);
-        // Earlier releases took a batch with the greatest number. Its items count; that it came
-        // need not be known.
+        // Earlier releases accepted a batch with the greatest sequence. Its items are counted, but
+        // it need not be known as applied.
         if first <= SEQUENCE_MAX {
             beyond.push((first, last.min(SEQUENCE_MAX)));
         }
@@ -228,8 +230,8 @@ fn decode_epoch(cursor: &mut Cursor<'_>, position: &mut Position) -> Option<()> 
 mod tests {
     use super::*;
 
-    /// Before sequences had a limit, a batch with the greatest number could be applied: such a
-    /// folder must open.
+    /// Before sequences had a limit, a batch with the greatest sequence could be applied. Data
+    /// directories with such a batch must open.
     #[test]
     fn a_sequence_that_no_batch_can_have_is_left_out() {
         let (checksum, none): (u32, u64) = (7, u64::MAX);

@@ -1,8 +1,7 @@
-//! Commits: what is staged becomes durable, then visible; or, without room, as if it had never
-//! come.
+//! Commit: makes the write batch durable, then visible. If there is no space for it, rolls it back.
 //!
-//! Invariant: what is shown was synced before, and where nothing was synced nothing is left that an
-//! opening could take for a commit.
+//! Invariant: a visible commit was synced before. If the sync was not reached, nothing remains on
+//! disk that an opening could take for a commit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,18 +15,18 @@ use super::journal::Journal;
 use super::key_set::KeySet;
 use super::shared::{Flush, Stop, View};
 
-/// Staged keys for which room is kept between commits.
+/// Number of staged keys that keep their memory between commits.
 const STAGED_KEYS_KEPT: usize = 1 << 16;
 
 impl DiskStore {
-    /// Looks whether who opens the store next will find what this one writes: the journal by its
-    /// name, and the folder.
+    /// Checks that the next opening of the store will find what this process writes: that the
+    /// journal still has its name, and that this process still holds the data directory.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         self.shared.look()?;
         self.journal.check_name(&*self.shared.files)
     }
 
-    /// Makes everything staged durable and visible. Without room for it, it is forgotten.
+    /// Makes the write batch durable and visible. If there is no space for it, drops it.
     pub(super) fn commit_staged(&mut self) -> Result<(), StoreError> {
         if let Err(error) = self.append_staged() {
             self.note_if_full(&error);
@@ -52,7 +51,7 @@ impl DiskStore {
         Ok(())
     }
 
-    /// The store is full, if that is what `error` says.
+    /// Marks the store as full if `error` reports a lack of space.
     pub(super) fn note_if_full(&self, error: &StoreError) {
         if error.is_full() {
             self.shared.note_full(error);
@@ -68,15 +67,15 @@ impl DiskStore {
         if is_full || self.journal.position() >= self.shared.options.segment_bytes_max {
             self.freeze()?;
         }
-        // Nothing is written into another's folder, and nobody hears of a commit that is not found
-        // again.
+        // The checks before and after the append ensure that nothing is written into a directory of
+        // another process, and that no commit is acknowledged that the next start would not find.
         self.shared.look_before_append()?;
         self.journal
             .append(self.commit + 1, &self.staged, &self.staged_list)?;
         self.look()
     }
 
-    /// Makes the writer see what readers see: the last commit.
+    /// Resets the writer to the last commit, which is the state that readers see.
     fn roll_back(&mut self) {
         self.forget_staged();
         self.position = self.shared.cut.read().position().clone();
@@ -89,9 +88,9 @@ impl DiskStore {
         self.staged_list.shrink_to(STAGED_KEYS_KEPT);
     }
 
-    /// Hands the table to the flushing thread and goes on with an empty one and a new segment.
-    /// Waits while an earlier table is still being flushed: memory is bounded, so a slow disk slows
-    /// commits.
+    /// Hands the memtable to the flush thread and continues with an empty one and a new segment.
+    /// Waits while an earlier memtable is being flushed: memory is bounded, so a slow disk slows
+    /// commits down.
     pub(super) fn freeze(&mut self) -> Result<(), StoreError> {
         self.shared.wait_for_flush()?;
         let ahead_bytes = self.shared.options.journal_ahead_bytes;
@@ -99,7 +98,7 @@ impl DiskStore {
         let of_spare = &self.shared.spare_bytes;
         let spare = Some(of_spare.swap(0, Ordering::AcqRel)).filter(|bytes| *bytes > 0);
         let next = Journal::create(&*self.shared.files, segment, base, ahead_bytes, spare);
-        // Without room for its head or its name it is the spare one still.
+        // If there was no space for its header or its name, the file is still the spare segment.
         let next = next.inspect_err(|_| of_spare.store(spare.unwrap_or(0), Ordering::Release))?;
         let old = std::mem::replace(&mut self.journal, next);
         let image = Image::of(&self.shared.cut.read(), self.commit);
@@ -124,8 +123,8 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Has what the journal holds flushed, so that the next opening has nothing to recover, and
-    /// ends the threads. On a full disk it stays in the journal.
+    /// Flushes the commits in the journal, so that the next opening has nothing to recover, and
+    /// ends the threads. On a full disk the commits stay in the journal.
     pub(super) fn settle_and_end(&mut self) -> Result<(), StoreError> {
         self.shared.release_reserve()?;
         if !self.journal.is_empty()
@@ -134,7 +133,7 @@ impl DiskStore {
             if !error.is_full() {
                 return Err(error);
             }
-            tracing::warn!(%error, "the disk is full: the next start reads the journal");
+            tracing::warn!(%error, "no room for last flush; the next start replays the journal");
         }
         self.join(Stop::Drained);
         self.shared.check()

@@ -1,41 +1,44 @@
-//! A run's filter: tells for most absent keys, without a read, that the run does not have them.
+//! The filter of a run. For most absent keys it proves without a read that the run does not contain
+//! them.
 //!
-//! Invariant: it never denies a key that was added.
+//! Invariant: a filter never rules out a key that was added.
 //!
-//! A split-block Bloom filter as in Apache Parquet
+//! It is a split-block Bloom filter as in Apache Parquet
 //! (<https://parquet.apache.org/docs/file-format/bloomfilter/>): blocks of 256 bits, one bit in
-//! each of a block's eight words. At [`BITS_PER_KEY`] about one absent key in two hundred passes.
-//! Unlike there, the bits are fields of the fingerprint, which costs no multiplications: the low 40
-//! bits choose them, and the block is chosen by the high 32, of which the lowest 8 hardly matter.
+//! each of the eight words of a block. With [`BITS_PER_KEY`], about one absent key in two hundred
+//! passes. Unlike in Parquet, the bits are fields of the fingerprint, which costs no
+//! multiplications. The low 40 bits of the fingerprint select the bits. The high 32 bits select the
+//! block; the lowest 8 of them have almost no effect on it.
 //!
-//! A filter can be *folded*: each two neighbouring blocks become one, with the bits of both. What
-//! comes out is bit by bit the filter that the same keys make at half the size. So filters shrink
-//! without their keys.
+//! A filter can be *folded*: each two adjacent blocks become one block with the bits of both. The
+//! result is bit for bit the filter that the same keys produce at half the size. So a filter
+//! shrinks without access to its keys.
 
 use super::super::Key;
 use super::key_set::mix;
 use super::pages::Pages;
 
-/// Bits of filter for each key, where memory allows.
+/// Filter bits per key, if memory allows.
 const BITS_PER_KEY: u64 = 12;
-/// Bytes of one block.
+/// Size of a block in bytes.
 pub(super) const BLOCK_BYTES: usize = 32;
-/// A filter's number of blocks is a multiple of this, or a smaller power of two: it can be halved a
-/// few times.
+/// The number of blocks of a filter is a multiple of this, or a smaller power of two, so that the
+/// filter can be halved a few times.
 const BLOCKS_STEP: u64 = 16;
-/// Bits of a fingerprint that choose the bit in one word.
+/// Number of fingerprint bits that select the bit in one word.
 const LANE_BITS: usize = 5;
-/// Keys that are looked up together: more than the misses that a processor can wait for at a time.
+/// Number of keys that are looked up together: more than the number of cache misses that a
+/// processor has outstanding at a time.
 pub(super) const ASKED_AT_ONCE: usize = 64;
-/// Fixed, since filters are stored; the numbers are wyhash's.
+/// The seeds are constant because filters are stored. The numbers are those of wyhash.
 const SEEDS: (u64, u64) = (0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db);
 
-/// A filter over keys, in memory as it is stored: each word is little-endian.
+/// A filter in memory, in its stored form: each word is little-endian.
 pub(super) struct Filter {
     bytes: Pages,
 }
 
-/// What of a key its filter looks at; the same for the filters of all runs.
+/// The part of a key's hash that filters use. It is the same for the filters of all runs.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Fingerprint(u64);
 
@@ -45,14 +48,14 @@ impl Fingerprint {
         Self(mix(key, SEEDS))
     }
 
-    /// The bit of one word of the block.
+    /// The bit that is set in the given word of the block.
     #[inline]
     fn bit(self, word: usize) -> u32 {
         1 << ((self.0 >> (word * LANE_BITS)) & 31)
     }
 }
 
-/// Bytes of a filter of `keys` keys, where memory allows.
+/// Size in bytes of a filter for `keys` keys, if memory allows.
 pub(super) fn full_bytes(keys: u64) -> u64 {
     let bits = keys.saturating_mul(BITS_PER_KEY);
     let blocks = bits.div_ceil(BLOCK_BYTES as u64 * 8);
@@ -60,7 +63,7 @@ pub(super) fn full_bytes(keys: u64) -> u64 {
     blocks.next_multiple_of(step) * BLOCK_BYTES as u64
 }
 
-/// The bytes of the largest filter that is not larger than `bytes_max`; 0 when there is none.
+/// Size in bytes of the largest filter that is not larger than `bytes_max`, or 0 if there is none.
 pub(super) fn size_within(bytes_max: u64) -> u64 {
     let blocks = bytes_max / BLOCK_BYTES as u64;
     let step = blocks.checked_ilog2().map_or(1, |bits| 1 << bits);
@@ -68,14 +71,14 @@ pub(super) fn size_within(bytes_max: u64) -> u64 {
     blocks / step * step * BLOCK_BYTES as u64
 }
 
-/// Bytes of a filter of `bytes` once it is folded; `None` when it can't be.
+/// Size in bytes of a filter of `bytes` after folding. `None` if it cannot be folded.
 pub(super) fn half_bytes(bytes: u64) -> Option<u64> {
     let two_blocks = 2 * BLOCK_BYTES as u64;
     (bytes > 0 && bytes.is_multiple_of(two_blocks)).then_some(bytes / 2)
 }
 
 impl Filter {
-    /// An empty filter of `bytes`: whole blocks, and at least one.
+    /// Makes an empty filter of `bytes`, rounded down to whole blocks, with at least one block.
     pub(super) fn new(bytes: u64) -> Self {
         let blocks = (bytes as usize / BLOCK_BYTES).max(1);
         Self {
@@ -83,13 +86,13 @@ impl Filter {
         }
     }
 
-    /// What is stored.
+    /// The stored form of the filter.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Adds the keys of a part of another filter, which has `1 << folds` times as many blocks:
-    /// those from the `first` on.
+    /// Adds the keys of a part of another filter that has `1 << folds` times as many blocks. The
+    /// part starts at block `first`.
     pub(super) fn add_folded(&mut self, part: &[u8], first: usize, folds: u32) {
         let blocks = self.bytes.as_chunks_mut::<BLOCK_BYTES>().0;
         for (from, at) in part.as_chunks::<BLOCK_BYTES>().0.iter().zip(first..) {
@@ -102,7 +105,8 @@ impl Filter {
         }
     }
 
-    /// The same keys' filter of `bytes`, which this one's are a power of two times.
+    /// Returns a filter of `bytes` for the same keys. The size of this filter must be a power of
+    /// two times `bytes`.
     pub(super) fn folded(&self, bytes: u64) -> Self {
         let mut folded = Self::new(bytes);
         folded.add_folded(&self.bytes, 0, folds(self.bytes.len() as u64, bytes));
@@ -118,7 +122,8 @@ impl Filter {
         (((fingerprint.0 >> 32) * blocks as u64) >> 32) as usize
     }
 
-    /// Adds keys. Many at once, since then the processor waits for their cache misses together.
+    /// Adds keys. Adding many keys at once lets the processor wait for their cache misses at the
+    /// same time.
     pub(super) fn add(&mut self, fingerprints: &[Fingerprint]) {
         self.touch(fingerprints);
         let blocks = self.bytes.as_chunks_mut::<BLOCK_BYTES>().0;
@@ -142,7 +147,7 @@ impl Filter {
         may[0]
     }
 
-    /// Says of each key whether it may have been added; of [`ASKED_AT_ONCE`] keys at most.
+    /// Sets in `may`, for each of at most [`ASKED_AT_ONCE`] keys, whether it may have been added.
     pub(super) fn ask(&self, fingerprints: &[Fingerprint], may: &mut [bool]) {
         self.touch(fingerprints);
         let blocks = self.blocks();
@@ -151,26 +156,26 @@ impl Filter {
         }
     }
 
-    /// Brings the keys' blocks into the cache. A loop of so few instructions is waiting for dozens
-    /// of misses at once, one that looks at the bits for few: in filters larger than the cache it
-    /// took 58 ns a key, and takes 24 after this.
+    /// Loads the keys' blocks into the cache. The processor has dozens of cache misses outstanding
+    /// in this short loop, but only few in a loop that also tests the bits. For filters larger than
+    /// the cache, a key took 58 ns without this and takes 24 ns with it.
     fn touch(&self, fingerprints: &[Fingerprint]) {
         let blocks = self.blocks();
         let first_bytes = fingerprints
             .iter()
             .filter_map(|fingerprint| blocks.get(Self::block_of(*fingerprint, blocks.len())))
             .fold(0, |bytes, block| bytes | block[0]);
-        // So that the loads are not left out.
+        // Prevents the compiler from removing the loads.
         std::hint::black_box(first_bytes);
     }
 }
 
-/// How often a filter of `from` bytes is folded to have `to`.
+/// How many times a filter of `from` bytes must be folded to have `to` bytes.
 pub(super) fn folds(from: u64, to: u64) -> u32 {
     (from / to.max(1)).max(1).ilog2()
 }
 
-/// Whether the key's block has all of the key's bits.
+/// Whether the key's block has all bits of the key set.
 #[inline]
 fn has_all(blocks: &[[u8; BLOCK_BYTES]], fingerprint: Fingerprint) -> bool {
     let Some(block) = blocks.get(Filter::block_of(fingerprint, blocks.len())) else {
@@ -201,7 +206,7 @@ mod tests {
         let mut filter = Filter::new(full_bytes(10_000));
         let fingerprints: Vec<_> = (0..10_000).map(fingerprint).collect();
         filter.add(&fingerprints);
-        // Of 100000: about one in two hundred, and one in ten from half the size.
+        // Of 100000 absent keys, about one in two hundred passes, and one in ten at half the size.
         for (bytes, passed_max) in [
             (full_bytes(10_000), 1_000),
             (full_bytes(10_000) / 2, 11_000),
@@ -242,7 +247,10 @@ mod tests {
         }
 
         #[test]
-        fn sizes_are_whole_blocks_near_what_is_asked(keys in 1_u64..1 << 40, bytes in 0_u64..1 << 40) {
+        fn sizes_are_whole_blocks_near_what_is_asked(
+            keys in 1_u64..1 << 40,
+            bytes in 0_u64..1 << 40,
+        ) {
             let full = full_bytes(keys);
             prop_assert!(full * 8 >= keys * BITS_PER_KEY);
             prop_assert!(full < 2 * (keys * BITS_PER_KEY / 8 + BLOCK_BYTES as u64));

@@ -1,12 +1,12 @@
 //! The filters of a store's runs, in memory within one budget.
 //!
-//! Invariant: whatever is being built or folded, all filters together never take more than the
-//! budget.
+//! Invariant: the total size of all filters never exceeds the budget, also while filters are built
+//! or folded.
 //!
-//! Before a run is written, room is made for its filter by folding others; [`super::budget`]
-//! decides which. Only the copy in memory is folded: a run's file keeps the filter that it was
-//! written with, and opening folds again what does not fit. A run without any filter in memory
-//! answers as well, by reading a block for every key.
+//! Before a run is written, other filters are folded to make room for its filter; [`super::budget`]
+//! decides which. Only the copy in memory is folded: the file of a run keeps its original filter,
+//! and each opening folds the filters that do not fit. A run without a filter in memory gives the
+//! same answers, but reads a block for every key.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,15 +18,15 @@ use super::budget::{self, Share};
 use super::filter::{Filter, Fingerprint};
 use super::run::Run;
 
-/// See the module.
+/// See the module documentation.
 pub(super) struct Filters {
     bytes_max: u64,
-    /// Held while room is made, so that the same room is not given away twice.
+    /// Locked while room for a filter is made, so that the same room is not given to two filters.
     making: Mutex<()>,
     all: Mutex<Vec<Weak<RunFilter>>>,
 }
 
-/// The filter of a run, or of one that is being written; it may get smaller or go at any time.
+/// The filter of a run that exists or is being written. It can shrink or be dropped at any time.
 pub(super) struct RunFilter {
     keys: u64,
     is_built: AtomicBool,
@@ -43,8 +43,7 @@ impl Filters {
         }
     }
 
-    /// An empty filter for a run of `keys` keys that is to be written, of the size that there is
-    /// room for.
+    /// Makes an empty filter for a new run of `keys` keys, as large as the budget allows.
     pub(super) fn make(&self, keys: u64) -> Arc<RunFilter> {
         let _making = self.making.lock();
         let others = self.held();
@@ -60,7 +59,7 @@ impl Filters {
         made
     }
 
-    /// Reads the filters of the runs that a manifest names, folded so that all have room.
+    /// Reads the filters of the runs of a manifest, folded so that all fit.
     pub(super) fn load(&self, runs: &[Arc<Run>]) -> Result<(), StoreError> {
         let mut shares: Vec<Share> = runs.iter().map(|run| run.stored_share()).collect();
         budget::shrink(&mut shares, self.bytes_max);
@@ -72,7 +71,7 @@ impl Filters {
         Ok(())
     }
 
-    /// Bytes that all take.
+    /// Total size of all filters in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.held().iter().map(|filter| filter.bytes()).sum()
     }
@@ -89,7 +88,7 @@ impl Filters {
 }
 
 impl RunFilter {
-    /// None yet, for a run of `keys` keys.
+    /// Makes a placeholder without a filter, for a run of `keys` keys.
     pub(super) fn new(keys: u64) -> Arc<Self> {
         Arc::new(Self {
             keys,
@@ -99,24 +98,25 @@ impl RunFilter {
         })
     }
 
-    /// The filter as it is now; it stays so while it is read.
+    /// Locks the filter in its current form for reading.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Filter>> {
         self.filter.read()
     }
 
-    /// Adds keys while it is built.
+    /// Adds keys while the filter is being built.
     pub(super) fn add(&self, fingerprints: &[Fingerprint]) {
         if let Some(filter) = &mut *self.filter.write() {
             filter.add(fingerprints);
         }
     }
 
-    /// Says that no key will be added: from now on it may be folded.
+    /// Ends building: no more keys are added, so the filter may be folded.
     pub(super) fn end_building(&self) {
         self.is_built.store(true, Ordering::Release);
     }
 
-    /// Says that only look-ups that have begun need it: it is the first to go.
+    /// Marks the filter as obsolete: only running lookups need it, so it is the first to be
+    /// dropped.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
@@ -148,7 +148,7 @@ impl RunFilter {
 
     fn set(&self, filter: Option<Filter>) {
         let old = std::mem::replace(&mut *self.filter.write(), filter);
-        // To give much memory back takes a while, which nobody should wait for.
+        // Freeing much memory takes a while. It happens after the lock is released.
         drop(old);
     }
 }

@@ -1,7 +1,8 @@
-//! Flushing: a frozen table becomes a run, and the commits up to it a checkpoint.
+//! Flush: writes a frozen memtable as a run, and the committed state at its freeze as a checkpoint.
 //!
-//! Invariant: the journal's segments of the table are removed only after the manifest that names
-//! the run and the checkpoint is on disk. Without room nothing has happened, and it is tried again.
+//! Invariant: the journal segments of the memtable are removed only after the manifest that
+//! contains the run and the checkpoint is on disk. A flush that finds no space changes nothing and
+//! is retried.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,21 +16,22 @@ use super::run::{self, Run};
 use super::run_writer::RunWriter;
 use super::shared::{Flush, Shared, Stop, View};
 
-/// The most runs: with more, a flush waits for merges, and commits for the flush.
+/// Maximum number of runs. With more, a flush waits for compactions, and commits wait for the
+/// flush.
 pub(super) const RUNS_MAX: usize = 64;
 
-/// How many times longer than usual the thread waits at most before it tries a flush again that
-/// found no room though the file system said that there was: a quota, perhaps.
+/// Maximum factor by which the thread extends its retry interval if a flush found no space although
+/// the file system reported enough, for example because of a quota.
 const PAUSES_MAX: u32 = 16;
 
 /// What the thread does next.
 enum Job {
     Flush(Arc<Flush>),
-    /// To look whether a full disk has room again.
+    /// Check whether a full disk has space again.
     Look,
 }
 
-/// The thread that flushes, until the store stops.
+/// Runs the flush thread until the store stops.
 pub(super) fn work(shared: &Shared) {
     let mut pauses = 1;
     while let Some(job) = next_job(shared, pauses) {
@@ -44,7 +46,7 @@ pub(super) fn work(shared: &Shared) {
     }
 }
 
-/// Waits for something to do; none when the thread is to end.
+/// Waits for the next job. Returns `None` if the thread must end.
 fn next_job(shared: &Shared, pauses: u32) -> Option<Job> {
     let look_at = Instant::now() + shared.options.room_interval * pauses;
     let mut state = shared.state();
@@ -55,7 +57,7 @@ fn next_job(shared: &Shared, pauses: u32) -> Option<Job> {
         let is_ending = state.stop == Stop::Drained;
         let may_start = has_place(shared) || is_ending;
         match &state.flush {
-            // The journal has what it would write.
+            // The journal contains the data that this flush would write.
             Some(_) if is_ending && state.flush_waits => return None,
             None if is_ending => return None,
             Some(flush) if may_start && !state.flush_waits => {
@@ -71,12 +73,13 @@ fn next_job(shared: &Shared, pauses: u32) -> Option<Job> {
     }
 }
 
-/// Whether there are few enough runs for one more.
+/// Whether the number of runs allows one more.
 fn has_place(shared: &Shared) -> bool {
     shared.view().runs.len() < RUNS_MAX
 }
 
-/// Flushes; if there is no room for it, the reserve makes some, once. After that the flush waits.
+/// Attempts a flush. If there is no space for it, it releases the reserve, once. If there is no
+/// reserve, the flush waits for space.
 fn attempt(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     match run(shared, flush) {
         Err(error) if error.is_full() => {
@@ -84,7 +87,7 @@ fn attempt(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
             if !shared.release_reserve()? {
                 shared.state().flush_waits = true;
             }
-            // What waits for the flush is to hear that the disk is full.
+            // Threads that wait for the flush must learn that the disk is full.
             shared.wake();
             Ok(())
         }
@@ -92,7 +95,8 @@ fn attempt(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     }
 }
 
-/// Looks whether the flush that waits has room now, or, where none waits, whether commits have.
+/// Checks whether the waiting flush has space now. If no flush waits, checks whether commits have
+/// space.
 fn look(shared: &Shared, pauses: &mut u32) -> Result<(), StoreError> {
     let waiting = shared.state().flush.clone();
     let Some(flush) = waiting else {
@@ -116,7 +120,8 @@ fn look(shared: &Shared, pauses: &mut u32) -> Result<(), StoreError> {
 fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     let (of_run, of_checkpoint) = (shared.take_number()?, shared.take_number()?);
     let names = [run::name(of_run), checkpoint::name(of_checkpoint)];
-    // Until the manifest names them they are nothing, and are not left where there is no room.
+    // Before the manifest contains them, the files are not part of the store. If there is no space
+    // they are removed.
     let written = shared.or_discard(&names[0], || {
         shared.or_discard(&names[1], || write(shared, flush, of_run, of_checkpoint))
     })?;
@@ -138,13 +143,13 @@ fn run(shared: &Shared, flush: &Flush) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What [`write()`] put in place, and of what.
+/// The result of [`write()`].
 struct Written {
     old_checkpoint: u64,
     checkpoint_bytes: u64,
 }
 
-/// Writes run and checkpoint, and the manifest that names them, and shows them.
+/// Writes run, checkpoint and the manifest that contains them, and makes them visible.
 fn write(
     shared: &Shared,
     flush: &Flush,
@@ -185,7 +190,8 @@ fn write(
     })
 }
 
-/// Keeps a flushed segment as the next one's space, or removes it when there is one already.
+/// Keeps a flushed segment as space for the next one, or removes it if there is a spare segment
+/// already.
 fn retire_segment(shared: &Shared, segment: u64) -> Result<(), StoreError> {
     let name = journal::name(segment);
     let bytes = shared.files.open_file(&name)?.len()?;
@@ -194,7 +200,7 @@ fn retire_segment(shared: &Shared, segment: u64) -> Result<(), StoreError> {
     if !is_wanted || bytes > bytes_max {
         return shared.files.remove_file(&name);
     }
-    // Which name it has after a crash does not matter: under neither is it any part of the store.
+    // After a crash the file may have either name. Under neither name is it part of the store.
     match shared.files.rename_file(&name, &journal::spare_name()) {
         Err(error) if error.is_full() => shared.files.remove_file(&name),
         done => {

@@ -1,11 +1,11 @@
-//! A file of checksummed frames: what a checkpoint is made of.
+//! A file of checksummed frames: the container format of a checkpoint.
 //!
-//! Invariant: a frame that is handed out is one that was written at that place; memory holds one
-//! frame at a time, and never more than the file has bytes.
+//! Invariant: a frame that a reader returns was written at that place. The reader keeps one frame
+//! in memory at a time, and never more bytes than the file has.
 //!
 //! Layout, little-endian: magic `HCCP`, version (u32), number (u64), CRC-32 of these; then frames,
-//! each bytes of content (u32), CRC-32 (u32) of its offset in the file (u64) and its content,
-//! content.
+//! each with the length of its content in bytes (u32), CRC-32 (u32) of its offset in the file (u64)
+//! and its content, content.
 
 use super::super::StoreError;
 use crate::bytes::Cursor;
@@ -15,14 +15,14 @@ const MAGIC: [u8; 4] = *b"HCCP";
 const VERSION: u32 = 1;
 pub(super) const HEAD_BYTES: usize = 20;
 const FRAME_HEAD_BYTES: usize = 8;
-/// A frame is ended once it has so many bytes.
+/// Size in bytes at which a frame ends.
 const FRAME_BYTES: usize = 64 * 1024;
 
 /// Writes a file of frames.
 pub(super) struct FrameWriter {
     file: DiskFile,
     at: u64,
-    /// The content of the frame that is being made.
+    /// The content of the current frame.
     pub(super) frame: Vec<u8>,
 }
 
@@ -43,7 +43,7 @@ impl FrameWriter {
         })
     }
 
-    /// Ends the frame if it is long enough.
+    /// Ends the frame if it has reached its size.
     pub(super) fn end_full_frame(&mut self) -> Result<(), StoreError> {
         if self.frame.len() >= FRAME_BYTES {
             self.end_frame()?;
@@ -63,7 +63,7 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Ends the last frame and syncs the file; returns its length.
+    /// Ends the last frame and syncs the file. Returns the length of the file.
     pub(super) fn finish(mut self) -> Result<u64, StoreError> {
         self.end_frame()?;
         self.file.sync()?;
@@ -71,7 +71,7 @@ impl FrameWriter {
     }
 }
 
-/// The bytes of a frame at `at` with this content.
+/// Encodes a frame with this content at offset `at`.
 pub(super) fn frame(at: u64, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FRAME_HEAD_BYTES + content.len());
     bytes.extend_from_slice(&(content.len() as u32).to_le_bytes());
@@ -87,11 +87,12 @@ fn checksum(at: u64, content: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Reads a file of frames one by one, so that memory beyond the cut stays small.
+/// Reads the frames of a file one by one, so that little memory is needed beyond the committed
+/// state.
 pub(super) struct FrameReader {
     file: DiskFile,
     len: u64,
-    /// Where the frame that `frame` holds starts, and where the next one does.
+    /// The offsets of the frame in `frame` and of the next frame.
     at: u64,
     next: u64,
     pub(super) frame: Vec<u8>,
@@ -103,12 +104,12 @@ impl FrameReader {
         let len = file.len()?;
         let mut head = [0; HEAD_BYTES];
         if len < HEAD_BYTES as u64 {
-            return Err(file.damaged(len, "it is shorter than its head"));
+            return Err(file.damaged(len, "the file is shorter than its header"));
         }
         file.read_at(&mut head, 0)?;
         let mut cursor = Cursor::new(&head);
         if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "it does not start as a checkpoint does"));
+            return Err(file.damaged(0, "not a checkpoint: wrong magic bytes"));
         }
         match cursor.u32() {
             Some(VERSION) => {}
@@ -116,7 +117,7 @@ impl FrameReader {
         }
         let crc = crc32fast::hash(&head[..16]);
         if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
-            return Err(file.damaged(0, "its head is not what was written"));
+            return Err(file.damaged(0, "the header is corrupt"));
         }
         Ok(Self {
             file,
@@ -127,7 +128,7 @@ impl FrameReader {
         })
     }
 
-    /// Loads the next frame; `false` at the end of the file.
+    /// Loads the next frame. Returns `false` at the end of the file.
     pub(super) fn load(&mut self) -> Result<bool, StoreError> {
         self.at = self.next;
         if self.at == self.len {
@@ -135,7 +136,7 @@ impl FrameReader {
         }
         let content_at = self.at + FRAME_HEAD_BYTES as u64;
         if content_at > self.len {
-            return Err(self.bad("it ends too early"));
+            return Err(self.bad("the file is truncated"));
         }
         let mut head = [0; FRAME_HEAD_BYTES];
         self.file.read_at(&mut head, self.at)?;
@@ -143,17 +144,17 @@ impl FrameReader {
         let (bytes, crc) = (cursor.u32().unwrap_or_default(), cursor.u32());
         self.next = content_at + u64::from(bytes);
         if self.next > self.len {
-            return Err(self.bad("a frame is longer than the file"));
+            return Err(self.bad("a frame extends beyond the end of the file"));
         }
         self.frame.resize(bytes as usize, 0);
         self.file.read_at(&mut self.frame, content_at)?;
         if crc != Some(checksum(self.at, &self.frame)) {
-            return Err(self.bad("a frame is not what was written"));
+            return Err(self.bad("a frame does not match its checksum"));
         }
         Ok(true)
     }
 
-    /// An error about the frame that was loaded last.
+    /// Makes an error about the frame that was loaded last.
     pub(super) fn bad(&self, detail: &str) -> StoreError {
         self.file.damaged(self.at, detail)
     }

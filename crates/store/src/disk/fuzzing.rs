@@ -1,9 +1,9 @@
-//! For the fuzz targets: a small store's files, checksums put right after damage, and a store that
-//! is used up.
+//! Support for the fuzz targets: the files of a small store, repair of checksums after damage, and
+//! a store that is exercised.
 //!
-//! Invariant: it is built for fuzzing only, and touches no disk.
+//! Invariant: this module is compiled for fuzzing only, and uses no real disk.
 
-#[allow(dead_code, reason = "what makes operations fail is for the tests")]
+#[allow(dead_code, reason = "only the tests use fault injection")]
 #[path = "tests/sim.rs"]
 mod sim;
 
@@ -21,10 +21,10 @@ use headcount_model::{
     TenantName,
 };
 
-/// Items of the sample.
+/// Number of items in the sample.
 const ITEMS: u64 = 100;
 
-/// A store's files: names and contents.
+/// Names and contents of a store's files.
 pub type StoreFiles = Vec<(String, Vec<u8>)>;
 
 fn open(files: &SimFiles) -> Result<DiskStore, StoreError> {
@@ -60,7 +60,7 @@ fn count(store: &mut DiskStore, item: u64) -> Result<(), StoreError> {
     store.commit()
 }
 
-/// A generation, remembered.
+/// Sets a generation.
 fn renew(store: &mut DiskStore, byte: u8) -> Result<(), StoreError> {
     store.set_generation(KeptGeneration {
         generation: Generation([byte; _]),
@@ -68,17 +68,17 @@ fn renew(store: &mut DiskStore, byte: u8) -> Result<(), StoreError> {
     })
 }
 
-/// The files of a store that was killed: a run, a checkpoint, some commits in the journal, by name;
-/// last a generation, so that the numbers of the others stay.
+/// Returns the files of a killed store, by name: a run, a checkpoint, some commits in the journal.
+/// The generation comes last, so that the indexes of the other files do not change.
 ///
 /// # Errors
-/// None that the simulated disk makes.
+/// Only errors of the simulated disk, which reports none.
 pub fn sample() -> Result<StoreFiles, StoreError> {
     let sim = SimFiles::new();
     let mut store = open(&sim)?;
     for item in 0..ITEMS {
         count(&mut store, item)?;
-        // So that the same files come of it every time, but for the journal's salt.
+        // Makes the files deterministic, except for the salt of the journal.
         store.settle()?;
     }
     renew(&mut store, 1)?;
@@ -95,8 +95,8 @@ pub fn sample() -> Result<StoreFiles, StoreError> {
     Ok(all)
 }
 
-/// Puts every checksum of the file `name` right that can be found, so that what is wrong beside
-/// them is read.
+/// Corrects every checksum of the file `name` that can be located, so that damage of other fields
+/// is not hidden by a checksum error.
 pub fn seal(name: &str, bytes: &mut [u8]) {
     if name == manifest::NAME || name == generation::NAME {
         seal_end(bytes);
@@ -109,14 +109,14 @@ pub fn seal(name: &str, bytes: &mut [u8]) {
     }
 }
 
-/// Makes the last four bytes the checksum of those before.
+/// Sets the last four bytes to the checksum of the bytes before.
 fn seal_end(bytes: &mut [u8]) {
     if let Some((body, crc)) = bytes.split_last_chunk_mut::<4>() {
         *crc = crc32fast::hash(body).to_le_bytes();
     }
 }
 
-/// The same for the first `end` bytes.
+/// Sets the last four of the first `end` bytes to the checksum of the bytes before.
 fn seal_start(bytes: &mut [u8], end: usize) {
     if let Some(start) = bytes.get_mut(..end) {
         seal_end(start);
@@ -152,7 +152,7 @@ fn seal_checkpoint(bytes: &mut [u8]) {
 fn seal_journal(bytes: &mut [u8]) {
     seal_start(bytes, journal::HEAD_FIELDS_BYTES + 4);
     let mut at = journal::HEAD_BYTES;
-    // Zeros follow the last record, and must stay zeros.
+    // The zeros after the last record must remain zeros.
     while number(bytes, at) == Some(record::MAGIC)
         && let Some(length) = number(bytes, at + 20).map(u32::from_le_bytes)
     {
@@ -198,10 +198,10 @@ fn seal_run(bytes: &mut [u8]) {
     }
 }
 
-/// Opens a store of these files, reads all of it, adds to it in every way, and opens it once more.
+/// Opens a store with these files, reads all of it, adds to it in every way, and opens it again.
 ///
 /// # Errors
-/// When it refuses; that is an answer too.
+/// If the store rejects the files, which is a valid result.
 pub fn exercise(files: &StoreFiles) -> Result<(), StoreError> {
     let sim = SimFiles::new();
     let folder: &dyn Files = &sim;
@@ -213,7 +213,7 @@ pub fn exercise(files: &StoreFiles) -> Result<(), StoreError> {
     folder.sync_names()?;
     let mut store = open(&sim)?;
     let reader = store.reader();
-    // Whatever it finds: a store whose checksums were put right may say anything.
+    // The differences are ignored: a store with corrected checksums may contain anything.
     recount(&reader)?;
     for item in (0..2 * ITEMS).step_by(7) {
         if let Some(tenant) = tenant(item) {
@@ -238,7 +238,7 @@ pub fn exercise(files: &StoreFiles) -> Result<(), StoreError> {
     assert_eq!(
         reopened.reader().cut().items(),
         items,
-        "it opens where it was left"
+        "the store opens at its last state"
     );
     reopened.close()
 }

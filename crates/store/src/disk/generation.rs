@@ -1,30 +1,29 @@
-//! The store's generation, beside its commits.
+//! The generation of the store, in a file of its own.
 //!
-//! Invariant: the file is replaced whole: after a crash it says what it said before or what it was
-//! to say.
+//! Invariant: the file is replaced atomically. After a crash it has its old or its new content.
 //!
-//! The file `GENERATION`, little-endian: magic `HCGN`, version (u32, 1), the generation (16 bytes),
-//! whether the broker had it (u8, 0 or 1), CRC-32 (u32) of all before it. A folder of a store that
-//! never stood behind a broker has none.
+//! Layout of the file `GENERATION`, little-endian: magic `HCGN`, version (u32, 1), the generation
+//! (16 bytes), whether the broker had it (u8, 0 or 1), CRC-32 (u32) of all preceding bytes. The
+//! data directory of a store that was never behind a broker does not have this file.
 
 use super::super::StoreError;
 use crate::bytes::Cursor;
 use crate::files::Files;
 use headcount_model::{Generation, KeptGeneration};
 
-/// The file's name.
+/// The name of the file.
 pub(super) const NAME: &str = "GENERATION";
 const MAGIC: [u8; 4] = *b"HCGN";
 const VERSION: u32 = 1;
-/// A longer file is damage.
+/// Size in bytes above which the file is damaged.
 const BYTES_MAX: u64 = 64;
 
-/// Puts it in place of the old one.
+/// Replaces the file.
 pub(super) fn write(files: &dyn Files, kept: KeptGeneration) -> Result<(), StoreError> {
     files.replace(NAME, &encode(kept))
 }
 
-/// Reads the store's; none where there is no such file.
+/// Reads the file. Returns `None` if it does not exist.
 pub(super) fn read(files: &dyn Files) -> Result<Option<KeptGeneration>, StoreError> {
     if !files.names()?.iter().any(|name| name == NAME) {
         return Ok(None);
@@ -34,7 +33,7 @@ pub(super) fn read(files: &dyn Files) -> Result<Option<KeptGeneration>, StoreErr
     file.check_head(&bytes, MAGIC, VERSION, "a generation")?;
     let kept = decode(&bytes);
     kept.map(Some)
-        .ok_or_else(|| file.damaged(8, "its checksum or a field is wrong"))
+        .ok_or_else(|| file.damaged(8, "the checksum or a field is wrong"))
 }
 
 fn encode(kept: KeptGeneration) -> Vec<u8> {

@@ -1,19 +1,19 @@
-//! The journal: commits since the last checkpoint, in numbered segments, one segment for each table
-//! of keys.
+//! The journal: the commits since the last checkpoint, in numbered segments, one segment per
+//! memtable.
 //!
-//! Invariant: a segment's records are the commits from its base on, without a gap, and what follows
-//! the last is zeros, records of older segments under their own salts, or the rest of records
-//! without their heads: of one that was being written when the process or the machine died, and of
-//! those for which there was no room.
+//! Invariant: the records of a segment are the commits from its base on, without a gap. The bytes
+//! after the last record are zeros, records of older segments with their own salts, or remains of
+//! records without their headers: of a record that was in flight when the process or the machine
+//! died, and of records for which there was no space.
 //!
-//! Layout of a segment, little-endian: head, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment
-//! (u64), base (u64, the number of its first commit), salt (u64, random), bytes behind the head
-//! when it was made (u64; it is never shorter than these), CRC-32 of these (u32), zeros; then
-//! records (see [`super::record`]). A segment gets its name once its head is on disk.
+//! Layout of a segment, little-endian: header, [`HEAD_BYTES`]: magic `HCJS`, version (u32), segment
+//! (u64), base (u64, the number of its first commit), salt (u64, random), bytes after the header
+//! when the segment was made (u64; the file never has fewer), CRC-32 of these (u32), zeros; then
+//! records (see [`super::record`]). A segment gets its name after its header is on disk.
 //!
-//! Overwriting and syncing is almost twice as fast as appending, so a segment grows by zeros
-//! written ahead of the records, and a segment that is flushed becomes the next one's space: its
-//! old records don't have the new salt.
+//! Overwriting and syncing is almost twice as fast as appending. Therefore a segment grows by zeros
+//! that are written ahead of the records, and a flushed segment becomes the space of the next one:
+//! its old records do not have the new salt.
 
 use super::super::{Key, Staged, StoreError};
 use super::key_set::random;
@@ -24,39 +24,40 @@ use crate::files::{DiskFile, FileId, Files, TEMPORARY};
 const MAGIC: [u8; 4] = *b"HCJS";
 const VERSION: u32 = 1;
 pub(super) const HEAD_BYTES: usize = 64;
-/// Bytes of the head before its checksum.
+/// Bytes of the header before its checksum.
 pub(super) const HEAD_FIELDS_BYTES: usize = 40;
-/// Bytes of one write of zeros, and of one read in the search beyond the last record.
+/// Size in bytes of one write of zeros, and of one read in the search after the last record.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The name of a segment's file.
+/// Returns the file name of a segment.
 pub(super) fn name(segment: u64) -> String {
     format!("journal-{segment:016x}")
 }
 
-/// The name of a flushed segment that waits to be the next one's space. Nothing is kept in it.
+/// Returns the file name of the spare segment: a flushed segment that becomes the space of the next
+/// one. Its content is not needed.
 pub(super) fn spare_name() -> String {
     format!("journal-spare{TEMPORARY}")
 }
 
-/// The segment that is being written.
+/// The segment that commits are appended to.
 pub(super) struct Journal {
     file: DiskFile,
-    /// The file's name, and which file it was when it was opened.
+    /// The file's name, and its identity at the time it was opened.
     name: String,
     id: FileId,
     pub(super) segment: u64,
     salt: u64,
     position: u64,
-    /// The file's length: up to there it was written before.
+    /// The length of the file. All bytes before it were written at least once.
     written: u64,
     ahead_bytes: u64,
     record: Vec<u8>,
 }
 
 impl Journal {
-    /// Makes a new segment whose first commit will be `base`, in place of the spare one of
-    /// `spare_bytes`, if any.
+    /// Makes a new segment with `base` as its first commit. Reuses the spare segment of
+    /// `spare_bytes`, if there is one.
     pub(super) fn create(
         files: &dyn Files,
         segment: u64,
@@ -71,7 +72,8 @@ impl Journal {
         let made = Self::make(files, segment, base, ahead_bytes, &temporary, spare_bytes);
         made.inspect_err(|error| {
             if error.is_full() && spare_bytes.is_none() {
-                // Should it stay, the next attempt makes it anew, and the next opening removes it.
+                // If the removal fails, the next attempt overwrites the file, or the next opening
+                // removes it.
                 let _ = files.remove(&temporary);
             }
         })
@@ -113,8 +115,8 @@ impl Journal {
         })
     }
 
-    /// Makes one commit durable. Without room for it ([`StoreError::Full`]) the journal is as it
-    /// was.
+    /// Makes one commit durable. If there is no space for it ([`StoreError::Full`]), the journal
+    /// does not change.
     pub(super) fn append(
         &mut self,
         commit: u64,
@@ -139,14 +141,14 @@ impl Journal {
         }
         self.file.sync()?;
         self.position = end;
-        // One huge commit must not hold its memory for ever.
+        // Releases the memory of a huge commit.
         self.record.shrink_to(CHUNK_BYTES);
         Ok(())
     }
 
-    /// Makes sure that no opening takes what was written of the last record for a commit: all of it
-    /// may have been but for the zeros at its end. Without its head it is nothing. A part of a head
-    /// never fits its checksum, so it may stay.
+    /// Ensures that no opening takes the last record, which failed for lack of space, for a commit.
+    /// It may be written completely except for the zeros at its end. Without its header it is not a
+    /// record. A partial header never matches its checksum, so it can stay.
     #[cold]
     fn retract(&self) -> Result<(), StoreError> {
         let mut head = [0; record::HEAD_BYTES];
@@ -159,27 +161,27 @@ impl Journal {
         }
         self.file
             .write_at(&[0; record::HEAD_BYTES], self.position)?;
-        // Before anybody hears that the commit was not made.
+        // The sync must end before the commit is reported as failed.
         self.file.sync()
     }
 
-    /// Refuses a segment whose name does not lead to it any more: the next start would not find its
-    /// commits.
+    /// Checks that the segment's name still leads to this file. If not, the next start would not
+    /// find its commits.
     pub(super) fn check_name(&self, files: &dyn Files) -> Result<(), StoreError> {
         files.check_name(&self.name, &self.file, self.id)
     }
 
-    /// Bytes of records and head so far.
+    /// Size of header and records so far, in bytes.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.written
     }
 
-    /// Whether it holds any commit.
+    /// Whether the segment contains no commit.
     pub(super) fn is_empty(&self) -> bool {
         self.position == HEAD_BYTES as u64
     }
@@ -210,31 +212,31 @@ fn write_zeros(file: &DiskFile, from: u64, to: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A segment that is being read at opening. It writes nothing before [`Self::into_journal`].
+/// Reads a segment at opening. It writes nothing before [`Self::into_journal`].
 pub(super) struct SegmentReader {
     file: DiskFile,
     segment: u64,
     salt: u64,
     len: u64,
-    /// Where the last commit's record starts, when there is one.
+    /// The offset of the last commit's record, if there is one.
     last_at: Option<u64>,
     position: u64,
     next_commit: u64,
 }
 
 impl SegmentReader {
-    /// Opens the segment.
+    /// Opens the segment and checks its header.
     pub(super) fn open(files: &dyn Files, segment: u64) -> Result<Self, StoreError> {
         let file = files.open_file(&name(segment))?;
         let len = file.len()?;
         let mut head = [0; HEAD_BYTES];
         if len < HEAD_BYTES as u64 {
-            return Err(file.damaged(len, "it is shorter than its head"));
+            return Err(file.damaged(len, "the file is shorter than its header"));
         }
         file.read_at(&mut head, 0)?;
         let mut cursor = Cursor::new(&head);
         if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "it does not start as a journal does"));
+            return Err(file.damaged(0, "not a journal segment: wrong magic bytes"));
         }
         match cursor.u32() {
             Some(VERSION) => {}
@@ -244,10 +246,10 @@ impl SegmentReader {
         let behind_bytes = cursor.u64().unwrap_or_default();
         let crc = crc32fast::hash(&head[..HEAD_FIELDS_BYTES]);
         if cursor.u32() != Some(crc) || its_segment != Some(segment) {
-            return Err(file.damaged(0, "its head is not what was written"));
+            return Err(file.damaged(0, "the header is corrupt"));
         }
         if len < (HEAD_BYTES as u64).saturating_add(behind_bytes) {
-            return Err(file.damaged(len, "it is shorter than when it was made"));
+            return Err(file.damaged(len, "the file is shorter than when it was made"));
         }
         Ok(Self {
             file,
@@ -260,34 +262,35 @@ impl SegmentReader {
         })
     }
 
-    /// The number of the commit that would come next.
+    /// The number of the next commit.
     pub(super) fn next_commit(&self) -> u64 {
         self.next_commit
     }
 
-    /// An error about the record that was read last.
+    /// Makes an error about the record that was read last.
     pub(super) fn bad_record(&self, detail: &str) -> StoreError {
         self.file
             .damaged(self.last_at.unwrap_or(self.position), detail)
     }
 
-    /// An error about what follows the last record, or about the head when there is none.
+    /// Makes an error about the bytes after the last record, or about the header if there is no
+    /// record.
     pub(super) fn bad_end(&self, detail: &str) -> StoreError {
         self.file.damaged(self.position, detail)
     }
 
-    /// The next commit; `None` where the valid records end.
+    /// Reads the next commit. Returns `None` at the end of the valid records.
     pub(super) fn next(&mut self) -> Result<Option<Commit>, StoreError> {
         let Some((head, payload)) = self.record_at(self.position)? else {
             return Ok(None);
         };
         if head.commit != self.next_commit {
-            let detail = format!("commit {} is not there", self.next_commit);
+            let detail = format!("commit {} is missing", self.next_commit);
             return Err(self.file.damaged(self.position, detail));
         }
         let commit = Commit::decode(&payload).ok_or_else(|| {
             self.file
-                .damaged(self.position, "a commit's record has a field that can't be")
+                .damaged(self.position, "the record of a commit has an invalid field")
         })?;
         self.last_at = Some(self.position);
         self.position += head.record_bytes();
@@ -295,7 +298,7 @@ impl SegmentReader {
         Ok(Some(commit))
     }
 
-    /// The valid record of this segment at `offset`, when there is one.
+    /// Reads the record of this segment at `offset`. Returns `None` if there is no valid record.
     fn record_at(&self, offset: u64) -> Result<Option<(Head, Vec<u8>)>, StoreError> {
         let mut head = [0; record::HEAD_BYTES];
         let payload_at = offset + record::HEAD_BYTES as u64;
@@ -307,7 +310,7 @@ impl SegmentReader {
             return Ok(None);
         };
         if head.payload_bytes as usize > record::PAYLOAD_BYTES_MAX {
-            let detail = "a commit's record is longer than it can be";
+            let detail = "the record of a commit exceeds the maximum length";
             return Err(self.file.damaged(offset, detail));
         }
         if payload_at + u64::from(head.payload_bytes) > self.len {
@@ -319,9 +322,9 @@ impl SegmentReader {
         Ok(intact.then_some((head, payload)))
     }
 
-    /// Makes sure that nothing valid follows where the records end. One commit is in flight at a
-    /// time, so an invalid record before a valid one was once acknowledged, and is damage rather
-    /// than a torn write.
+    /// Checks that no valid record follows the last one. One commit is in flight at a time, so an
+    /// invalid record before a valid one was acknowledged earlier, and is damage rather than a torn
+    /// write.
     pub(super) fn check_tail(&self) -> Result<(), StoreError> {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut at = self.position;
@@ -334,7 +337,8 @@ impl SegmentReader {
             {
                 if start.starts_with(&record::MAGIC) && self.record_at(slot)?.is_some() {
                     let detail = format!(
-                        "a commit's record is not what was written, and a later one, at byte {slot}, is"
+                        "the record of a commit is corrupt, but a later one, at byte {slot}, \
+                         is valid"
                     );
                     return Err(self.file.damaged(self.position, detail));
                 }
@@ -346,9 +350,9 @@ impl SegmentReader {
 
     /// Continues the segment after its last record.
     ///
-    /// The last record is written again: it may be one that a dying process wrote and never synced,
-    /// or one whose sync failed, after which a system may take its pages for clean
-    /// (<https://lwn.net/Articles/752063/>). What is left of a torn record is overwritten by zeros.
+    /// Writes the last record again: the process that wrote it may have died before the sync, or
+    /// the sync may have failed, after which an operating system may treat its pages as clean
+    /// (<https://lwn.net/Articles/752063/>). Overwrites the remains of a torn record with zeros.
     pub(super) fn into_journal(self, ahead_bytes: u64) -> Result<Journal, StoreError> {
         if let Some(last_at) = self.last_at {
             let mut record = vec![0; (self.position - last_at).min(self.len - last_at) as usize];

@@ -1,7 +1,6 @@
-//! Keys in memory: the table of committed keys that are in no run yet, and the keys staged by a
-//! commit.
+//! A set of keys in memory: the memtable, and the staged keys of a write batch.
 //!
-//! Invariant: within its capacity a set never grows, so no insertion pauses to move what is there.
+//! Invariant: within its capacity a set never grows, so no insertion pauses to move existing keys.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,17 +8,17 @@ use hashbrown::HashTable;
 
 use super::super::{KEY_BYTES, Key};
 
-/// Bytes that a hash table takes for each place: the key and one byte of control.
+/// Bytes per slot of the hash table: the key and one control byte.
 pub(super) const PLACE_BYTES: usize = KEY_BYTES + 1;
 
-/// A random number: different in every process and at every call.
+/// Returns a random number that differs for every process and every call.
 pub(super) fn random() -> u64 {
-    // The standard library's per-process random state, so that drawing a number can't fail.
+    // Uses the random state of the standard library, because that cannot fail.
     RandomState::new().hash_one(0_u8)
 }
 
-/// Multiplies to 128 bits and folds the halves together, as wyhash and its kin do
-/// (<https://github.com/wangyi-fudan/wyhash>). `seeds` keep a client from choosing ids that
+/// Hashes a key: multiplies to 128 bits and folds the halves together, like wyhash
+/// (<https://github.com/wangyi-fudan/wyhash>). `seeds` prevent clients from choosing ids that
 /// collide.
 #[inline]
 pub(super) fn mix(key: &Key, seeds: (u64, u64)) -> u64 {
@@ -35,7 +34,7 @@ pub(super) struct KeySet {
 }
 
 impl KeySet {
-    /// A set that takes `capacity` keys before it grows.
+    /// Makes a set that holds `capacity` keys before it grows.
     pub(super) fn with_capacity(capacity: usize) -> Self {
         Self {
             keys: HashTable::with_capacity(capacity),
@@ -50,9 +49,9 @@ impl KeySet {
             .is_some()
     }
 
-    /// Adds `key`; says whether it was absent.
-    // In a loop over a commit's keys it is a seventh cheaper in place; left to itself, the compiler
-    // changes its mind with changes anywhere.
+    /// Adds `key`. Returns whether it was absent.
+    // Inlining makes a loop over the keys of a commit one seventh cheaper. Without the attribute,
+    // the compiler's choice depends on unrelated changes.
     #[inline(always)]
     pub(super) fn insert(&mut self, key: Key) -> bool {
         let seeds = self.seeds;
@@ -74,17 +73,17 @@ impl KeySet {
         self.keys.len()
     }
 
-    /// Bytes that it takes.
+    /// Memory of the set in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.keys.allocation_size()
     }
 
-    /// All keys, in any order.
+    /// Returns all keys, in any order.
     pub(super) fn to_vec(&self) -> Vec<Key> {
         self.keys.iter().copied().collect()
     }
 
-    /// Forgets all keys; keeps room for `capacity_kept` of them at most.
+    /// Removes all keys. Keeps memory for at most `capacity_kept` keys.
     pub(super) fn clear(&mut self, capacity_kept: usize) {
         self.keys.clear();
         if self.keys.capacity() > capacity_kept {

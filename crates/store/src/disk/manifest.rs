@@ -1,50 +1,51 @@
-//! The manifest: which files are the store.
+//! The manifest: the list of the files that make up the store.
 //!
-//! Invariant: it is replaced whole, after everything that it names is on disk, and before anything
-//! that it no longer names is removed.
+//! Invariant: the manifest is replaced atomically, after everything that it contains is on disk,
+//! and before any file that it no longer contains is removed.
 //!
-//! The file `MANIFEST`, little-endian: magic `HCMF`, version (u32), partitions (u16), commit (u64:
-//! the last one that runs and checkpoint hold), checkpoint (u64, 0 for none), first segment (u64),
-//! next number (u64), runs (u32 of them; each its number u64 and keys u64), CRC-32 (u32) of all
-//! before it.
+//! Layout of the file `MANIFEST`, little-endian: magic `HCMF`, version (u32), partitions (u16),
+//! commit (u64: the last one in runs and checkpoint), checkpoint (u64, 0 for none), first segment
+//! (u64), next number (u64), runs (u32 count; each its number u64 and keys u64), CRC-32 (u32) of
+//! all preceding bytes.
 
 use super::super::StoreError;
 use crate::bytes::Cursor;
 use crate::files::Files;
 use headcount_model::Partitioning;
 
-/// The manifest's name.
+/// The name of the file.
 pub(super) use crate::data_dir::MANIFEST as NAME;
 const MAGIC: [u8; 4] = *b"HCMF";
 const VERSION: u32 = 1;
 const RUN_BYTES: usize = 16;
-/// A longer manifest is damage: runs are merged long before there are so many.
+/// Size in bytes above which the manifest is damaged: compaction keeps the number of runs far below
+/// that.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// A run as the manifest names it.
+/// A run in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RunEntry {
     pub(super) number: u64,
     pub(super) keys: u64,
 }
 
-/// What the manifest says.
+/// The content of the manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) partitioning: Partitioning,
-    /// The last commit that the runs and the checkpoint hold; 0 for none.
+    /// The last commit that the runs and the checkpoint contain; 0 for none.
     pub(super) commit: u64,
-    /// The checkpoint's number; 0 when there is none yet.
+    /// The number of the checkpoint; 0 if there is none yet.
     pub(super) checkpoint: u64,
-    /// The segment that starts with the commit after.
+    /// The segment that starts with the next commit.
     pub(super) first_segment: u64,
-    /// Greater than the number of every run and checkpoint ever named.
+    /// Greater than the number of every run and checkpoint that a manifest ever contained.
     pub(super) next_number: u64,
     pub(super) runs: Vec<RunEntry>,
 }
 
 impl Manifest {
-    /// A new store's.
+    /// Makes the manifest of a new store.
     pub(super) fn new(partitioning: Partitioning) -> Self {
         Self {
             partitioning,
@@ -56,19 +57,20 @@ impl Manifest {
         }
     }
 
-    /// Puts it in place of the old one.
+    /// Replaces the manifest on disk.
     pub(super) fn write(&self, files: &dyn Files) -> Result<(), StoreError> {
-        // The names of the files that it names must not be lost where its own name is not.
+        // The names of the files in the manifest must be durable before the name of the manifest
+        // is.
         files.sync_names()?;
         files.replace(NAME, &self.encode())
     }
 
-    /// Reads the store's.
+    /// Reads the manifest from disk.
     pub(super) fn read(files: &dyn Files) -> Result<Self, StoreError> {
         let file = files.open_file(NAME)?;
         let bytes = file.read_all(BYTES_MAX)?;
         file.check_head(&bytes, MAGIC, VERSION, "a manifest")?;
-        Self::decode(&bytes).ok_or_else(|| file.damaged(8, "its checksum or a field is wrong"))
+        Self::decode(&bytes).ok_or_else(|| file.damaged(8, "the checksum or a field is wrong"))
     }
 
     fn encode(&self) -> Vec<u8> {

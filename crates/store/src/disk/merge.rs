@@ -1,18 +1,18 @@
-//! Merging runs, so that their number stays logarithmic in the number of keys.
+//! Compaction: merges runs, so that their number stays logarithmic in the number of keys.
 //!
-//! Invariant: a merge changes which runs hold the keys, never which keys there are. Its inputs stay
-//! in the view and the manifest until its output has taken their place.
+//! Invariant: a compaction changes which runs contain the keys, never the set of keys. Its inputs
+//! stay in the version and the manifest until its output has replaced them.
 //!
-//! Runs are tiered by size: each tier is [`FANOUT`] times the one below, and once a tier has
-//! `FANOUT` runs they become one. A key is so rewritten about log₄(keys / table) times. Runs share
-//! no keys and have no order among them, so any of a tier may be merged. While a large merge runs,
-//! it stops every few thousand keys to let a smaller one pass, so the small runs of new keys never
-//! pile up behind it.
+//! Runs are tiered by size. Each tier is [`FANOUT`] times the one below, and once a tier has
+//! `FANOUT` runs they are compacted into one. A key is therefore rewritten about log₄(keys /
+//! memtable) times. Runs share no keys and have no order among them, so any runs of a tier can be
+//! compacted together. A large compaction pauses every few thousand keys to let a smaller one run
+//! first, so the small runs of new keys never accumulate behind it.
 //!
-//! It needs room for its inputs a second time until it ends, and makes none: so it begins only
-//! where that and the reserve have room, waits as long as the store is full, and gives up what it
-//! has written when the store becomes full meanwhile. Runs that wait only cost look-ups, until
-//! there are [`flush::RUNS_MAX`]: then the store is full.
+//! A compaction needs the disk space of its inputs a second time until it ends, and does not free
+//! space for others. Therefore it starts only if its output and the reserve have space, waits while
+//! the store is full, and discards its output if the store becomes full while it runs. Waiting runs
+//! only slow lookups, until there are [`flush::RUNS_MAX`] of them: then the store is full.
 
 use std::io;
 use std::sync::Arc;
@@ -27,19 +27,19 @@ use super::run::{self, Run};
 use super::run_writer::RunWriter;
 use super::shared::{Shared, Stop, View};
 
-/// Runs of one tier that become one.
+/// Number of runs of one tier that are compacted into one.
 pub(super) const FANOUT: u64 = 4;
-/// The most runs merged at once.
+/// Maximum number of inputs of a compaction.
 const MERGED_MAX: usize = 8;
-/// Keys merged between two looks at what else is to do.
+/// Number of keys between two checks for smaller compactions and cancellation.
 const KEYS_BETWEEN_LOOKS: u64 = 1 << 14;
 
 impl DiskStore {
-    /// Waits until every flush and merge that is due, and has room, is done: for tests and
+    /// Waits until every flush and compaction that is due and has space is done, for tests and
     /// measurements.
     ///
     /// # Errors
-    /// When one of them failed.
+    /// If one of them failed.
     pub fn settle(&self) -> Result<(), StoreError> {
         let mut state = self.shared.state();
         while !self.shared.is_poisoned()
@@ -53,20 +53,20 @@ impl DiskStore {
         self.shared.check()
     }
 
-    /// Whether runs are being merged just now: for measurements.
+    /// Whether a compaction is running, for measurements.
     #[must_use]
     pub fn is_merging(&self) -> bool {
         self.shared.state().merging
     }
 }
 
-/// A run's tier: 0 up to `base` keys, then one more for every factor of [`FANOUT`].
+/// The tier of a run: 0 up to `base` keys, then one more for every factor of [`FANOUT`].
 fn tier(keys: u64, base: u64) -> u32 {
     (keys / base.max(1)).max(1).ilog(FANOUT)
 }
 
-/// Which of `runs` (each its number and keys) to merge: the lowest tier below `tiers` with enough
-/// runs that are not `busy`.
+/// Picks the runs to compact: from the lowest tier below `tiers` that has enough runs that are not
+/// `busy`. Returns the tier and the numbers of the runs.
 fn pick(runs: &[RunEntry], busy: &[u64], base: u64, tiers: u32) -> Option<(u32, Vec<u64>)> {
     let mut free: Vec<RunEntry> = runs
         .iter()
@@ -85,7 +85,7 @@ fn pick(runs: &[RunEntry], busy: &[u64], base: u64, tiers: u32) -> Option<(u32, 
     None
 }
 
-/// The runs of a view as [`pick`] wants them.
+/// The runs of a version, in the form that [`pick`] takes.
 fn entries(view: &View) -> Vec<RunEntry> {
     view.runs
         .iter()
@@ -96,11 +96,11 @@ fn entries(view: &View) -> Vec<RunEntry> {
         .collect()
 }
 
-/// How many times longer than it is looked for room a merge waits that found none though the file
-/// system said that there was.
+/// Retry interval of a compaction that found no space although the file system reported enough, as
+/// a multiple of [`DiskOptions::room_interval`](super::DiskOptions).
 const PAUSES: u32 = 16;
 
-/// The thread that merges, until the store stops.
+/// Runs the compaction thread until the store stops.
 pub(super) fn work(shared: &Shared) {
     let mut earliest = None;
     while let Some(job) = wait_for_job(shared, earliest) {
@@ -108,7 +108,7 @@ pub(super) fn work(shared: &Shared) {
         earliest = None;
         match merged {
             Err(error) if error.is_full() => {
-                tracing::warn!(%error, "files are not merged until there is room");
+                tracing::warn!(%error, "compaction found no room; retrying later");
                 earliest = Some(Instant::now() + shared.options.room_interval * PAUSES);
             }
             Err(error) => shared.fail(error),
@@ -117,8 +117,8 @@ pub(super) fn work(shared: &Shared) {
     }
 }
 
-/// Waits for runs to merge that there is room for, until `earliest` at least; none when the thread
-/// is to end.
+/// Waits for a compaction that has space, but at least until `earliest`. Returns `None` if the
+/// thread must end.
 fn wait_for_job(shared: &Shared, earliest: Option<Instant>) -> Option<(u32, Vec<u64>)> {
     let mut state = shared.state();
     loop {
@@ -136,7 +136,7 @@ fn wait_for_job(shared: &Shared, earliest: Option<Instant>) -> Option<(u32, Vec<
         }
         (state.merging, state.merge_waits) = (false, is_due);
         if is_due && state.flush.is_some() && shared.view().runs.len() >= flush::RUNS_MAX {
-            // The flush waits for a merge, and so for room.
+            // The flush waits for a compaction, which waits for space.
             shared.note_full(&no_room(shared));
             state.flush_waits = true;
         }
@@ -151,25 +151,25 @@ fn wait_for_job(shared: &Shared, earliest: Option<Instant>) -> Option<(u32, Vec<
     }
 }
 
-/// Whether the runs have room a second time, and the reserve as well. A full disk has none.
+/// Whether there is space for a second copy of the runs and for the reserve. A full disk has none.
 fn has_room(shared: &Shared, numbers: &[u64]) -> bool {
     let view = shared.view();
     let inputs = view.runs.iter().filter(|run| numbers.contains(&run.number));
     let bytes: u64 = inputs.map(|run| run.disk_bytes()).sum();
     let with_reserve = bytes.saturating_add(shared.options.reserve_bytes());
-    // What can't be told now is told when it is tried.
+    // If the space is unknown, the attempt decides.
     !shared.is_full() && shared.has_room(with_reserve).unwrap_or(true)
 }
 
 fn no_room(shared: &Shared) -> StoreError {
     StoreError::Full {
-        action: "merge files of",
+        action: "compact runs in",
         path: shared.files.folder().to_owned(),
         source: io::ErrorKind::StorageFull.into(),
     }
 }
 
-/// Whether the merging thread has nothing to do.
+/// Whether no compaction is due.
 pub(super) fn is_done(shared: &Shared) -> bool {
     next_job(shared, &[], u32::MAX).is_none()
 }
@@ -179,8 +179,8 @@ fn next_job(shared: &Shared, busy: &[u64], tiers: u32) -> Option<(u32, Vec<u64>)
     pick(&entries(&shared.view()), busy, base, tiers)
 }
 
-/// Merges the runs of `job`; `busy` are the runs of the merges that wait for this one. It gives up
-/// when the store is to stop, or is full.
+/// Compacts the runs of `job`. `busy` are the inputs of the compactions that wait for this one.
+/// Cancels if the store must stop or is full.
 fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(), StoreError> {
     let (tier, numbers) = job;
     let inputs: Vec<Arc<Run>> = shared
@@ -197,7 +197,7 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
     let done = shared.or_discard(&name, || {
         match write(shared, &inputs, number, tier, busy)? {
             Some(output) => install(shared, output, &inputs),
-            // Its output is no part of the store.
+            // The compaction was cancelled: its output is not part of the store.
             None => shared.discard(&name),
         }
     });
@@ -205,7 +205,7 @@ fn merge(shared: &Shared, job: (u32, Vec<u64>), busy: &mut Vec<u64>) -> Result<(
     done
 }
 
-/// Writes the keys of `inputs` as the run `number`; none when it was given up.
+/// Writes the keys of `inputs` as the run `number`. Returns `None` if it was cancelled.
 fn write(
     shared: &Shared,
     inputs: &[Arc<Run>],
@@ -274,7 +274,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_number_of_runs_stays_logarithmic(flushes in prop::collection::vec(1_u64..=100, 1..400)) {
+        fn the_number_of_runs_stays_logarithmic(
+            flushes in prop::collection::vec(1_u64..=100, 1..400),
+        ) {
             let base = 100;
             let mut runs: Vec<RunEntry> = Vec::new();
             let mut number = 0;

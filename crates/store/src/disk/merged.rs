@@ -1,7 +1,7 @@
-//! Several ascending sources of keys as one.
+//! Merges several ascending sources of keys into one stream.
 //!
-//! Invariant: the stream ascends strictly; a source that does not, or two parts of a store that
-//! share a key, end it with an error, since then counts and keys would differ.
+//! Invariant: the stream is strictly ascending. A source that is not ascending, or a key in two
+//! parts of a store, ends the stream with an error, since counts and keys would differ.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,10 +12,10 @@ use super::super::{Key, StoreError};
 use super::block::{self, BLOCK_BYTES};
 use super::run::Run;
 
-/// Blocks of a run read at once.
+/// Number of blocks of a run per read.
 const BLOCKS_AHEAD: u64 = 16;
 
-/// Keys of a run from its first to its last, a few blocks in memory at a time.
+/// Reads the keys of a run from first to last, with a few blocks in memory at a time.
 pub(super) struct RunStream {
     run: Arc<Run>,
     next_block: u64,
@@ -46,20 +46,20 @@ impl RunStream {
         }
     }
 
-    /// The error of a key that is not greater than the one before it.
+    /// Makes the error for a key that is not greater than the one before it.
     fn disorder(&self) -> StoreError {
         self.run.bad_block(self.next_block.saturating_sub(1))
     }
 }
 
-/// Where keys come from, ascending.
+/// An ascending source of keys.
 pub(super) enum Source {
     Run(RunStream),
     Memory(std::vec::IntoIter<Key>),
 }
 
 impl Source {
-    /// All keys of a run.
+    /// Makes a source of all keys of a run.
     pub(super) fn run(run: Arc<Run>) -> Self {
         Self::Run(RunStream {
             run,
@@ -70,7 +70,7 @@ impl Source {
         })
     }
 
-    /// Keys in memory, in any order.
+    /// Makes a source of keys in memory, which may be in any order.
     pub(super) fn memory(mut keys: Vec<Key>) -> Self {
         keys.sort_unstable();
         Self::Memory(keys.into_iter())
@@ -86,7 +86,7 @@ impl Source {
     fn disorder(&self) -> StoreError {
         match self {
             Self::Run(stream) => stream.disorder(),
-            // Keys in memory are a set apart from the runs': only a bug brings us here.
+            // Keys in memory are never in a run too: only a bug leads here.
             Self::Memory(_) => StoreError::Poisoned,
         }
     }
@@ -98,17 +98,17 @@ pub(super) struct Merged {
     /// The next key of each source that has one.
     heads: BinaryHeap<Reverse<(u128, usize)>>,
     last: Option<u128>,
-    /// Whether sources may share keys, each of which then comes once.
+    /// Whether sources may share keys. A shared key appears in the stream once.
     may_share: bool,
 }
 
 impl Merged {
-    /// The keys of sources that share none: the parts of a store.
+    /// Merges sources that share no keys: the parts of a store.
     pub(super) fn new(sources: Vec<Source>) -> Result<Self, StoreError> {
         Self::of(sources, false)
     }
 
-    /// The keys of sources that may share some: what a unite has set aside.
+    /// Merges sources that may share keys: the runs of an ingest.
     pub(super) fn union(sources: Vec<Source>) -> Result<Self, StoreError> {
         Self::of(sources, true)
     }
@@ -128,7 +128,7 @@ impl Merged {
         })
     }
 
-    /// The next key.
+    /// Returns the next key.
     pub(super) fn next(&mut self) -> Result<Option<Key>, StoreError> {
         loop {
             let before = self.last;
@@ -139,7 +139,7 @@ impl Merged {
         }
     }
 
-    /// The least key of all sources: the one before again, when sources share it.
+    /// Takes the smallest key of all sources. It equals the previous key if sources share it.
     fn step(&mut self) -> Result<Option<Key>, StoreError> {
         let Some(mut head) = self.heads.peek_mut() else {
             return Ok(None);

@@ -1,31 +1,31 @@
-//! A block of memory that is read at random places.
+//! A block of memory for random reads.
 //!
-//! Invariant: it starts as zeros and never moves or grows.
+//! Invariant: the block is initially zero and never moves or grows.
 //!
-//! With pages of 4 KiB a random read of some hundred megabytes misses the processor's table of
-//! pages nearly every time, and waits for that before it waits for the memory. So large blocks ask
-//! the system for huge pages.
+//! With pages of 4 KiB, nearly every random read in a few hundred megabytes misses the TLB of the
+//! processor, and waits for the page walk before it waits for the memory. Therefore large blocks
+//! request huge pages.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
 
-/// Bytes from which on huge pages are worth asking for: a few of them.
+/// Size in bytes from which on huge pages are requested: a few huge pages.
 const LARGE_BYTES_MIN: usize = 8 << 20;
 
-/// See the module.
+/// See the module documentation.
 pub(super) enum Pages {
     Small(Box<[u8]>),
     Large(MmapMut),
 }
 
 impl Pages {
-    /// Zeros of this length.
+    /// Allocates a block of zeros.
     pub(super) fn zeroed(bytes: usize) -> Self {
         match large(bytes) {
             Ok(Some(pages)) => Self::Large(pages),
-            // Without them it is only slower.
+            // Without huge pages reads are slower, but correct.
             Ok(None) | Err(_) => Self::Small(vec![0; bytes].into_boxed_slice()),
         }
     }

@@ -1,6 +1,6 @@
-//! Reading the last commit while the store goes on.
+//! Reads of the last commit, concurrent with the writer.
 //!
-//! Invariant: a reader sees whole commits only: keys become visible under the same lock as the
+//! Invariant: a reader sees only whole commits: keys become visible under the same lock as the
 //! counts.
 
 use std::sync::Arc;
@@ -19,17 +19,18 @@ use super::run::Run;
 use super::shared::Shared;
 use headcount_model::{ItemHash, KeptGeneration, TenantName};
 
-/// The readers' handle of a [`DiskStore`](super::DiskStore).
+/// A reader of a [`DiskStore`](super::DiskStore).
 #[derive(Clone)]
 pub struct DiskReader {
     pub(super) shared: Arc<Shared>,
 }
 
 impl DiskReader {
-    /// What a stopped store's folder holds, opened without changing it.
+    /// Opens the data directory of a stopped store without changing it.
     ///
     /// # Errors
-    /// Any [`StoreError`]: what opening the store would refuse is refused here.
+    /// Any [`StoreError`]: it refuses to open whatever [`DiskStore::open`](super::DiskStore::open)
+    /// refuses.
     pub fn open(
         dir: &ReadOnlyDir,
         shape: StoreShape,
@@ -64,10 +65,10 @@ impl StoreReader for DiskReader {
             return LookUp::Known(false);
         };
         let key = Key::new(number, hash);
-        // No commit and no unite ends while the cut is held. So the keys of this cut are those that
-        // are now in the view's table and those of its frozen table and its runs, which never
-        // change: the table must be asked now, since later commits add to it, and the runs may be
-        // asked later.
+        // No commit and no ingest can end while the committed state is locked. So the keys of this
+        // state are those in the memtable now, and those of the frozen memtable and the runs, which
+        // never change. The memtable must be read now, since later commits add to it. The runs can
+        // be read later.
         let view = self.shared.view();
         let is_in_memory = [Some(&view.table), view.frozen.as_ref()]
             .into_iter()
@@ -86,7 +87,8 @@ impl StoreReader for DiskReader {
         let (cut, view, table) = {
             let cut = self.shared.cut.read();
             let view = self.shared.view();
-            // A commit waits for the copy, not for the sorting: some milliseconds for a full table.
+            // Commits wait for the copy of the memtable, a few milliseconds if it is full, but not
+            // for the sort.
             let table = view.table.read().to_vec();
             (cut.clone(), view, table)
         };
@@ -137,7 +139,7 @@ impl StoreReader for DiskReader {
     }
 }
 
-/// Whether one of `runs` has the key.
+/// Whether one of `runs` contains the key.
 fn is_in_runs(key: Key, runs: &[Arc<Run>]) -> Result<bool, StoreError> {
     let mut absent = vec![key];
     let mut fingerprints = vec![Fingerprint::of(&key)];
@@ -151,7 +153,7 @@ fn is_in_runs(key: Key, runs: &[Arc<Run>]) -> Result<bool, StoreError> {
     Ok(false)
 }
 
-/// A snapshot's keys; the first error ends them.
+/// The keys of a snapshot. They end after the first error.
 struct SnapshotKeys {
     merged: Option<Merged>,
     shared: Arc<Shared>,

@@ -1,32 +1,33 @@
-//! One commit as a record of the journal.
+//! The journal record of one commit.
 //!
-//! Invariant: a record that passes its checks is one that was written to this segment for this
-//! commit: its head carries the segment's random salt, which neither older bytes nor a client's
-//! text can know.
+//! Invariant: a record that passes its checks was written to this segment for this commit. Its
+//! header contains the random salt of the segment, which neither older bytes nor a client's text
+//! can contain.
 //!
-//! Layout, little-endian. Head, [`HEAD_BYTES`]: magic `HCJR`, the segment's salt (u64), the
-//! commit's number (u64), bytes of payload (u32), CRC-32 of the payload (u32), CRC-32 of the head
-//! before it (u32). Payload: completeness (u8: 0 unchanged, 1 not complete, 2 complete); new
-//! tenants (u32 of them; each u16 of bytes, then UTF-8); applied batches (u32; each partition u16,
-//! epoch u128, sequence u64, checksum u32); new keys (u32; each 16 bytes). Then zeros up to a
-//! multiple of [`ALIGN_BYTES`].
+//! Layout, little-endian. Header, [`HEAD_BYTES`]: magic `HCJR`, the segment's salt (u64), the
+//! commit's number (u64), bytes of payload (u32), CRC-32 of the payload (u32), CRC-32 of the
+//! preceding header bytes (u32). Payload: completeness (u8: 0 unchanged, 1 incomplete, 2 complete);
+//! new tenants (u32 count; each u16 length in bytes, then UTF-8); applied batches (u32 count; each
+//! partition u16, epoch u128, sequence u64, checksum u32); new keys (u32 count; each 16 bytes).
+//! Zeros follow up to a multiple of [`ALIGN_BYTES`].
 
 use super::super::{Cut, KEY_BYTES, Key, Staged, TenantNumber};
 use crate::bytes::Cursor;
 use headcount_model::{BatchId, Epoch, Partition, TenantName};
 
-/// Records start at multiples of this.
+/// Alignment of records in bytes.
 pub(super) const ALIGN_BYTES: usize = 16;
-/// Bytes of a record's head.
+/// Size of the header of a record in bytes.
 pub(super) const HEAD_BYTES: usize = 32;
-/// The most bytes of one commit's payload: about 16 million keys. A longer record is damage.
+/// Maximum size of the payload of a commit in bytes: about 16 million keys. A longer record is
+/// damaged.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 256 << 20;
-/// How a record starts.
+/// The first bytes of a record.
 pub(super) const MAGIC: [u8; 4] = *b"HCJR";
 const RECORD_BYTES: usize = 30;
 const TENANT_BYTES_MIN: usize = 3;
 
-/// A record's head.
+/// The header of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) salt: u64,
@@ -48,7 +49,7 @@ impl Head {
         bytes
     }
 
-    /// The head that `bytes` are, when they are one.
+    /// Decodes a header. Returns `None` if `bytes` are not a valid header.
     pub(super) fn decode(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
@@ -64,13 +65,14 @@ impl Head {
         })
     }
 
-    /// Bytes of the whole record.
+    /// Size of the whole record in bytes.
     pub(super) fn record_bytes(&self) -> u64 {
         (HEAD_BYTES as u64 + u64::from(self.payload_bytes)).next_multiple_of(ALIGN_BYTES as u64)
     }
 }
 
-/// Makes `out` the record of what is staged; `false` when it is longer than [`PAYLOAD_BYTES_MAX`].
+/// Encodes the write batch as a record into `out`. Returns `false` if the payload is longer than
+/// [`PAYLOAD_BYTES_MAX`].
 pub(super) fn encode(
     out: &mut Vec<u8>,
     salt: u64,
@@ -132,7 +134,7 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    /// The commit that `payload` holds, when it holds one.
+    /// Decodes a payload. Returns `None` if it is invalid.
     pub(super) fn decode(payload: &[u8]) -> Option<Self> {
         let mut cursor = Cursor::new(payload);
         let complete = match cursor.u8()? {
@@ -167,7 +169,8 @@ impl Commit {
         })
     }
 
-    /// What it changes in `cut`; `None` when it does not continue the cut's dictionary.
+    /// Returns the changes that the commit makes to `cut`, or `None` if it does not continue the
+    /// dictionary of `cut`.
     pub(super) fn stage(&self, cut: &Cut) -> Option<Staged> {
         let mut staged = Staged::default();
         for (next, tenant) in (cut.names().len()..).zip(&self.tenants) {
@@ -190,7 +193,7 @@ impl Commit {
     }
 }
 
-/// A name with its length before it.
+/// Decodes a tenant name with its length before it.
 pub(super) fn decode_name(cursor: &mut Cursor<'_>) -> Option<TenantName> {
     let bytes = usize::from(cursor.u16()?);
     TenantName::new(std::str::from_utf8(cursor.take(bytes)?).ok()?).ok()

@@ -1,7 +1,7 @@
-//! Opening: from files to the state of the last commit.
+//! Recovery: opens a store from its files, at the state of the last commit.
 //!
-//! Invariant: nothing is changed on disk before everything that the manifest names was read and
-//! found intact; what can't be explained by a crash is refused, never repaired.
+//! Invariant: nothing is changed on disk before everything that the manifest contains was read and
+//! found intact. Damage that a crash cannot explain is rejected, never repaired.
 
 use std::sync::{Arc, Weak};
 
@@ -21,36 +21,36 @@ use super::shared::{Flush, View};
 use crate::files::{Files, TEMPORARY};
 use crate::hold::Hold;
 
-/// What an opened store starts from.
+/// The initial state of an opened store.
 pub(super) struct Recovered {
     pub(super) manifest: Manifest,
     pub(super) cut: Cut,
     pub(super) view: View,
     pub(super) filters: Filters,
-    /// The table of all segments but the last, when there are several.
+    /// The flush of all segments but the last, if there are several.
     pub(super) flush: Option<Flush>,
     pub(super) journal: Journal,
-    /// The last commit's number.
+    /// The number of the last commit.
     pub(super) commit: u64,
     pub(super) checkpoint_bytes: u64,
 }
 
-/// Opens the store in `files`, or makes one where there is none.
+/// Opens the store in `files`, or makes a new one if there is none.
 pub(super) fn recover(
     files: &Arc<dyn Files>,
     hold: &Weak<Hold>,
     shape: StoreShape,
     options: &DiskOptions,
 ) -> Result<Recovered, StoreError> {
-    // What an earlier process renamed and did not live to sync must stay before anything builds on
-    // it.
+    // An earlier process may have died between renaming a file and syncing the directory. Such
+    // names must be durable before anything depends on them.
     files.sync_names()?;
     let names = files.names()?;
     if !has_manifest(&names) {
         create(files, &names, shape, options)?;
     }
     let found = read(files, shape, options)?;
-    // To read may have taken long.
+    // Reading may have taken long.
     Hold::look_if_held(hold)?;
     remove_leftovers(&**files, &found.names, &found.manifest)?;
     let reader = found.replayed.reader;
@@ -77,7 +77,7 @@ pub(super) fn recover(
     })
 }
 
-/// What a reader needs.
+/// The state that a reader needs.
 pub(super) struct ForReading {
     pub(super) manifest: Manifest,
     pub(super) cut: Cut,
@@ -85,7 +85,8 @@ pub(super) struct ForReading {
     pub(super) filters: Filters,
 }
 
-/// What opening the store would bring to light, without changing anything: what a crash left stays.
+/// Recovers the state that opening the store would show, without changing anything: the remains of
+/// a crash stay.
 pub(super) fn recover_for_reading(
     files: &Arc<dyn Files>,
     shape: StoreShape,
@@ -123,7 +124,7 @@ fn has_manifest(names: &[String]) -> bool {
     names.iter().any(|name| name == manifest::NAME)
 }
 
-/// What is on disk, all of it read.
+/// The state on disk, completely read.
 struct Found {
     names: Vec<String>,
     manifest: Manifest,
@@ -132,7 +133,7 @@ struct Found {
     replayed: Replayed,
 }
 
-/// Reads everything that the manifest names.
+/// Reads everything that the manifest contains.
 fn read(
     files: &Arc<dyn Files>,
     shape: StoreShape,
@@ -143,7 +144,7 @@ fn read(
         let (its, ours) = (manifest.partitioning.count(), shape.partitioning.count());
         return Err(StoreError::Foreign {
             path: files.folder().to_owned(),
-            detail: format!("the store was made for {its} partitions, not for {ours}"),
+            detail: format!("the store has {its} partitions, but {ours} are configured"),
         });
     }
     let mut runs = Vec::with_capacity(manifest.runs.len());
@@ -165,7 +166,8 @@ fn read(
     })
 }
 
-/// Makes an empty store, unless the folder holds what only an older store can have left.
+/// Makes an empty store, unless the directory contains files that only an older store can have
+/// left.
 fn create(
     files: &Arc<dyn Files>,
     names: &[String],
@@ -179,7 +181,7 @@ fn create(
     manifest.write(&**files)
 }
 
-/// Refuses what only a store can have left; `manifest` is that of a new one.
+/// Rejects files that only an older store can have left. `manifest` is the manifest of a new store.
 fn refuse_remains(
     files: &Arc<dyn Files>,
     names: &[String],
@@ -189,7 +191,7 @@ fn refuse_remains(
     let missing = || StoreError::Damaged {
         path: files.path(manifest::NAME),
         offset: 0,
-        detail: "it is missing, but the store's other files are there".to_owned(),
+        detail: "the file is missing, but other files of the store exist".to_owned(),
     };
     for name in names {
         let is_later = kind(name).is_some() && *name != first;
@@ -224,11 +226,11 @@ fn read_cut(files: &dyn Files, manifest: &Manifest, shape: StoreShape) -> Result
     Err(StoreError::Damaged {
         path: files.path(manifest::NAME),
         offset: 0,
-        detail: "its runs do not hold as many keys as its checkpoint counts".to_owned(),
+        detail: "the runs and the checkpoint have different numbers of keys".to_owned(),
     })
 }
 
-/// The journal's commits, on their way into a cut and tables.
+/// Replays the commits of the journal into a committed state and memtables.
 struct Replay {
     cut: Cut,
     table: KeySet,
@@ -258,7 +260,7 @@ impl Replay {
         }
     }
 
-    /// Reads every segment from the first on.
+    /// Reads all segments, starting with the first.
     fn segments(mut self, files: &dyn Files, names: &[String]) -> Result<Replayed, StoreError> {
         let last = names
             .iter()
@@ -275,7 +277,7 @@ impl Replay {
             image = Some(Image::of(&self.cut, self.base.saturating_sub(1)));
             let next = SegmentReader::open(files, segment)?;
             if next.next_commit() > self.base {
-                let detail = "commits are missing: a later journal starts after them";
+                let detail = "commits are missing: the next segment starts after them";
                 return Err(reader.bad_end(detail));
             }
             reader = self.segment(files, segment)?;
@@ -302,7 +304,7 @@ impl Replay {
     fn segment(&mut self, files: &dyn Files, segment: u64) -> Result<SegmentReader, StoreError> {
         let mut reader = SegmentReader::open(files, segment)?;
         if reader.next_commit() != self.base {
-            return Err(reader.bad_end("it does not start with the commit that comes next"));
+            return Err(reader.bad_end("the segment does not start with the next commit"));
         }
         while let Some(commit) = reader.next()? {
             let staged = commit
@@ -311,7 +313,7 @@ impl Replay {
             for key in commit.keys {
                 let known = self.frozen.as_ref().is_some_and(|keys| keys.contains(&key));
                 if known || !self.table.insert(key) {
-                    return Err(reader.bad_record("a commit adds a key that is there already"));
+                    return Err(reader.bad_record("a commit adds a key that exists already"));
                 }
             }
             self.cut.apply(&staged);
@@ -321,8 +323,7 @@ impl Replay {
         Ok(reader)
     }
 
-    /// Puts what was read apart from what follows. Several segments before the last become one
-    /// table.
+    /// Freezes the keys that were read so far. All segments but the last become one memtable.
     fn freeze(&mut self) {
         let empty = KeySet::with_capacity(self.table_keys_max);
         let full = std::mem::replace(&mut self.table, empty);
@@ -337,7 +338,7 @@ impl Replay {
     }
 }
 
-/// What a name in the folder is, when it is the store's.
+/// The kind of a file of the store, from its name.
 enum Kind {
     Journal(u64),
     Run(u64),
@@ -373,7 +374,7 @@ fn kind(name: &str) -> Option<Kind> {
     Some(kind)
 }
 
-/// Removes what a crash left: files that were being made, and those whose removal was not reached.
+/// Removes the remains of a crash: unfinished files, and obsolete files that were not removed yet.
 fn remove_leftovers(
     files: &dyn Files,
     names: &[String],

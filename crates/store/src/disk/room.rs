@@ -1,21 +1,22 @@
-//! Room on the disk: what is done when there is none, and how it is noticed that there is some
-//! again.
+//! Disk space: handles a full disk and detects when it has space again.
 //!
-//! Invariant: while the store is full nothing is committed and nobody waits for room; whatever
-//! found none is undone, and what was committed before can be read.
+//! Invariant: while the store is full, it commits nothing and no thread waits for space. An
+//! operation that found no space is undone, and earlier commits can be read.
 //!
-//! The store is *full* from the moment that a commit or a flush finds no room. It ends once no
-//! flush waits for room, the *reserve* is whole, and as much can be allocated as the next commit
-//! may take, which is tried every [`DiskOptions::room_interval`](super::DiskOptions). So what has
-//! room once the store is not full any more has some for a while, and posts are not taken and
-//! refused in turns.
+//! The store is *full* from the moment that a commit or a flush finds no space. It stops being full
+//! when no flush waits for space, the *reserve* is complete, and the space that the next commit may
+//! need can be allocated. This is tried every [`DiskOptions::room_interval`](super::DiskOptions).
+//! So once the store is not full any more, it has space for a while, and does not alternate between
+//! accepting and rejecting items.
 //!
-//! The reserve is a file of at most [`RESERVE_BYTES_MAX`] that nothing is kept in. Only a flush
-//! that finds no room takes it away, once: what the journal holds then becomes a run, and its
-//! segment is the next one's space. Without it a small disk that is full of journal could wait for
-//! room that only a flush makes. An opening and a clean stop take it away too, for what they write.
+//! The reserve is a file of at most [`RESERVE_BYTES_MAX`] without content. Only a flush that finds
+//! no space releases it, once: the commits in the journal then become a run, and their segment
+//! becomes the space of the next one. Without the reserve, a small disk that is filled by the
+//! journal could wait forever for space that only a flush frees. An opening and a clean shutdown
+//! release the reserve too, for their own writes.
 //!
-//! A merge takes much room for a while and makes none, so it waits (see [`super::merge`]).
+//! A compaction takes much space for a while and does not free space for others, so it waits (see
+//! [`super::merge`]).
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,24 +27,24 @@ use super::super::StoreError;
 use super::shared::Shared;
 use crate::files::{Files, TEMPORARY};
 
-/// How the names of files begin that only take room. They end as those of files that are still
-/// being made, so that openings remove them.
+/// Name prefix of the files that only allocate space. Their names end like those of unfinished
+/// files, so each opening removes them.
 pub(super) const FAMILY: &str = "room-";
 
-/// The most bytes of the reserve.
+/// Maximum size of the reserve in bytes.
 pub(super) const RESERVE_BYTES_MAX: u64 = 8 << 20;
 
-/// How often [`DiskOptions::journal_ahead_bytes`](super::DiskOptions) must have room beside the
-/// reserve for the store not to be full any more: for a new segment and for the first records
-/// beyond it.
+/// Multiple of [`DiskOptions::journal_ahead_bytes`](super::DiskOptions) that must fit in addition
+/// to the reserve before the store stops being full: for a new segment, and for the first records
+/// after its zeros.
 const AHEADS_TRIED: u64 = 2;
 
-/// The name of the reserve's file.
+/// Returns the file name of the reserve.
 pub(super) fn reserve_name() -> String {
     format!("{FAMILY}reserve{TEMPORARY}")
 }
 
-/// The name of a file that is made to see whether it has room, and is removed at once.
+/// Returns the name of a file that is made to test for space and is removed at once.
 fn trial_name() -> String {
     format!("{FAMILY}trial{TEMPORARY}")
 }
@@ -52,11 +53,11 @@ fn trial_name() -> String {
 #[derive(Default)]
 pub(super) struct Room {
     is_full: AtomicBool,
-    /// What found no room first; none while the store is not full.
+    /// The first error for lack of space. `None` while the store is not full.
     cause: Mutex<Option<StoreError>>,
-    /// Bytes of the reserve; 0 while there is none.
+    /// Size of the reserve in bytes; 0 if there is none.
     pub(super) reserve_bytes: AtomicU64,
-    /// Whether the system allows no file of its size.
+    /// Whether the system does not allow files of the size of the reserve.
     has_no_reserve: AtomicBool,
 }
 
@@ -66,7 +67,7 @@ impl Shared {
         self.room.is_full.load(Ordering::Acquire)
     }
 
-    /// [`StoreError::Full`], as it was said first, while the store is full.
+    /// Returns the first [`StoreError::Full`] while the store is full.
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         if !self.is_full() {
             return Ok(());
@@ -75,13 +76,13 @@ impl Shared {
         cause.as_ref().map_or(Ok(()), |why| Err(why.duplicate()))
     }
 
-    /// Notes that something found no room; whoever waits for a change is still to be told.
+    /// Marks the store as full. The caller must wake the threads that wait for a change.
     pub(super) fn note_full(&self, error: &StoreError) {
         let mut cause = self.room.cause.lock();
         if cause.is_none() {
             tracing::error!(
                 %error,
-                "the disk is full: nothing more is taken until there is room; what is there can be read"
+                "disk is full; rejecting writes until there is room, reads continue"
             );
             *cause = Some(error.duplicate());
         }
@@ -89,24 +90,24 @@ impl Shared {
     }
 
     fn note_room(&self) {
-        // A flush that has come to wait meanwhile keeps the store full.
+        // A flush that started to wait since then keeps the store full.
         let state = self.state();
         if state.flush_waits {
             return;
         }
         *self.room.cause.lock() = None;
         self.room.is_full.store(false, Ordering::Release);
-        tracing::info!("the disk has room again");
+        tracing::info!("disk has room again; accepting writes");
     }
 
-    /// Whether files may take `bytes` more, as far as the file system says. A quota may still
-    /// refuse them.
+    /// Whether the file system reports at least `bytes` of free space. A quota can still reject
+    /// writes.
     pub(super) fn has_room(&self, bytes: u64) -> Result<bool, StoreError> {
         let room = self.files.room_left()?;
         Ok(room.is_none_or(|room| room >= bytes))
     }
 
-    /// Takes the reserve, unless it is there.
+    /// Allocates the reserve, unless it exists.
     pub(super) fn take_reserve(&self) -> Result<(), StoreError> {
         let bytes = self.reserve_missing();
         if bytes == 0 {
@@ -114,8 +115,8 @@ impl Shared {
         }
         match self.allocate(&reserve_name(), bytes) {
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::FileTooLarge => {
-                // Larger files can't be had at all: the limit is met elsewhere, as an error like
-                // any other.
+                // Files of this size are not possible at all. Operations that reach that limit fail
+                // with an ordinary error.
                 self.room.has_no_reserve.store(true, Ordering::Release);
                 self.discard(&reserve_name())
             }
@@ -127,7 +128,7 @@ impl Shared {
         }
     }
 
-    /// Bytes that the reserve is to have and has not.
+    /// Number of bytes that are missing from the reserve.
     fn reserve_missing(&self) -> u64 {
         let held = self.room.reserve_bytes.load(Ordering::Acquire);
         match held > 0 || self.room.has_no_reserve.load(Ordering::Acquire) {
@@ -136,7 +137,7 @@ impl Shared {
         }
     }
 
-    /// Gives the reserve away; says whether there was one.
+    /// Releases the reserve. Returns whether there was one.
     pub(super) fn release_reserve(&self) -> Result<bool, StoreError> {
         if self.room.reserve_bytes.swap(0, Ordering::AcqRel) == 0 {
             return Ok(false);
@@ -145,7 +146,7 @@ impl Shared {
         Ok(true)
     }
 
-    /// Looks whether there is room again, and ends being full then.
+    /// Checks whether there is space again. If so, the store is not full any more.
     pub(super) fn find_room(&self) -> Result<(), StoreError> {
         let beside = AHEADS_TRIED.saturating_mul(self.options.journal_ahead_bytes);
         if !self.has_room(self.reserve_missing().saturating_add(beside))? {
@@ -163,13 +164,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes a file of `bytes` that nothing is kept in, or none.
+    /// Makes a file of `bytes` without content. If there is no space for it, makes none.
     fn allocate(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
         self.look()?;
         self.or_discard(name, || self.files.create_file(name)?.allocate(bytes))
     }
 
-    /// Does `work`, which makes the file `name`: where it finds no room nothing of that file stays.
+    /// Runs `work`, which makes the file `name`. If it finds no space, removes that file.
     pub(super) fn or_discard<T>(
         &self,
         name: &str,
@@ -182,7 +183,7 @@ impl Shared {
         done
     }
 
-    /// Removes a file that is no part of the store, if it is there.
+    /// Removes a file that is not part of the store, if it exists.
     pub(super) fn discard(&self, name: &str) -> Result<(), StoreError> {
         self.look()?;
         let files: &dyn Files = &*self.files;

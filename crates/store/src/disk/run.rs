@@ -1,13 +1,13 @@
 //! A run: an immutable file of keys in ascending order.
 //!
-//! Invariant: a run's file never changes once it has a manifest's word; it is removed when it is
-//! obsolete and the last who reads it lets go.
+//! Invariant: the file of a run never changes once a manifest contains it. It is removed when it is
+//! obsolete and its last reader has released it.
 //!
-//! Layout, little-endian: a head block ([`BLOCK_BYTES`]: magic `HCRN`, version u32, run u64, CRC-32
-//! of these, zeros); the blocks (see [`super::block`]); the first key of each; the filter's words
-//! (see [`super::filter`]; none when there was no room for it); the foot, [`FOOT_BYTES`]: magic
-//! `HCRF`, run u64, blocks u64, keys u64, filter bytes u64, CRC-32 of the first keys, CRC-32 of the
-//! filter, CRC-32 of the foot before it.
+//! Layout, little-endian: a header block ([`BLOCK_BYTES`]: magic `HCRN`, version u32, run u64,
+//! CRC-32 of these, zeros); the blocks (see [`super::block`]); the first key of each; the filter's
+//! words (see [`super::filter`]; none if there was no room for it); the footer, [`FOOT_BYTES`]:
+//! magic `HCRF`, run u64, blocks u64, keys u64, filter bytes u64, CRC-32 of the first keys, CRC-32
+//! of the filter, CRC-32 of the preceding footer bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,21 +22,22 @@ use crate::files::{DiskFile, Files};
 
 pub(super) const HEAD_MAGIC: [u8; 4] = *b"HCRN";
 pub(super) const FOOT_MAGIC: [u8; 4] = *b"HCRF";
-/// 2: the bits of filters are fields of the fingerprint.
+/// Version 2: the bits of filters are fields of the fingerprint.
 pub(super) const VERSION: u32 = 2;
 pub(super) const FOOT_BYTES: u64 = 48;
-/// Bytes of the head that mean something.
+/// Size of the header in bytes, without its zeros.
 pub(super) const HEAD_BYTES: usize = 20;
 
-/// Bytes of a filter read at once: whole blocks of it.
+/// Number of bytes per read of a filter: a multiple of its block size.
 const FILTER_READ_BYTES: u64 = 1 << 18;
 
-/// The name of a run's file.
+/// Returns the file name of a run.
 pub(super) fn name(run: u64) -> String {
     format!("run-{run:016x}")
 }
 
-/// An open run: its index and what there is room for of its filter in memory, its blocks on disk.
+/// An open run. Its index and its filter, as far as the budget allows, are in memory; its blocks
+/// are on disk.
 pub(super) struct Run {
     pub(super) number: u64,
     pub(super) keys: u64,
@@ -48,7 +49,7 @@ pub(super) struct Run {
     obsolete: AtomicBool,
 }
 
-/// A run's foot.
+/// The footer of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Foot {
     pub(super) run: u64,
@@ -92,12 +93,12 @@ impl Foot {
         (cursor.remaining() == 0).then_some(foot)
     }
 
-    /// Where the first keys start.
+    /// The offset of the index (the first keys).
     pub(super) fn index_at(&self) -> Option<u64> {
         self.blocks.checked_add(1)?.checked_mul(BLOCK_BYTES as u64)
     }
 
-    /// Where the filter starts.
+    /// The offset of the filter.
     pub(super) fn filter_at(&self) -> Option<u64> {
         self.blocks
             .checked_mul(KEY_BYTES as u64)?
@@ -113,7 +114,7 @@ impl Foot {
 }
 
 impl Run {
-    /// A run that was just written.
+    /// Makes a run from a file that was just written.
     pub(super) fn new(
         files: Arc<dyn Files>,
         file: DiskFile,
@@ -133,14 +134,13 @@ impl Run {
         }
     }
 
-    /// Opens a run that a manifest names, and reads its index. [`Self::read_filter`] reads its
-    /// filter.
+    /// Opens a run of a manifest and reads its index. [`Self::read_filter`] reads its filter.
     pub(super) fn open(files: Arc<dyn Files>, number: u64, keys: u64) -> Result<Self, StoreError> {
         let file = files.open_file(&name(number))?;
         let len = file.len()?;
         let mut head = [0; HEAD_BYTES];
         if len < BLOCK_BYTES as u64 + FOOT_BYTES {
-            return Err(file.damaged(len, "it is shorter than a run can be"));
+            return Err(file.damaged(len, "the file is shorter than any run"));
         }
         file.read_at(&mut head, 0)?;
         check_head(&file, &head, number)?;
@@ -151,15 +151,15 @@ impl Run {
             .filter(|foot| (foot.run, foot.keys) == (number, keys))
             .filter(|foot| foot.file_bytes() == Some(len))
             .filter(|foot| foot.filter_bytes.is_multiple_of(filter::BLOCK_BYTES as u64))
-            .ok_or_else(|| file.damaged(foot_at, "its foot is not what was written"))?;
+            .ok_or_else(|| file.damaged(foot_at, "the footer is corrupt"))?;
         let index_at = foot.index_at().unwrap_or_default();
         let filter_at = foot.filter_at().unwrap_or_default();
-        // Its length is a part of the file's, so it can't ask for more memory than the file has
-        // bytes.
+        // The footer's lengths add up to the length of the file, so the index cannot need more
+        // memory than the file has bytes.
         let mut index = vec![0; (filter_at - index_at) as usize];
         file.read_at(&mut index, index_at)?;
         if crc32fast::hash(&index) != foot.index_crc {
-            return Err(file.damaged(index_at, "its index is not what was written"));
+            return Err(file.damaged(index_at, "the index does not match its checksum"));
         }
         let (first_keys, _) = index.as_chunks::<KEY_BYTES>();
         let first_keys = first_keys.iter().copied().map(Key).collect();
@@ -167,7 +167,7 @@ impl Run {
         Ok(Self::new(files, file, foot, first_keys, filter))
     }
 
-    /// The filter as the file has it.
+    /// The share of the filter with the size that it has in the file.
     pub(super) fn stored_share(&self) -> Share {
         Share {
             keys: self.keys,
@@ -176,7 +176,7 @@ impl Run {
         }
     }
 
-    /// Reads the filter and folds it to `bytes`; with none it is only checked.
+    /// Reads the filter and folds it to `bytes`. If `bytes` is 0, only verifies its checksum.
     pub(super) fn read_filter(&self, bytes: u64) -> Result<Option<Filter>, StoreError> {
         let stored_bytes = self.foot.filter_bytes;
         let folds = filter::folds(stored_bytes, bytes);
@@ -193,35 +193,36 @@ impl Run {
             }
         }
         if crc.finalize() != self.foot.filter_crc {
-            let detail = "its filter is not what was written";
+            let detail = "the filter does not match its checksum";
             return Err(self.file.damaged(start, detail));
         }
         Ok(filter)
     }
 
-    /// Bytes of memory for the index.
+    /// Memory of the index in bytes.
     pub(super) fn index_bytes(&self) -> u64 {
         (self.first_keys.len() * KEY_BYTES) as u64
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.foot.file_bytes().unwrap_or_default()
     }
 
-    /// How many blocks it has.
+    /// The number of blocks.
     pub(super) fn blocks(&self) -> u64 {
         self.first_keys.len() as u64
     }
 
-    /// Says that no manifest names it any more: its file goes with its last user.
+    /// Marks the run as obsolete: no manifest contains it any more, and its last user removes its
+    /// file.
     pub(super) fn retire(&self) {
         self.obsolete.store(true, Ordering::Release);
         self.filter.retire();
     }
 
-    /// Removes from `keys` those that it has, and from `fingerprints` theirs; neighbours of one
-    /// block share its read.
+    /// Removes the keys that the run contains from `keys`, and their fingerprints from
+    /// `fingerprints`. Adjacent keys of one block share its read.
     pub(super) fn remove_known(
         &self,
         keys: &mut Vec<Key>,
@@ -252,7 +253,7 @@ impl Run {
         Ok(())
     }
 
-    /// Looks for `key` in its block; `loaded` is the block that `scratch` holds.
+    /// Looks for `key` in its block. `loaded` is the number of the block in `scratch`.
     fn find(
         &self,
         key: &Key,
@@ -271,7 +272,8 @@ impl Run {
         block::contains(scratch, key).ok_or_else(|| self.bad_block(number))
     }
 
-    /// Fills `bytes` with `count` blocks from the `first` on, each checked.
+    /// Reads `count` blocks, starting with block `first`, into `bytes`, and verifies their
+    /// checksums.
     pub(super) fn read_blocks(
         &self,
         first: u64,
@@ -288,18 +290,18 @@ impl Run {
         Ok(())
     }
 
-    /// The error of a block that is not as it was written.
+    /// Makes the error for a damaged block.
     pub(super) fn bad_block(&self, number: u64) -> StoreError {
         self.file
-            .damaged(block_at(number), "a block of keys is not what was written")
+            .damaged(block_at(number), "a block does not match its checksum")
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
-            // A file that stays is removed at the next opening: no manifest names it. One that
-            // another process made under the name is not ours.
+            // If the removal fails, the next opening removes the file, because no manifest contains
+            // it. A file of that name that another process made is not removed.
             let name = name(self.number);
             let is_ours = self.file.id().is_ok_and(|id| {
                 let checked = self.files.check_name(&name, &self.file, id);
@@ -319,7 +321,7 @@ fn block_at(number: u64) -> u64 {
 fn check_head(file: &DiskFile, head: &[u8; HEAD_BYTES], number: u64) -> Result<(), StoreError> {
     let mut cursor = Cursor::new(head);
     if cursor.array() != Some(HEAD_MAGIC) {
-        return Err(file.damaged(0, "it does not start as a run does"));
+        return Err(file.damaged(0, "not a run: wrong magic bytes"));
     }
     match cursor.u32() {
         Some(VERSION) => {}
@@ -327,7 +329,7 @@ fn check_head(file: &DiskFile, head: &[u8; HEAD_BYTES], number: u64) -> Result<(
     }
     let crc = crc32fast::hash(&head[..16]);
     if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
-        return Err(file.damaged(0, "its head is not what was written"));
+        return Err(file.damaged(0, "the header is corrupt"));
     }
     Ok(())
 }

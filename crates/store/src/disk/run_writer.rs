@@ -1,7 +1,7 @@
-//! Writing a run.
+//! Writes a run.
 //!
-//! Invariant: a run that [`RunWriter::finish`] returns is on disk whole; its name is made durable
-//! by whoever writes the manifest.
+//! Invariant: a run that [`RunWriter::finish`] returns is on disk completely. Its name becomes
+//! durable when the manifest is written.
 
 use std::sync::Arc;
 
@@ -12,17 +12,18 @@ use super::filters::RunFilter;
 use super::run::{FOOT_BYTES, Foot, HEAD_BYTES, HEAD_MAGIC, Run, VERSION, name};
 use crate::files::{DiskFile, Files};
 
-/// Bytes gathered before each write.
+/// Size in bytes of the write buffer.
 const BUFFER_BYTES: usize = 64 * BLOCK_BYTES;
 
-/// Keys added to the filter at once.
+/// Number of keys that are added to the filter at once.
 const FINGERPRINTS_AT_ONCE: usize = 256;
 
-/// Bytes written between two syncs: a commit's sync must not wait behind one of a whole run.
+/// Number of bytes between two syncs. Small syncs prevent the sync of a commit from waiting for the
+/// sync of a whole run.
 const SYNC_BYTES: u64 = 2 << 20;
 
-/// Takes ascending keys and makes a run of them, in bounded memory beyond the run's index and
-/// filter.
+/// Writes ascending keys as a run. Beyond the index and the filter of the run, its memory is
+/// bounded.
 pub(super) struct RunWriter {
     files: Arc<dyn Files>,
     file: DiskFile,
@@ -34,12 +35,12 @@ pub(super) struct RunWriter {
     synced: u64,
     first_keys: Vec<Key>,
     filter: Arc<RunFilter>,
-    /// Of keys that are not in the filter yet.
+    /// The fingerprints of keys that are not in the filter yet.
     fingerprints: Vec<Fingerprint>,
 }
 
 impl RunWriter {
-    /// Starts the run `number`, with a filter to fill.
+    /// Starts the run `number` with an empty filter.
     pub(super) fn create(
         files: Arc<dyn Files>,
         number: u64,
@@ -69,7 +70,7 @@ impl RunWriter {
         })
     }
 
-    /// Takes the next key.
+    /// Appends the next key.
     pub(super) fn push(&mut self, key: Key) -> Result<(), StoreError> {
         if self.block.is_empty() {
             self.first_keys.push(key);
@@ -112,7 +113,7 @@ impl RunWriter {
         self.flush()?;
         debug_assert_eq!(Some(self.written), foot.file_bytes(), "{FOOT_BYTES}");
         self.file.sync()?;
-        // It grew by doubling.
+        // Releases the memory that doubling left unused.
         self.first_keys.shrink_to_fit();
         Ok(Run::new(
             self.files,
@@ -123,7 +124,7 @@ impl RunWriter {
         ))
     }
 
-    /// Writes the filter; says how long it is, and its checksum.
+    /// Writes the filter. Returns its length and checksum.
     fn put_filter(&mut self) -> Result<(u64, u32), StoreError> {
         let filter = Arc::clone(&self.filter);
         let written = {

@@ -1,10 +1,10 @@
-//! What the writer, the readers and the background threads of one store share.
+//! The state that the writer, the readers and the background threads of one store share.
 //!
-//! Invariant: every key of the cut is in the view's table, its frozen table or one of its runs, and
-//! nowhere twice; a view that someone holds stays whole while the store goes on.
+//! Invariant: every committed key is in exactly one place of the version: its memtable, its frozen
+//! memtable or one of its runs. A version that is in use stays complete while the store continues.
 //!
-//! Locks, in this order where several are needed: manifest, state, cut, view, a table's keys. Those
-//! of the filters are taken last, or alone, and so is that of the generation.
+//! Lock order: manifest, state, committed state, version, keys of a memtable. The locks of the
+//! filters are taken last, or alone, and so is the lock of the generation.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -25,77 +25,79 @@ use crate::hold::Hold;
 use headcount_model::KeptGeneration;
 use headcount_runtime::supervisor::{self, Task};
 
-/// Committed keys that are in no run yet. Only the writer adds to it, until it is frozen.
+/// The committed keys that are not in a run yet. Only the writer adds keys to a memtable, until it
+/// is frozen.
 pub(super) type Table = RwLock<KeySet>;
 
-/// Where the keys of the last commit are.
+/// A version: the places of the keys of the last commit.
 #[derive(Clone)]
 pub(super) struct View {
     pub(super) table: Arc<Table>,
-    /// A full table on its way into a run.
+    /// A full memtable that is being flushed.
     pub(super) frozen: Option<Arc<Table>>,
     pub(super) runs: Vec<Arc<Run>>,
 }
 
-/// A frozen table's way into a run.
+/// A flush that is due or running.
 pub(super) struct Flush {
     pub(super) table: Arc<Table>,
     pub(super) image: Image,
-    /// The segments to remove afterwards: all from here…
+    /// The first segment to remove after the flush.
     pub(super) first_segment: u64,
-    /// …to before the one that follows.
+    /// The first segment to keep.
     pub(super) next_segment: u64,
 }
 
-/// How the background threads are to end.
+/// Whether and how the background threads must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Not yet.
+    /// Continue.
     No,
-    /// After the flush that waits.
+    /// End after the waiting flush.
     Drained,
-    /// As soon as they notice.
+    /// End as soon as possible.
     Now,
 }
 
-/// What the threads tell each other.
+/// The state that the threads coordinate with.
 pub(super) struct State {
     pub(super) flush: Option<Arc<Flush>>,
     pub(super) merging: bool,
-    /// Whether runs are due to be merged that have no room.
+    /// Whether runs are due for compaction but there is no space for it.
     pub(super) merge_waits: bool,
-    /// Whether the flush waits for room: nobody may wait for it then.
+    /// Whether the flush waits for space. No thread may wait for the flush then.
     pub(super) flush_waits: bool,
     pub(super) stop: Stop,
-    /// Why the store is poisoned, until someone was told.
+    /// Why the store is poisoned, until the writer has received the error.
     error: Option<StoreError>,
 }
 
-/// See the module.
+/// See the module documentation.
 pub(super) struct Shared {
     pub(super) files: Arc<dyn Files>,
-    /// What keeps the folder, for as long as the store lives; none where no other process can come,
-    /// or nothing is written.
+    /// The lock on the data directory, for as long as the store lives. Empty if no other process
+    /// can use the directory, or nothing is written.
     pub(super) hold: Weak<Hold>,
     pub(super) options: DiskOptions,
     pub(super) cut: RwLock<Cut>,
     pub(super) view: RwLock<Arc<View>>,
     pub(super) filters: Filters,
     pub(super) manifest: Mutex<Manifest>,
-    /// What the store's file of that name says.
+    /// The content of the file `GENERATION`.
     pub(super) generation: Mutex<Option<KeptGeneration>>,
     next_number: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
     poisoned: AtomicBool,
     stopping: AtomicBool,
-    /// Bytes of the segment that is written, of those that wait for a flush, and of the checkpoint.
+    /// Sizes in bytes: of the segment that is being written, of the segments that wait for a flush,
+    /// and of the checkpoint.
     pub(super) journal_bytes: AtomicU64,
     pub(super) frozen_journal_bytes: AtomicU64,
     pub(super) checkpoint_bytes: AtomicU64,
-    /// Bytes of the segment that waits to be the next one's space; 0 when there is none.
+    /// Size in bytes of the spare segment; 0 if there is none.
     pub(super) spare_bytes: AtomicU64,
-    /// Bytes of the runs that an open unite has set aside.
+    /// Size in bytes of the runs of an open ingest.
     pub(super) aside_bytes: AtomicU64,
     pub(super) room: Room,
 }
@@ -140,37 +142,38 @@ impl Shared {
         }
     }
 
-    /// The view now.
+    /// Returns the current version.
     pub(super) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read())
     }
 
-    /// Looks whether the folder is still ours, before files in it are made, written or removed, and
-    /// after what is acknowledged was written.
+    /// Checks that this process still holds the data directory. Called before files in it are made,
+    /// written or removed, and after every write that is acknowledged.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         Hold::look_if_held(&self.hold)
     }
 
-    /// The same, unless somebody has looked just now: commits follow each other, and each looks
-    /// when it has written.
+    /// Like [`Self::look`], but skips the check if a recent one succeeded: consecutive commits
+    /// check after each write already.
     pub(super) fn look_before_append(&self) -> Result<(), StoreError> {
         Hold::look_if_stale(&self.hold)
     }
 
-    /// Puts a manifest in place of the old one. What it no longer names may be removed then.
+    /// Replaces the manifest. Files that it no longer contains may be removed afterwards.
     pub(super) fn write_manifest(&self, next: &Manifest) -> Result<(), StoreError> {
         self.look()?;
         next.write(&*self.files)?;
         self.look()
     }
 
-    /// A number for a new run or checkpoint, which is made next: it must not be another process's.
+    /// Takes a number for a new run or checkpoint. Checks the lock on the data directory, because
+    /// the caller makes the file next and must not overwrite a file of another process.
     pub(super) fn take_number(&self) -> Result<u64, StoreError> {
         self.look()?;
         Ok(self.next_number.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The number that [`Self::take_number`] would give next.
+    /// The number that the next [`Self::take_number`] returns.
     pub(super) fn next_number(&self) -> u64 {
         self.next_number.load(Ordering::Relaxed)
     }
@@ -184,25 +187,25 @@ impl Shared {
         self.changed.wait(state);
     }
 
-    /// Waits until the state may have changed, until `deadline` at most; says whether that has
-    /// come.
+    /// Waits until the state may have changed, or until `deadline`. Returns whether the deadline
+    /// has passed.
     pub(super) fn wait_until(&self, state: &mut MutexGuard<'_, State>, deadline: Instant) -> bool {
         self.changed.wait_until(state, deadline).timed_out()
     }
 
-    /// Wakes everyone who waits.
+    /// Wakes all waiting threads.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
     }
 
-    /// Tells the threads to end.
+    /// Makes the threads stop.
     pub(super) fn stop(&self, stop: Stop) {
         self.state().stop = stop;
         self.stopping.store(true, Ordering::Release);
         self.notify();
     }
 
-    /// Whether a merge should be given up.
+    /// Whether a compaction must be cancelled.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -218,15 +221,15 @@ impl Shared {
         self.wake();
     }
 
-    /// Poisons the store; the writer's next call tells why.
+    /// Poisons the store. The writer's next call returns the error.
     pub(super) fn fail(&self, error: StoreError) {
-        tracing::error!(%error, "the store failed");
+        tracing::error!(%error, "store failed");
         self.state().error.get_or_insert(error);
         self.poison();
     }
 
-    /// Does the work of a thread. A panic poisons the store, so that nobody waits for that thread
-    /// for ever.
+    /// Runs `work` on a background thread. A panic poisons the store, so that no thread waits
+    /// forever for the panicked one.
     pub(super) fn watched(&self, task: Task, work: fn(&Self)) {
         if let Err(detail) = supervisor::catch(task, || work(self)) {
             let thread = task.name();
@@ -234,7 +237,8 @@ impl Shared {
         }
     }
 
-    /// An error when the store is poisoned: the first time the cause, if the writer was not told.
+    /// Returns an error if the store is poisoned: the first time the cause, if the writer has not
+    /// received it yet.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.is_poisoned() {
             return Err(self.state().error.take().unwrap_or(StoreError::Poisoned));
@@ -242,8 +246,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until no table is frozen, then looks: it may have taken long. A flush that waits for
-    /// room is not waited for.
+    /// Waits until no memtable is frozen, then checks the lock on the data directory, since the
+    /// wait may have been long. Does not wait for a flush that waits for space.
     pub(super) fn wait_for_flush(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         while state.flush.is_some() && !self.is_poisoned() {
@@ -257,19 +261,20 @@ impl Shared {
         self.look()
     }
 
-    /// Notes that a unite has set so much more aside.
+    /// Adds to the size of the open ingest's runs.
     pub(super) fn add_aside_bytes(&self, bytes: u64) {
         self.aside_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that so much less is set aside.
+    /// Subtracts from the size of the open ingest's runs.
     pub(super) fn remove_aside_bytes(&self, bytes: u64) {
         self.aside_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Wakes everyone who waits, and whoever is about to.
+    /// Wakes all waiting threads, including those that are about to wait.
     pub(super) fn wake(&self) {
-        // Taking the lock makes sure that whoever checked before is waiting by now, and wakes.
+        // A thread that checked the state under the lock before now waits already, so the
+        // notification reaches it.
         drop(self.state());
         self.notify();
     }

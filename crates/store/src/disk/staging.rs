@@ -1,6 +1,6 @@
-//! What an insert does: which keys are absent, everywhere, and staging them.
+//! Staging: finds the keys of an insert that are absent from the store, and stages them.
 //!
-//! Invariant: what is staged is in no table and no run, and staged once.
+//! Invariant: a staged key is in no memtable and no run, and is staged once.
 
 use super::super::{Key, StoreError};
 use super::DiskStore;
@@ -17,7 +17,8 @@ impl DiskStore {
         fresh.clear();
         self.numbers.clear();
         let partitioning = self.keys_of(items, &mut fresh)?;
-        // A hash that is not of the partition it came for is counted where a recount would find it.
+        // A hash that does not belong to the partition it was inserted for is counted in the
+        // partition in which a recount finds it.
         let owner = |key: &Key| match partitioning.count() {
             1 => partition,
             _ => partitioning.of(&key.hash()),
@@ -34,8 +35,8 @@ impl DiskStore {
     /// Fills `fresh` with the keys of `items` that are neither committed nor staged, and stages
     /// them.
     ///
-    /// Each place is asked for all keys before the next one is: the look-ups of one loop do not
-    /// depend on each other, so the processor waits for many cache misses at once.
+    /// All keys are looked up in one place before the next place. The lookups of one loop do not
+    /// depend on each other, so the processor waits for many cache misses at the same time.
     fn keys_of<'i>(
         &mut self,
         items: impl Iterator<Item = (&'i TenantName, &'i [ItemHash])>,
@@ -64,7 +65,7 @@ impl DiskStore {
         Ok(partitioning)
     }
 
-    /// Removes from `keys` those that are committed; neighbours that ascend cost fewer reads.
+    /// Removes the committed keys from `keys`. Adjacent keys in ascending order share block reads.
     pub(super) fn remove_committed(&mut self, keys: &mut Vec<Key>) -> Result<(), StoreError> {
         let view = self.shared.view();
         for table in [Some(&view.table), view.frozen.as_ref()]
@@ -83,10 +84,10 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Marks those of `items`, the last insert's, that were absent.
+    /// Marks those of `items` that were absent. `items` must be those of the last insert.
     ///
-    /// They are the fresh keys, in the order of the items, but for those of new tenants, which come
-    /// behind all others. A key that comes again is fresh where it came first.
+    /// The absent keys are in `fresh`, in the order of the items, except that the keys of new
+    /// tenants come after all others. A repeated key is fresh at its first occurrence only.
     pub(super) fn mark_fresh(&self, items: &[TenantItems], marks: &mut Marks) {
         let known = self.shared.cut.read().names().len();
         let is_known = |key: &Key| (key.tenant().0 as usize) < known;

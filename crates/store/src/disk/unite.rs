@@ -1,8 +1,8 @@
-//! Uniting the store with another's snapshot: the finish.
+//! The finish of an ingest: adds another store's snapshot to this store.
 //!
-//! Invariant: until the manifest that names the united run and the united checkpoint is in place,
-//! nothing of the unite is part of the store; from then on all of it is. A unite that finds no room
-//! is over, and nothing of it stays.
+//! Invariant: until the manifest that contains the ingested run and the new checkpoint is in place,
+//! nothing of the ingest is part of the store; from then on all of it is. An ingest that finds no
+//! space ends, and its files are removed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,12 +17,12 @@ use super::shared::View;
 use super::writer::DiskStore;
 use headcount_model::{ItemHash, Partition, Position, TenantName};
 
-/// Keys looked up at once.
+/// Number of keys per lookup.
 const KEYS_AT_ONCE: usize = 1 << 12;
 
 impl DiskStore {
-    /// Sets those keys aside that the store does not have now. What arrives later is looked up at
-    /// the finish.
+    /// Writes the keys that the store does not have now to the ingest runs. The finish looks up the
+    /// keys that are committed later.
     pub(super) fn set_aside(
         &mut self,
         tenant: &TenantName,
@@ -59,14 +59,14 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Forgets what was set aside.
+    /// Ends the ingest and drops its keys.
     pub(super) fn forget_aside(&mut self) {
         if let Some(aside) = self.aside.take() {
             aside.forget(&self.shared);
         }
     }
 
-    /// Commits what is staged, then makes what was set aside part of the store.
+    /// Commits the write batch, then makes the ingested keys part of the store.
     pub(super) fn take_in(
         &mut self,
         position: &Position,
@@ -111,14 +111,14 @@ impl DiskStore {
             let name = checkpoint::name(old_checkpoint);
             shared.files.remove_file(&name)?;
         }
-        // There may be something to merge now.
+        // Runs may be due for compaction now.
         shared.wake();
         self.position.unite(position);
         Ok(())
     }
 
-    /// Writes the keys that were set aside and that the store does not have as the run `number`,
-    /// and stages their counts.
+    /// Writes the ingested keys that the store does not have as the run `number`, and stages their
+    /// counts.
     fn write_united(
         &mut self,
         aside: &Aside,
@@ -138,7 +138,7 @@ impl DiskStore {
             let Some(first) = keys.first() else {
                 break;
             };
-            // They ascend: behind the first new tenant there is nothing that the store could have.
+            // The keys ascend. The store has no keys of `first_new` and later tenants.
             if first.tenant() < first_new {
                 self.remove_committed(&mut keys)?;
             }
@@ -163,8 +163,8 @@ impl DiskStore {
         run.map(RunWriter::finish).transpose()
     }
 
-    /// Puts the united run and cut in place of the old cut: on disk by one manifest, for readers
-    /// under one lock. Returns the number of the checkpoint that is not needed any more.
+    /// Replaces the committed state and adds the ingested run: on disk by one manifest, for readers
+    /// under one lock. Returns the number of the obsolete checkpoint.
     fn install_united(
         &self,
         run: Option<Run>,
@@ -184,7 +184,7 @@ impl DiskStore {
         let mut next = manifest.clone();
         let is_settled = (next.commit, next.first_segment) == (self.commit, self.journal.segment);
         if !is_settled {
-            // Only a bug brings us here: what the journal has would be lost.
+            // Only a bug leads here. Continuing would lose the commits in the journal.
             return Err(StoreError::Poisoned);
         }
         let old_checkpoint = next.checkpoint;
@@ -212,14 +212,14 @@ impl DiskStore {
         Ok(old_checkpoint)
     }
 
-    /// A new unite, in place of any other.
+    /// Starts an ingest, and ends any other.
     pub(super) fn start_aside(&mut self) {
         self.forget_aside();
         self.aside = Some(Aside::default());
     }
 }
 
-/// Sums up the keys of a tenant and partition that follow each other.
+/// Sums consecutive keys of the same tenant and partition.
 #[derive(Default)]
 struct Counter {
     last: Option<(TenantNumber, Partition)>,

@@ -1,7 +1,7 @@
-//! The store itself: one writer's staging and commits.
+//! The store's single writer: staging and commits.
 //!
-//! Invariant: a staged key is in no committed table and no run; it becomes visible after its record
-//! is synced.
+//! Invariant: a staged key is in no memtable and no run. It becomes visible after its record is
+//! synced.
 
 use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
@@ -26,35 +26,35 @@ use headcount_model::{
 };
 use headcount_runtime::supervisor::Task;
 
-/// A [`Store`] on disk. See the [module](super).
+/// A [`Store`] on disk. See the [module documentation](super).
 pub struct DiskStore {
     pub(super) shared: Arc<Shared>,
     pub(super) journal: Journal,
-    /// The last commit's number.
+    /// The number of the last commit.
     pub(super) commit: u64,
     pub(super) staged: Staged,
     pub(super) staged_keys: KeySet,
     /// The staged keys in order of arrival.
     pub(super) staged_list: Vec<Key>,
     pub(super) position: Position,
-    /// What an open unite has set aside.
+    /// The open ingest, if there is one.
     pub(super) aside: Option<Aside>,
     /// The keys of the last insert that were absent.
     pub(super) fresh: Vec<Key>,
-    /// The tenants of the last insert that had items.
+    /// The numbers of the tenants of the last insert that had items.
     pub(super) numbers: Vec<TenantNumber>,
     pub(super) fingerprints: Vec<Fingerprint>,
     pub(super) scratch: Vec<u8>,
     threads: Vec<JoinHandle<()>>,
-    /// Holds the folder's lock as long as the store lives.
+    /// Holds the lock on the data directory as long as the store lives.
     dir: Option<DataDir>,
 }
 
 impl DiskStore {
-    /// Opens the store in a data folder, or makes one there.
+    /// Opens the store in a data directory, or makes a new one there.
     ///
     /// # Errors
-    /// Any [`StoreError`]: nothing is repaired that a crash can't explain.
+    /// Any [`StoreError`]. Damage that no crash can explain is never repaired.
     pub fn open(dir: DataDir, shape: StoreShape, options: DiskOptions) -> Result<Self, StoreError> {
         let files = dir.files();
         dir.identity().check_store(&*files)?;
@@ -137,8 +137,8 @@ impl DiskStore {
         Ok(())
     }
 
-    /// Does `work` unless the store is poisoned; an error poisons it, unless it is want of room:
-    /// what found none undid itself.
+    /// Runs `work` unless the store is poisoned. An error poisons the store, except a lack of
+    /// space: the operation that found none has undone itself.
     fn guarded<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
@@ -194,7 +194,7 @@ impl Store for DiskStore {
         let count = item_count(items);
         match added {
             0 => {}
-            // Nearly always, since few items come twice.
+            // The common case, since few items are duplicates.
             all if all == count as u64 => marks.mark_first(count),
             _ => self.mark_fresh(items, marks),
         }
@@ -216,7 +216,8 @@ impl Store for DiskStore {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         if self.staged.is_empty() {
-            // What is acknowledged now was committed before; it must still be where it was.
+            // Nothing is written, but the caller acknowledges items that were committed earlier.
+            // The check ensures that the next start will find them.
             return self.guarded(|store| store.look());
         }
         self.guarded(Self::commit_staged)

@@ -1,4 +1,4 @@
-//! Checkpoints: what is written is read, and nothing else passes.
+//! Tests of checkpoints: a written checkpoint is read back, and a damaged one is rejected.
 //!
 //! Invariant: see [`super::super::checkpoint`].
 

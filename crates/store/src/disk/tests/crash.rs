@@ -1,6 +1,6 @@
-//! Random work, with something going wrong at every operation there is.
+//! Random workloads with a fault at every operation.
 //!
-//! Invariant: see the [module above](super).
+//! Invariant: see the [parent module](super).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -19,20 +19,21 @@ use headcount_model::{
     TenantName, Verdict,
 };
 
-/// Tables of 14 keys, so that a short history has flushes and merges in it.
+/// Memtables of 14 keys, so that a short history contains flushes and compactions.
 const OPTIONS: DiskOptions = DiskOptions {
     memory_bytes_max: 2 * 16 * 48,
     segment_bytes_max: 4096,
     journal_ahead_bytes: 1024,
     room_interval: Duration::from_millis(1),
 };
-/// Where the store is: in a folder of a folder, both made by whoever finds them missing.
+/// The directory of the store: a nested directory. A process that does not find one of the two
+/// makes it.
 const FOLDER: [&str; 2] = ["srv", "data"];
 const SHAPE: StoreShape = StoreShape {
     partitioning: Partitioning::SINGLE,
 };
 
-/// What a store should hold.
+/// The expected content of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     items: BTreeMap<String, BTreeSet<u64>>,
@@ -40,21 +41,21 @@ struct State {
     unites: u64,
 }
 
-/// A disk, what is known to be committed on it, and what may be.
+/// A disk, the state that is committed on it, and the state that may be.
 struct World {
-    /// Its topmost folder. The store's is made below it.
+    /// The root directory of the disk. The directory of the store is made below it.
     top: SimFiles,
     random: Random,
     committed: State,
     in_doubt: Option<State>,
     generation: Option<KeptGeneration>,
-    /// The one that was being set when something went wrong.
+    /// The generation that was being set when a fault occurred.
     generation_in_doubt: Option<KeptGeneration>,
-    /// What an open unite has set aside.
+    /// The content of an open ingest.
     aside: Option<BTreeMap<String, BTreeSet<u64>>>,
 }
 
-/// The epoch of the batches that come by unites.
+/// The epoch of the batches that are ingested.
 const UNITES: Epoch = Epoch(2);
 
 fn batch(sequence: u64) -> BatchId {
@@ -82,7 +83,8 @@ impl World {
         }
     }
 
-    /// Opens the store. Only a fault may prevent it: a crash never leaves what looks like damage.
+    /// Opens the store. Only a fault may prevent that: a crash never leaves state that looks like
+    /// damage.
     fn open(&self) -> Option<DiskStore> {
         let names = FOLDER.map(OsStr::new);
         let files = enter_or_make(self.top.clone(), names).ok()?;
@@ -93,8 +95,8 @@ impl World {
         }
     }
 
-    /// Looks which state the store is at, which settles what was in doubt; `None` when it can't be
-    /// read.
+    /// Determines the state of the store, which resolves a commit in doubt. Returns `None` if the
+    /// store cannot be read.
     fn settle_doubt(&mut self, store: &DiskStore) -> Option<()> {
         let reader = store.reader();
         let generation = reader.generation();
@@ -104,7 +106,7 @@ impl World {
         self.generation_in_doubt = None;
         assert_eq!(
             generation, self.generation,
-            "the last one, or the one being set"
+            "the last generation, or the one that was being set"
         );
         let prefix = |epoch| {
             let cut = reader.cut();
@@ -120,7 +122,7 @@ impl World {
         assert_eq!(
             (commits, unites),
             (self.committed.commits, self.committed.unites),
-            "the last commit or unite, or the one in flight"
+            "the last commit or ingest, or the one in flight"
         );
         let cut = reader.cut().clone();
         assert_eq!(cut.tenants(), self.committed.items.len() as u64);
@@ -136,7 +138,7 @@ impl World {
         Some(())
     }
 
-    /// Up to `commits` commits of random items; `None` when the store failed.
+    /// Makes up to `commits` commits of random items. Returns `None` if the store failed.
     fn work(&mut self, store: &mut DiskStore, commits: u64) -> Option<()> {
         for _ in 0..commits {
             let mut staged = self.committed.clone();
@@ -176,7 +178,7 @@ impl World {
         Some(())
     }
 
-    /// Perhaps another generation; `None` when the store failed.
+    /// Sets another generation at random. Returns `None` if the store failed.
     fn perhaps_renew(&mut self, store: &mut DiskStore) -> Option<()> {
         if self.random.below(8) > 0 {
             return Some(());
@@ -197,7 +199,7 @@ impl World {
         Some(())
     }
 
-    /// Perhaps a step of a unite; `None` when the store failed.
+    /// Makes a step of an ingest at random. Returns `None` if the store failed.
     fn work_at_unite(&mut self, store: &mut DiskStore) -> Option<()> {
         let step = self.random.below(12);
         let Some(mut aside) = self.aside.take() else {
@@ -238,8 +240,8 @@ impl World {
                 }
             }
             _ => {
-                // Some tenants that the store knows, some that it will know, some that only come
-                // this way.
+                // Some tenants are known to the store, some become known later, and some are only
+                // in the ingest.
                 let name = format!("t{}", self.random.below(8));
                 let ids: Vec<u64> = (0..=self.random.below(20))
                     .map(|_| self.random.below(200))
@@ -260,7 +262,7 @@ impl World {
     }
 
     fn expect_poisoned(&self, store: &mut DiskStore) -> Option<()> {
-        // The disk may be well again: the store must not go on.
+        // The disk may work again, but the store must not continue.
         self.top.inject(None);
         let tenant = TenantName::new("t0").expect("valid");
         assert!(store.insert(Partition(0), &tenant, &[hash(1)]).is_err());
@@ -269,7 +271,8 @@ impl World {
         None
     }
 
-    /// One life of a process: opens, works, ends somehow.
+    /// One incarnation of the process: it opens the store, works, and ends at random in one of
+    /// three ways.
     fn live(&mut self, commits: u64) {
         let Some(mut store) = self.open() else {
             return;
@@ -285,19 +288,19 @@ impl World {
         }
     }
 
-    /// A life without faults, in which everything must be there and go on.
+    /// An incarnation without faults: all state must be there, and the store must work.
     fn live_well(&mut self) {
         self.top.inject(None);
-        let mut store = self.open().expect("nothing fails any more");
+        let mut store = self.open().expect("no fault is injected");
         self.aside = None;
         self.settle_doubt(&store).expect("readable");
-        self.work(&mut store, 30).expect("nothing fails any more");
-        store.settle().expect("nothing fails any more");
+        self.work(&mut store, 30).expect("no fault is injected");
+        store.settle().expect("no fault is injected");
         self.settle_doubt(&store).expect("readable");
-        store.close().expect("nothing fails any more");
+        store.close().expect("no fault is injected");
     }
 
-    /// The end of a life: of the machine too, if it went down or chance says so.
+    /// Ends an incarnation. Also crashes the machine if it went down, otherwise at random.
     fn restart(&mut self) {
         if self.top.is_down() || self.random.below(2) == 0 {
             self.top.crash(&mut self.random);
@@ -316,9 +319,9 @@ fn a_fault_at_every_operation_loses_nothing() {
     let operations = well.top.operations();
     assert!(
         operations > 200,
-        "{operations} operations are too few to mean anything"
+        "{operations} operations are too few for this test"
     );
-    assert!(well.committed.unites > 1, "no unites, no meaning");
+    assert!(well.committed.unites > 1, "too few ingests for this test");
     for fault in [Fault::Crash, Fault::Error] {
         for at in 1..=operations {
             lives_through(fault, at);
@@ -326,7 +329,7 @@ fn a_fault_at_every_operation_loses_nothing() {
     }
 }
 
-/// A store meets `fault` at its operation `at`, is opened again, and then survives a crash.
+/// A store encounters `fault` at its operation `at`, is opened again, and then survives a crash.
 fn lives_through(fault: Fault, at: u64) {
     let mut world = World::new(1);
     world.top.inject(Some((fault, at)));
@@ -347,8 +350,8 @@ fn what_a_reopened_store_shows_survives_the_next_crash() {
         world.top.inject(Some((Fault::Error, at)));
         world.live(25);
         world.top.inject(None);
-        // The process is gone, the machine is not: unsynced writes and names can still be seen.
-        let store = world.open().expect("nothing fails any more");
+        // Only the process has ended, not the machine: unsynced writes and names are still visible.
+        let store = world.open().expect("no fault is injected");
         world.settle_doubt(&store).expect("readable");
         drop(store);
         world.random = Random(at);

@@ -1,7 +1,7 @@
-//! The same work on a disk that has no room: from any operation on, for any number of bytes more,
-//! and with a crash after it.
+//! Random workloads on a full disk: from any operation on, with any number of bytes left, and
+//! followed by a crash.
 //!
-//! Invariant: see the [module above](super).
+//! Invariant: see the [parent module](super).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::*;
 use crate::disk::room::RESERVE_BYTES_MAX;
 
-/// How long the store may take to notice that there is room.
+/// Timeout for the store to detect free space.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -21,8 +21,8 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 impl World {
-    /// A commit found no room: nothing has happened, for the writer and for readers. Perhaps there
-    /// is room now, then the store notices by itself.
+    /// Checks that a commit without space changed nothing, for the writer and for readers. At
+    /// random frees space, which the store must detect.
     pub(super) fn expect_rolled_back(&mut self, store: &mut DiskStore) {
         let next = batch(self.committed.commits + 1);
         assert_eq!(store.judge(next, 0), Verdict::New);
@@ -38,17 +38,17 @@ impl World {
         if self.random.below(4) == 0 {
             self.top.lift_capacity();
             let goes_on = || store.full().is_none() || store.check().is_err();
-            until("it goes on once there is room", goes_on);
+            until("the store resumes when there is room", goes_on);
         }
     }
 
-    /// A unite found no room: it is over.
+    /// Checks that an ingest without space has ended.
     pub(super) fn expect_no_unite(&mut self, store: &DiskStore) {
         assert!(store.aside.is_none());
         assert_eq!(store.shared.aside_bytes.load(Ordering::Relaxed), 0);
     }
 
-    /// Up to `commits` commits that are new, until one finds no room.
+    /// Makes up to `commits` commits of new items, until one finds no space.
     fn fill(&mut self, store: &mut DiskStore, commits: u64) {
         let tenant = TenantName::new("full").expect("valid");
         for _ in 0..commits {
@@ -77,7 +77,7 @@ fn operations_of(seed: u64) -> u64 {
     well.top.operations()
 }
 
-/// One kind of fullness or the other, with little room or none.
+/// Returns one of the two kinds of a full disk, with little or no space left.
 fn some_fullness(seed: u64) -> Fault {
     let mut random = Random(seed);
     let bytes = random.below(3) * random.below(750);
@@ -108,8 +108,8 @@ fn a_crash_after_a_commit_without_room_does_not_bring_it_back() {
     }
 }
 
-/// Every length that a record may be cut to: within its head, at its last byte, within the zeros
-/// behind that.
+/// Every length that a record may be truncated to: within its header, at its last byte, within the
+/// zeros after it.
 #[test]
 fn no_part_of_a_record_is_taken_for_a_commit_or_for_damage() {
     let mut cut = 0;
@@ -126,7 +126,7 @@ fn no_part_of_a_record_is_taken_for_a_commit_or_for_damage() {
             1 => world.top.crash(&mut world.random),
             _ => {
                 world.top.lift_capacity();
-                until("it goes on", || store.full().is_none());
+                until("the store resumes", || store.full().is_none());
                 world.fill(&mut store, 3);
             }
         }
@@ -135,7 +135,7 @@ fn no_part_of_a_record_is_taken_for_a_commit_or_for_damage() {
     }
     assert!(
         (90..200).contains(&cut),
-        "{cut} cuts are not those of a record"
+        "{cut} is not the number of lengths of a truncated record"
     );
 }
 
@@ -146,32 +146,32 @@ fn a_full_store_opens_and_answers_and_goes_on_by_itself() {
     world.fill(&mut store, 100);
     world.top.leave_room(0, false);
     world.fill(&mut store, 1_000);
-    let told = store.full().expect("it is full");
+    let told = store.full().expect("the store is full");
     assert!(told.contains("no room to"), "{told}");
     world.settle_doubt(&store).expect("readable");
     drop(store);
-    // Somebody else takes what the reserve leaves at the opening.
-    let mut store = world.open().expect("it opens without room");
+    // Another process takes the space that the opening gets from the reserve.
+    let mut store = world.open().expect("the store opens without room");
     world.settle_doubt(&store).expect("readable");
-    store.check().expect("it is well");
+    store.check().expect("the store is not poisoned");
     world.top.leave_room(0, false);
-    until("it notices", || {
+    until("the store detects the full disk", || {
         world.fill(&mut store, 100);
         store.full().is_some()
     });
-    store.close().expect("it closes without room");
+    store.close().expect("the store closes without room");
     let mut store = world.open().expect("opens");
     world.settle_doubt(&store).expect("readable");
     world.top.lift_capacity();
-    until("there is room", || store.full().is_none());
+    until("the store detects free space", || store.full().is_none());
     world.fill(&mut store, 100);
     assert!(store.full().is_none());
-    store.settle().expect("what waited is done");
+    store.settle().expect("the waiting work is done");
     world.settle_doubt(&store).expect("readable");
 }
 
-/// The journal is all that has filled the disk: the reserve lets its table become a run, whose
-/// segment is the next one's space.
+/// Only the journal fills the disk: the reserve lets its memtable become a run, and its segment
+/// becomes the space of the next one.
 #[test]
 fn the_reserve_lets_a_flush_through() {
     let mut world = World::new(7);
@@ -180,11 +180,11 @@ fn the_reserve_lets_a_flush_through() {
     world.fill(&mut store, 10);
     let reserve = store.shared.room.reserve_bytes.load(Ordering::Relaxed);
     assert_eq!(reserve, OPTIONS.reserve_bytes());
-    // Enough for the end of this segment and for the next one, not for the run.
+    // Enough for the end of this segment and for the next one, but not for the run.
     let room = 2 * (OPTIONS.journal_ahead_bytes + 200);
     world.top.leave_room(room, false);
     world.fill(&mut store, 10);
-    until("the table becomes a run", || {
+    until("the memtable becomes a run", || {
         store.shared.state().flush.is_none()
     });
     world.settle_doubt(&store).expect("readable");

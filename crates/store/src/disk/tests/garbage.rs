@@ -1,7 +1,7 @@
-//! Arbitrary bytes in place of a store's files.
+//! Arbitrary bytes in the files of a store.
 //!
-//! Invariant: no content of any file makes the store panic, and none makes it answer what was never
-//! committed: it opens at a commit, or refuses.
+//! Invariant: no content of any file makes the store panic, or return data that was never
+//! committed. The store opens at a commit, or rejects the file.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn open(files: &SimFiles) -> Result<DiskStore, StoreError> {
     DiskStore::open_files(Arc::new(files.clone()), None, shape, options)
 }
 
-/// A killed store with a run or two and some commits in its journal.
+/// Makes the files of a killed store with a run or two and some commits in its journal.
 fn store() -> SimFiles {
     let files = SimFiles::new();
     let mut store = open(&files).expect("made");
@@ -54,7 +54,8 @@ fn store() -> SimFiles {
     files
 }
 
-/// How many items the store says it has, when it opens and every key can be read.
+/// Returns the number of items in the store. Fails if the store does not open or a key cannot be
+/// read.
 fn items(files: &SimFiles) -> Result<u64, StoreError> {
     let store = open(files)?;
     let reader = store.reader();
@@ -73,8 +74,7 @@ fn items(files: &SimFiles) -> Result<u64, StoreError> {
     Ok(report.items)
 }
 
-/// The files that the store needs: what is being made, or waits to be written over, is none of
-/// them.
+/// Lists the files that the store needs: not unfinished and spare files.
 fn names(files: &SimFiles) -> Vec<String> {
     let mut names = files.list().expect("listed");
     names.retain(|name| !name.ends_with(TEMPORARY));
@@ -99,11 +99,12 @@ proptest! {
         let at = at.index(len as usize) as u64;
         file.write_at(&bytes, at).expect("written");
         match items(&files) {
-            // The journal's end can't be told from a commit that was being made. What is written
-            // here is shorter than a record, so it reaches two of them at most.
+            // The end of the journal cannot be distinguished from a commit in flight. The bytes
+            // that are written here are shorter than a record, so they reach at most two records.
             Ok(items) => {
                 let is_journal = name.starts_with("journal-");
-                prop_assert!(items == ITEMS || (is_journal && items >= ITEMS - 2), "{name} {items}");
+                let is_expected = items == ITEMS || (is_journal && items >= ITEMS - 2);
+                prop_assert!(is_expected, "{name} {items}");
             }
             Err(StoreError::Damaged { path, .. } | StoreError::Version { path, .. }) => {
                 prop_assert_eq!(path, files.folder().join(name));
@@ -113,7 +114,10 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_refused(file: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
+    fn garbage_is_refused(
+        file: prop::sample::Index,
+        bytes in prop::collection::vec(any::<u8>(), 0..9000),
+    ) {
         let files = store();
         let names = names(&files);
         let name = &names[file.index(names.len())];

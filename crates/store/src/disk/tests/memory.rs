@@ -1,7 +1,7 @@
-//! Filters within their budget, however many keys there are.
+//! Filters stay within their budget for any number of keys.
 //!
-//! Invariant: at no moment do the filters of all runs take more than what the tables leave of the
-//! memory, and a store answers the same with filters of any size, or with none.
+//! Invariant: the filters of all runs never take more memory than the memtables leave, and a store
+//! gives the same answers with filters of any size, or without filters.
 
 use std::sync::Arc;
 use std::thread;
@@ -15,7 +15,7 @@ use headcount_model::{ItemHash, Partition, Partitioning, TenantName};
 
 const IDS: u64 = 60_000;
 const IDS_PER_COMMIT: u64 = 400;
-/// Filters of 12 bits would take 90 KB, and as much again while runs are merged.
+/// Filters of 12 bits per key take 90 KB, and as much again during compactions.
 const MEMORY_BYTES: usize = 2 * 1024 * 48;
 
 fn open(files: &SimFiles, memory_bytes_max: usize) -> DiskStore {
@@ -29,18 +29,18 @@ fn open(files: &SimFiles, memory_bytes_max: usize) -> DiskStore {
         partitioning: Partitioning::SINGLE,
     };
     let store = DiskStore::open_files(Arc::new(files.clone()), None, shape, options);
-    let store = store.expect("it opens");
+    let store = store.expect("the store opens");
     check_memory(&store);
     store
 }
 
-/// Bytes of two tables and a sorted copy of one: 48 for each place, of which keys take seven
+/// Size in bytes of two memtables and a sorted copy of one: 48 per slot, of which keys take seven
 /// eighths.
 fn tables_bytes(options: &DiskOptions) -> u64 {
     options.table_keys_max() as u64 / 7 * 8 * 48
 }
 
-/// Bytes of all filters.
+/// Checks the total size of all filters, and returns it in bytes.
 fn check_memory(store: &DiskStore) -> u64 {
     let filters = &store.shared.filters;
     let bytes = filters.bytes();
@@ -48,7 +48,7 @@ fn check_memory(store: &DiskStore) -> u64 {
     let bytes_max = options.memory_bytes_max as u64 - tables_bytes(options);
     assert!(
         bytes <= bytes_max,
-        "{bytes} bytes of filters, not {bytes_max}"
+        "filters take {bytes} bytes, limit {bytes_max}"
     );
     assert!(store.reader().stats().memory_bytes > 0);
     bytes
@@ -72,7 +72,7 @@ fn filters_stay_within_their_budget_and_counts_exact() {
     let greatest = thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for first in (0..IDS).step_by(IDS_PER_COMMIT as usize) {
-                // A quarter of each commit was there before.
+                // A quarter of the items of each commit are duplicates.
                 let from = first.saturating_sub(IDS_PER_COMMIT / 3);
                 let added = insert(&mut store, from..first + IDS_PER_COMMIT);
                 assert_eq!(added, IDS_PER_COMMIT, "from {first}");
@@ -92,7 +92,7 @@ fn filters_stay_within_their_budget_and_counts_exact() {
     assert!(check_memory(&store) > budget / 4);
     store.close().expect("closed");
 
-    // Less memory, hardly any, and more than enough.
+    // Less memory, very little, and more than enough.
     for memory_bytes in [
         MEMORY_BYTES,
         MEMORY_BYTES / 4,
@@ -119,7 +119,8 @@ proptest! {
         let options = DiskOptions { memory_bytes_max, ..DiskOptions::default() };
         let (tables, filters) = (tables_bytes(&options), options.filters_bytes_max());
         prop_assert_eq!(tables + filters, memory_bytes_max as u64);
-        // Half at most for tables; more than a quarter, or tables of twice the size would fit.
+        // At most half is for memtables, and more than a quarter, because otherwise memtables of
+        // twice the size would fit.
         prop_assert!(tables <= filters && filters < 3 * tables);
     }
 }

@@ -1,7 +1,8 @@
-//! Crashes and failing disks: the store on simulated files that lose what was not synced.
+//! Crashes and failing disks: the store on simulated files that lose unsynced data.
 //!
-//! Invariant: whatever fails and whenever, a reopened store holds the last commit that returned, or
-//! the one that was being made, whole; and it stays at that through later crashes.
+//! Invariant: whichever operation fails, and at any time, a reopened store contains the last commit
+//! that returned, or the complete commit that was in flight. It stays at that commit through later
+//! crashes.
 
 mod checkpoint;
 mod crash;

@@ -1,7 +1,8 @@
-//! Simulated files in folders: they keep what was synced, and of the rest what chance says.
+//! Simulated files in directories. After a crash they contain the synced data and a random part of
+//! the unsynced data.
 //!
-//! Invariant: what [`SimFiles::crash`] leaves is a state that the contracts of [`Files`] and
-//! [`Nested`] allow.
+//! Invariant: the contracts of [`Files`] and [`Nested`] allow the state that [`SimFiles::crash`]
+//! leaves.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,10 +19,10 @@ mod file;
 #[path = "sim_folders.rs"]
 mod folders;
 
-/// What a disk keeps or loses at once.
+/// Size in bytes of the unit that a disk keeps or loses as a whole.
 const SECTOR_BYTES: u64 = 512;
 
-/// A small generator of random numbers (splitmix64, <https://prng.di.unimi.it/splitmix64.c>).
+/// A small random number generator (splitmix64, <https://prng.di.unimi.it/splitmix64.c>).
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -38,21 +39,21 @@ impl Random {
     }
 }
 
-/// What goes wrong.
+/// A fault to inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The machine dies: this operation is half done, none follows.
+    /// The machine crashes: this operation is half done, and none follows.
     Crash,
-    /// This operation fails. A write may have written a part; what a sync should have synced never
-    /// will be, though it can still be read.
+    /// This operation fails. A failed write may have written a part. After a failed sync the
+    /// unsynced data can still be read, but is never synced.
     Error,
-    /// From here on there is room for so many bytes more.
+    /// From now on there is space for this number of bytes.
     Full(u64),
-    /// The same on a disk that takes room for what is overwritten, too, once for each sync.
+    /// Like `Full`, on a copy-on-write disk: overwriting also takes space, once per sync.
     FullCopying(u64),
 }
 
-/// What a name stands for: one of the disk's contents, or one of its folders.
+/// The target of a name: a content or a directory of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
     File(usize),
@@ -61,14 +62,14 @@ enum Entry {
 
 type Names = BTreeMap<String, Entry>;
 
-/// One change of names: what each stands for afterwards.
+/// One change of names, with their new targets.
 type Change = Vec<(String, Option<Entry>)>;
 
 #[derive(Default)]
 struct Content {
-    /// What a reader sees.
+    /// The content that a reader sees.
     seen: Vec<u8>,
-    /// What is on disk.
+    /// The content that is durable.
     kept: Vec<u8>,
     /// Writes since the last sync.
     unsynced: Vec<(u64, Vec<u8>)>,
@@ -76,7 +77,7 @@ struct Content {
 
 #[derive(Default)]
 struct Folder {
-    /// The folder above; the topmost is its own.
+    /// The parent directory. The root is its own parent.
     above: usize,
     seen: Names,
     kept: Names,
@@ -89,15 +90,15 @@ struct Disk {
     folders: Vec<Folder>,
     operations: u64,
     fault: Option<(Fault, u64)>,
-    /// Another one, so that a full disk can crash.
+    /// A second fault, so that a full disk can crash.
     second: Option<(Fault, u64)>,
-    /// Bytes that files with a name may take.
+    /// Maximum number of bytes of all files with a name.
     capacity: Option<u64>,
     is_copying: bool,
     is_down: bool,
 }
 
-/// A folder of the disk. Clones are the same folder.
+/// A directory of the disk. Clones are the same directory.
 #[derive(Clone)]
 pub(super) struct SimFiles {
     folder: PathBuf,
@@ -128,7 +129,7 @@ fn change(names: &mut Names, change: &Change) {
 }
 
 impl Disk {
-    /// Counts an operation; the fault that hits it, if one does.
+    /// Counts an operation. Returns the fault that hits it, if any.
     fn step(&mut self) -> io::Result<Option<Fault>> {
         if self.is_down {
             return Err(io::Error::other("the machine is down"));
@@ -154,7 +155,7 @@ impl Disk {
         Ok(hits)
     }
 
-    /// Like [`Self::step`], for operations that a fault leaves undone.
+    /// Like [`Self::step`], for operations that have no effect if a fault hits them.
     fn whole(&mut self) -> io::Result<()> {
         match self.step()? {
             None => Ok(()),
@@ -162,7 +163,7 @@ impl Disk {
         }
     }
 
-    /// Bytes of all files with a name.
+    /// Number of bytes of all files with a name.
     fn used(&self) -> u64 {
         let entries = self.folders.iter().flat_map(|folder| folder.seen.values());
         let bytes = entries.map(|entry| match entry {
@@ -172,13 +173,13 @@ impl Disk {
         bytes.sum()
     }
 
-    /// Bytes that there is room for.
+    /// Number of free bytes.
     fn free(&self) -> u64 {
         let free = |capacity: u64| capacity.saturating_sub(self.used());
         self.capacity.map_or(u64::MAX, free)
     }
 
-    /// How many of `bytes` at `at` of a content have room.
+    /// The number of bytes, of `bytes` at offset `at` of a content, for which there is space.
     fn fits(&self, content: usize, at: u64, bytes: u64) -> u64 {
         let content = &self.contents[content];
         let is_in = |from: u64, len: u64| from <= at && at + bytes <= from + len;
@@ -214,13 +215,13 @@ impl Disk {
 fn error(fault: Fault) -> io::Error {
     match fault {
         Fault::Crash => io::Error::other("the machine went down"),
-        Fault::Error => io::Error::other("injected"),
+        Fault::Error => io::Error::other("injected fault"),
         Fault::Full(_) | Fault::FullCopying(_) => io::ErrorKind::StorageFull.into(),
     }
 }
 
 impl SimFiles {
-    /// The topmost folder of a new disk.
+    /// Returns the root directory of a new disk.
     pub(super) fn new() -> Self {
         let disk = Disk {
             folders: vec![Folder::default()],
@@ -233,13 +234,13 @@ impl SimFiles {
         }
     }
 
-    /// Lets `fault` hit the operation that is `after` operations ahead; any earlier fault is over,
-    /// and so is want of room.
+    /// Injects `fault` at the operation that is `after` operations ahead. Removes any earlier fault
+    /// and limit of space.
     pub(super) fn inject(&self, fault: Option<(Fault, u64)>) {
         self.inject_both(fault, None);
     }
 
-    /// The same with two faults.
+    /// Like [`Self::inject`], with two faults.
     pub(super) fn inject_both(&self, fault: Option<(Fault, u64)>, second: Option<(Fault, u64)>) {
         let mut disk = self.disk.lock();
         let now = disk.operations;
@@ -248,34 +249,33 @@ impl SimFiles {
         (disk.capacity, disk.is_copying) = (None, false);
     }
 
-    /// Leaves room for so many bytes from now on; for what is overwritten, too, where the disk
-    /// `is_copying`.
+    /// Leaves space for `bytes` from now on. If `is_copying`, overwriting takes space too.
     pub(super) fn leave_room(&self, bytes: u64, is_copying: bool) {
         let mut disk = self.disk.lock();
         disk.capacity = Some(disk.used() + bytes);
         disk.is_copying = is_copying;
     }
 
-    /// From now on there is room for anything.
+    /// Removes the limit of space.
     pub(super) fn lift_capacity(&self) {
         self.disk.lock().capacity = None;
     }
 
-    /// How many operations there were.
+    /// Number of operations so far.
     pub(super) fn operations(&self) -> u64 {
         self.disk.lock().operations
     }
 
-    /// Whether a crash was injected and hit.
+    /// Whether an injected crash has occurred.
     pub(super) fn is_down(&self) -> bool {
         self.disk.lock().is_down
     }
 
-    /// The machine dies, if it did not already, and starts again.
+    /// Crashes the machine, unless it is down already, and restarts it.
     pub(super) fn crash(&self, random: &mut Random) {
         let mut disk = self.disk.lock();
         for content in &mut disk.contents {
-            // Of each write all, none, the start, or any of its sectors.
+            // Each write keeps all, none, a prefix, or any subset of its sectors.
             for (at, bytes) in content.unsynced.drain(..) {
                 let fate = random.below(4);
                 let prefix = random.below(bytes.len() as u64 + 1);

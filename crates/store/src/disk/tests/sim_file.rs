@@ -1,6 +1,6 @@
 //! Open files of the simulated disk.
 //!
-//! Invariant: see the [module above](super).
+//! Invariant: see the [parent module](super).
 
 use super::*;
 
@@ -20,7 +20,7 @@ impl RawFile for SimFile {
         let fault = disk.step()?;
         let fits = disk.fits(self.content, offset, bytes.len() as u64) as usize;
         let (taken, done) = match fault {
-            // What a failing disk took before it failed.
+            // The part that a failing disk wrote before it failed.
             Some(Fault::Error) => (bytes.len() / 2, Err(error(Fault::Error))),
             Some(fault) => (bytes.len(), Err(error(fault))),
             None if fits < bytes.len() => (fits, Err(io::ErrorKind::StorageFull.into())),

@@ -1,6 +1,6 @@
-//! Folders in folders of the simulated disk.
+//! Nested directories of the simulated disk.
 //!
-//! Invariant: see the [module above](super).
+//! Invariant: see the [parent module](super).
 
 use super::*;
 
