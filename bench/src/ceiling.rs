@@ -1,8 +1,9 @@
-//! `headcount-bench ceiling`: a server that does nothing but speak HTTP and JSON, for what the rest
-//! costs.
+//! `headcount-bench ceiling`: a server that only speaks HTTP and JSON. The difference to Headcount
+//! is the cost of everything else.
 //!
-//! Invariant: it parses every body into typed items and answers in the shape and size of ours, on
-//! the same runtime, so that what it can't do no server of this kind can.
+//! Invariant: it parses every body into typed items, and its responses have the shape and size of
+//! Headcount's, on the same runtime. So a rate that it can't reach is out of reach for any server
+//! of this kind.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -22,29 +23,29 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::error::BenchError;
 use crate::memory;
 
-/// As long as the longest body that the service takes.
+/// Maximum size of a body, as in the service.
 const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// A token of the usual length.
+/// A token of typical length.
 const TOKEN: &str = "ASeu5Ht9p2oxIZ10ICmJuMAAAAIAAAAAAAAA-5-D4Q";
 
 /// What to serve, and where.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Where to listen; port 0 takes a free one, and the address is printed
+    /// Listen address; port 0 picks a free port, and the address is printed
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Our own coordinator and counter over the store in memory, instead of a no-op
+    /// Serve Headcount's coordinator and counter over the in-memory store instead of a no-op
     #[arg(long)]
     memory_store: bool,
 }
 
-/// Serves until told to stop.
+/// Serves until it receives a signal to stop.
 ///
 /// # Errors
-/// When it can't start.
+/// It can't start.
 pub fn run(options: Options) -> Result<(), BenchError> {
-    // The same as the program's own.
+    // The same runtime as in the program.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -66,7 +67,7 @@ async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
         .route("/readyz", get(|| async { "ready" }))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX));
     let listener = listener.tap_io(|stream| {
-        // Without it the stream works all the same, only later.
+        // If it fails, the stream still works, with more latency.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router)
@@ -75,7 +76,7 @@ async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
         .map_err(|why| BenchError::io("serve", why))
 }
 
-/// Listens, and says where as the program does.
+/// Listens, and prints the address like the program.
 pub async fn listen_on(listen: SocketAddr) -> Result<TcpListener, BenchError> {
     let fault = |why| BenchError::io(format!("listen on {listen}"), why);
     let listener = TcpListener::bind(listen).await.map_err(fault)?;
@@ -86,7 +87,7 @@ pub async fn listen_on(listen: SocketAddr) -> Result<TcpListener, BenchError> {
     Ok(listener)
 }
 
-/// Resolves at SIGTERM or SIGINT.
+/// Resolves on SIGTERM or SIGINT.
 pub async fn told_to_stop() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (
         signal(SignalKind::terminate()),

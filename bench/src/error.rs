@@ -1,49 +1,49 @@
-//! Why a measurement did not come to its end.
+//! The reason why a measurement failed.
 //!
-//! Invariant: a count that is wrong is an error, never a number in a table.
+//! Invariant: a wrong count is an error, never a number in a table.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why a measurement did not come to its end.
+/// The reason why a measurement failed.
 #[derive(Debug, Error)]
 pub enum BenchError {
     /// The operating system refused.
     #[error("can't {action}: {source}")]
     Io {
-        /// What was being done.
+        /// The failed action.
         action: String,
-        /// The system's word.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Our store failed.
+    /// Headcount's store failed.
     #[error(transparent)]
     Store(#[from] headcount::store::StoreError),
-    /// Our node's parts could not be put together.
+    /// The parts of Headcount's node could not be put together.
     #[error("can't start: {0}")]
     Start(String),
     /// fjall failed.
     #[error("fjall: {0}")]
     Fjall(#[from] fjall::Error),
-    /// PostgreSQL refused.
+    /// PostgreSQL returned an error.
     #[error("PostgreSQL: {0}")]
     Postgres(#[from] tokio_postgres::Error),
-    /// A peer's server or client did not do what it should.
+    /// The server or client of a contender failed.
     #[error("{peer}: {detail}")]
     Peer {
-        /// Which one.
+        /// The contender.
         peer: &'static str,
         /// What happened.
         detail: String,
     },
-    /// What was counted is not what was sent.
+    /// The counts do not equal the items that were sent.
     #[error("the counts are wrong: {0}")]
     WrongCount(String),
 }
 
 impl BenchError {
-    /// The system's refusal of `action`.
+    /// Creates an I/O error of `action`.
     pub fn io(action: impl Into<String>, source: io::Error) -> Self {
         Self::Io {
             action: action.into(),

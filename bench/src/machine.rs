@@ -1,6 +1,7 @@
-//! What the system says of this process and its files; latencies as JSON.
+//! Statistics of this process and its files from the operating system, and latencies as JSON.
 //!
-//! Invariant: a number that the system doesn't tell is 0, and no measurement fails for it.
+//! Invariant: a number that the operating system does not report is 0; no measurement fails because
+//! of it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,13 +13,13 @@ use serde_json::{Value, json};
 
 use crate::error::BenchError;
 
-/// Bytes of a block as `stat` counts them.
+/// Size of a block in `stat` in bytes.
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Significant digits of latencies.
 const LATENCY_DIGITS: u8 = 3;
 
-/// A line of this process's `/proc/self/status` in bytes, such as `VmRSS`.
+/// A field of this process's `/proc/self/status` in bytes, such as `VmRSS`.
 pub fn status_bytes(key: &str) -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -26,7 +27,7 @@ pub fn status_bytes(key: &str) -> u64 {
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Bytes that the files below `folder` take on disk.
+/// Bytes that the files below `folder` occupy on disk.
 pub fn disk_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;
@@ -39,22 +40,22 @@ pub fn disk_bytes(folder: &Path) -> u64 {
     entries.flatten().map(bytes).sum()
 }
 
-/// An empty record of latencies in microseconds.
+/// An empty histogram of latencies in microseconds.
 pub fn latencies() -> Result<Histogram<u64>, BenchError> {
     let latencies = Histogram::new(LATENCY_DIGITS);
     let mut latencies = latencies.map_err(|why| BenchError::Start(why.to_string()))?;
-    // No bound: the longest stall is what one looks for.
+    // No upper bound, because the longest stall is of interest.
     latencies.auto(true);
     Ok(latencies)
 }
 
-/// Notes one latency.
+/// Records one latency.
 pub fn note(latencies: &mut Histogram<u64>, took: Duration) {
-    // One that grows takes every value.
+    // A histogram that resizes itself accepts every value.
     let _ = latencies.record(took.as_micros() as u64);
 }
 
-/// Latencies in microseconds as they stand in results; none is null.
+/// Latencies in microseconds as in results; an empty histogram is null.
 pub fn latency_json(latencies: &Histogram<u64>) -> Value {
     if latencies.is_empty() {
         return Value::Null;

@@ -1,8 +1,7 @@
-//! What Headcount is measured against, on the machine it runs on: its own engine alone, other
-//! stores, no-op servers.
+//! The contenders that Headcount is measured against: its own engine alone, other stores, no-op
+//! servers.
 //!
-//! Invariant: every command starts from nothing, checks the counts that it made, and prints one
-//! JSON object.
+//! Invariant: every command starts with empty data, checks the counts, and prints one JSON object.
 
 mod ceiling;
 mod engine;
@@ -29,13 +28,13 @@ struct Cli {
 enum Command {
     /// Drive a store directly: batches of items, each committed durably
     Engine(engine::Options),
-    /// Time the opening of a folder that `engine` left
+    /// Measure the time to open a directory that `engine` left
     Open(engine::OpenOptions),
-    /// Serve a no-op with our routes, or our own path over a store in memory, until told to stop
+    /// Serve a no-op with Headcount's routes, or Headcount over an in-memory store, until stopped
     Ceiling(ceiling::Options),
-    /// Run a Redis of our own and count in it
+    /// Run a private Redis and count in it
     Redis(peers::redis::Options),
-    /// Run a PostgreSQL of our own and count in it
+    /// Run a private PostgreSQL and count in it
     Postgres(peers::postgres::Options),
 }
 

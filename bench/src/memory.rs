@@ -1,8 +1,8 @@
-//! Our own path from HTTP to the counter, over the store in memory: what the disk costs is the
-//! difference.
+//! Headcount's path from HTTP to the counter over the in-memory store. The difference to `headcount
+//! serve` is the cost of the disk.
 //!
-//! Invariant: everything but the store is put together as `headcount serve` does it, with its
-//! default settings.
+//! Invariant: everything except the store is assembled as in `headcount serve`, with its default
+//! settings.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use headcount::telemetry;
 use crate::ceiling::{listen_on, told_to_stop};
 use crate::error::BenchError;
 
-/// How long the start read may take.
+/// Timeout of the startup read.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves until told to stop.
+/// Serves until it receives a signal to stop.
 pub async fn serve(listen: SocketAddr) -> Result<(), BenchError> {
     let start = |why: &dyn std::fmt::Display| BenchError::Start(why.to_string());
     let matches = clap::Command::new("serve")

@@ -1,7 +1,8 @@
-//! Any bytes may come out of a queue: decoding them never panics, and what decodes has exactly one
-//! form.
+//! Decodes arbitrary bytes as a batch from a queue: decoding never panics, and a batch that decodes
+//! has exactly one encoding.
 //!
-//! Each input is tried as it is, and with its checksum put right: chance alone never gets past one.
+//! Each input is tried unchanged, and with its checksum corrected, because random input almost
+//! never has a valid checksum.
 
 #![no_main]
 

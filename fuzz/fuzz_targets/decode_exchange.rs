@@ -1,5 +1,5 @@
-//! Any bytes may come from another node: reading them as a message never panics, and what is read
-//! is written and read again as the same.
+//! Decodes arbitrary bytes as a message from another node: decoding never panics, and a decoded
+//! message is unchanged after it is encoded and decoded again.
 
 #![no_main]
 

@@ -1,8 +1,9 @@
-//! Tokens, announcements, identities of folders, names and generations: whatever the bytes are,
-//! reading them never panics, and what is read is written and read again as the same.
+//! Decodes arbitrary bytes as tokens, announcements, identities of data directories, names and
+//! generations: decoding never panics, and a decoded value is unchanged after it is encoded and
+//! decoded again.
 //!
-//! The first byte says which of them the rest is; what has a checksum is tried with it put right
-//! too.
+//! The first byte selects the kind of the rest. A kind with a checksum is also tried with the
+//! checksum corrected.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
-//! Any bytes may come from a peer: decoding them as a snapshot never panics, in pieces of any size,
-//! and the pieces make no difference.
+//! Decodes arbitrary bytes as a snapshot from a peer, in pieces of any size: decoding never panics,
+//! and the sizes of the pieces make no difference.
 //!
-//! Each input is tried as it is, and as the contents of frames with their checksums put right.
+//! Each input is tried unchanged, and as the contents of frames with correct checksums.
 
 #![no_main]
 
@@ -33,8 +33,8 @@ fn decode(bytes: &[u8], piece: usize) -> Result<Vec<Part>, SnapshotError> {
     Ok(parts)
 }
 
-/// A stream of frames with these contents, each with two bytes of length before it; the end's
-/// checksum of everything is put right too.
+/// A stream of frames with these contents, each preceded by two bytes of length. The checksum of
+/// the whole stream at its end is corrected too.
 fn framed(mut contents: &[u8]) -> Vec<u8> {
     let mut out = b"HCSN\x01\0\0\0".to_vec();
     let mut number = 0_u64;

@@ -1,9 +1,10 @@
-//! Any bytes may lie in a store's files: opening and using it never panics, takes no more memory
-//! than the files say, and a store that could be used opens again where it was left.
+//! Opens a store with arbitrary bytes in its files: opening and using it never panics and needs no
+//! more memory than the files declare, and a store that can be used opens again in the state in
+//! which it was left.
 //!
-//! An input edits the files of a small store: each edit is the file's number (1 byte), what to do
-//! (1), where (2), how many bytes (1), and these. Every store is tried as it is, and with its
-//! checksums put right.
+//! An input edits the files of a small store. Each edit consists of the number of the file (1
+//! byte), the operation (1), the offset (2), the number of bytes (1), and these bytes. Every store
+//! is tried unchanged, and with its checksums corrected.
 
 #![no_main]
 
@@ -46,7 +47,7 @@ fn apply(files: &mut StoreFiles, edit: &[u8; 5], bytes: &[u8]) {
     let count = files.len();
     let (_, content) = &mut files[usize::from(edit[0]) % count];
     let at = usize::from(u16::from_le_bytes([edit[2], edit[3]]));
-    // From the end, too, where feet and checksums are.
+    // Offsets from the end too, because footers and checksums are there.
     let at = match edit[1] & 1 {
         0 => at.min(content.len()),
         _ => content.len().saturating_sub(at),

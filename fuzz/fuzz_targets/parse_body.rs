@@ -1,4 +1,4 @@
-//! Any bytes may be posted as a body: parsing them, as JSON or as NDJSON, all or nothing or partly,
+//! Parses arbitrary bytes as a request body, as JSON or NDJSON, completely or partially: parsing
 //! never panics.
 
 #![no_main]
@@ -6,10 +6,10 @@
 use headcount::http::parse::{Format, Invalid, parse};
 use libfuzzer_sys::fuzz_target;
 
-/// The most items of a body; small, so that the limit is met too.
+/// Maximum number of items in a body; small, so that inputs reach the limit.
 const ITEMS_MAX: usize = 100;
 
-/// Bytes that there are for faults; so few that they may not do.
+/// Bytes available for faults; few enough that they may not suffice.
 const FAULTS_BYTES: usize = 10_000;
 
 fuzz_target!(|body: &[u8]| {

@@ -86,11 +86,11 @@ fn cli() -> Command {
                 .value_parser(PossibleValuesParser::new(RabbitMq::VERSIONS))
                 .help("Test against the system's RabbitMQ, or against version 4 (needs root)"),
         )
-        .arg(stages("only", "Run these stages alone"))
-        .arg(stages("skip", "Leave these stages out"));
+        .arg(stages("only", "Run only these stages"))
+        .arg(stages("skip", "Skip these stages"));
     Command::new("xtask")
         .bin_name("cargo xtask")
-        .about("The project's chores")
+        .about("Development tasks")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(test)
@@ -113,7 +113,7 @@ fn instructions_command() -> Command {
             "install",
             "Install valgrind if it is missing (also when CI is set)",
         ))
-        .arg(flag("renew", "Make what is counted the new baseline"))
+        .arg(flag("renew", "Write the counts as the new baseline"))
 }
 
 fn count_instructions(args: &ArgMatches) -> Result<(), String> {
@@ -136,14 +136,14 @@ fn cluster_command() -> Command {
                 .value_name("ADDRESS")
                 .default_value("127.0.0.1:3000")
                 .value_parser(value_parser!(SocketAddr))
-                .help("Where the coordinator listens"),
+                .help("Listen address of the coordinator"),
         )
         .arg(
             Arg::new("ephemeral")
                 .long("ephemeral")
                 .action(ArgAction::SetTrue)
                 .help(
-                    "Start empty and keep nothing but logs, instead of going on in target/cluster",
+                    "Start with empty data and keep only logs, instead of reusing target/cluster",
                 ),
         )
         .arg(
@@ -178,32 +178,32 @@ fn bench_command() -> Command {
                 .value_delimiter(',')
                 .action(ArgAction::Append)
                 .value_parser(value_parser!(u8).range(1..=10))
-                .help("Measure these rows of the table alone"),
+                .help("Measure only these rows of the table"),
         )
         .arg(
             option("rounds", "N")
                 .default_value("3")
                 .value_parser(value_parser!(u32).range(1..=100))
-                .help("How often everything is measured"),
+                .help("Number of rounds"),
         )
         .arg(
             option("seconds", "S")
                 .default_value("5")
                 .value_parser(value_parser!(f64))
-                .help("How long each rate is measured"),
+                .help("Duration of each measurement of a rate"),
         )
         .arg(
             option("output", "FOLDER")
                 .value_parser(value_parser!(PathBuf))
-                .help("Where the report goes, instead of docs/performance"),
+                .help("Directory of the report, instead of docs/performance"),
         )
         .arg(
             flag("no-install").help(
                 "Fail if RabbitMQ, Redis or PostgreSQL are missing, instead of installing them",
             ),
         )
-        .arg(flag("no-build").help("Measure the release that was built last"))
-        .arg(flag("render").help("Only write the report again, from its results.json"))
+        .arg(flag("no-build").help("Measure the last build"))
+        .arg(flag("render").help("Only write the report again from its results.json"))
 }
 
 fn bench(args: &ArgMatches) -> Result<(), String> {

@@ -14,7 +14,7 @@ use crate::tools::Tool;
 /// Number of requests for each operation in each phase.
 const EXAMPLES_MAX: u32 = 50;
 
-/// The same with `--long`.
+/// The value with `--long`.
 const LONG_EXAMPLES_MAX: u32 = 1000;
 
 /// Timeout of one request in seconds.
@@ -23,7 +23,7 @@ const REQUEST_S_MAX: u32 = 10;
 /// Timeout of the run.
 const RUN_LIMIT: Duration = Duration::from_secs(8 * 60);
 
-/// The same with `--long`.
+/// The value with `--long`.
 const LONG_RUN_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Builds the server, runs all phases and checks against it, and stops it.

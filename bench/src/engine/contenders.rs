@@ -1,7 +1,7 @@
-//! The stores that are driven: Headcount's engine, and fjall put to the same use.
+//! The measured stores: Headcount's engine, and fjall in the same role.
 //!
-//! Invariant: all keep the same promise: when `commit` returns, the batch's keys and counts are on
-//! disk together.
+//! Invariant: all stores give the same guarantee: when `commit` returns, the keys and counts of the
+//! batch are on disk together.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,45 +17,45 @@ use headcount::store::{KEY_BYTES, Key, Store, StoreReader, StoreShape, TenantNum
 use super::workload::Batch;
 use crate::error::BenchError;
 
-/// The one partition of an engine's run.
+/// The only partition of an engine run.
 const PARTITION: Partition = Partition(0);
 
-/// Bits of fjall's filters per key: as many as ours have.
+/// Bits per key of fjall's filters, as many as in Headcount's.
 const FILTER_BITS_PER_KEY: f32 = 12.0;
 
-/// How long fjall must be quiet to count as settled.
+/// Time without background work after which fjall counts as settled.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// The longest wait for fjall to settle.
+/// Timeout for fjall to settle.
 const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// A store that counts batches.
 pub trait Contender {
-    /// Puts a batch into the form in which it arrives; not measured.
+    /// Converts a batch to the form in which it arrives; not measured.
     fn prepare(&mut self, _batch: &Batch) {}
-    /// Stages a batch; returns how many of its items were new.
+    /// Stages a batch. Returns the number of its new items.
     fn apply(&mut self, batch: &Batch) -> Result<u64, BenchError>;
-    /// Makes what is staged durable.
+    /// Commits the staged items durably.
     fn commit(&mut self) -> Result<(), BenchError>;
-    /// Whether files are being merged in the background.
+    /// Whether a compaction is running.
     fn is_merging(&self) -> bool;
-    /// Waits until nothing is left to do in the background.
+    /// Waits until no background work is left.
     fn settle(&self) -> Result<(), BenchError>;
-    /// Every tenant's count, by its index.
+    /// The count of every tenant, by index.
     fn counts(&self) -> Result<Vec<u64>, BenchError>;
 }
 
-/// Our own engine, used as the counter's step uses it.
+/// Headcount's engine, used as the counter uses it.
 pub struct Headcount {
     store: DiskStore,
     tenants: Vec<TenantName>,
     id: BatchId,
-    /// The batch as its decoder hands it over.
+    /// The batch as its decoder returns it.
     items: Vec<TenantItems>,
 }
 
 impl Headcount {
-    /// Opens the store in `dir`, or makes one.
+    /// Opens the store in `dir`; creates it if it is missing.
     pub fn open(dir: &Path, tenants: u32, memory_bytes: usize) -> Result<Self, BenchError> {
         let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let belonging = Belonging {
@@ -131,7 +131,7 @@ pub struct Fjall {
     database: Database,
     items: Keyspace,
     counts: Keyspace,
-    /// Counts are kept in memory and only written, which spares fjall reading them.
+    /// The counts are kept in memory and only written, which saves fjall the reads.
     known: Vec<u64>,
     staged: Vec<[u8; KEY_BYTES]>,
     staged_set: HashSet<[u8; KEY_BYTES]>,
@@ -139,8 +139,9 @@ pub struct Fjall {
 }
 
 impl Fjall {
-    /// Opens the database in `dir`, or makes one: a cache of our memory's size, filters of as many
-    /// bits as ours, no compression (keys are random), its own defaults otherwise.
+    /// Opens the database in `dir`; creates it if it is missing. The cache has the size of
+    /// Headcount's memory, filters have as many bits as Headcount's, and compression is off because
+    /// keys are random; everything else is fjall's default.
     pub fn open(dir: &Path, tenants: u32, memory_bytes: usize) -> Result<Self, BenchError> {
         let database = Database::builder(dir)
             .cache_size(memory_bytes as u64)

@@ -1,7 +1,7 @@
-//! `headcount-bench engine`: what a store alone can take, without HTTP, hashing or a log around it.
+//! `headcount-bench engine`: the throughput of a store alone, without HTTP, hashing or a log.
 //!
 //! Invariant: every contender gets the same batches in the same order and makes each durable before
-//! the next; making batches is not part of what is measured.
+//! the next. Generating the batches is not measured.
 
 mod contenders;
 mod workload;
@@ -19,10 +19,10 @@ use crate::machine::{disk_bytes, latencies, latency_json, note, status_bytes};
 use contenders::{Contender, Fjall, Headcount};
 use workload::{Batch, Workload};
 
-/// Parts of a run whose rates are told apart.
+/// Number of parts of a run with separate rates.
 const PARTS: u64 = 10;
 
-/// Which store.
+/// Kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StoreKind {
     /// Headcount's own engine
@@ -37,42 +37,42 @@ pub struct Options {
     /// The store to drive
     #[arg(long, value_enum, default_value = "headcount")]
     store: StoreKind,
-    /// Items to insert, duplicates among them
+    /// Items to insert, including duplicates
     #[arg(long, default_value_t = 10_000_000)]
     items: u64,
-    /// Tenants that they are spread over
+    /// Number of tenants
     #[arg(long, default_value_t = 10_000)]
     tenants: u32,
-    /// The share of items that repeat an earlier one
+    /// Fraction of items that repeat an earlier one
     #[arg(long, default_value_t = 0.05)]
     duplicates: f64,
-    /// Items in a batch, which is made durable as one
+    /// Items per batch, which is committed as one
     #[arg(long, default_value_t = 1000)]
     batch: usize,
-    /// Where the store is made; emptied first
+    /// Directory of the store; emptied first
     #[arg(long)]
     dir: PathBuf,
-    /// Memory of the store, as `headcount serve --memory-mb` has it
+    /// Memory of the store in MiB, as in `headcount serve --memory-mb`
     #[arg(long, default_value_t = 64)]
     memory_mb: usize,
-    /// Stop after so many measured seconds, however many items are in
+    /// Stop after this many measured seconds, regardless of the number of items
     #[arg(long)]
     seconds_max: Option<u64>,
-    /// End by SIGKILL once the result is printed, so that the folder is one of a crash
+    /// End with SIGKILL once the result is printed, so that the directory is as after a crash
     #[arg(long)]
     kill_after: bool,
 }
 
-/// A folder to open.
+/// A directory to open.
 #[derive(Debug, Args)]
 pub struct OpenOptions {
-    /// The store that made it
+    /// The store that created it
     #[arg(long, value_enum, default_value = "headcount")]
     store: StoreKind,
-    /// The folder
+    /// The directory
     #[arg(long)]
     dir: PathBuf,
-    /// Tenants that it was made with
+    /// Number of tenants that it was created with
     #[arg(long, default_value_t = 10_000)]
     tenants: u32,
     /// Memory of the store
@@ -80,10 +80,10 @@ pub struct OpenOptions {
     memory_mb: usize,
 }
 
-/// Makes a store, drives it, checks it, prints what was measured.
+/// Creates a store, drives it, checks it and prints the measurements.
 ///
 /// # Errors
-/// When the store fails, or its counts are wrong.
+/// The store fails, or its counts are wrong.
 pub fn run(options: &Options) -> Result<(), BenchError> {
     if options.dir.exists() {
         fs::remove_dir_all(&options.dir)
@@ -102,10 +102,10 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     }
 }
 
-/// Opens a store and says how long that took.
+/// Opens a store and prints how long that took.
 ///
 /// # Errors
-/// When it can't be opened.
+/// It can't be opened.
 pub fn open(options: &OpenOptions) -> Result<(), BenchError> {
     let started = Instant::now();
     let memory_bytes = options.memory_mb << 20;
@@ -128,7 +128,7 @@ pub fn open(options: &OpenOptions) -> Result<(), BenchError> {
     }))
 }
 
-/// What a run collects.
+/// The measurements of a run.
 struct Measured {
     items: u64,
     seconds: f64,

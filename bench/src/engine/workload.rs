@@ -1,7 +1,7 @@
-//! The items of an engine's run: cheap to make, the same every time, their counts known.
+//! The items of an engine run: cheap to generate, the same in every run, with known counts.
 //!
-//! Invariant: the n-th distinct item is a function of n alone, so a duplicate needs no memory of
-//! what was sent.
+//! Invariant: the n-th distinct item is a function of n alone, so that a duplicate needs no memory
+//! of earlier items.
 
 use std::ops::Range;
 
@@ -12,13 +12,13 @@ use crate::error::BenchError;
 /// The odd constant of SplitMix64 (Steele, Lea & Flood, 2014).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What sets an item's tenant apart from its hash.
+/// The seed that makes an item's tenant independent of its hash.
 const TENANT_SEED: u64 = 0x5851_f42d_4c95_7f2d;
 
-/// Items grouped by tenant, tenants ascending.
+/// Items grouped by tenant, in ascending order of tenants.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Each tenant's index, and where its hashes are.
+    /// The index of each tenant, and the range of its hashes.
     groups: Vec<(u32, Range<usize>)>,
     hashes: Vec<ItemHash>,
     drawn: Vec<(u32, ItemHash)>,
@@ -26,12 +26,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Items in it.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Tenants with their hashes.
+    /// The tenants with their hashes.
     pub fn groups(&self) -> impl Iterator<Item = (u32, &[ItemHash])> {
         self.groups
             .iter()
@@ -53,7 +53,7 @@ impl Batch {
     }
 }
 
-/// Makes batches and knows what must come out.
+/// Generates batches and knows the expected counts.
 #[derive(Debug)]
 pub struct Workload {
     duplicates: f64,
@@ -63,7 +63,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Items over `tenants`, a share `duplicates` of them repeated.
+    /// Creates a workload over `tenants` in which the fraction `duplicates` of items is repeated.
     pub fn new(tenants: u32, duplicates: f64) -> Self {
         Self {
             duplicates,
@@ -99,10 +99,10 @@ impl Workload {
         batch.group();
     }
 
-    /// Whether the store found as many new items in `batch` as there were.
+    /// Checks that the store found the expected number of new items in `batch`.
     ///
     /// # Errors
-    /// When it did not.
+    /// The number differs.
     pub fn check(&self, batch: &Batch, new: u64) -> Result<(), BenchError> {
         if new == batch.new {
             return Ok(());
@@ -111,12 +111,12 @@ impl Workload {
         Err(BenchError::WrongCount(detail))
     }
 
-    /// Every tenant's count.
+    /// The expected count of every tenant.
     pub fn expected(&self) -> &[u64] {
         &self.expected
     }
 
-    /// Distinct items made.
+    /// Number of distinct items generated.
     pub fn distinct(&self) -> u64 {
         self.distinct
     }
@@ -124,7 +124,7 @@ impl Workload {
     fn item(&self, number: u64) -> (u32, ItemHash) {
         let tenants = self.expected.len() as u64;
         let tenant = below(mix(number ^ TENANT_SEED), tenants) as u32;
-        // The mix is a bijection of 64 bits, so no two items share a hash.
+        // `mix` is a bijection on 64 bits, so no two items share a hash.
         let head = mix(number);
         let tail = mix(head);
         let mut hash = [0; 12];
@@ -135,7 +135,7 @@ impl Workload {
     }
 }
 
-/// The finaliser of SplitMix64.
+/// The finalizer of SplitMix64.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(GOLDEN);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -143,12 +143,12 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// A number below `bound`, evenly.
+/// A uniformly distributed number below `bound`.
 fn below(draw: u64, bound: u64) -> u64 {
     ((u128::from(draw) * u128::from(bound)) >> 64) as u64
 }
 
-/// A number of [0, 1).
+/// A number in [0, 1).
 fn unit(draw: u64) -> f64 {
     (draw >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,7 +1,7 @@
 //! Batches for PostgreSQL: one prepared statement with two arrays.
 //!
-//! Invariant: each batch is one transaction, its tenants ascending, so that no two wait for each
-//! other.
+//! Invariant: each batch is one transaction with its tenants in ascending order, so that no two
+//! transactions wait for each other.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::error::BenchError;
 
 const BATCH: &str = include_str!("../../peers/batch.sql");
 
-/// Sends batches over all connections until the time is over.
+/// Sends batches over all connections until the measurement ends.
 pub async fn run(server: &Server, options: &Options) -> Result<Value, BenchError> {
     let mut clients = Vec::new();
     for _ in 0..options.connections {

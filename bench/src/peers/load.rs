@@ -1,7 +1,7 @@
-//! What all load on a peer has in common: when it counts, and what comes of it.
+//! What all load on the contenders has in common: the measurement window and the results.
 //!
-//! Invariant: an item is measured when its answer came after the warm-up and before the end, and is
-//! always part of what must be in the store.
+//! Invariant: an item is measured if its response arrived after the warm-up and before the end. It
+//! always counts as an item that must be in the store.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::BenchError;
 use crate::machine::{latencies, latency_json, note};
 
-/// When load is measured.
+/// The time in which load is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     from: Instant,
@@ -19,7 +19,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Begins after `warmup` and lasts `seconds`.
+    /// Creates a window that begins after `warmup` and lasts `seconds`.
     pub fn new(warmup: Duration, seconds: f64) -> Self {
         let from = Instant::now() + warmup;
         Self {
@@ -28,7 +28,7 @@ impl Window {
         }
     }
 
-    /// Whether it is over.
+    /// Whether the window is over.
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.to
     }
@@ -39,22 +39,22 @@ impl Window {
     }
 }
 
-/// What one connection, or all together, did.
+/// Results of one connection or of all connections.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    /// Requests answered in the window.
+    /// Number of requests answered in the window.
     pub requests: u64,
-    /// Their items.
+    /// Number of their items.
     pub items: u64,
-    /// Items acknowledged, ever.
+    /// Number of items acknowledged in total.
     pub sent: u64,
-    /// Items that the peer said were new, ever, where it says so.
+    /// Number of items that the contender reported as new in total, if it reports that.
     pub new: u64,
     latency_us: Histogram<u64>,
 }
 
 impl Tally {
-    /// Nothing done.
+    /// Creates empty results.
     pub fn new() -> Result<Self, BenchError> {
         Ok(Self {
             requests: 0,
@@ -65,7 +65,7 @@ impl Tally {
         })
     }
 
-    /// Notes one answered request.
+    /// Records one answered request.
     pub fn note(&mut self, window: &Window, started: Instant, items: u64, new: u64) {
         let now = Instant::now();
         self.sent += items;
@@ -77,17 +77,17 @@ impl Tally {
         }
     }
 
-    /// Adds another connection's.
+    /// Adds another connection's results.
     pub fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.items += other.items;
         self.sent += other.sent;
         self.new += other.new;
-        // Both have the same digits and grow.
+        // Both histograms have the same precision and resize themselves.
         let _ = self.latency_us.add(&other.latency_us);
     }
 
-    /// As a result, under the names that `headcount bench` uses.
+    /// The result as JSON, with the field names of `headcount bench`.
     pub fn to_json(&self, seconds: f64) -> Value {
         json!({
             "version": 1,
@@ -103,7 +103,7 @@ impl Tally {
     }
 }
 
-/// Items that are never the same twice: their tenants drawn evenly, their ids numbered.
+/// Distinct items: tenants are drawn uniformly, ids are numbered.
 #[derive(Debug)]
 pub struct Items {
     connection: usize,
@@ -113,7 +113,7 @@ pub struct Items {
 }
 
 impl Items {
-    /// Those of one connection.
+    /// The items of one connection.
     pub fn new(connection: usize, tenants: u64) -> Self {
         Self {
             connection,
@@ -123,7 +123,7 @@ impl Items {
         }
     }
 
-    /// Tenants of the next `count` items, ascending.
+    /// The tenants of the next `count` items, in ascending order.
     pub fn tenants(&mut self, count: usize, tenants: &mut Vec<u64>) {
         tenants.clear();
         for _ in 0..count {

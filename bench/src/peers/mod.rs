@@ -1,6 +1,6 @@
-//! Redis and PostgreSQL, each a server of our own in a folder of its own, doing the same work.
+//! Redis and PostgreSQL, each as a private server with its own directory, doing the same work.
 //!
-//! Invariant: a server starts empty on a free port of the loopback and never outlives its value.
+//! Invariant: a server starts empty on a free loopback port and never outlives its value.
 
 mod batches;
 mod load;
@@ -20,13 +20,13 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::BenchError;
 
-/// The longest that a peer may take to end once it is asked to.
+/// Timeout for a server to end after the signal to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest that a peer may take to answer first.
+/// Timeout for the first response of a server.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Between two looks at something that is waited for.
+/// Polling interval.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running server.
@@ -36,7 +36,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it; `stop` is the signal that ends it.
+    /// Starts the server; `stop` is the signal that stops it.
     fn start(peer: &'static str, command: &mut Command, stop: Signal) -> Result<Self, BenchError> {
         let child = command
             .spawn()
@@ -52,7 +52,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            // It may have ended by itself.
+            // The process may have already ended.
             let _ = kill_process(pid, self.stop);
         }
         let asked = Instant::now();
@@ -64,7 +64,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Makes `dir` anew, empty.
+/// Removes `dir` and creates it again, empty.
 fn make_empty(dir: &Path) -> Result<(), BenchError> {
     match fs::remove_dir_all(dir) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => {
@@ -75,12 +75,12 @@ fn make_empty(dir: &Path) -> Result<(), BenchError> {
     fs::create_dir_all(dir).map_err(|why| BenchError::io(format!("make {}", dir.display()), why))
 }
 
-/// Removes what a run left.
+/// Removes the files of a run.
 fn remove(dir: &Path) -> Result<(), BenchError> {
     fs::remove_dir_all(dir).map_err(|why| BenchError::io(format!("remove {}", dir.display()), why))
 }
 
-/// A port that was free a moment ago.
+/// A free port.
 fn free_port() -> Result<u16, BenchError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
@@ -88,7 +88,7 @@ fn free_port() -> Result<u16, BenchError> {
         .map_err(|why| BenchError::io("find a free port", why))
 }
 
-/// What `command` printed.
+/// The standard output of `command`.
 fn output(peer: &'static str, command: &mut Command) -> Result<String, BenchError> {
     let output = command
         .output()

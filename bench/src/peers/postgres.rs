@@ -1,7 +1,7 @@
-//! `headcount-bench postgres`: PostgreSQL, with every commit synced before it is answered.
+//! `headcount-bench postgres`: PostgreSQL, which syncs every commit before it answers.
 //!
-//! Invariant: a run ends with every item in one row, and every tenant's count equal to the number
-//! of its rows.
+//! Invariant: at the end of a run every item is in one row, and the count of every tenant equals
+//! the number of its rows.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -18,13 +18,13 @@ use tokio_postgres::{Client, NoTls};
 use super::{Daemon, POLL, START_LIMIT, batches, free_port, make_empty, output, remove};
 use crate::error::BenchError;
 
-/// Where Debian has the programs of its versions.
+/// Directory of the programs in Debian, by version.
 const PROGRAMS: &str = "/usr/lib/postgresql";
 
-/// The user that the server runs as when we are root, which it refuses to be.
+/// The user that runs the server if this process runs as root, which PostgreSQL refuses.
 const USER: &str = "postgres";
 
-/// Durable, with room enough that no checkpoint falls into a run.
+/// Durable, with enough room that no checkpoint happens during a run.
 const SETTINGS: &str = "\
 fsync = on
 synchronous_commit = on
@@ -45,39 +45,39 @@ const CHECK: &str = include_str!("../../peers/check.sql");
 /// What to send.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// A folder for its files; emptied first, removed at the end
+    /// Directory for its files; emptied first, removed at the end
     #[arg(long)]
     dir: PathBuf,
-    /// Connections
+    /// Number of connections
     #[arg(long, default_value_t = 64)]
     pub connections: usize,
-    /// Items in a request: 1 is sent by pgbench, more by this program
+    /// Items per request: 1 is sent by pgbench, more by this program
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
-    /// Tenants
+    /// Number of tenants
     #[arg(long, default_value_t = 1000)]
     pub tenants: u64,
-    /// Seconds that are measured
+    /// Duration of the measurement in seconds
     #[arg(long, default_value_t = 3.0)]
     pub seconds: f64,
-    /// Seconds before that
+    /// Duration of the warm-up in seconds
     #[arg(long, default_value_t = 1)]
     pub warmup_s: u64,
 }
 
-/// A server and where it is.
+/// A server and its location.
 pub struct Server {
     programs: PathBuf,
     folder: PathBuf,
     port: u16,
-    /// Whom it runs as, unless that is us.
+    /// The user and group that it runs as, if different from this process.
     user: Option<(u32, u32)>,
 }
 
-/// Starts PostgreSQL, loads it, checks it, stops it.
+/// Starts PostgreSQL, puts load on it, checks it and stops it.
 ///
 /// # Errors
-/// When it fails, or has counted wrong.
+/// It fails, or its counts are wrong.
 pub fn run(options: &Options) -> Result<(), BenchError> {
     make_empty(&options.dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -158,7 +158,7 @@ impl Server {
         let log = File::create(&log).map_err(|why| BenchError::io("make its log", why))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).stderr(log);
-        // A fast shutdown: sessions are ended.
+        // A fast shutdown, which ends the sessions.
         Daemon::start("postgres", &mut command, Signal::INT)
     }
 
@@ -175,7 +175,7 @@ impl Server {
         }
     }
 
-    /// A connection, driven by a task of its own.
+    /// A connection, driven by a separate task.
     pub async fn connect(&self) -> Result<Client, BenchError> {
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(&self.folder)
@@ -184,7 +184,7 @@ impl Server {
             .dbname("postgres")
             .connect(NoTls)
             .await?;
-        // Its end shows at the client.
+        // The client notices when the connection ends.
         tokio::spawn(connection);
         Ok(client)
     }
@@ -246,7 +246,7 @@ fn programs() -> Result<PathBuf, BenchError> {
         .ok_or_else(missing)
 }
 
-/// The numbers of the user that the server runs as.
+/// The user id and group id of the server's user.
 fn user() -> Result<(u32, u32), BenchError> {
     let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let line = text

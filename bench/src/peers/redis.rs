@@ -1,7 +1,7 @@
-//! `headcount-bench redis`: Redis, with its log of changes synced at every write or every second.
+//! `headcount-bench redis`: Redis, with its append-only file synced at every write or every second.
 //!
-//! Invariant: a run ends with every item in exactly one set, and the counts equal to the sets'
-//! sizes.
+//! Invariant: at the end of a run every item is in exactly one set, and the counts equal the sizes
+//! of the sets.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use super::resp::{Connection, Reply, fault};
 use super::{Daemon, POLL, START_LIMIT, free_port, make_empty, output, remove};
 use crate::error::BenchError;
 
-/// Counts whole batches.
+/// The script that counts whole batches.
 const SCRIPT: &str = include_str!("../../peers/redis.lua");
 
-/// Counts what redis-benchmark sends.
+/// The script that counts the single items of redis-benchmark.
 const SCRIPT_ONE: &str = include_str!("../../peers/redis-one.lua");
 
 /// Sums the sizes of all sets.
@@ -32,31 +32,31 @@ const SUM_OF_SETS: &str = "local n = 0 for _, k in ipairs(redis.call('KEYS', 'it
 const SUM_OF_COUNTS: &str = "local n = 0 for _, v in ipairs(redis.call('HVALS', 'counts')) do \
                              n = n + tonumber(v) end return n";
 
-/// Requests of redis-benchmark that only find out how many there should be.
+/// Number of redis-benchmark requests that only determine how many requests fill the measurement.
 const PILOT_REQUESTS: u64 = 20_000;
 
-/// redis-benchmark keeps the range of its random numbers in an int.
+/// Range of random ids. redis-benchmark stores it in an `int`.
 const RANGE: &str = "2000000000";
 
-/// When a write is on disk.
+/// When a write is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Fsync {
-    /// Before it is answered
+    /// Before the response
     Always,
-    /// Within a second or so: a weaker promise
+    /// Within about a second: a weaker guarantee
     Everysec,
 }
 
 /// How items are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Form {
-    /// One script call for each request, with counts
+    /// One script call per request, with counts
     Script,
-    /// One SADD for each tenant of a request, as one transaction; the size of the set is the count
+    /// One SADD per tenant of a request, as one transaction; the size of the set is the count
     Plain,
 }
 
-/// Who sends.
+/// The client that sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Client {
     /// The client of this program
@@ -68,39 +68,39 @@ pub enum Client {
 /// What to send to which Redis.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// A folder for its files; emptied first, removed at the end
+    /// Directory for its files; emptied first, removed at the end
     #[arg(long)]
     dir: PathBuf,
-    /// When a write is on disk
+    /// When a write is synced
     #[arg(long, value_enum, default_value = "always")]
     fsync: Fsync,
     /// How items are counted
     #[arg(long, value_enum, default_value = "script")]
     form: Form,
-    /// Who sends
+    /// The client that sends
     #[arg(long, value_enum, default_value = "own")]
     client: Client,
-    /// Connections
+    /// Number of connections
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Items in a request
+    /// Items per request
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// Tenants
+    /// Number of tenants
     #[arg(long, default_value_t = 1000)]
     tenants: u64,
-    /// Seconds that are measured
+    /// Duration of the measurement in seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Seconds before that
+    /// Duration of the warm-up in seconds
     #[arg(long, default_value_t = 1)]
     warmup_s: u64,
 }
 
-/// Starts Redis, loads it, checks it, stops it.
+/// Starts Redis, puts load on it, checks it and stops it.
 ///
 /// # Errors
-/// When it fails, or has counted wrong.
+/// It fails, or its counts are wrong.
 pub fn run(options: &Options) -> Result<(), BenchError> {
     make_empty(&options.dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -132,7 +132,7 @@ fn start(options: &Options, port: u16) -> Result<Daemon, BenchError> {
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
         .args(["--save", "", "--appendonly", "yes", "--appendfsync", fsync])
-        // No rewrite of the log in the middle of a run.
+        // No rewrite of the append-only file during a run.
         .args(["--auto-aof-rewrite-percentage", "0"])
         .arg("--dir")
         .arg(&options.dir)
@@ -226,7 +226,7 @@ async fn benchmark(options: &Options, port: u16) -> Result<Value, BenchError> {
     }))
 }
 
-/// The numbers of the last line: rate, then mean, least, p50, p95, p99 and greatest latency in ms.
+/// The numbers in the last line: rate, then mean, minimum, p50, p95, p99 and maximum latency in ms.
 fn parse_csv(text: &str) -> Result<Vec<f64>, BenchError> {
     let line = text.lines().rfind(|line| !line.trim().is_empty());
     let fields = line.unwrap_or_default().split("\",\"").skip(1);

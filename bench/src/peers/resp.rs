@@ -1,6 +1,6 @@
-//! A lean client of Redis: commands rendered into one buffer, answers read in order.
+//! A minimal client of Redis: renders commands into one buffer and reads replies in order.
 //!
-//! Invariant: an answer that is an error ends the run.
+//! Invariant: an error reply ends the run.
 
 use std::io::Write;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::load::{Items, Tally, Window};
 use super::redis::Form;
 use crate::error::BenchError;
 
-/// The most bytes of an answer that is a text.
+/// Maximum size of a text reply in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
 
 /// A connection.
@@ -22,7 +22,7 @@ pub struct Connection {
     line: Vec<u8>,
 }
 
-/// An answer.
+/// A reply.
 #[derive(Debug)]
 pub enum Reply {
     /// A number.
@@ -32,7 +32,7 @@ pub enum Reply {
 }
 
 impl Connection {
-    /// Connects to the loopback.
+    /// Connects to a port on loopback.
     pub async fn open(port: u16) -> Result<Self, BenchError> {
         let stream = TcpStream::connect(("127.0.0.1", port))
             .await
@@ -45,7 +45,7 @@ impl Connection {
         })
     }
 
-    /// Sends one command and reads its answer.
+    /// Sends one command and reads its reply.
     pub async fn call(&mut self, words: &[&str]) -> Result<Reply, BenchError> {
         self.out.clear();
         array(&mut self.out, words.len());
@@ -56,7 +56,7 @@ impl Connection {
         self.reply().await
     }
 
-    /// As [`Self::call`], for an answer that is a number.
+    /// Like [`Self::call`], for a numeric reply.
     pub async fn number(&mut self, words: &[&str]) -> Result<u64, BenchError> {
         match self.call(words).await? {
             Reply::Number(number) => Ok(number),
@@ -81,7 +81,7 @@ impl Connection {
                 .parse()
                 .map(Reply::Number)
                 .map_err(|_| fault(format!("not a count: {line}"))),
-            // How many answers follow; each is read as one.
+            // The number of replies that follow; each of them is read separately.
             Some(b'+' | b'*') => Ok(Reply::Text(rest.to_owned())),
             Some(b'$') => {
                 let bytes = rest.parse::<usize>().unwrap_or(0).min(TEXT_BYTES_MAX);
@@ -126,7 +126,7 @@ impl Connection {
     }
 }
 
-/// One call of the script for all items; one answer.
+/// One call of the script for all items, with one reply.
 fn render_script(out: &mut Vec<u8>, script: &str, tenants: &[u64], items: &mut Items) -> usize {
     let groups = tenants.chunk_by(|a, b| a == b);
     array(out, 3 + 2 * groups.clone().count() + tenants.len());
@@ -143,9 +143,9 @@ fn render_script(out: &mut Vec<u8>, script: &str, tenants: &[u64], items: &mut I
     1
 }
 
-/// One SADD for each tenant, sent together, as one transaction if there are several. Returns the
-/// answers to read: in a transaction one for its beginning, one for each command that is queued,
-/// one that says how many follow.
+/// One SADD per tenant, sent together, as one transaction if there are several. Returns the number
+/// of replies to read: in a transaction one for MULTI, one for each queued command, and one with
+/// the number of replies that follow.
 fn render_plain(out: &mut Vec<u8>, tenants: &[u64], items: &mut Items) -> usize {
     let is_transaction = tenants.len() > 1;
     if is_transaction {
@@ -171,7 +171,7 @@ fn render_plain(out: &mut Vec<u8>, tenants: &[u64], items: &mut Items) -> usize 
 }
 
 fn array(out: &mut Vec<u8>, words: usize) {
-    // A Vec takes everything.
+    // Writing to a `Vec` can't fail.
     let _ = write!(out, "*{words}\r\n");
 }
 
@@ -183,7 +183,7 @@ fn talking(why: std::io::Error) -> BenchError {
     BenchError::io("talk to Redis", why)
 }
 
-/// Redis did not do what it should.
+/// An error of Redis.
 pub fn fault(detail: String) -> BenchError {
     BenchError::Peer {
         peer: "Redis",

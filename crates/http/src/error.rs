@@ -203,8 +203,8 @@ impl Problem {
             StatusCode::UNAUTHORIZED,
             "unauthorized",
             "The cluster's secret is missing or wrong",
-            "Send the secret in the header Authorization: Bearer SECRET. Every node reads it from \
-             the file that its setting cluster-secret-file names.",
+            "Send the header Authorization: Bearer SECRET. Every node reads the secret from its \
+             cluster-secret-file.",
         )
     }
 
@@ -249,9 +249,7 @@ impl From<ParseError> for Problem {
                     StatusCode::BAD_REQUEST,
                     "malformed-body",
                     "The body is not valid JSON",
-                    format!(
-                        "{detail}. No items were accepted. Fix the body and resend the request."
-                    ),
+                    format!("{detail}. No items were accepted. Fix the body and resend it."),
                 );
                 problem
                     .errors
@@ -274,10 +272,7 @@ impl From<ParseError> for Problem {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-many-items",
                 "There are too many items",
-                format!(
-                    "A request may have at most {items_max} items. Split the items into several \
-                     requests."
-                ),
+                format!("A request may have at most {items_max} items. Send several requests."),
             ),
         }
     }
@@ -289,8 +284,7 @@ impl From<AcceptError> for Problem {
             AcceptError::Overloaded => Self::unavailable(
                 "overloaded",
                 "Too much is waiting",
-                "Too many items are waiting to become durable. No items of this request were \
-                 accepted. Resend the request.",
+                "Too many items are waiting. No items were accepted. Resend the request.",
             ),
             AcceptError::Closed => Self::unavailable(
                 "going-down",
@@ -309,8 +303,7 @@ impl From<AcceptError> for Problem {
                 "counters-lag",
                 "A counter is too far behind",
                 format!(
-                    "No items were accepted: {error}. Resend the request later. GET /counters \
-                     shows how far each counter is behind."
+                    "No items were accepted: {error}. Resend the request later; see GET /counters."
                 ),
             ),
             AcceptError::DiskFull => Self::unavailable(
@@ -333,10 +326,7 @@ impl From<AcceptError> for Problem {
             AcceptError::TimedOut | AcceptError::LogEnded => Self::unavailable(
                 "outcome-unknown",
                 "The outcome is unknown",
-                format!(
-                    "The items may count or not: {error}. Resend the same items; no item counts \
-                     twice."
-                ),
+                format!("The items may count or not: {error}. Resend them; no item counts twice."),
             ),
         }
     }
@@ -345,8 +335,7 @@ impl From<AcceptError> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         let title = "No counter can answer";
-        let detail =
-            format!("The read failed: {error}. Retry it. GET /counters shows the counters' state.");
+        let detail = format!("The read failed: {error}. Retry it, or see GET /counters.");
         match error {
             ReadError::NoCounter => Self::unavailable("no-counter", title, detail),
             ReadError::NoMajority => Self::unavailable("no-majority", title, detail),

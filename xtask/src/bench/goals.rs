@@ -1,12 +1,12 @@
 //! The goals: what each row of the table must reach, and whether it does.
 //!
-//! Invariant: a goal is judged by the median of its rounds; one that was not measured is neither
+//! Invariant: a goal is judged by the median of its rounds. A goal that was not measured is neither
 //! met nor missed.
 
 use super::results::Results;
 use super::stats::{Series, Summary, best, ratio, summary};
 
-/// A number that must be reached, or not exceeded.
+/// A lower or upper bound of a number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// At least.
@@ -15,12 +15,12 @@ pub enum Bound {
     Most(f64),
 }
 
-/// How a number is written.
+/// The unit in which a number is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// So many times something else.
+    /// A ratio.
     Times,
-    /// Things a second.
+    /// Things per second.
     PerSecond(&'static str),
     /// Megabytes.
     Megabytes,
@@ -32,23 +32,23 @@ pub enum Unit {
     Milliseconds,
 }
 
-/// A goal with what was measured.
+/// A goal with its measurement.
 #[derive(Debug)]
 pub struct Goal {
-    /// The row of the table.
+    /// Row of the table.
     pub row: u8,
-    /// What is compared.
+    /// Description of the comparison.
     pub what: &'static str,
-    /// What it must reach.
+    /// The bound that it must reach.
     pub bound: Bound,
-    /// How it is written.
+    /// Unit of the number.
     pub unit: Unit,
-    /// What was measured.
+    /// The measurement.
     pub measured: Option<Summary>,
 }
 
 impl Goal {
-    /// Whether it is reached; none if it was not measured.
+    /// Whether the goal is met; `None` if it was not measured.
     pub fn is_met(&self) -> Option<bool> {
         let median = self.measured?.median;
         Some(match self.bound {
@@ -177,8 +177,8 @@ fn local_goals(results: &Results) -> Vec<Goal> {
     goals
 }
 
-/// Against Redis `always`: with one script call for a request, by whichever client gets more out of
-/// it, and with a plain transaction.
+/// Compares with Redis `always`: with one script call per request, sent by the faster of the two
+/// clients, and with a plain transaction.
 fn redis_goals(results: &Results) -> Vec<Goal> {
     let works = [
         (

@@ -1,7 +1,8 @@
-//! Load on our own servers and the no-op, by `headcount bench`; work for the other contenders.
+//! Load on Headcount's servers and the no-op server by `headcount bench`, and work for the other
+//! contenders.
 //!
-//! Invariant: the same work has the same items per request, connections and tenants, whoever does
-//! it.
+//! Invariant: the same work has the same items per request, connections and tenants for every
+//! contender.
 
 use std::process::Command;
 use std::thread;
@@ -11,38 +12,38 @@ use serde_json::Value;
 
 use super::processes::{Service, Tools, remove};
 
-/// Tenants that single items and bodies of 1000 are spread over.
+/// Number of tenants for single items and for bodies of 1000 items.
 const TENANTS: u32 = 1000;
 
-/// Before anything is measured, in seconds.
+/// Warm-up before a measurement in seconds.
 const WARMUP_S: f64 = 1.0;
 
-/// The longest that a measurement may take beyond its seconds: starting, checking, settling.
+/// Maximum time of a measurement beyond its duration, for start, check and settling.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The longest run of an engine.
+/// Timeout of an engine run.
 const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
 
-/// Before readers begin, so that there is something to read.
+/// Delay before readers start, so that there are counts to read.
 const READ_PAUSE: Duration = Duration::from_millis(500);
 
-/// Requests with items, and how many connections send them.
+/// Shape of posts: connections and items per request.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Connections.
+    /// Number of connections.
     pub connections: u32,
-    /// Items in a request.
+    /// Items per request.
     pub batch: u32,
 }
 
-/// A server to put load on.
+/// A server under load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// `headcount serve`.
     Headcount,
-    /// The server that does nothing.
+    /// The no-op server.
     NoOp,
-    /// Our path over the store in memory.
+    /// Headcount's path over the in-memory store.
     Memory,
 }
 
@@ -77,10 +78,10 @@ impl Target {
     }
 }
 
-/// Posts to a fresh `target`.
+/// Posts to a newly started `target`.
 ///
 /// # Errors
-/// When it doesn't start, or counts wrong.
+/// It doesn't start, or its counts are wrong.
 pub fn posts(tools: &Tools, target: Target, shape: Shape) -> Result<Value, String> {
     let service = target.start(tools)?;
     let mut command = items(tools, &service.url, shape, tools.seconds);
@@ -92,10 +93,10 @@ pub fn posts(tools: &Tools, target: Target, shape: Shape) -> Result<Value, Strin
     Ok(result)
 }
 
-/// Posts to a running coordinator; `settle` waits until all counters have everything.
+/// Posts to a running coordinator. `settle` waits until all counters have committed everything.
 ///
 /// # Errors
-/// When it counts wrong.
+/// Its counts are wrong.
 pub fn posts_to(tools: &Tools, url: &str, shape: Shape, settle: bool) -> Result<Value, String> {
     let mut command = items(tools, url, shape, tools.seconds);
     if settle {
@@ -104,10 +105,10 @@ pub fn posts_to(tools: &Tools, url: &str, shape: Shape, settle: bool) -> Result<
     tools.result(&mut command, limit(tools))
 }
 
-/// Reads from a fresh `target`, while items are posted at `rate` if there is one.
+/// Reads from a newly started `target`, while items are posted at `rate`, if given.
 ///
 /// # Errors
-/// When it doesn't start, or counts wrong.
+/// It doesn't start, or its counts are wrong.
 pub fn reads(tools: &Tools, target: Target, rate: Option<f64>) -> Result<Value, String> {
     let service = target.start(tools)?;
     let result = reads_from(tools, &service.url, rate)?;
@@ -115,10 +116,10 @@ pub fn reads(tools: &Tools, target: Target, rate: Option<f64>) -> Result<Value, 
     Ok(result)
 }
 
-/// Reads from a running coordinator, as [`reads`] does.
+/// Reads from a running coordinator, like [`reads`].
 ///
 /// # Errors
-/// When it counts wrong.
+/// Its counts are wrong.
 pub fn reads_from(tools: &Tools, url: &str, rate: Option<f64>) -> Result<Value, String> {
     let one = Shape {
         connections: 64,
@@ -126,7 +127,7 @@ pub fn reads_from(tools: &Tools, url: &str, rate: Option<f64>) -> Result<Value, 
     };
     let prefix = format!("reads-{}", std::process::id());
     let writer = rate.map(|rate| {
-        // Longer than the readers, who come later.
+        // Runs longer than the readers, which start later.
         let mut command = items(tools, url, one, tools.seconds + 2.0 * WARMUP_S);
         command
             .args(["--rate", &format!("{rate:.0}"), "--prefix", &prefix])
@@ -151,10 +152,10 @@ pub fn reads_from(tools: &Tools, url: &str, rate: Option<f64>) -> Result<Value, 
     Ok(result)
 }
 
-/// Runs Redis or PostgreSQL with these options of its own.
+/// Runs Redis or PostgreSQL with these options.
 ///
 /// # Errors
-/// When it is missing, fails, or counts wrong.
+/// It is missing, fails, or its counts are wrong.
 pub fn peer(tools: &Tools, name: &str, options: &[&str], shape: Shape) -> Result<Value, String> {
     let folder = tools.scratch.join(name);
     let mut command = Command::new(&tools.contenders);
@@ -169,10 +170,10 @@ pub fn peer(tools: &Tools, name: &str, options: &[&str], shape: Shape) -> Result
     tools.result(&mut command, limit(tools))
 }
 
-/// Drives a store by itself; `options` may override the usual ones.
+/// Drives a store alone. `options` may override the defaults.
 ///
 /// # Errors
-/// When it fails, or counts wrong.
+/// It fails, or its counts are wrong.
 pub fn engine(tools: &Tools, options: &[&str]) -> Result<Value, String> {
     let folder = tools.scratch.join("engine");
     let mut command = Command::new(&tools.contenders);
@@ -184,10 +185,10 @@ pub fn engine(tools: &Tools, options: &[&str]) -> Result<Value, String> {
     Ok(result)
 }
 
-/// Opens what an engine left that was killed.
+/// Opens the store that a killed engine left.
 ///
 /// # Errors
-/// When it can't be opened.
+/// It can't be opened.
 pub fn open(tools: &Tools, options: &[&str]) -> Result<Value, String> {
     let folder = tools.scratch.join("engine");
     let mut command = Command::new(&tools.contenders);

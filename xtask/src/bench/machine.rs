@@ -1,6 +1,6 @@
-//! What is measured on: the machine, and the versions of everything that runs.
+//! The environment of a measurement: the machine, and the versions of all software that runs.
 //!
-//! Invariant: it names no person, host or folder.
+//! Invariant: the description contains no name of a person, host or directory.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Names and values for the head of the report.
+/// Names and values for the header of the report.
 pub fn describe() -> Vec<(String, String)> {
     let version = |program: &str, args: &[&str]| {
         let text = process::output(Command::new(program).args(args));
@@ -46,7 +46,7 @@ pub fn commit(workspace: &Workspace) -> String {
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
         return "unknown".to_owned();
     };
-    // The results themselves may differ.
+    // The results may differ: they are the output.
     let changed = git(&["status", "--porcelain", "--", ".", ":!docs/performance"]);
     if changed.is_some_and(|changed| changed.is_empty()) {
         commit
@@ -55,7 +55,7 @@ pub fn commit(workspace: &Workspace) -> String {
     }
 }
 
-/// The time now, in UTC.
+/// The current time in UTC.
 pub fn now() -> String {
     let text = process::output(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]));
     text.unwrap_or_default().trim().to_owned()
@@ -78,7 +78,7 @@ fn memory() -> String {
     )
 }
 
-/// The version in the lock file of the contenders.
+/// The version of fjall in the lock file of the contenders.
 fn fjall() -> String {
     let lock = include_str!("../../../bench/Cargo.lock");
     let after = lock.split("name = \"fjall\"\nversion = \"").nth(1);

@@ -1,10 +1,11 @@
-//! `cargo xtask bench`: every claim about speed, measured side by side on the machine it runs on.
+//! `cargo xtask bench`: measures every claim about speed, side by side on the machine on which it
+//! runs.
 //!
-//! What is measured is in `plan` and `load`, by which processes in `processes`; what must be
-//! reached in `goals`. Pure are `stats`, `goals`, `report` and `plot`.
+//! `plan` and `load` define what is measured, `processes` the measured processes, and `goals` the
+//! goals. `stats`, `goals`, `report` and `plot` are pure.
 //!
-//! Invariant: nothing that was started outlives the command, and the report has only what the raw
-//! results have.
+//! Invariant: no started process outlives the command, and the report contains only data from the
+//! raw results.
 
 mod goals;
 mod load;
@@ -37,41 +38,41 @@ use plan::{Context, Work};
 use processes::Tools;
 use results::Results;
 
-/// The longest build.
+/// Timeout of a build.
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// The raw results, beside the report.
+/// File name of the raw results, in the directory of the report.
 const RESULTS: &str = "results.json";
 
-/// Counters of the cluster that most rows are about.
+/// Number of counters in the cluster of most rows.
 const COUNTERS: usize = 3;
 
-/// What was asked for on the command line.
+/// Options of the command line.
 #[derive(Debug)]
 pub struct Options {
-    /// Whether the runs of 100 M items are made too.
+    /// Whether to include the runs with 100 M items.
     pub full: bool,
-    /// The rows to measure; none means all.
+    /// The rows to measure; empty means all.
     pub rows: Vec<u8>,
-    /// How often everything is measured.
+    /// Number of rounds.
     pub rounds: u32,
-    /// How long each rate is measured.
+    /// Duration of each measurement of a rate.
     pub seconds: f64,
-    /// Where the report goes.
+    /// Directory of the report.
     pub output: PathBuf,
-    /// Whether what is missing may be installed.
+    /// Whether missing tools may be installed.
     pub install: bool,
     /// Whether to build first.
     pub build: bool,
-    /// Whether the report is only written again from its raw results.
+    /// Whether to only write the report again from its raw results.
     pub render: bool,
 }
 
-/// Measures and reports.
+/// Measures everything and writes the report.
 ///
 /// # Errors
-/// When something is missing, fails or counts wrong, and when it is told to stop. What was measured
-/// is reported all the same.
+/// Something is missing, fails or counts wrong, or a signal stops the command. The report contains
+/// what was measured before.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     let raw = options.output.join(RESULTS);
     if options.render {
@@ -121,7 +122,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     }
 }
 
-/// What the works of `rows` need.
+/// The tools that the works of `rows` need.
 fn needed(rows: &[u8]) -> Vec<Tool> {
     let works = plan::all(true).into_iter().filter(|work| work.is_for(rows));
     iter::once(Tool::Cc)
@@ -129,19 +130,19 @@ fn needed(rows: &[u8]) -> Vec<Tool> {
         .collect()
 }
 
-/// One command's measuring.
+/// State of one run of the command.
 struct Session<'a> {
     workspace: &'a Workspace,
     options: &'a Options,
     tools: &'a Tools,
     results: &'a mut Results,
-    /// Works that failed; the others go on.
+    /// Errors of failed works; the other works continue.
     failures: Vec<String>,
 }
 
 impl Session<'_> {
-    /// All rounds of all works, those without a cluster first: its idle processes would cost them
-    /// time.
+    /// Runs all rounds of all works. Works without a cluster run first, because the idle processes
+    /// of a cluster would cost them time.
     fn measure(&mut self) -> Result<(), String> {
         let full = self.options.full;
         self.rounds(&self.chosen(plan::alone(full)), "")?;
@@ -154,7 +155,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The works of the rows that were asked for.
+    /// The works of the requested rows.
     fn chosen(&self, works: Vec<Work>) -> Vec<Work> {
         let rows = &self.options.rows;
         works.into_iter().filter(|work| work.is_for(rows)).collect()
@@ -164,7 +165,7 @@ impl Session<'_> {
         for round in 1..=self.options.rounds {
             for work in works.iter().filter(|work| round == 1 || !work.once) {
                 self.tools.check_stop()?;
-                // What the one before left to be written is not this one's to wait for.
+                // Writes back the data of the previous work, so that this one does not wait for it.
                 let _ = process::output(&mut Command::new("sync"));
                 let started = Instant::now();
                 let context = Context {
@@ -212,7 +213,7 @@ impl Session<'_> {
     }
 }
 
-/// The rate that a result is about.
+/// The main rate of a result.
 fn rate_of(result: &Value) -> f64 {
     ["/settled_items_per_s", "/items_per_s", "/requests_per_s"]
         .into_iter()
@@ -221,7 +222,7 @@ fn rate_of(result: &Value) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// Builds the program as it is packaged.
+/// Builds the program with the packaging profile.
 fn build_program(workspace: &Workspace) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
     cargo
@@ -261,7 +262,7 @@ fn write_report(results: &Results, output: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The command, for the report: what is not as usual.
+/// The command line for the report, with the options that differ from their defaults.
 fn command_line(options: &Options) -> String {
     let mut line = "cargo xtask bench".to_owned();
     if options.full {

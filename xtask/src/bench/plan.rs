@@ -1,7 +1,7 @@
-//! What is measured, in which order.
+//! The measurements and their order.
 //!
-//! Invariant: within a round every contender of a work runs once, one after the other, so that a
-//! slow minute of the machine is nobody's own.
+//! Invariant: within a round, all contenders of a work run once, one after the other, so that a
+//! slow phase of the machine does not affect only one of them.
 
 use serde_json::Value;
 
@@ -11,38 +11,37 @@ use super::results::Results;
 use super::stats::summary;
 use crate::tools::Tool;
 
-/// After so many seconds fjall has shown its rate; it may stop with fewer items, which is in its
-/// favour.
+/// Maximum duration of a fjall run in seconds. fjall has reached its rate by then; it may stop with
+/// fewer items, which is to its advantage.
 const FJALL_SECONDS_MAX: &str = "40";
 
-/// The memory of the runs of 100 M items: enough for their filters to be whole, within 400 MB in
-/// all.
+/// Memory of the runs with 100 M items: enough for complete filters, and less than 400 MB in total.
 pub const FULL_MEMORY: [&str; 2] = ["--memory-mb", "352"];
 
-/// What a work has at hand.
+/// The context of a work.
 pub struct Context<'a> {
     /// The programs.
     pub tools: &'a Tools,
-    /// What is measured already.
+    /// The results so far.
     pub results: &'a Results,
-    /// The coordinator, where the work needs a cluster.
+    /// URL of the coordinator, if the work needs a cluster.
     pub url: &'a str,
 }
 
-/// How a work is done.
+/// The function that does a work.
 type Measure = Box<dyn Fn(&Context<'_>) -> Result<Value, String>>;
 
-/// One contender's measurement.
+/// A measurement of one contender.
 pub struct Work {
-    /// The work and the contender.
+    /// Names of the work and the contender.
     pub key: String,
     /// The rows of the table that need it.
     pub rows: Vec<u8>,
-    /// What must be installed for it, beside what building takes.
+    /// The tool that it needs in addition to those for building.
     pub needs: Option<Tool>,
     /// Whether one round is enough.
     pub once: bool,
-    /// Does it.
+    /// Does the measurement.
     pub measure: Measure,
 }
 
@@ -72,13 +71,13 @@ fn needing(tool: Tool, work: Work) -> Work {
 }
 
 impl Work {
-    /// Whether one of `rows` needs it; all are meant where there are none.
+    /// Whether one of `rows` needs this work. Empty `rows` mean all.
     pub fn is_for(&self, rows: &[u8]) -> bool {
         rows.is_empty() || self.rows.iter().any(|row| rows.contains(row))
     }
 }
 
-/// All works, in no order that is measured in.
+/// All works, in no particular order.
 pub fn all(full: bool) -> Vec<Work> {
     let mut works = alone(full);
     works.extend(through_rabbitmq());
@@ -104,7 +103,7 @@ const THOUSAND_16: Shape = Shape {
     batch: 1000,
 };
 
-/// Works that need no cluster.
+/// Works without a cluster.
 pub fn alone(full: bool) -> Vec<Work> {
     let mut works = engines(full);
     works.extend(single_items());
@@ -199,7 +198,7 @@ fn bodies() -> Vec<Work> {
     ]
 }
 
-/// Works on one cluster with three counters.
+/// Works on a cluster with three counters.
 pub fn through_rabbitmq() -> Vec<Work> {
     let posts = |key: &str, rows: &[u8], shape: Shape, settle: bool| {
         work(key, rows, move |at| {
@@ -218,9 +217,9 @@ pub fn through_rabbitmq() -> Vec<Work> {
     works.map(|work| needing(Tool::RabbitMq, work)).into()
 }
 
-/// How the cost of an item grows with the items and the tenants.
+/// Measures the cost of an item by number of items and of tenants.
 pub fn sweeps(full: bool) -> Vec<Work> {
-    // 10 M and 100 M are measured as rows of their own.
+    // 10 M and 100 M items are measured by other rows.
     let items: &[u32] = if full { &[1, 3, 30] } else { &[1, 3] };
     let tenants = ["10", "1000", "100000", "1000000"];
     let items = items.iter().map(|millions| {
@@ -242,10 +241,10 @@ pub fn sweeps(full: bool) -> Vec<Work> {
     items.chain(tenants).collect()
 }
 
-/// Counters of the clusters whose cost is compared.
+/// Numbers of counters of the compared clusters.
 pub const COUNTERS: [usize; 4] = [1, 2, 4, 8];
 
-/// What those clusters do.
+/// The work of those clusters.
 pub fn sweep_counters(counters: usize) -> Work {
     let work = work(&format!("sweep-counters/{counters}"), &[10], |at| {
         load::posts_to(at.tools, at.url, THOUSAND_16, true)

@@ -1,6 +1,6 @@
-//! Line charts as SVG, written by hand: axes, a few ticks, lines with points, a legend.
+//! Line charts as handwritten SVG: axes, a few ticks, lines with points, a legend.
 //!
-//! Invariant: the same points make the same bytes; the vertical axis starts at zero.
+//! Invariant: the same points give the same bytes; the vertical axis starts at zero.
 
 use std::fmt::Write;
 
@@ -11,34 +11,34 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 56.0;
 
-/// Colours that are told apart by most eyes (Okabe & Ito, 2008).
+/// Colours that most people can distinguish (Okabe & Ito, 2008).
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 
-/// Ticks of the vertical axis, about.
+/// Approximate number of ticks of the vertical axis.
 const TICKS: f64 = 5.0;
 
 /// A chart.
 #[derive(Debug)]
 pub struct Chart {
-    /// What it shows.
+    /// Title of the chart.
     pub title: &'static str,
-    /// Below the horizontal axis.
+    /// Label of the horizontal axis.
     pub x_label: &'static str,
-    /// Beside the vertical axis.
+    /// Label of the vertical axis.
     pub y_label: &'static str,
     /// Whether the horizontal axis is logarithmic.
     pub log_x: bool,
-    /// Lines with their names.
+    /// Names and points of the lines.
     pub lines: Vec<(&'static str, Vec<(f64, f64)>)>,
 }
 
 impl Chart {
-    /// Whether there is something to draw.
+    /// Whether the chart has no points.
     pub fn is_empty(&self) -> bool {
         self.lines.iter().all(|(_, points)| points.is_empty())
     }
 
-    /// The chart as a document.
+    /// The chart as an SVG document.
     pub fn svg(&self) -> String {
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
@@ -135,13 +135,13 @@ impl Chart {
         } else {
             0.5
         };
-        // Room for the outermost labels.
+        // Margin for the outermost labels.
         let margin = 16.0;
         LEFT + margin + share * (WIDTH - LEFT - RIGHT - 2.0 * margin)
     }
 }
 
-/// 1, 2 or 5 times a power of ten, not below `least`.
+/// The smallest 1, 2 or 5 times a power of ten that is not below `least`.
 fn step(least: f64) -> f64 {
     let power = 10_f64.powf(least.log10().floor());
     [1.0, 2.0, 5.0, 10.0]
@@ -151,7 +151,7 @@ fn step(least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-/// A number with k or M, where that makes it shorter.
+/// A number with the suffix k or M if that is shorter.
 fn short(value: f64) -> String {
     let (value, unit) = match value.abs() {
         size if size >= 1e6 => (value / 1e6, " M"),
@@ -181,7 +181,7 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
 }
 
 fn put(svg: &mut String, what: std::fmt::Arguments<'_>) {
-    // A String takes everything.
+    // Writing to a `String` can't fail.
     let _ = writeln!(svg, "{what}");
 }
 

@@ -1,8 +1,7 @@
-//! The processes of a measurement: programs that print a result, and servers that are put under
-//! load.
+//! The processes of a measurement: programs that print a result, and servers under load.
 //!
-//! Invariant: each has a process group of its own, which ends with its value, whatever it has
-//! started.
+//! Invariant: each process has its own process group, which is killed when its value is dropped,
+//! with all processes that it started.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -19,30 +18,30 @@ use serde_json::Value;
 use crate::process;
 use crate::server::{address_of, status_of};
 
-/// The longest wait for a server to be ready.
+/// Timeout for a server to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest wait for a server to end by itself.
+/// Timeout for a server to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
-/// The longest wait for a group to end that is cut off.
+/// Timeout for an aborted group to end.
 const CUT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Between two looks at a process.
+/// Polling interval.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The programs, and what all measurements share.
 #[derive(Debug)]
 pub struct Tools {
-    /// Headcount itself.
+    /// The Headcount program.
     pub headcount: PathBuf,
-    /// The contenders.
+    /// The program of the contenders.
     pub contenders: PathBuf,
-    /// A folder for what measurements leave.
+    /// Directory for files of the measurements.
     pub scratch: PathBuf,
-    /// How long each measurement of a rate lasts.
+    /// Duration of each measurement of a rate.
     pub seconds: f64,
-    /// Set when everything is to stop.
+    /// Set when everything must stop.
     pub stop: Arc<AtomicBool>,
 }
 
@@ -50,7 +49,7 @@ impl Tools {
     /// Starts `command`, which prints one JSON object and ends.
     ///
     /// # Errors
-    /// When it can't start.
+    /// It can't start.
     pub fn spawn(&self, command: &mut Command) -> Result<Printing, String> {
         command.stdout(Stdio::piped());
         let mut group = Group::start(command)?;
@@ -58,7 +57,7 @@ impl Tools {
         let text = thread::spawn(move || {
             let mut text = String::new();
             if let Some(output) = &mut output {
-                // What can't be read is no result.
+                // Output that can't be read is not a result.
                 let _ = output.read_to_string(&mut text);
             }
             text
@@ -70,25 +69,25 @@ impl Tools {
         })
     }
 
-    /// What `command` prints within `limit`.
+    /// Runs `command` and returns the JSON that it prints within `limit`.
     ///
     /// # Errors
-    /// When it fails, takes longer, or prints no JSON, and when all is to stop.
+    /// It fails, exceeds the limit, or prints no JSON, or everything must stop.
     pub fn result(&self, command: &mut Command, limit: Duration) -> Result<Value, String> {
         self.wait(self.spawn(command)?, limit)
     }
 
-    /// Waits for the end of what was spawned.
+    /// Waits until a spawned command ends.
     ///
     /// # Errors
-    /// As for [`Self::result`].
+    /// Same as for [`Self::result`].
     pub fn wait(&self, mut printing: Printing, limit: Duration) -> Result<Value, String> {
         let started = Instant::now();
         let line = printing.line;
         let killed = loop {
             self.check_stop()?;
             if let Some(status) = process::wait(&mut printing.group.child, POLL)? {
-                // One that kills itself on purpose has no code.
+                // A command that kills itself on purpose has no exit code.
                 if status.code().is_some_and(|code| code != 0) {
                     return Err(format!("{line} ended with {status}"));
                 }
@@ -106,7 +105,7 @@ impl Tools {
     }
 
     /// # Errors
-    /// When all is to stop.
+    /// Everything must stop.
     pub fn check_stop(&self) -> Result<(), String> {
         if self.stop.load(Ordering::Relaxed) {
             Err("stopped".to_owned())
@@ -115,10 +114,10 @@ impl Tools {
         }
     }
 
-    /// An empty folder called `name`.
+    /// Creates an empty directory called `name`.
     ///
     /// # Errors
-    /// When it can't be emptied or made.
+    /// It can't be emptied or created.
     pub fn folder(&self, name: &str) -> Result<PathBuf, String> {
         let folder = self.scratch.join(name);
         remove(&folder)?;
@@ -128,10 +127,10 @@ impl Tools {
     }
 }
 
-/// Removes a folder with all that is in it, if it is there.
+/// Removes a directory and its contents, if it exists.
 ///
 /// # Errors
-/// When the system refuses.
+/// The operating system refuses.
 pub fn remove(folder: &Path) -> Result<(), String> {
     if !folder.exists() {
         return Ok(());
@@ -139,7 +138,7 @@ pub fn remove(folder: &Path) -> Result<(), String> {
     fs::remove_dir_all(folder).map_err(|why| format!("can't remove {}: {why}", folder.display()))
 }
 
-/// A program that will print a result.
+/// A program that prints a result.
 #[derive(Debug)]
 pub struct Printing {
     group: Group,
@@ -152,15 +151,15 @@ pub struct Printing {
 pub struct Service {
     group: Group,
     folder: PathBuf,
-    /// `http://` and its address.
+    /// `http://` and the address.
     pub url: String,
 }
 
 impl Service {
-    /// Starts `command`, whose folder is `folder`, and waits until it is ready.
+    /// Starts `command` with the directory `folder`, and waits until it is ready.
     ///
     /// # Errors
-    /// When it doesn't get ready, or all is to stop.
+    /// It doesn't become ready, or everything must stop.
     pub fn start(tools: &Tools, mut command: Command, folder: PathBuf) -> Result<Self, String> {
         let fault = |why| format!("can't write a log in {}: {why}", folder.display());
         let log = File::create(folder.join("server.log")).map_err(fault)?;
@@ -186,10 +185,10 @@ impl Service {
         })
     }
 
-    /// Stops it as an operator would, and removes its folder.
+    /// Stops the server with SIGTERM, as an operator would, and removes its directory.
     ///
     /// # Errors
-    /// When it doesn't end with success, or its folder stays.
+    /// Its exit status is not success, or its directory can't be removed.
     pub fn stop(mut self) -> Result<(), String> {
         let child = &mut self.group.child;
         process::signal("TERM", &child.id().to_string())?;
@@ -201,7 +200,7 @@ impl Service {
     }
 }
 
-/// A process and what it started.
+/// A process and the processes that it started.
 #[derive(Debug)]
 struct Group {
     child: Child,
@@ -225,11 +224,11 @@ impl Drop for Group {
     fn drop(&mut self) {
         let id = self.child.id();
         if matches!(self.child.try_wait(), Ok(None)) {
-            // Databases tidy up what they share with the system.
+            // Databases remove resources that they share with the system.
             let _ = process::signal("TERM", &format!("-{id}"));
             let _ = process::wait(&mut self.child, CUT_LIMIT);
         }
-        // Mostly there is nothing any more.
+        // Usually no process is left.
         let _ = process::kill_group(id);
         let _ = self.child.wait();
     }

@@ -1,13 +1,13 @@
-//! `RESULTS.md`: the goals, every number behind them, and the charts.
+//! `RESULTS.md`: the goals, all numbers behind them, and the charts.
 //!
-//! Invariant: pure: the same results make the same text.
+//! Invariant: it is pure; the same results give the same text.
 
 use super::goals::{Bound, Goal, Unit, goals};
 use super::plot::Chart;
 use super::results::Results;
 use super::stats::{Summary, summary};
 
-/// The charts, by the names of their files; empty ones are left out.
+/// The charts, by file name; empty charts are omitted.
 pub fn charts(results: &Results) -> Vec<(&'static str, Chart)> {
     let ours = |points| vec![("Headcount", points)];
     let both = vec![
@@ -41,7 +41,7 @@ pub fn charts(results: &Results) -> Vec<(&'static str, Chart)> {
     charts.filter(|(_, chart)| !chart.is_empty()).collect()
 }
 
-/// The median of all rounds of one number of a work.
+/// The median over all rounds of one number of a work.
 fn median(results: &Results, key: &str, pointer: &str) -> Option<f64> {
     summary(&results.series(key, pointer)).map(|summary| summary.median)
 }
@@ -54,7 +54,7 @@ fn tenths(results: &Results, key: &str) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The engine's rate by the number of items.
+/// The rate of the engine by number of items.
 fn sizes(results: &Results) -> Vec<(f64, f64)> {
     let mut sizes = results.sweep("sweep-items/", "/items_per_s");
     for (size, key) in [(1e7, "engine/headcount"), (1e8, "engine-100m/headcount")] {
@@ -64,7 +64,7 @@ fn sizes(results: &Results) -> Vec<(f64, f64)> {
     sizes
 }
 
-/// The whole report.
+/// The complete report.
 pub fn markdown(results: &Results) -> String {
     let mut text = format!(
         "# Results\n\nMade by `{}` on {} (UTC) from commit `{}`, in {} minutes and {} seconds \
@@ -142,7 +142,7 @@ fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-/// Digits in groups of three.
+/// A number with its digits in groups of three.
 fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
@@ -155,7 +155,7 @@ fn grouped(value: f64) -> String {
     text
 }
 
-/// What each measured number is: where in the result, and how its column is called.
+/// The columns of measured numbers: heading, and pointers into the result.
 const COLUMNS: [(&str, &[&str]); 12] = [
     ("items/s", &["/items_per_s"]),
     ("requests/s", &["/requests_per_s"]),
@@ -171,7 +171,7 @@ const COLUMNS: [(&str, &[&str]); 12] = [
     ("in doubt", &["/in_doubt"]),
 ];
 
-/// The works, with what each is.
+/// The works with their titles.
 const WORKS: [(&str, &str); 10] = [
     (
         "engine",
@@ -236,7 +236,7 @@ fn table(results: &Results, keys: &[&str]) -> String {
     let columns: Vec<_> = COLUMNS
         .iter()
         .filter(|(_, pointers)| {
-            // A column of nothing says nothing.
+            // Omits columns without values.
             let says = |key: &&str| cell(key, pointers).is_some_and(|cell| cell.max > 0.0);
             keys.iter().any(says)
         })
@@ -258,7 +258,7 @@ fn table(results: &Results, keys: &[&str]) -> String {
     text
 }
 
-/// The numbers of a chart, for who can't see it.
+/// The numbers of a chart as text, for readers who can't see it.
 fn points(chart: &Chart) -> String {
     let mut text = String::new();
     for (name, points) in &chart.lines {

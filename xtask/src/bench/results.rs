@@ -1,6 +1,6 @@
-//! What was measured, as it is kept in `results.json`.
+//! The measurements, as stored in `results.json`.
 //!
-//! Invariant: every number of the report comes from here, so that it can be rendered again.
+//! Invariant: every number in the report comes from here, so that the report can be rendered again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,24 +11,24 @@ use serde_json::Value;
 
 use super::stats::Series;
 
-/// The form of the file.
+/// Version of the file format.
 const VERSION: u32 = 1;
 
-/// All measurements of one command.
+/// All measurements of one run of the command.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Results {
     version: u32,
-    /// What the machine is and what runs on it: names and values in order.
+    /// Description of the machine and its software: names and values in order.
     pub machine: Vec<(String, String)>,
     /// The measured commit.
     pub commit: String,
-    /// The command that measured.
+    /// The command line of the run.
     pub command: String,
-    /// When it began, in UTC.
+    /// Start time in UTC.
     pub started: String,
-    /// How long it took, without building.
+    /// Duration in seconds, without building.
     pub seconds: u64,
-    /// Every measurement.
+    /// All measurements.
     pub runs: Vec<Run>,
 }
 
@@ -37,14 +37,14 @@ pub struct Results {
 pub struct Run {
     /// The work and the contender, such as `one-64/redis`.
     pub key: String,
-    /// From 1.
+    /// Round, from 1.
     pub round: u32,
-    /// What the measuring program printed.
+    /// Output of the measuring program.
     pub result: Value,
 }
 
 impl Results {
-    /// Nothing measured yet.
+    /// Creates empty results.
     pub fn new(machine: Vec<(String, String)>, commit: String, command: String) -> Self {
         Self {
             version: VERSION,
@@ -60,7 +60,7 @@ impl Results {
     /// Reads a file that [`Self::write`] wrote.
     ///
     /// # Errors
-    /// When it can't be read or is of another version.
+    /// It can't be read or has another version.
     pub fn read(path: &Path) -> Result<Self, String> {
         let fault = |why: &dyn std::fmt::Display| format!("can't read {}: {why}", path.display());
         let text = fs::read_to_string(path).map_err(|why| fault(&why))?;
@@ -72,10 +72,10 @@ impl Results {
         }
     }
 
-    /// Writes them to `path`.
+    /// Writes the results to `path`.
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// The file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), String> {
         let fault = |why: &dyn std::fmt::Display| format!("can't write {}: {why}", path.display());
         let text = serde_json::to_string_pretty(self).map_err(|why| fault(&why))?;

@@ -276,10 +276,7 @@ fn a_byte_order_mark_before_a_body_is_skipped() {
         parse_json(b"\xef\xbb\xbf\xef\xbb\xbf[]", 10).is_err(),
         "only one is skipped"
     );
-    assert!(
-        parse_json(b"[\xef\xbb\xbf]", 10).is_err(),
-        "only before the body"
-    );
+    assert!(parse_json(b"[\xef\xbb\xbf]", 10).is_err(), "not inside it");
     let marked = parse_json("[{\"id\":\"\u{feff}1\",\"tenant\":\"a\"}]".as_bytes(), 10);
     assert_eq!(
         marked,
