@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use headcount::coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions, ReadOptions};
 use headcount::counter::exchange::{CountsAnswers, CountsGroup, CountsQuery, Message};
-use headcount::counter::{CounterTask, Demand, Queries, apply};
+use headcount::counter::{CounterTask, Queries, ReadRequirement, apply};
 use headcount::http::parse::{parse_json, parse_ndjson};
 use headcount::log::wire::{decode, encode};
 use headcount::model::{
@@ -207,11 +207,11 @@ fn unite(iterations: u32) {
     for _ in 0..iterations {
         let mut disk = kit::disk_store(2 << 20, ITEMS);
         counted(|| {
-            disk.store.begin_unite()?;
+            disk.store.begin_ingest()?;
             for group in &groups {
-                disk.store.unite(&group.tenant, &group.hashes)?;
+                disk.store.ingest(&group.tenant, &group.hashes)?;
             }
-            disk.store.finish_unite(&Position::default(), true)
+            disk.store.finish_ingest(&Position::default(), true)
         })
         .expect("united");
     }
@@ -285,9 +285,9 @@ fn exchange_counts(iterations: u32) {
     let (_task, counter) = CounterTask::new("c".to_owned(), 1, store, deliveries);
     let query = CountsQuery {
         tenants: (0..10).map(kit::tenant).collect(),
-        demand: Demand {
+        demand: ReadRequirement {
             requirement: kit_requirement(),
-            ..Demand::default()
+            ..ReadRequirement::default()
         },
     };
     let tenants = Arc::clone(&query.tenants);

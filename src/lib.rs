@@ -48,7 +48,7 @@ pub mod counter {
     pub use headcount_counter::*;
     pub use headcount_rpc::messages as exchange;
     pub use headcount_rpc::{
-        Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+        Contains, Counts, Coverage, ListQuery, Listing, Peer, Queries, QueryError, ReadRequirement,
         SnapshotStream, Status,
     };
 }

@@ -7,14 +7,14 @@ use headcount::counter::exchange::{
     ContainsQuery, CountsAnswers, CountsGroup, ListingQuery, LossPlan, LossReceipt, LossRequest,
     Message,
 };
-use headcount::counter::{Listing, Membership, Status};
+use headcount::counter::{Listing, Contains, Status};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     check::<CountsGroup>(bytes);
     check::<CountsAnswers>(bytes);
     check::<ContainsQuery>(bytes);
-    check::<Membership>(bytes);
+    check::<Contains>(bytes);
     check::<ListingQuery>(bytes);
     check::<Listing>(bytes);
     check::<Status>(bytes);

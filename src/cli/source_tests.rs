@@ -4,7 +4,7 @@
 
 use super::*;
 
-fn cut(name: &str, content: impl AsRef<[u8]>, batch_items: usize) -> Cut {
+fn cut(name: &str, content: impl AsRef<[u8]>, batch_items: usize) -> CommittedState {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);
     std::fs::write(&path, content).expect("written");
@@ -17,7 +17,7 @@ fn cut(name: &str, content: impl AsRef<[u8]>, batch_items: usize) -> Cut {
     let so_far = ReadSoFar::default();
     let read = read_files(&files, &cutting, &so_far, &sender);
     drop(sender);
-    let mut found = Cut {
+    let mut found = CommittedState {
         batches: Vec::new(),
         error: read.err().map(|error| {
             let shown = path.display().to_string();
@@ -39,14 +39,14 @@ fn cut(name: &str, content: impl AsRef<[u8]>, batch_items: usize) -> Cut {
 }
 
 /// Result of cutting a file.
-struct Cut {
+struct CommittedState {
     batches: Vec<(Vec<u64>, String)>,
     error: Option<String>,
     lines: u64,
     trimmed: u64,
 }
 
-impl Cut {
+impl CommittedState {
     #[track_caller]
     fn whole(self) -> Vec<(Vec<u64>, String)> {
         assert_eq!(self.error, None);

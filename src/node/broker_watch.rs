@@ -96,7 +96,7 @@ impl BrokerWatch {
             if let Some(replicas) = &replicas {
                 self.warn(name, replicas);
             }
-            coordinator.note_hearsay(name, |heard| heard.replicas = replicas);
+            coordinator.note_reported_state(name, |heard| heard.replicas = replicas);
         }
     }
 

@@ -16,7 +16,7 @@ use super::system::{barrier_epochs, new_epoch, new_life};
 use super::{Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CoordinatorConfig;
-use crate::coordinator::{Coordinator, LogState, Neighbour, NeighbourRole, TendOptions};
+use crate::coordinator::{Coordinator, LogState, MaintainOptions, Neighbour, NeighbourRole};
 use crate::counter::Queries;
 use crate::http::{self, App};
 use crate::log::amqp::{
@@ -174,7 +174,7 @@ fn follow_counters(
         for sighting in nodes.values() {
             let node = &sighting.announcement;
             if node.role == Role::Counter {
-                coordinator.note_hearsay(&node.name, |heard| {
+                coordinator.note_reported_state(&node.name, |heard| {
                     heard.seen_at = Some(sighting.seen_at);
                     heard.url = Some(node.url.clone());
                 });
@@ -227,7 +227,7 @@ async fn follow_log(
         let state = {
             let status = status.borrow_and_update();
             for (name, messages) in &status.depths {
-                coordinator.note_hearsay(name.as_str(), |heard| {
+                coordinator.note_reported_state(name.as_str(), |heard| {
                     heard.queue_messages = Some(*messages);
                 });
             }
@@ -271,7 +271,7 @@ fn run_beside(supervisor: &Supervisor, coordinator: &Coordinator, watch: Option<
     });
     let tending = coordinator.clone();
     supervisor.spawn(Task::Tending, async move {
-        tending.tend(TendOptions::default()).await;
+        tending.maintain(MaintainOptions::default()).await;
         Ended::Done
     });
 }

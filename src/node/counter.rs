@@ -17,10 +17,11 @@ use super::{CLOSE_TIMEOUT, Listening, NodeError, check_tasks};
 use crate::clock::now_ms;
 use crate::config::CounterConfig;
 use crate::counter::{
-    Cluster, CounterControl, CounterTask, Healer, HealerOptions, LocalCounter, NotReached, Peer,
+    AntiEntropy, AntiEntropyOptions, Cluster, CounterControl, CounterTask, LocalCounter,
+    NotReached, Peer,
 };
 use crate::http::{self, BodyLimits, CounterApp};
-use crate::log::Standing;
+use crate::log::StoreStatus;
 use crate::log::amqp::{
     self, AmqpDeliveries, AmqpLog, AmqpOptions, AmqpRole, Announcement, ConsumerStatus, Presence,
     Role,
@@ -158,16 +159,16 @@ fn start(
             nodes: presence.nodes(),
         },
     );
-    let healer = Healer::new(
+    let healer = AntiEntropy::new(
         counter.clone(),
         control.clone(),
         log,
         barrier_epochs()?,
         Partitioning::SINGLE,
         surroundings(&presence, Arc::clone(remotes), config.name.clone()),
-        HealerOptions::default(),
+        AntiEntropyOptions::default(),
     );
-    supervisor.spawn(Task::Healer, healer.run());
+    supervisor.spawn(Task::AntiEntropy, healer.run());
     Ok(Running {
         counter,
         control,
@@ -183,7 +184,7 @@ fn announce(
     life: u64,
     url: String,
     reader: DiskReader,
-    standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+    standing: Arc<dyn Fn() -> StoreStatus + Send + Sync>,
     consuming: watch::Receiver<ConsumerStatus>,
 ) -> Arc<dyn Fn() -> Announcement + Send + Sync> {
     let fixed = Announcement {
@@ -230,11 +231,11 @@ fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) ->
 }
 
 /// Returns a function that reports the current state of the store.
-fn asked(reader: DiskReader, adopted: bool) -> Arc<dyn Fn() -> Standing + Send + Sync> {
+fn asked(reader: DiskReader, adopted: bool) -> Arc<dyn Fn() -> StoreStatus + Send + Sync> {
     Arc::new(move || {
         let generation = reader.generation();
         let cut = reader.cut();
-        Standing {
+        StoreStatus {
             holds_position: !cut.position().is_empty(),
             complete: cut.complete(),
             adopted,

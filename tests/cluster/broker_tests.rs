@@ -7,7 +7,7 @@ use std::io::Result;
 use crate::amqp::Client;
 use crate::broker::{Broker, PASSWORD, USER};
 use crate::broker_node::BrokerNode;
-use crate::relay::{BASIC_ACK, Relay};
+use crate::tcp_proxy::{BASIC_ACK, TcpProxy};
 use crate::vhost::Vhost;
 use crate::wait::{self, PATIENCE, until_blocking};
 
@@ -119,7 +119,7 @@ async fn a_swallowed_confirm_leaves_its_message_in_the_queue() {
     let broker = Broker::shared();
     let vhost = broker.new_vhost();
     let node = broker.node(0);
-    let relay = Relay::to_port(node.port());
+    let relay = TcpProxy::to_port(node.port());
     let mut client = client(relay.port(), &vhost).expect("connected");
     client.declare_queue("q").expect("declared");
     let publishing = tokio::task::spawn_blocking(move || client.publish("", "q", b"x"));

@@ -12,11 +12,11 @@ use reqwest::Client;
 use tempfile::TempDir;
 
 use crate::broker::{Broker, PASSWORD};
-use crate::guardian;
 use crate::member::Links;
 use crate::node::{Ran, client_builder, run};
 use crate::process::{Face, Process};
-use crate::relay::Relay;
+use crate::reaper;
+use crate::tcp_proxy::TcpProxy;
 use crate::vhost::Vhost;
 
 pub use crate::member::Member;
@@ -53,7 +53,7 @@ impl Cluster {
     /// Everything but the processes.
     pub fn prepare(setup: Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        guardian::remove_at_the_end(folder.path());
+        reaper::remove_at_the_end(folder.path());
         let secret = folder.path().join("secret");
         std::fs::write(&secret, "the-secret-of-nodes-that-are-tested\n").expect("written");
         let http = client_builder()
@@ -165,8 +165,8 @@ impl Cluster {
 
     fn add_counter(&mut self, name: &str, links: Links, flags: &[&str]) -> &mut Member {
         let data_dir = self.data_dir(name);
-        let port = guardian::free_port();
-        let door = Relay::to_port(port);
+        let port = reaper::free_port();
+        let door = TcpProxy::to_port(port);
         let mut args = self.args("counter", &links);
         args.extend(["--name".to_owned(), name.to_owned()]);
         args.extend(["--data-dir".to_owned(), data_dir.display().to_string()]);

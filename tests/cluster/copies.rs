@@ -8,7 +8,7 @@
 use crate::amqp::Client;
 use crate::broker::{PASSWORD, USER};
 use crate::cluster::{Cluster, Setup};
-use crate::ledger::Load;
+use crate::invariant_checker::Load;
 use crate::node::items;
 use crate::wait;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::broker::Broker;
 use crate::cluster::{Cluster, Setup};
-use crate::ledger::Load;
-use crate::relay::{BASIC_ACK, BASIC_DELIVER, Flow, Relay};
+use crate::invariant_checker::Load;
+use crate::tcp_proxy::{BASIC_ACK, BASIC_DELIVER, Flow, TcpProxy};
 use crate::wait;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +54,7 @@ async fn stalled_and_cut_links_lose_and_double_nothing() {
     ] {
         for link in ["the coordinator's", "c1's", "c1's door"] {
             eprintln!("{link} link: {there:?}, {back:?}");
-            let relays = |cluster: &mut Cluster, act: &dyn Fn(&Relay)| match link {
+            let relays = |cluster: &mut Cluster, act: &dyn Fn(&TcpProxy)| match link {
                 "the coordinator's" => act(cluster.coordinator(0).links.first()),
                 "c1's" => act(cluster.counter("c1").links.first()),
                 _ => act(cluster.counter("c1").door.as_ref().expect("it has one")),

@@ -6,7 +6,7 @@
 use serde_json::json;
 
 use crate::cluster::{Cluster, Setup};
-use crate::ledger::Load;
+use crate::invariant_checker::Load;
 use crate::node::items;
 use crate::wait;
 

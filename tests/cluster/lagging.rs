@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::checker::{self, CERTAIN_MS, Consistency, Item, Ledger, Page, Read, Shown, What};
 use crate::cluster::{Cluster, Setup};
-use crate::ledger::Load;
+use crate::invariant_checker::Load;
 use crate::node::Answer;
 use crate::process::Face;
-use crate::relay::Flow;
+use crate::tcp_proxy::Flow;
 use crate::wait;
 
 /// Coordinators whose sessions only read: each has a chance of its own to be the one that asks in

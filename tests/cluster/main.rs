@@ -30,11 +30,11 @@ mod founded_alone;
 mod full_disk;
 mod healing;
 // Other test binaries use the rest of it.
+mod invariant_checker;
 #[allow(dead_code)]
 #[path = "../kit/mod.rs"]
 mod kit;
 mod lagging;
-mod ledger;
 mod limits;
 mod member;
 mod operator;
@@ -52,6 +52,6 @@ mod traffic;
 mod waiting;
 
 use kit::{
-    broker, broker_cluster, broker_node, guardian, node, process, readme, relay, small_disk, vhost,
-    wait,
+    broker, broker_cluster, broker_node, node, process, readme, reaper, small_disk, tcp_proxy,
+    vhost, wait,
 };

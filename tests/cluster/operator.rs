@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::amqp::Client;
 use crate::broker::{PASSWORD, USER};
 use crate::cluster::{Cluster, Setup};
-use crate::guardian;
 use crate::node::{self, Answer, Node, items};
 use crate::readme;
+use crate::reaper;
 use crate::wait::{self, PATIENCE};
 
 /// A batch of a format that only a later release has.
@@ -196,7 +196,7 @@ async fn a_local_folder_moves_behind_the_broker_with_every_count() {
 /// port.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_curls_of_the_readme_work_against_cargo_xtask_cluster() {
-    let port = guardian::free_port();
+    let port = reaper::free_port();
     let mut command = Command::new(env!("CARGO"));
     command
         .args(["xtask", "cluster", "--ephemeral", "--listen"])
@@ -205,7 +205,7 @@ async fn the_curls_of_the_readme_work_against_cargo_xtask_cluster() {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let mut child = guardian::spawn(&mut command);
+    let mut child = reaper::spawn(&mut command);
     let url = format!("http://127.0.0.1:{port}");
     wait::until("a cluster that is ready", async || {
         if let Some(status) = child.try_wait().expect("waited") {
@@ -217,10 +217,10 @@ async fn the_curls_of_the_readme_work_against_cargo_xtask_cluster() {
     })
     .await;
     readme::assert_answers(&url, false);
-    guardian::signal(&child, "-INT");
+    reaper::signal(&child, "-INT");
     let status = wait::until_blocking("its end", PATIENCE, || {
         child.try_wait().expect("waited").ok_or("it runs")
     });
     assert!(status.success(), "{status}");
-    guardian::ended(child.id());
+    reaper::ended(child.id());
 }

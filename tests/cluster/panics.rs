@@ -37,7 +37,7 @@ fn homes(task: Task) -> &'static [&'static str] {
         | Task::PublisherLane
         | Task::PublisherLink => &["coordinator"],
         Task::Members | Task::Strangers | Task::PublisherControl => &["coordinator", "counter"],
-        Task::Session | Task::Acknowledger | Task::Healer => &["counter"],
+        Task::Session | Task::Acknowledger | Task::AntiEntropy => &["counter"],
     }
 }
 

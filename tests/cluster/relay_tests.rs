@@ -8,21 +8,21 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::guardian;
-use crate::relay::{Flow, Relay};
+use crate::reaper;
+use crate::tcp_proxy::{Flow, TcpProxy};
 
 /// Long enough for bytes to pass through this machine, if they pass.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
-async fn pair(listener: &TcpListener, relay: &Relay) -> (TcpStream, TcpStream) {
+async fn pair(listener: &TcpListener, relay: &TcpProxy) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(("127.0.0.1", relay.port()));
     let (client, server) = tokio::join!(client, listener.accept());
     (client.expect("connected"), server.expect("accepted").0)
 }
 
-async fn relay() -> (TcpListener, Relay) {
+async fn relay() -> (TcpListener, TcpProxy) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let relay = Relay::to(listener.local_addr().expect("bound"));
+    let relay = TcpProxy::to(listener.local_addr().expect("bound"));
     (listener, relay)
 }
 
@@ -153,9 +153,9 @@ async fn an_orphaned_server_is_not_told() {
 /// A copy stands for the one that a child has between its fork and its exec.
 #[test]
 fn a_port_is_free_again_although_its_listener_was_copied() {
-    let port = guardian::free_port();
+    let port = reaper::free_port();
     let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("free");
     let _copy = listener.try_clone().expect("copied");
-    guardian::stop_listening(listener);
+    reaper::stop_listening(listener);
     std::net::TcpListener::bind(("127.0.0.1", port)).expect("free again");
 }

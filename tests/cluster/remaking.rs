@@ -7,7 +7,7 @@
 use crate::broker::{Broker, PASSWORD, USER};
 use crate::broker_cluster::Nodes;
 use crate::cluster::{Cluster, Setup};
-use crate::ledger::Load;
+use crate::invariant_checker::Load;
 use crate::node::{self, Answer, Ran, items};
 use crate::wait;
 

@@ -6,7 +6,7 @@
 
 use crate::broker::Broker;
 use crate::cluster::{Cluster, Setup};
-use crate::ledger::Load;
+use crate::invariant_checker::Load;
 use crate::node::{Answer, items};
 use crate::wait;
 

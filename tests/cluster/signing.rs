@@ -110,7 +110,7 @@ async fn the_last_batch_of_another_coordinator_is_signed_for_at_that_one() {
 
     let signed = cluster.accept_loss_at(0);
     let there = format!(
-        "its coordinator at {} is there",
+        "its coordinator at {} is running",
         cluster.coordinator(1).process.url()
     );
     assert!(signed.stderr.contains(&there), "{}", signed.stderr);

@@ -15,8 +15,8 @@ use crate::broker_cluster::{Nodes, PartitionHandling};
 use crate::broker_node::BrokerNode;
 use crate::cluster::{Cluster, Setup};
 use crate::ending;
-use crate::ledger::Load;
-use crate::relay::Flow;
+use crate::invariant_checker::Load;
+use crate::tcp_proxy::Flow;
 use crate::wait;
 
 /// Clients that post.

@@ -9,7 +9,7 @@ use headcount::log::amqp::{
     AmqpLog, AmqpOptions, AmqpRole, AmqpUrl, Announcement, LogStatus, Nodes, Presence, QueueType,
     Role,
 };
-use headcount::log::{Log, Standing};
+use headcount::log::{Log, StoreStatus};
 use headcount::model::{Batch, CounterName};
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::counter::Counter;
 use crate::kit::broker::Broker;
-use crate::kit::relay::Relay;
+use crate::kit::tcp_proxy::TcpProxy;
 use crate::kit::vhost::Vhost;
 use crate::log::{PATIENCE, batch};
 
@@ -77,17 +77,17 @@ impl Cluster {
     }
 
     /// A way to the broker that can be held up.
-    pub fn relay(&self) -> Relay {
-        Relay::to_port(self.broker_port)
+    pub fn relay(&self) -> TcpProxy {
+        TcpProxy::to_port(self.broker_port)
     }
 
     /// The broker's address by way of `relay`.
-    pub fn url_by(&self, relay: &Relay) -> AmqpUrl {
+    pub fn url_by(&self, relay: &TcpProxy) -> AmqpUrl {
         let url = self.vhost.url(relay.port());
         url.parse().expect("a broker's URL")
     }
 
-    fn options_by(&self, relay: &Relay) -> AmqpOptions {
+    fn options_by(&self, relay: &TcpProxy) -> AmqpOptions {
         AmqpOptions {
             urls: vec![self.url_by(relay)],
             ..self.options.clone()
@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     /// A coordinator that reaches the broker by way of `relay`.
-    pub fn coordinator_by(&self, relay: &Relay, counters: &[&str]) -> AmqpLog {
+    pub fn coordinator_by(&self, relay: &TcpProxy, counters: &[&str]) -> AmqpLog {
         self.coordinator_with(self.options_by(relay), counters)
     }
 
@@ -140,12 +140,17 @@ impl Cluster {
     }
 
     /// A counter over a store that may have a history.
-    pub fn counter_over(&self, text: &str, standing: Arc<Mutex<Standing>>) -> Counter {
+    pub fn counter_over(&self, text: &str, standing: Arc<Mutex<StoreStatus>>) -> Counter {
         self.counter_with(self.options.clone(), text, standing)
     }
 
     /// The same; it consumes by way of `relay`.
-    pub fn counter_by(&self, relay: &Relay, text: &str, standing: Arc<Mutex<Standing>>) -> Counter {
+    pub fn counter_by(
+        &self,
+        relay: &TcpProxy,
+        text: &str,
+        standing: Arc<Mutex<StoreStatus>>,
+    ) -> Counter {
         self.counter_with(self.options_by(relay), text, standing)
     }
 
@@ -153,7 +158,7 @@ impl Cluster {
         &self,
         consuming: AmqpOptions,
         text: &str,
-        standing: Arc<Mutex<Standing>>,
+        standing: Arc<Mutex<StoreStatus>>,
     ) -> Counter {
         Counter::start(self.options.clone(), consuming, text, standing)
     }

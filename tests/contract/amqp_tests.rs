@@ -10,7 +10,7 @@ use headcount::log::amqp::{
     Announcement, Poison, Presence, Role, SkipOutcome, depths, remove_counter, skip_poison,
 };
 use headcount::log::{
-    AppendError, Delivered, Deliveries, Delivery, DeliveryError, Log, Standing, wire,
+    AppendError, Delivered, Deliveries, Delivery, DeliveryError, Log, StoreStatus, wire,
 };
 use headcount::model::{Batch, BatchId, Partition};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
@@ -138,10 +138,10 @@ async fn a_returned_message_is_declared_for_and_published_again() {
 async fn a_replaced_broker_is_noticed_by_full_and_empty_stores() {
     let cluster = Cluster::new();
     let _log = cluster.coordinator(&["c1", "c2"]);
-    let full = Standing {
+    let full = StoreStatus {
         holds_position: true,
         complete: true,
-        ..Standing::default()
+        ..StoreStatus::default()
     };
     let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(full)));
     counter.is_told_of_loss("never consumed from").await;
@@ -156,10 +156,10 @@ async fn a_replaced_broker_is_noticed_by_full_and_empty_stores() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_store_looks_for_older_ones() {
     let cluster = Cluster::new();
-    let full = Standing {
+    let full = StoreStatus {
         holds_position: true,
         complete: true,
-        ..Standing::default()
+        ..StoreStatus::default()
     };
     let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(full)));
     let mut empty = cluster.counter("c2");
@@ -171,11 +171,11 @@ async fn an_empty_store_looks_for_older_ones() {
 async fn an_adopted_store_stays_whole() {
     let cluster = Cluster::new();
     let log = cluster.coordinator(&["c1", "c2"]);
-    let adopted = Standing {
+    let adopted = StoreStatus {
         holds_position: true,
         complete: true,
         adopted: true,
-        ..Standing::default()
+        ..StoreStatus::default()
     };
     let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(adopted)));
     counter.consumes().await;
@@ -192,11 +192,11 @@ async fn an_adopted_store_comes_first_or_not_at_all() {
     let mut other = cluster.counter("c2");
     other.begins().await;
     other.consumes().await;
-    let adopted = Standing {
+    let adopted = StoreStatus {
         holds_position: true,
         complete: true,
         adopted: true,
-        ..Standing::default()
+        ..StoreStatus::default()
     };
     let mut counter = cluster.counter_over("c1", Arc::new(Mutex::new(adopted)));
     let refused = counter.next().await;

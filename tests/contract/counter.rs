@@ -8,7 +8,7 @@ use std::time::Duration;
 use headcount::log::amqp::{
     AmqpDeliveries, AmqpOptions, Announcement, ConsumerStatus, Presence, Role,
 };
-use headcount::log::{Delivered, Deliveries, Delivery, DeliveryError, Standing};
+use headcount::log::{Delivered, Deliveries, Delivery, DeliveryError, StoreStatus};
 use headcount::model::Batch;
 use parking_lot::Mutex;
 
@@ -20,7 +20,7 @@ pub struct Counter {
     pub deliveries: AmqpDeliveries,
     /// What came while nobody waited for it.
     early: Option<Result<Option<Delivery>, DeliveryError>>,
-    pub standing: Arc<Mutex<Standing>>,
+    pub standing: Arc<Mutex<StoreStatus>>,
     _presence: Presence,
     _following: tokio::task::JoinHandle<()>,
 }
@@ -31,7 +31,7 @@ impl Counter {
         speaking: AmqpOptions,
         consuming: AmqpOptions,
         text: &str,
-        standing: Arc<Mutex<Standing>>,
+        standing: Arc<Mutex<StoreStatus>>,
     ) -> Self {
         let started = Arc::new(Mutex::new(None));
         let announce = {
@@ -105,8 +105,8 @@ impl Counter {
             let mut standing = self.standing.lock();
             match &delivered {
                 Delivered::Batches(_) => standing.holds_position = true,
-                Delivered::FromTheBeginning => standing.complete = true,
-                Delivered::MayHaveLost { .. } => standing.complete = false,
+                Delivered::HistoryComplete => standing.complete = true,
+                Delivered::PossibleLoss { .. } => standing.complete = false,
                 Delivered::Generation(kept) => standing.generation = Some(*kept),
             }
         }
@@ -115,12 +115,12 @@ impl Counter {
     }
 
     pub async fn begins(&mut self) {
-        assert_eq!(self.take().await, Delivered::FromTheBeginning);
+        assert_eq!(self.take().await, Delivered::HistoryComplete);
     }
 
     pub async fn is_told_of_loss(&mut self, why: &str) {
         let delivered = self.take().await;
-        let Delivered::MayHaveLost { why: told } = &delivered else {
+        let Delivered::PossibleLoss { why: told } = &delivered else {
             panic!("{delivered:?} instead of {why}");
         };
         assert!(told.contains(why), "{told} instead of {why}");
@@ -158,7 +158,7 @@ impl Counter {
     }
 
     /// Ends it as a process would; its store stays.
-    pub async fn stop(mut self) -> Arc<Mutex<Standing>> {
+    pub async fn stop(mut self) -> Arc<Mutex<StoreStatus>> {
         self.deliveries.stopper().stop();
         assert_eq!(self.next().await, Ok(None));
         self.standing

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headcount::log::amqp::{AmqpLog, QueueType};
-use headcount::log::{Delivered, Deliveries, Delivery, Standing};
+use headcount::log::{Delivered, Deliveries, Delivery, StoreStatus};
 use headcount::model::KeptGeneration;
 use lapin::options::{
     BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeleteOptions,
@@ -23,7 +23,7 @@ use crate::counter::Counter;
 use crate::kit::wait;
 use crate::log::PATIENCE;
 
-type Store = Arc<Mutex<Standing>>;
+type Store = Arc<Mutex<StoreStatus>>;
 
 /// Longer than a mismatch is looked at again.
 const LOOKED: Duration = Duration::from_secs(4);

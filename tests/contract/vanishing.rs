@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount::log::amqp::depths;
-use headcount::log::{DeliveryError, Standing};
+use headcount::log::{DeliveryError, StoreStatus};
 use parking_lot::Mutex;
 
 use crate::amqp::{Cluster, append, name, reports};
@@ -19,7 +19,7 @@ const STARTED: &str = "started.c1";
 const ITEMS: &str = "items.0";
 
 /// A cluster of `c1` and `c2` where `c1` has taken a batch and is stopped; its store.
-async fn with_history(cluster: &Cluster) -> Arc<Mutex<Standing>> {
+async fn with_history(cluster: &Cluster) -> Arc<Mutex<StoreStatus>> {
     let log = cluster.coordinator(&["c1", "c2"]);
     let mut counter = cluster.counter("c1");
     counter.begins().await;

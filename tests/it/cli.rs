@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::kit::guardian;
+use crate::kit::reaper;
 use crate::node::{Node, PATIENCE, headcount, items, run, wait};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +165,7 @@ fn lines(ids: std::ops::Range<u32>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_from_standard_input_outlives_the_node() {
-    let address = format!("127.0.0.1:{}", guardian::free_port());
+    let address = format!("127.0.0.1:{}", reaper::free_port());
     let flags = ["--listen", &address];
     let mut node = Node::start(&flags);
     let (mut child, mut stdin) = load_stdin(node.url(), "50");
@@ -182,7 +182,7 @@ async fn load_from_standard_input_outlives_the_node() {
         .expect("read");
     let met = tokio::time::timeout(PATIENCE, gap.accept()).await;
     drop(met.expect("in time").expect("a connection"));
-    guardian::stop_listening(gap);
+    reaper::stop_listening(gap);
     node.kill_and_restart(&flags);
     stdin
         .write_all(lines(1_500..3_000).as_bytes())
@@ -228,7 +228,7 @@ async fn load_says_that_it_stopped_at_a_missing_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_have_gone_stop_neither_server_nor_commands() {
     let folder = tempfile::tempdir().expect("a folder");
-    let url = format!("http://127.0.0.1:{}", guardian::free_port());
+    let url = format!("http://127.0.0.1:{}", reaper::free_port());
     let mut server = headcount()
         .args([
             "serve",

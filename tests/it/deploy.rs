@@ -2,7 +2,7 @@
 //!
 //! Invariant: a setting that is misspelt there would be ignored in silence; here it is found.
 
-use crate::kit::guardian;
+use crate::kit::reaper;
 use crate::node::{Node, headcount, run};
 
 const DOCKERFILE: &str = include_str!("../../Dockerfile");
@@ -45,7 +45,7 @@ fn the_health_check_of_the_image_follows_its_environment() {
         .map(|word| word.trim_matches('"'))
         .collect();
     assert_eq!(words[0], "headcount");
-    let port = guardian::free_port();
+    let port = reaper::free_port();
     let node = Node::start(&["--listen", &format!("127.0.0.1:{port}")]);
     let check = |listen: &str, url: &str| {
         let mut command = headcount();

@@ -112,7 +112,11 @@ async fn a_path_is_free_after_a_stop_and_after_a_kill() {
 
     std::fs::write(path(&address), "precious").expect("written");
     let refused = run(&["serve", "--listen", &address, "--data-dir", &other]);
-    assert!(refused.stderr.contains("no socket"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("is not a socket"),
+        "{}",
+        refused.stderr
+    );
     let kept = std::fs::read_to_string(path(&address)).expect("a file");
     assert_eq!(kept, "precious");
 }

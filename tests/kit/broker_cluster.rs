@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::broker::Broker;
 use super::broker_node::{BrokerNode, COOKIE};
-use super::guardian;
 use super::rabbitmq::major;
+use super::reaper;
 use super::wait::{PATIENCE, until_blocking};
 
 /// The longest that one of RabbitMQ's commands may take.
@@ -67,7 +67,7 @@ impl Nodes {
             self.net_ticktime_s
         ));
         if self.management {
-            let port = guardian::free_port();
+            let port = reaper::free_port();
             node.enable("rabbitmq_management");
             node.configure(&format!(
                 "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"
@@ -98,7 +98,7 @@ impl BrokerNode {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = guardian::spawn(&mut command);
+        let mut child = reaper::spawn(&mut command);
         let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
             let pipe = pipe.expect("piped");
             std::thread::spawn(move || std::io::read_to_string(pipe).unwrap_or_default())
@@ -108,11 +108,11 @@ impl BrokerNode {
         let deadline = Instant::now() + COMMAND_LIMIT;
         let status = loop {
             if let Some(status) = child.try_wait().expect("waited") {
-                guardian::ended(child.id());
+                reaper::ended(child.id());
                 break status;
             }
             if Instant::now() > deadline {
-                guardian::kill(&mut child);
+                reaper::kill(&mut child);
                 return Err(format!("{program} {args:?} does not end"));
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::broker::{PASSWORD, Tls, USER};
-use super::guardian;
 use super::rabbitmq::{EPMD, PROGRAMS, major, other_root};
+use super::reaper;
 use super::wait::{PATIENCE, until_blocking};
 
 /// The cookie of our nodes; it keeps nobody out.
@@ -58,17 +58,17 @@ impl BrokerNode {
             None => builder.tempdir(),
         };
         let folder = folder.expect("a folder").keep();
-        guardian::remove_at_the_end(&folder);
+        reaper::remove_at_the_end(&folder);
         let folder_inside = match &root {
             Some(root) => Path::new("/").join(folder.strip_prefix(root).expect("below it")),
             None => folder.clone(),
         };
-        let port = guardian::free_port();
+        let port = reaper::free_port();
         let node = Self {
             // A name may not come twice at one port mapper.
             name: format!("test{number}-{port}@localhost"),
             port,
-            dist_port: guardian::free_port(),
+            dist_port: reaper::free_port(),
             tls_port: None,
             management_port: None,
             folder,
@@ -96,7 +96,7 @@ impl BrokerNode {
 
     /// Speaks TLS as well from its next start.
     pub(super) fn add_tls(&mut self, tls: &Tls) {
-        let port = guardian::free_port();
+        let port = reaper::free_port();
         let write =
             |name: &str, text: &str| fs::write(self.folder.join(name), text).expect("written");
         write("certificate.pem", &tls.certificate);
@@ -151,7 +151,7 @@ impl BrokerNode {
             .stderr(output);
         let mut child = self.child.lock();
         assert!(child.is_none(), "{} runs already", self.name);
-        *child = Some(guardian::spawn(&mut command));
+        *child = Some(reaper::spawn(&mut command));
     }
 
     /// A program of RabbitMQ's for this node, in the node's tree and with nothing of the machine's
@@ -199,7 +199,7 @@ impl BrokerNode {
     /// `kill -9`.
     pub fn kill(&self) {
         let child = self.child.lock().take();
-        guardian::kill(&mut child.expect("it runs"));
+        reaper::kill(&mut child.expect("it runs"));
     }
 
     /// `kill -9`, and the loss of its disk.
@@ -239,17 +239,17 @@ impl BrokerNode {
     /// A clean stop, as a service manager does it.
     pub fn stop(&self) {
         let mut child = self.child.lock().take().expect("it runs");
-        guardian::signal(&child, "-TERM");
+        reaper::signal(&child, "-TERM");
         super::node::wait(&mut child);
-        guardian::ended(child.id());
+        reaper::ended(child.id());
     }
 
     pub fn pause(&self) {
-        guardian::signal(self.child.lock().as_ref().expect("it runs"), "-STOP");
+        reaper::signal(self.child.lock().as_ref().expect("it runs"), "-STOP");
     }
 
     pub fn resume(&self) {
-        guardian::signal(self.child.lock().as_ref().expect("it runs"), "-CONT");
+        reaper::signal(self.child.lock().as_ref().expect("it runs"), "-CONT");
     }
 
     pub fn port(&self) -> u16 {
@@ -357,7 +357,7 @@ impl BrokerNode {
 impl Drop for BrokerNode {
     fn drop(&mut self) {
         if let Some(child) = &mut *self.child.lock() {
-            guardian::kill(child);
+            reaper::kill(child);
         }
         let _ = fs::remove_dir_all(&self.folder);
     }

@@ -5,13 +5,13 @@
 pub mod broker;
 pub mod broker_cluster;
 pub mod broker_node;
-pub mod guardian;
 pub mod node;
 pub mod process;
 pub mod rabbitmq;
 pub mod readme;
-pub mod relay;
+pub mod reaper;
 pub mod small_disk;
+pub mod tcp_proxy;
 pub mod vhost;
 pub mod wait;
 pub mod waiting;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::guardian;
 use super::node::{headcount, wait};
+use super::reaper;
 use super::wait::{PATIENCE, until_blocking};
 
 /// Where a process listens, if it does.
@@ -85,7 +85,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.expect("a file"));
-        let mut child = guardian::spawn(&mut command);
+        let mut child = reaper::spawn(&mut command);
         let stdout = child.stdout.take().expect("piped");
         let face = self.face.clone();
         let life = {
@@ -148,9 +148,9 @@ impl Process {
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         let group = child.id();
-        guardian::signal(&child, "-KILL");
+        reaper::signal(&child, "-KILL");
         let status = child.wait().expect("waited");
-        guardian::ended(group);
+        reaper::ended(group);
         assert_eq!(
             status.signal(),
             Some(9),
@@ -163,7 +163,7 @@ impl Process {
     /// SIGTERM, and the end.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
-        guardian::signal(self.child(), "-TERM");
+        reaper::signal(self.child(), "-TERM");
         self.wait_for_end()
     }
 
@@ -172,23 +172,23 @@ impl Process {
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let status = wait(&mut child);
-        guardian::ended(child.id());
+        reaper::ended(child.id());
         status
     }
 
     /// Sends a signal, if it runs.
     pub fn signal(&self, signal: &str) {
         if let Some(child) = &self.child {
-            guardian::signal(child, signal);
+            reaper::signal(child, signal);
         }
     }
 
     pub fn pause(&mut self) {
-        guardian::signal(self.child(), "-STOP");
+        reaper::signal(self.child(), "-STOP");
     }
 
     pub fn resume(&mut self) {
-        guardian::signal(self.child(), "-CONT");
+        reaper::signal(self.child(), "-CONT");
     }
 
     pub fn runs(&self) -> bool {
@@ -220,7 +220,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            guardian::kill(child);
+            reaper::kill(child);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use super::guardian;
+use super::reaper;
 use super::wait::{PATIENCE, until_blocking};
 
 /// Where Debian has the programs themselves, without the wrapper that changes users.
@@ -35,13 +35,13 @@ pub fn major() -> u32 {
 
 /// One port mapper for all nodes of the process.
 pub(super) static EPMD: LazyLock<Epmd> = LazyLock::new(|| {
-    let port = guardian::free_port();
+    let port = reaper::free_port();
     let mut epmd = Command::new("epmd");
     epmd.args(["-port", &port.to_string(), "-address", "127.0.0.1"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = guardian::spawn(&mut epmd);
+    let child = reaper::spawn(&mut epmd);
     until_blocking("the port mapper", PATIENCE, || {
         std::net::TcpStream::connect(("127.0.0.1", port)).map(drop)
     });

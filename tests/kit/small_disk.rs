@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::guardian;
+use super::reaper;
 
 /// A file system in memory. Dropping it unmounts it.
 pub struct SmallDisk {
@@ -18,7 +18,7 @@ impl SmallDisk {
     /// One of `mib` MiB; none where this user may not mount.
     pub fn mount(mib: u64) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder").keep();
-        guardian::unmount_at_the_end(&folder);
+        reaper::unmount_at_the_end(&folder);
         let size = format!("size={mib}m");
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])

@@ -73,7 +73,7 @@ impl Vhost {
         let voters = node.try_eval(&format!(
             "length([M || M <- rabbit_quorum_queue:status(<<\"{name}\">>, <<\"{queue}\">>), \
              lists:member(proplists:get_value(<<\"Raft State\">>, M), [leader, follower]), \
-             lists:member(proplists:get_value(<<\"Membership\">>, M, voter), \
+             lists:member(proplists:get_value(<<\"Contains\">>, M, voter), \
              [voter, <<\"voter\">>])])"
         ))?;
         voters.parse().map_err(|_| voters)

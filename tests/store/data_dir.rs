@@ -86,11 +86,11 @@ fn a_store_whose_folder_is_gone_takes_no_snapshot_in() {
     let parent = tempfile::tempdir().expect("a folder");
     let path = parent.path().join("data");
     let mut store = open_disk(&path).expect("made");
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     let hashes = [ItemHash::of_id("1")];
-    store.unite(&tenant("a"), &hashes).expect("set aside");
+    store.ingest(&tenant("a"), &hashes).expect("set aside");
     fs::rename(&path, parent.path().join("moved")).expect("moved");
-    let refused = store.finish_unite(&Position::default(), true);
+    let refused = store.finish_ingest(&Position::default(), true);
     assert!(
         matches!(refused, Err(StoreError::Displaced { .. })),
         "{refused:?}"

@@ -156,7 +156,7 @@ pub fn hashes(ids: impl IntoIterator<Item = u32>) -> Vec<ItemHash> {
 /// Sets ids of a tenant aside for the open unite.
 pub fn aside(store: &mut impl Store, name: &str, ids: impl IntoIterator<Item = u32>) {
     let hashes = hashes(ids);
-    store.unite(&tenant(name), &hashes).expect("set aside");
+    store.ingest(&tenant(name), &hashes).expect("set aside");
 }
 
 /// Inserts ids of a tenant and commits; returns how many were new.

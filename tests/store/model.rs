@@ -217,7 +217,7 @@ fn insert_all(store: &mut impl Store, model: &mut Model, groups: &[(u8, Vec<u32>
 fn apply_unite(store: &mut impl Store, model: &mut Model, step: &Step) {
     match step {
         Step::BeginUnite => {
-            store.begin_unite().expect("begun");
+            store.begin_ingest().expect("begun");
             model.aside = Some(BTreeMap::new());
         }
         Step::Unite(number, ids) => {
@@ -229,7 +229,7 @@ fn apply_unite(store: &mut impl Store, model: &mut Model, step: &Step) {
                 .map(|id| ItemHash::of_id(&id.to_string()))
                 .collect();
             let name = name(*number);
-            store.unite(&tenant(&name), &hashes).expect("set aside");
+            store.ingest(&tenant(&name), &hashes).expect("set aside");
             if !ids.is_empty() {
                 aside.entry(name).or_default().extend(ids);
             }
@@ -240,7 +240,7 @@ fn apply_unite(store: &mut impl Store, model: &mut Model, step: &Step) {
             };
             let mut position = Position::default();
             position.record(batch(*partition, *sequence), 0);
-            store.finish_unite(&position, *complete).expect("finished");
+            store.finish_ingest(&position, *complete).expect("finished");
             for (name, ids) in aside {
                 model.staged.items.entry(name).or_default().extend(ids);
             }
@@ -250,7 +250,7 @@ fn apply_unite(store: &mut impl Store, model: &mut Model, step: &Step) {
             model.committed = model.staged.clone();
         }
         _ => {
-            store.abandon_unite();
+            store.abandon_ingest();
             model.aside = None;
         }
     }

@@ -30,7 +30,7 @@ for_every_store!(
 fn nothing_of_a_unite_is_seen_before_its_finish<H: Harness>() {
     let (_harness, mut store) = H::make();
     commit(&mut store, "a", 0..10);
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "a", 5..200);
     aside(&mut store, "b", 0..100);
     let reader = store.reader();
@@ -48,7 +48,7 @@ fn nothing_of_a_unite_is_seen_before_its_finish<H: Harness>() {
     check(11);
     assert_eq!(store.judge(batch(0, 1), 0), Verdict::New);
     let snapshot = reader.snapshot().expect("a snapshot");
-    store.finish_unite(&position(&[1], 7), true).expect("done");
+    store.finish_ingest(&position(&[1], 7), true).expect("done");
     assert_eq!((count(&reader, "a"), count(&reader, "b")), (200, 100));
     assert!(
         reader
@@ -64,13 +64,13 @@ fn nothing_of_a_unite_is_seen_before_its_finish<H: Harness>() {
 fn keys_that_come_both_ways_count_once<H: Harness>() {
     let (mut harness, mut store) = H::make();
     commit(&mut store, "a", 0..60);
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "a", 40..80);
     commit(&mut store, "a", 70..100);
     aside(&mut store, "a", (0..120).chain(60..90));
     commit(&mut store, "a", 110..130);
     store
-        .finish_unite(&Position::default(), false)
+        .finish_ingest(&Position::default(), false)
         .expect("done");
     assert_eq!(count(&store.reader(), "a"), 130);
     verify(&store);
@@ -84,7 +84,7 @@ fn keys_that_come_both_ways_count_once<H: Harness>() {
 
 fn a_tenant_that_becomes_known_meanwhile_counts_once<H: Harness>() {
     let (mut harness, mut store) = H::make();
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     for name in ["a", "b", "c", "d"] {
         aside(&mut store, name, 0..50);
     }
@@ -94,7 +94,7 @@ fn a_tenant_that_becomes_known_meanwhile_counts_once<H: Harness>() {
     commit(&mut store, "a", 50..55);
     aside(&mut store, "c", 55..70);
     store
-        .finish_unite(&Position::default(), true)
+        .finish_ingest(&Position::default(), true)
         .expect("done");
     let expected = [("a", 55), ("b", 50), ("c", 70), ("d", 50), ("x", 2)];
     for (name, items) in expected {
@@ -120,12 +120,12 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
     for at in 20..120 {
         commit(&mut other, &format!("t{}", at % 31), at * 9..at * 9 + 20);
     }
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     let snapshot = other.reader().snapshot().expect("a snapshot");
     for (at, key) in (0_u32..).zip(snapshot.keys) {
         let key = key.expect("intact");
         let name = &snapshot.cut.names()[key.tenant().0 as usize];
-        store.unite(name, &[key.hash()]).expect("set aside");
+        store.ingest(name, &[key.hash()]).expect("set aside");
         if at % 50 == 0 {
             commit(&mut store, &format!("t{}", at % 37), at..at + 9);
         }
@@ -157,7 +157,7 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
     }
     expected.commit().expect("committed");
     store
-        .finish_unite(&Position::default(), true)
+        .finish_ingest(&Position::default(), true)
         .expect("done");
     for _ in 0..2 {
         verify(&store);
@@ -176,7 +176,7 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
 fn what_was_not_finished_goes_with_the_store<H: Harness>() {
     let (mut harness, mut store) = H::make();
     commit(&mut store, "a", 0..20);
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "b", 0..200);
     commit(&mut store, "a", 20..30);
     aside(&mut store, "a", 0..200);
@@ -184,7 +184,7 @@ fn what_was_not_finished_goes_with_the_store<H: Harness>() {
         assert_eq!(count(&again.reader(), "a"), 30);
         assert_eq!(again.reader().cut().tenants(), 1);
         verify(&again);
-        let refused = again.unite(&tenant("a"), &hashes([1]));
+        let refused = again.ingest(&tenant("a"), &hashes([1]));
         assert!(matches!(refused, Err(StoreError::NoUnite)), "{refused:?}");
     }
 }
@@ -192,10 +192,10 @@ fn what_was_not_finished_goes_with_the_store<H: Harness>() {
 fn a_finished_unite_survives_a_crash_and_a_close<H: Harness>() {
     let (mut harness, mut store) = H::make();
     commit(&mut store, "a", 0..20);
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "b", 0..200);
     store
-        .finish_unite(&position(&[1, 2], 3), true)
+        .finish_ingest(&position(&[1, 2], 3), true)
         .expect("done");
     commit(&mut store, "c", 0..5);
     for step in 0..4 {
@@ -221,9 +221,9 @@ fn completeness_is_set_or_stays<H: Harness>() {
         let (mut harness, mut store) = H::make();
         store.set_complete(before);
         store.commit().expect("committed");
-        store.begin_unite().expect("begun");
+        store.begin_ingest().expect("begun");
         store
-            .finish_unite(&Position::default(), complete)
+            .finish_ingest(&Position::default(), complete)
             .expect("done");
         assert_eq!(store.reader().cut().complete(), before || complete);
         store = match harness.crash(store) {
@@ -240,11 +240,11 @@ fn positions_are_united<H: Harness>() {
     }
     store.record(batch(1, 1), 51);
     store.commit().expect("committed");
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     store.record(batch(0, 7), 70);
     store.commit().expect("committed");
     store
-        .finish_unite(&position(&[3, 4, 6], 60), false)
+        .finish_ingest(&position(&[3, 4, 6], 60), false)
         .expect("done");
     for _ in 0..2 {
         let expected = EpochPosition {
@@ -269,12 +269,12 @@ fn positions_are_united<H: Harness>() {
 
 fn an_abandoned_unite_leaves_nothing<H: Harness>() {
     let (_harness, mut store) = H::make();
-    store.abandon_unite();
+    store.abandon_ingest();
     commit(&mut store, "a", 0..20);
     let before = store.reader().stats().disk_bytes;
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "b", 0..200);
-    store.abandon_unite();
+    store.abandon_ingest();
     assert_eq!(store.reader().stats().disk_bytes, before);
     commit(&mut store, "c", 0..3);
     assert_eq!(store.reader().cut().tenants(), 2);
@@ -284,12 +284,12 @@ fn an_abandoned_unite_leaves_nothing<H: Harness>() {
 
 fn a_second_begin_abandons_the_first<H: Harness>() {
     let (_harness, mut store) = H::make();
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "a", 0..200);
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "b", 0..3);
     store
-        .finish_unite(&Position::default(), false)
+        .finish_ingest(&Position::default(), false)
         .expect("done");
     assert_eq!(store.reader().cut().tenants(), 1);
     assert_eq!(count(&store.reader(), "b"), 3);
@@ -298,9 +298,9 @@ fn a_second_begin_abandons_the_first<H: Harness>() {
 
 fn an_empty_unite_brings_its_position<H: Harness>() {
     let (mut harness, mut store) = H::make();
-    store.begin_unite().expect("begun");
-    store.unite(&tenant("a"), &[]).expect("set aside");
-    store.finish_unite(&position(&[1], 9), true).expect("done");
+    store.begin_ingest().expect("begun");
+    store.ingest(&tenant("a"), &[]).expect("set aside");
+    store.finish_ingest(&position(&[1], 9), true).expect("done");
     store = match harness.crash(store) {
         Ok(store) | Err(store) => store,
     };
@@ -314,12 +314,14 @@ fn an_empty_unite_brings_its_position<H: Harness>() {
 
 fn what_is_staged_is_committed_by_the_finish<H: Harness>() {
     let (mut harness, mut store) = H::make();
-    store.begin_unite().expect("begun");
+    store.begin_ingest().expect("begun");
     aside(&mut store, "b", 0..10);
     insert(&mut store, "a", &[1, 2]).expect("inserted");
     insert(&mut store, "b", &[9, 10]).expect("inserted");
     store.record(batch(0, 1), 1);
-    store.finish_unite(&position(&[2], 2), false).expect("done");
+    store
+        .finish_ingest(&position(&[2], 2), false)
+        .expect("done");
     store = match harness.crash(store) {
         Ok(store) | Err(store) => store,
     };
@@ -331,9 +333,9 @@ fn what_is_staged_is_committed_by_the_finish<H: Harness>() {
 
 fn a_unite_must_be_begun<H: Harness>() {
     let (_harness, mut store) = H::make();
-    store.begin_unite().expect("begun");
-    store.abandon_unite();
-    let refused = store.finish_unite(&position(&[1], 1), true);
+    store.begin_ingest().expect("begun");
+    store.abandon_ingest();
+    let refused = store.finish_ingest(&position(&[1], 1), true);
     assert!(matches!(refused, Err(StoreError::NoUnite)), "{refused:?}");
     assert!(!store.reader().cut().complete());
     assert!(store.reader().cut().position().is_empty());
@@ -363,14 +365,14 @@ fn readers_look_on_at_whole_cuts<H: Harness>() {
             }
         });
         for round in 0..10_u32 {
-            store.begin_unite().expect("begun");
+            store.begin_ingest().expect("begun");
             for at in 0..10_u32 {
                 let from = round * 100 + at * 10;
                 aside(&mut store, "united", from..from + 10);
                 commit(&mut store, "posted", from..from + 10);
             }
             let position = position(&[u64::from(round) + 1], 0);
-            store.finish_unite(&position, false).expect("done");
+            store.finish_ingest(&position, false).expect("done");
         }
         done.store(true, std::sync::atomic::Ordering::Release);
         assert_eq!(watcher.join().expect("no assertion failed"), 10);

@@ -1,4 +1,5 @@
-//! House rules that no lint knows: headers, sizes, borders between crates, links, paths of machines.
+//! House rules that no lint knows: headers, sizes, borders between crates, links, paths of
+//! machines.
 //!
 //! Invariant: a finding names the file, the line and the rule.
 
@@ -24,7 +25,8 @@ const LOCKS: [&str; 3] = ["DataDir::open", "Hold::take", "DiskStore::open("];
 /// What starts processes, or contains modules that do.
 const STARTS: [&str; 2] = ["process::Command", "mod kit;"];
 
-/// The files of the checkout, by path: those that git tracks or would track, as far as they are text.
+/// The files of the checkout, by path: those that git tracks or would track, as far as they are
+/// text.
 fn files() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git")

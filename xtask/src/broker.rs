@@ -52,7 +52,7 @@ impl Broker {
         };
         if let Some(pid) = broker.pid().filter(|&pid| broker.owns(pid)) {
             return Err(format!(
-                "the broker of an earlier run is still there: end process {pid} first"
+                "the broker of an earlier run is still running; stop process {pid} first"
             ));
         }
         // A PID file of an earlier incarnation would be mistaken for the new node's.

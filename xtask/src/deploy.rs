@@ -28,7 +28,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         .current_dir(options.workspace.root());
     stages::run(options, &mut hadolint)?;
     let Some(compose) = compose(options) else {
-        println!("docker-compose.yml was NOT rendered: there is no docker-compose 2 here");
+        println!("docker-compose.yml was NOT rendered: docker-compose 2 is not installed");
         return Ok(());
     };
     let mut render = Command::new(compose);

@@ -49,7 +49,7 @@ impl Folders {
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => {
-                Err("a cluster of this checkout is running already".to_owned())
+                Err("a cluster of this checkout is already running".to_owned())
             }
             Err(TryLockError::Error(why)) => Err(fault(why)),
         }

@@ -44,10 +44,10 @@ pub fn compare(workspace: &Workspace) -> Result<(), String> {
     let path = workspace.root().join(BASELINE);
     let text =
         fs::read_to_string(&path).map_err(|why| format!("can't read {}: {why}", path.display()))?;
-    let (architecture, baseline) =
-        parse(&text).ok_or_else(|| format!("{BASELINE} can't be read: renew it by `{RENEW}`"))?;
+    let (architecture, baseline) = parse(&text)
+        .ok_or_else(|| format!("{BASELINE} can't be parsed; renew it with `{RENEW}`"))?;
     if architecture != env::consts::ARCH {
-        println!("the baseline is of {architecture}: nothing to compare with here");
+        println!("the baseline is for {architecture}; nothing to compare on this architecture");
         return Ok(());
     }
     let now = count_all(workspace)?;
@@ -55,8 +55,8 @@ pub fn compare(workspace: &Workspace) -> Result<(), String> {
     match moved(&baseline, &now).as_slice() {
         [] => Ok(()),
         moved => Err(format!(
-            "{} moved by more than {CHANGE_PERCENT_MAX} %; if that is meant, `{RENEW}`, and commit \
-                {BASELINE}",
+            "{} deviate by more than {CHANGE_PERCENT_MAX} %; if that is intended, run `{RENEW}` \
+             and commit {BASELINE}",
             moved.join(", ")
         )),
     }
@@ -74,7 +74,7 @@ pub fn renew(workspace: &Workspace) -> Result<(), String> {
     let now = count_all(workspace)?;
     fs::write(&path, write(env::consts::ARCH, &now))
         .map_err(|why| format!("can't write {}: {why}", path.display()))?;
-    println!("\n{}\n{BASELINE} is renewed", table(&before, &now));
+    println!("\n{}\nrenewed {BASELINE}", table(&before, &now));
     Ok(())
 }
 
@@ -118,7 +118,7 @@ fn count(program: &Path, case: &str, out: &PathBuf) -> Result<u64, String> {
         .lines()
         .find_map(|line| line.strip_prefix("summary: ")?.trim().parse().ok())
         .filter(|total| *total > 0)
-        .ok_or_else(|| format!("callgrind counted nothing of {case}"))
+        .ok_or_else(|| format!("callgrind counted no instructions of {case}"))
 }
 
 /// The deviation of `now` from `baseline` in percent.

@@ -7,7 +7,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     unreachable_pub,
-    reason = "it talks to whoever called it, and waits for all that it starts"
+    reason = "it prints to its caller, and waits for all processes that it starts"
 )]
 
 mod bench;
@@ -69,7 +69,7 @@ fn cli() -> Command {
             .help(help)
     };
     let test = Command::new("test")
-        .about("Run every check, cheapest first; stop at the first that fails")
+        .about("Run every check, cheapest first; stop at the first failure")
         .arg(flag(
             "install",
             "Install the tools that are missing (also when CI is set)",
@@ -237,7 +237,7 @@ fn test(args: &ArgMatches) -> Result<(), String> {
     };
     let stages = stages::choose(&named("only"), &named("skip"));
     if stages.is_empty() {
-        return Err("no stage is left to run".to_owned());
+        return Err("no stage is selected".to_owned());
     }
     let workspace = Workspace::find()?;
     let install = args.get_flag("install") || process::in_ci();

@@ -117,7 +117,7 @@ impl Member {
     /// It can't start.
     pub fn restart_if_ended(&mut self) -> Result<(), String> {
         if let Some(status) = self.ended()? {
-            println!("{} ended with {status}; it is started again", self.name);
+            println!("{} ended with {status}; restarting it", self.name);
             self.child = None;
             self.ended = Some(Instant::now());
         }
@@ -137,7 +137,7 @@ impl Member {
         // The process may have just ended.
         let _ = process::signal("TERM", &target.to_string());
         if !matches!(process::wait(&mut child, STOP_LIMIT), Ok(Some(_))) {
-            println!("{} does not stop; it is killed", self.name);
+            println!("{} does not stop; killing it", self.name);
         }
         // Also kills processes that it started and left running; usually there are none.
         let _ = process::kill_group(child.id());

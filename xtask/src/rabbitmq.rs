@@ -44,8 +44,8 @@ impl RabbitMq {
         make.arg(workspace.root().join(MAKE)).arg(&tree);
         if !install {
             return Err(format!(
-                "RabbitMQ 4 is missing. Install it by `cargo xtask test --broker 4 --install`, \
-                    which runs:\n\n  {}",
+                "RabbitMQ 4 is missing. Install it with `cargo xtask test --broker 4 --install`, \
+                 which runs:\n\n  {}",
                 process::line(&make)
             ));
         }

@@ -245,8 +245,10 @@ mod tests {
 
     #[test]
     fn the_table_of_redis_benchmark_is_read() {
-        let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"\n\
-                    \"EVALSHA a 0 __rand_int__\",\"25000.50\",\"1.5\",\"0.1\",\"1.4\",\"2.0\",\"3.0\",\"9.0\"\n";
+        let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
+                    \"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"\n\
+                    \"EVALSHA a 0 __rand_int__\",\"25000.50\",\"1.5\",\"0.1\",\"1.4\",\"2.0\",\
+                    \"3.0\",\"9.0\"\n";
         let row = parse_csv(text).expect("a table");
         assert_eq!(row, [25000.5, 1.5, 0.1, 1.4, 2.0, 3.0, 9.0]);
         assert!(parse_csv("").is_err());

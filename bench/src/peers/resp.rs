@@ -201,7 +201,8 @@ mod tests {
         let mut items = Items::new(7, 10);
         assert_eq!(render_plain(&mut out, &[1, 1, 3], &mut items), 6);
         let text = String::from_utf8(out).expect("text");
-        let expected = "*1\r\n$5\r\nMULTI\r\n*4\r\n$4\r\nSADD\r\n$8\r\nitems:t1\r\n$9\r\norder-7-1\r\n$9\r\norder-7-2\r\n\
+        let expected = "*1\r\n$5\r\nMULTI\r\n*4\r\n$4\r\nSADD\r\n$8\r\nitems:t1\r\n\
+                        $9\r\norder-7-1\r\n$9\r\norder-7-2\r\n\
                         *3\r\n$4\r\nSADD\r\n$8\r\nitems:t3\r\n$9\r\norder-7-3\r\n\
                         *1\r\n$4\r\nEXEC\r\n";
         assert_eq!(text, expected);

@@ -13,8 +13,8 @@ use std::time::Instant;
 use metrics::Histogram;
 
 use super::batcher::{Durable, Load, LogEnded, NotAppended, Reached, Submission};
-use super::ending::Ending;
 use super::parts::parts;
+use super::shutdown::Shutdown;
 use headcount_log::{AppendError, Log, batch_bytes};
 use headcount_model::{Batch, BatchId, NewItems, Shares};
 use headcount_runtime::clock::now_ms;
@@ -24,7 +24,7 @@ use headcount_telemetry as telemetry;
 pub(super) struct Appender<L> {
     log: L,
     reached: Arc<Reached>,
-    pub ending: Arc<Ending>,
+    pub ending: Arc<Shutdown>,
     batch_items: Histogram,
     append_seconds: Histogram,
     /// Id of the next batch. If the log rejects a batch, the next one gets its id.
@@ -35,7 +35,12 @@ pub(super) struct Appender<L> {
 
 impl<L: Log> Appender<L> {
     /// Creates an appender. `first` is the id of its first batch.
-    pub(crate) fn new(log: L, first: BatchId, reached: Arc<Reached>, ending: Arc<Ending>) -> Self {
+    pub(crate) fn new(
+        log: L,
+        first: BatchId,
+        reached: Arc<Reached>,
+        ending: Arc<Shutdown>,
+    ) -> Self {
         Self {
             log,
             reached,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batcher::LogEnded;
-use super::ending::Ending;
+use super::shutdown::Shutdown;
 use headcount_log::Log;
 use headcount_model::{BarrierEpochs, Batch, BatchId, Partition};
 use headcount_runtime::clock::now_ms;
@@ -29,7 +29,7 @@ struct Appender<L> {
     log: L,
     partition: Partition,
     epochs: BarrierEpochs,
-    ending: Arc<Ending>,
+    ending: Arc<Shutdown>,
 }
 
 impl Barriers {
@@ -41,7 +41,7 @@ impl Barriers {
         partition: Partition,
         epochs: BarrierEpochs,
         waiting_max: usize,
-        ending: Arc<Ending>,
+        ending: Arc<Shutdown>,
         supervisor: &Supervisor,
     ) -> Self {
         let waiting_max = waiting_max.max(1);

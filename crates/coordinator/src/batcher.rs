@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
 use super::appender::Appender;
-use super::ending::Ending;
+use super::shutdown::Shutdown;
 use headcount_log::{Log, batch_bytes, encoded_bytes};
 use headcount_model::{Acceptance, BatchId, Epoch, Partition, Sequence, TenantItems};
 use headcount_runtime::supervisor::{Ended, Supervisor, Task};
@@ -106,7 +106,7 @@ impl Batcher {
     pub(crate) fn start(
         log: impl Log,
         options: BatcherOptions,
-        ending: Arc<Ending>,
+        ending: Arc<Shutdown>,
         supervisor: &Supervisor,
     ) -> Self {
         let (submissions, receiver) = mpsc::channel(options.waiting_posts_max.max(1));

@@ -71,7 +71,7 @@ pub(crate) fn start_watched(
         batch_bytes_max,
         waiting_posts_max: 100,
     };
-    let ending = Arc::new(Ending::new());
+    let ending = Arc::new(Shutdown::new());
     Batcher::start(log.clone(), options, ending, supervisor)
 }
 
@@ -205,7 +205,7 @@ async fn an_acceptance_has_a_batch_of_its_own() {
 #[tokio::test]
 async fn after_a_fatal_end_nothing_is_acknowledged_though_it_is_durable() {
     let log = scripted();
-    let ending = Arc::new(Ending::new());
+    let ending = Arc::new(Shutdown::new());
     let options = BatcherOptions {
         partition: Partition(0),
         epoch: Epoch(1),
@@ -317,7 +317,7 @@ async fn each_post_is_told_what_was_new_of_it() {
         waiting_posts_max: 100,
     };
     let telling = Telling(log.clone());
-    let ending = Arc::new(Ending::new());
+    let ending = Arc::new(Shutdown::new());
     let batcher = Batcher::start(telling, options, ending, &Supervisor::default());
     let submit = |items| {
         let batcher = batcher.clone();

@@ -11,35 +11,35 @@
 
 mod admission;
 mod appender;
-mod ask;
 mod barriers;
 mod batcher;
-mod ending;
+mod fanout;
+mod hedging;
 mod losses;
 mod members;
 mod merge;
 mod meters;
-mod nearest;
 mod neighbours;
 mod parts;
 mod reads;
 mod repair;
 mod replicas;
 mod session;
+mod shutdown;
 mod split;
 
 #[cfg(test)]
 mod tests;
 
 pub use admission::{Admission, AdmissionLimits, LogState, Refusal};
-pub use ending::Fatal;
 use losses::Planned;
 pub use losses::{Aftermath, Incomplete, Loss, LossPlan, NotLost, StillIncomplete};
-pub use members::{CounterView, Hearsay};
+pub use members::{CounterView, ReportedState};
 pub use neighbours::{Neighbour, NeighbourRole, SILENCE_MAX};
 pub use reads::{Consistency, Read, ReadError, ReadOptions};
-pub use repair::{AcceptLossError, TendOptions};
+pub use repair::{AcceptLossError, MaintainOptions};
 pub use replicas::Replicas;
+pub use shutdown::Fatal;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -53,12 +53,12 @@ use tokio::time::Instant;
 use self::admission::{Gate, Ticket, waiting_bytes};
 use self::barriers::Barriers;
 use self::batcher::{Batcher, BatcherOptions, Durable, LogEnded, NotAppended};
-use self::ending::Ending;
+use self::hedging::Nearest;
 use self::members::Members;
 use self::meters::Meters;
-use self::nearest::Nearest;
 use self::neighbours::Neighbours;
 use self::session::Session;
+use self::shutdown::Shutdown;
 use self::split::split;
 use headcount_log::Log;
 use headcount_model::{
@@ -167,7 +167,7 @@ struct Inner {
     strong_reads: Semaphore,
     /// The last loss plan.
     planned: Mutex<Planned>,
-    ending: Arc<Ending>,
+    ending: Arc<Shutdown>,
     supervisor: Supervisor,
     meters: Meters,
 }
@@ -186,7 +186,7 @@ impl Coordinator {
         options: CoordinatorOptions,
         supervisor: &Supervisor,
     ) -> Self {
-        let ending = Arc::new(Ending::new());
+        let ending = Arc::new(Shutdown::new());
         let batcher = |partition| {
             let options = BatcherOptions {
                 partition,

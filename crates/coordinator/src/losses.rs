@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::ask::Heard;
+use super::fanout::Heard;
 use headcount_model::{
     Acceptance, BatchId, COMPLETED_PER_RECORD_MAX, Completes, CounterName, Epoch,
     LOSSES_PER_RECORD_MAX, LossId, NamedLosses, Partition, Requirement, Sequence, Sequences,

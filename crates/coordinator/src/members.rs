@@ -42,7 +42,7 @@ pub struct CounterView {
 
 /// What is known about a counter without querying it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hearsay {
+pub struct ReportedState {
     /// Messages in its queue.
     pub queue_messages: Option<u64>,
     /// When its last announcement was received.
@@ -115,14 +115,14 @@ impl Member {
 
 /// The counters at one moment.
 #[derive(Default)]
-pub(super) struct Roll {
+pub(super) struct MemberSet {
     /// The configured names.
     configured: BTreeSet<String>,
     /// The counters that can be queried, by name.
     present: BTreeMap<String, Arc<Member>>,
 }
 
-impl Roll {
+impl MemberSet {
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         self.present.values().map(Arc::as_ref)
     }
@@ -155,13 +155,13 @@ impl Roll {
 
 /// The current member set.
 pub(super) struct Members {
-    roll: Mutex<Arc<Roll>>,
-    hearsay: Mutex<BTreeMap<String, Hearsay>>,
+    roll: Mutex<Arc<MemberSet>>,
+    hearsay: Mutex<BTreeMap<String, ReportedState>>,
 }
 
 impl Members {
     pub(crate) fn new(configured: Vec<String>) -> Self {
-        let roll = Roll {
+        let roll = MemberSet {
             configured: configured.into_iter().collect(),
             present: BTreeMap::new(),
         };
@@ -171,13 +171,13 @@ impl Members {
         }
     }
 
-    pub(crate) fn roll(&self) -> Arc<Roll> {
+    pub(crate) fn roll(&self) -> Arc<MemberSet> {
         Arc::clone(&self.roll.lock())
     }
 
-    fn change(&self, change: impl FnOnce(&mut Roll)) {
+    fn change(&self, change: impl FnOnce(&mut MemberSet)) {
         let mut roll = self.roll.lock();
-        let mut next = Roll {
+        let mut next = MemberSet {
             configured: roll.configured.clone(),
             present: roll.present.clone(),
         };
@@ -209,7 +209,7 @@ impl Coordinator {
 
     /// Records what is known about a counter without querying it. This is for observation only and
     /// never affects an answer.
-    pub fn note_hearsay(&self, name: &str, note: impl FnOnce(&mut Hearsay)) {
+    pub fn note_reported_state(&self, name: &str, note: impl FnOnce(&mut ReportedState)) {
         let mut hearsay = self.inner.members.hearsay.lock();
         note(hearsay.entry(name.to_owned()).or_default());
     }

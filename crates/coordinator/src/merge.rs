@@ -6,43 +6,43 @@
 use std::collections::BTreeMap;
 
 use headcount_model::{Partitioning, Requirement, TenantName};
-use headcount_rpc::{Counts, Cover, Listing, Membership};
+use headcount_rpc::{Contains, Counts, Coverage, Listing};
 
 /// An answer that reports its coverage.
 pub(crate) trait Covered {
     /// Its coverage.
-    fn cover(&self) -> &Cover;
+    fn cover(&self) -> &Coverage;
 
     /// Its coverage, to be corrected by what is known from other sources.
-    fn cover_mut(&mut self) -> &mut Cover;
+    fn cover_mut(&mut self) -> &mut Coverage;
 }
 
 impl Covered for Counts {
-    fn cover(&self) -> &Cover {
+    fn cover(&self) -> &Coverage {
         &self.cover
     }
 
-    fn cover_mut(&mut self) -> &mut Cover {
+    fn cover_mut(&mut self) -> &mut Coverage {
         &mut self.cover
     }
 }
 
-impl Covered for Membership {
-    fn cover(&self) -> &Cover {
+impl Covered for Contains {
+    fn cover(&self) -> &Coverage {
         &self.cover
     }
 
-    fn cover_mut(&mut self) -> &mut Cover {
+    fn cover_mut(&mut self) -> &mut Coverage {
         &mut self.cover
     }
 }
 
 impl Covered for Listing {
-    fn cover(&self) -> &Cover {
+    fn cover(&self) -> &Coverage {
         &self.cover
     }
 
-    fn cover_mut(&mut self) -> &mut Cover {
+    fn cover_mut(&mut self) -> &mut Coverage {
         &mut self.cover
     }
 }
@@ -98,7 +98,7 @@ pub(crate) fn counts(partitioning: Partitioning, tenants: usize, answers: &[Coun
 
 /// Whether the item is counted, as far as the answers show.
 #[must_use]
-pub(crate) fn membership(partitioning: Partitioning, answers: &[Membership]) -> bool {
+pub(crate) fn membership(partitioning: Partitioning, answers: &[Contains]) -> bool {
     if is_covered(partitioning, answers) {
         return winners(partitioning, answers)
             .flatten()
@@ -169,10 +169,10 @@ mod tests {
         }
         let partitions = held.iter().map(|&(p, covers)| (Partition(p), covers));
         Counts {
-            cover: Cover {
+            cover: Coverage {
                 partitions: partitions.collect(),
                 covered,
-                ..Cover::default()
+                ..Coverage::default()
             },
             counts: counts.iter().map(|counts| counts.to_vec()).collect(),
         }
@@ -208,10 +208,10 @@ mod tests {
 
     fn page(names: &[(&str, u64)], more: bool) -> Listing {
         Listing {
-            cover: Cover {
+            cover: Coverage {
                 barriers: true,
                 partitions: vec![(Partition(0), true)],
-                ..Cover::default()
+                ..Coverage::default()
             },
             tenants: names
                 .iter()
@@ -236,7 +236,7 @@ mod tests {
 
     fn not_covering(page: Listing) -> Listing {
         let partitions = vec![(Partition(0), false)];
-        let cover = Cover {
+        let cover = Coverage {
             partitions,
             ..page.cover
         };

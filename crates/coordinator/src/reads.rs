@@ -12,10 +12,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Coordinator;
-use super::ask::Heard;
+use super::fanout::Heard;
 use super::merge::{self, Covered};
 use headcount_model::{ItemHash, Partitioning, Requirement, TenantName, Token};
-use headcount_rpc::{Demand, ListQuery, Queries, QueryError};
+use headcount_rpc::{ListQuery, Queries, QueryError, ReadRequirement};
 
 /// The pending answer of one counter.
 type Answering<'a, A> = BoxFuture<'a, Result<A, QueryError>>;
@@ -149,7 +149,7 @@ impl Coordinator {
     async fn read<A: Covered + Send>(
         &self,
         options: &ReadOptions,
-        ask: impl for<'a> Fn(&'a dyn Queries, Demand) -> Answering<'a, A> + Sync,
+        ask: impl for<'a> Fn(&'a dyn Queries, ReadRequirement) -> Answering<'a, A> + Sync,
     ) -> Result<(Vec<A>, bool), ReadError> {
         let deadline = Instant::now() + options.timeout;
         let session = &self.inner.session;
@@ -167,7 +167,7 @@ impl Coordinator {
             (Consistency::Eventual, None) => Duration::ZERO,
             _ => deadline.saturating_duration_since(Instant::now()),
         };
-        let demand = Demand {
+        let demand = ReadRequirement {
             requirement,
             barriers: Vec::new(),
             wait,

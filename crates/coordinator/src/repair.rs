@@ -26,7 +26,7 @@ const LOSSES_ACCEPTED_MAX: u64 = 1 << 32;
 
 /// Settings of the maintenance of a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TendOptions {
+pub struct MaintainOptions {
     /// Time between rounds.
     pub interval: Duration,
     /// How long reads must have been inexact before the read requirement is checked.
@@ -35,7 +35,7 @@ pub struct TendOptions {
     pub timeout: Duration,
 }
 
-impl Default for TendOptions {
+impl Default for MaintainOptions {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(1),
@@ -118,7 +118,7 @@ impl Coordinator {
 
     /// Maintains the coordinator until it ends: looks for clones, and checks the read requirement
     /// while reads are inexact.
-    pub async fn tend(&self, options: TendOptions) {
+    pub async fn maintain(&self, options: MaintainOptions) {
         let looks = async {
             loop {
                 tokio::time::sleep(options.interval).await;

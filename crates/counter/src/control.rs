@@ -11,7 +11,7 @@ use headcount_model::{ItemHash, Position, TenantName};
 use headcount_store::{Store, StoreError};
 
 /// A command to the task.
-enum Wish {
+enum CommandKind {
     Begin,
     Keys(Vec<(TenantName, Vec<ItemHash>)>),
     Finish {
@@ -23,7 +23,7 @@ enum Wish {
 }
 
 pub(super) struct Command {
-    what: Wish,
+    what: CommandKind,
     /// Receives the outcome; the error describes what found no room.
     done: oneshot::Sender<Result<(), String>>,
 }
@@ -57,12 +57,12 @@ impl CounterControl {
     /// # Errors
     /// If the task has already ended.
     pub async fn stop(&self) -> Result<(), ControlError> {
-        self.send(Wish::Stop).await
+        self.send(CommandKind::Stop).await
     }
 
     /// Begins an ingest; an unfinished one is abandoned.
     pub(super) async fn begin(&self) -> Result<(), ControlError> {
-        self.send(Wish::Begin).await
+        self.send(CommandKind::Begin).await
     }
 
     /// Stages keys for the ingest.
@@ -70,7 +70,7 @@ impl CounterControl {
         &self,
         keys: Vec<(TenantName, Vec<ItemHash>)>,
     ) -> Result<(), ControlError> {
-        self.send(Wish::Keys(keys)).await
+        self.send(CommandKind::Keys(keys)).await
     }
 
     /// Adds all staged keys to the store at once. With `completes`, the store is complete from then
@@ -81,7 +81,7 @@ impl CounterControl {
         position: Position,
         completes: Option<u64>,
     ) -> Result<(), ControlError> {
-        let wish = Wish::Finish {
+        let wish = CommandKind::Finish {
             position,
             completes,
         };
@@ -90,10 +90,10 @@ impl CounterControl {
 
     /// Discards the staged keys.
     pub(super) async fn abandon(&self) -> Result<(), ControlError> {
-        self.send(Wish::Abandon).await
+        self.send(CommandKind::Abandon).await
     }
 
-    async fn send(&self, what: Wish) -> Result<(), ControlError> {
+    async fn send(&self, what: CommandKind) -> Result<(), ControlError> {
         let (done, carried_out) = oneshot::channel();
         let command = Command { what, done };
         let sent = self.commands.send(command).await;
@@ -106,11 +106,11 @@ impl CounterControl {
 impl<S: Store, D: Deliveries> CounterTask<S, D> {
     /// Executes a command. Returns whether the task must end.
     pub(super) fn carry_out(&mut self, command: Command) -> Result<bool, CounterError> {
-        let stop = matches!(command.what, Wish::Stop);
+        let stop = matches!(command.what, CommandKind::Stop);
         let outcome = match self.try_out(command.what) {
             Err(error) if error.is_full() => {
                 // The staged keys are incomplete; discard them.
-                self.store.abandon_unite();
+                self.store.abandon_ingest();
                 Err(error.to_string())
             }
             done => Ok(done?),
@@ -120,27 +120,27 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
         Ok(stop)
     }
 
-    fn try_out(&mut self, what: Wish) -> Result<(), StoreError> {
+    fn try_out(&mut self, what: CommandKind) -> Result<(), StoreError> {
         match what {
-            Wish::Begin => self.store.begin_unite()?,
-            Wish::Keys(keys) => {
+            CommandKind::Begin => self.store.begin_ingest()?,
+            CommandKind::Keys(keys) => {
                 for (tenant, hashes) in keys {
-                    self.store.unite(&tenant, &hashes)?;
+                    self.store.ingest(&tenant, &hashes)?;
                 }
             }
-            Wish::Finish {
+            CommandKind::Finish {
                 position,
                 completes,
             } => {
                 // A snapshot that was fetched in this round does not repair a loss that was
                 // reported since the round began.
                 let complete = completes == Some(self.progress.losses());
-                self.store.finish_unite(&position, complete)?;
+                self.store.finish_ingest(&position, complete)?;
                 self.progress.note(&[], |tally| tally.snapshots += 1);
                 self.progress.changed();
             }
-            Wish::Abandon => self.store.abandon_unite(),
-            Wish::Stop => {}
+            CommandKind::Abandon => self.store.abandon_ingest(),
+            CommandKind::Stop => {}
         }
         Ok(())
     }

@@ -141,7 +141,7 @@ impl Deliveries for Queue {
         }))
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         Duration::from_millis(5)
     }
 

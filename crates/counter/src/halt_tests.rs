@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{CounterError, CounterTask, Demand, LocalCounter, Queries};
+use super::{CounterError, CounterTask, LocalCounter, Queries, ReadRequirement};
 use headcount_log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
 use headcount_model::{
     Batch, BatchId, Epoch, ItemHash, Partition, Partitioning, Requirement, TenantItems, TenantName,
@@ -66,7 +66,7 @@ impl Deliveries for Script {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         Duration::from_secs(3_600)
     }
 
@@ -132,9 +132,9 @@ fn undecodable() -> DeliveryError {
 pub(super) async fn count(counter: &LocalCounter<MemoryReader>, sequence: u64) -> (u64, bool) {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
-    let demand = Demand {
+    let demand = ReadRequirement {
         requirement,
-        ..Demand::default()
+        ..ReadRequirement::default()
     };
     let counts = counter.counts(Arc::new([tenant()]), demand).await;
     let counts = counts.expect("answers");

@@ -7,16 +7,17 @@
     allow(clippy::disallowed_methods, reason = "tests spawn tasks directly")
 )]
 
+mod anti_entropy;
+mod apply;
 pub mod catch_up;
 mod control;
+mod executor;
 mod full;
 #[cfg(test)]
 mod full_tests;
 mod gathered;
 #[cfg(test)]
 mod halt_tests;
-mod healer;
-mod host;
 mod local;
 mod meters;
 #[cfg(test)]
@@ -28,18 +29,17 @@ mod signing;
 #[cfg(test)]
 mod signing_tests;
 pub mod snapshot;
-mod step;
 mod task;
 mod waiting;
 
+pub use anti_entropy::{AntiEntropy, AntiEntropyOptions, Cluster, NotReached, Peers};
+pub use apply::{Applied, apply, apply_marking};
 pub use control::{ControlError, CounterControl};
-pub use healer::{Cluster, Healer, HealerOptions, NotReached, Peers};
-pub use host::host;
+pub use executor::host;
 pub use local::LocalCounter;
-pub use step::{Applied, apply, apply_marking};
 pub use task::{CounterError, CounterTask};
 
 use headcount_rpc::{
-    Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+    Contains, Counts, Coverage, ListQuery, Listing, Peer, Queries, QueryError, ReadRequirement,
     SnapshotStream, Status,
 };

@@ -15,12 +15,14 @@ use tokio::time::Instant;
 
 use super::progress::Watching;
 use super::waiting::{Ended, Lack};
-use super::{Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status};
+use super::{
+    Contains, Counts, Coverage, ListQuery, Listing, Queries, QueryError, ReadRequirement, Status,
+};
 use headcount_model::{BatchId, ItemHash, LossId, TenantName};
-use headcount_store::{Cut, LookUp, StoreReader};
+use headcount_store::{CommittedState, LookUp, StoreReader};
 
 /// A read guard on the committed state. No commit finishes while it is held.
-type Held<'c> = RwLockReadGuard<'c, Cut>;
+type Held<'c> = RwLockReadGuard<'c, CommittedState>;
 
 /// The query handle of a [`CounterTask`](super::CounterTask); cheap to clone.
 #[derive(Clone)]
@@ -86,8 +88,8 @@ impl<R: StoreReader> LocalCounter<R> {
     /// over.
     async fn answer<A>(
         &self,
-        demand: Demand,
-        read: impl Fn(&Held<'_>, Cover) -> A,
+        demand: ReadRequirement,
+        read: impl Fn(&Held<'_>, Coverage) -> A,
     ) -> Result<A, QueryError> {
         let deadline = Instant::now() + demand.wait;
         // The last commit usually covers the demand, so look there first: all readers share the
@@ -130,9 +132,9 @@ impl<R: StoreReader> LocalCounter<R> {
     /// one thing that is missing.
     fn look<A>(
         &self,
-        demand: &Demand,
+        demand: &ReadRequirement,
         deadline: Instant,
-        read: impl Fn(&Held<'_>, Cover) -> A,
+        read: impl Fn(&Held<'_>, Coverage) -> A,
     ) -> Result<A, Lack> {
         let cut = self.reader.cut();
         let cover = self.cover(&cut, demand);
@@ -147,7 +149,7 @@ impl<R: StoreReader> LocalCounter<R> {
     }
 
     /// One thing that `demand` requires and that the committed state, or this incarnation, lacks.
-    fn lack(&self, cut: &Cut, demand: &Demand) -> Lack {
+    fn lack(&self, cut: &CommittedState, demand: &ReadRequirement) -> Lack {
         if let Some(unseen) = self.progress.unseen(&demand.barriers) {
             return Lack::Barrier(unseen);
         }
@@ -184,10 +186,10 @@ impl<R: StoreReader> LocalCounter<R> {
             .map_err(|error| unreadable(&error))
     }
 
-    fn cover(&self, cut: &Cut, demand: &Demand) -> Cover {
+    fn cover(&self, cut: &CommittedState, demand: &ReadRequirement) -> Coverage {
         let covers =
             |partition| cut.complete() && cut.position().covers(&demand.requirement, partition);
-        Cover {
+        Coverage {
             life: self.life,
             // No commit finishes while the guard is held, so everything that a noted barrier proves
             // is in it.
@@ -214,7 +216,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         async move {
             let read = |cut: &Held<'_>, cover| Counts {
@@ -233,8 +235,8 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         &self,
         tenant: TenantName,
         hash: ItemHash,
-        demand: Demand,
-    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        demand: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Contains, QueryError>> {
         async move {
             // The lookup starts under the lock of the state that the coverage describes, so both
             // belong to the same commit, however long the lookup takes. An item of a later commit
@@ -242,7 +244,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
             let (cover, look_up) = self.answer(demand, read).await?;
             let counted = self.finish(look_up).await?;
-            Ok(Membership { cover, counted })
+            Ok(Contains { cover, counted })
         }
         .boxed()
     }
@@ -250,7 +252,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
     fn list(
         &self,
         query: Arc<ListQuery>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         async move {
             let read = |cut: &Held<'_>, cover| {

@@ -94,10 +94,10 @@ fn batch(sequence: Sequence) -> Arc<Batch> {
     Arc::new(Batch::new(id, 0, vec![items]))
 }
 
-fn demand(sequence: Sequence, wait: Duration) -> Demand {
+fn demand(sequence: Sequence, wait: Duration) -> ReadRequirement {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
-    Demand {
+    ReadRequirement {
         requirement,
         barriers: Vec::new(),
         wait,
@@ -105,7 +105,7 @@ fn demand(sequence: Sequence, wait: Duration) -> Demand {
     }
 }
 
-async fn count(counter: &LocalCounter<MemoryReader>, demand: Demand) -> (u64, bool) {
+async fn count(counter: &LocalCounter<MemoryReader>, demand: ReadRequirement) -> (u64, bool) {
     let counts = counter
         .counts(Arc::new([tenant()]), demand)
         .await
@@ -146,7 +146,10 @@ async fn a_query_that_is_not_covered_in_time_says_so() {
 async fn an_incomplete_counter_covers_nothing() {
     let (log, counter) = start(false);
     log.append(batch(1)).await.expect("appended");
-    assert_eq!(count(&counter, Demand::default()).await, (1, false));
+    assert_eq!(
+        count(&counter, ReadRequirement::default()).await,
+        (1, false)
+    );
 }
 
 #[tokio::test]
@@ -164,7 +167,9 @@ async fn what_a_membership_shows_is_of_the_commit_that_it_covers() {
         let next = busy.reader.cut().items() + 1;
         for (sequence, counted) in [(next, true), (next + 3, false)] {
             let hash = ItemHash::of_id(&sequence.to_string());
-            let answer = counter.contains(tenant(), hash, Demand::default()).await;
+            let answer = counter
+                .contains(tenant(), hash, ReadRequirement::default())
+                .await;
             let answer = answer.expect("answers");
             let covered = answer.cover.covered.get(Partition(0), Epoch(1));
             let covers = covered.is_some_and(|covered| covered.contains(sequence));
@@ -202,7 +207,7 @@ struct Waiting<'c> {
 }
 
 impl<'c> Waiting<'c> {
-    fn start(counter: &'c LocalCounter<MemoryReader>, demand: Demand) -> Self {
+    fn start(counter: &'c LocalCounter<MemoryReader>, demand: ReadRequirement) -> Self {
         let mut waiting = Self {
             // Without the runtime's cooperative budget, which also causes wake-ups.
             query: tokio::task::unconstrained(counter.counts(Arc::new([tenant()]), demand)).boxed(),
@@ -235,16 +240,16 @@ impl<'c> Waiting<'c> {
     }
 }
 
-fn proving(sequence: Sequence) -> Demand {
+fn proving(sequence: Sequence) -> ReadRequirement {
     let barrier = BatchId {
         partition: Partition(0),
         epoch: Epoch(9),
         sequence,
     };
-    Demand {
+    ReadRequirement {
         barriers: vec![barrier],
         wait: LONG,
-        ..Demand::default()
+        ..ReadRequirement::default()
     }
 }
 
@@ -347,7 +352,7 @@ async fn as_many_wait_as_may_and_no_other_query_is_held_up() {
     let one_more = counter.contains(tenant(), hash, demand(2, LONG));
     assert_eq!(one_more.await, Err(QueryError::Busy));
 
-    assert_eq!(count(&counter, Demand::default()).await, (1, true));
+    assert_eq!(count(&counter, ReadRequirement::default()).await, (1, true));
     assert_eq!(count(&counter, demand(1, LONG)).await, (1, true));
     assert_eq!(count(&counter, demand(2, Duration::ZERO)).await, (1, false));
     let found = counter.contains(tenant(), hash, demand(1, LONG)).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{CounterControl, CounterTask, Demand, LocalCounter, Queries};
+use super::{CounterControl, CounterTask, LocalCounter, Queries, ReadRequirement};
 use headcount_log::{
     Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, LocalDeliveries, LocalLog, Log,
     local,
@@ -27,7 +27,7 @@ impl Deliveries for Patient {
         self.0.next().await
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         self.1
     }
 
@@ -40,14 +40,15 @@ impl Deliveries for Patient {
     }
 }
 
-fn start(patience: Duration) -> (LocalLog, LocalCounter<MemoryReader>, CounterControl) {
+fn start(commit_delay_max: Duration) -> (LocalLog, LocalCounter<MemoryReader>, CounterControl) {
     let mut store = MemoryStore::new(StoreShape {
         partitioning: Partitioning::SINGLE,
     });
     store.set_complete(true);
     store.commit().expect("commits");
     let (log, deliveries) = local();
-    let (task, counter) = CounterTask::new("c".into(), 1, store, Patient(deliveries, patience));
+    let (task, counter) =
+        CounterTask::new("c".into(), 1, store, Patient(deliveries, commit_delay_max));
     let control = task.control();
     tokio::spawn(task.run());
     (log, counter, control)
@@ -82,7 +83,7 @@ async fn count(
 ) -> (u64, bool) {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
-    let demand = Demand {
+    let demand = ReadRequirement {
         requirement,
         barriers: Vec::new(),
         wait,
@@ -205,7 +206,7 @@ impl Deliveries for Scripted {
         Ok(Some(Delivery { tag, delivered }))
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         FOR_EVER
     }
 
@@ -246,13 +247,13 @@ async fn when_acknowledged(complete: bool, script: Vec<Delivered>) -> Noted {
 /// acknowledged, so its effect must be committed by then, with the batch.
 #[tokio::test]
 async fn an_event_is_committed_before_it_is_acknowledged() {
-    let lost = || Delivered::MayHaveLost { why: "test".into() };
+    let lost = || Delivered::PossibleLoss { why: "test".into() };
     let waiting = || Delivered::Batches(vec![batch(1, 1, &[1])]);
     let noted = when_acknowledged(true, vec![lost()]).await;
     assert_eq!(noted, (false, 0, None));
     let behind = vec![waiting(), lost()];
     assert_eq!(when_acknowledged(true, behind).await, (false, 1, None));
-    let behind = vec![waiting(), Delivered::FromTheBeginning];
+    let behind = vec![waiting(), Delivered::HistoryComplete];
     assert_eq!(when_acknowledged(false, behind).await, (true, 1, None));
     let kept = KeptGeneration {
         generation: Generation([7; _]),

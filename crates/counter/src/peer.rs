@@ -84,7 +84,7 @@ mod tests {
     use headcount_log::local;
     use headcount_model::{ItemHash, KeptGeneration, Partition, Partitioning, TenantName};
     use headcount_store::memory::MemoryStore;
-    use headcount_store::{Cut, Key, LookUp, Snapshot, Store, StoreShape, StoreStats};
+    use headcount_store::{CommittedState, Key, LookUp, Snapshot, Store, StoreShape, StoreStats};
 
     /// A reader that counts the keys it has read.
     #[derive(Clone)]
@@ -94,13 +94,13 @@ mod tests {
     }
 
     impl<R: StoreReader> StoreReader for Counting<R> {
-        fn cut(&self) -> RwLockReadGuard<'_, Cut> {
+        fn cut(&self) -> RwLockReadGuard<'_, CommittedState> {
             self.inside.cut()
         }
 
         fn look_up(
             &self,
-            cut: &RwLockReadGuard<'_, Cut>,
+            cut: &RwLockReadGuard<'_, CommittedState>,
             tenant: &TenantName,
             hash: &ItemHash,
         ) -> LookUp {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{CounterTask, Cover, Demand, LocalCounter, Queries};
+use super::{CounterTask, Coverage, LocalCounter, Queries, ReadRequirement};
 use headcount_log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag};
 use headcount_model::{
     Acceptance, Batch, BatchId, Completes, CounterName, Epoch, LossId, NamedLosses, Partition,
@@ -30,7 +30,7 @@ impl Deliveries for Sent {
         Ok(delivered.map(|delivered| Delivery { tag, delivered }))
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         Duration::from_secs(3_600)
     }
 
@@ -73,11 +73,11 @@ impl Lost {
 
     fn lose(&self) {
         let why = "the queue was gone".into();
-        self.deliver(Delivered::MayHaveLost { why });
+        self.deliver(Delivered::PossibleLoss { why });
     }
 
     /// Its coverage, once all deliveries are committed.
-    async fn cover(&mut self) -> Cover {
+    async fn cover(&mut self) -> Coverage {
         self.barriers += 1;
         let barrier = BatchId {
             partition: Partition(0),
@@ -86,10 +86,10 @@ impl Lost {
         };
         let batch = Batch::new(barrier, 0, Vec::new());
         self.deliver(Delivered::Batches(vec![Arc::new(batch)]));
-        let demand = Demand {
+        let demand = ReadRequirement {
             barriers: vec![barrier],
             wait: Duration::from_secs(30),
-            ..Demand::default()
+            ..ReadRequirement::default()
         };
         let counts = self.counter.counts(Arc::new([]), demand).await;
         let cover = counts.expect("answers").cover;

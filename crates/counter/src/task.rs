@@ -11,10 +11,10 @@
 //! A batch that can't be decoded ends consumption, but not the task: the counter answers queries
 //! until it is stopped.
 //!
-//! Where no append waits for the acknowledgement ([`Deliveries::patience`] is not zero), commits
-//! are delayed so that deliveries share a commit with those that follow. A query that waits for one
-//! of these batches, or a barrier among them, causes the commit at once: the delay costs no reader
-//! anything.
+//! Where no append waits for the acknowledgement ([`Deliveries::commit_delay_max`] is not zero),
+//! commits are delayed so that deliveries share a commit with those that follow. A query that waits
+//! for one of these batches, or a barrier among them, causes the commit at once: the delay costs no
+//! reader anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +146,7 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
 
     /// Whether appends wait for their acknowledgement.
     pub(super) fn is_waited_for(&self) -> bool {
-        self.deliveries.patience().is_zero()
+        self.deliveries.commit_delay_max().is_zero()
     }
 
     pub(super) fn close(self) -> Result<(), CounterError> {
@@ -212,19 +212,19 @@ impl<S: Store, D: Deliveries> CounterTask<S, D> {
             self.commit_pending().await?;
             return Ok(false);
         };
-        let patience = self.deliveries.patience();
+        let commit_delay_max = self.deliveries.commit_delay_max();
         // An error drops `pending`, and with it the acknowledgement.
         let mut pending = self
             .pending
             .take()
-            .unwrap_or_else(|| Pending::new(Instant::now() + patience));
+            .unwrap_or_else(|| Pending::new(Instant::now() + commit_delay_max));
         pending.up_to = tag;
         pending.concerns_all |= !matches!(delivered, Delivered::Batches(_));
         match delivered {
             Delivered::Batches(batches) => self.apply_all(&batches, &mut pending)?,
-            Delivered::FromTheBeginning => self.store.set_complete(true),
+            Delivered::HistoryComplete => self.store.set_complete(true),
             Delivered::Generation(kept) => pending.generation = Some(kept),
-            Delivered::MayHaveLost { why } => {
+            Delivered::PossibleLoss { why } => {
                 tracing::error!(
                     why,
                     "batches may have been lost; no answer of this counter is exact until it has \

@@ -29,7 +29,7 @@ use headcount_rpc::messages::{
     CONTAINS_PATH, COUNTER_HEADER, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup,
     CountsQuery, LIST_PATH, ListingQuery, Message, SNAPSHOT_PATH, STATUS_PATH, WAIT_MAX,
 };
-use headcount_rpc::{Demand, Peer, QueryError, Status};
+use headcount_rpc::{Peer, QueryError, ReadRequirement, Status};
 use headcount_runtime::supervisor::Supervisor;
 
 /// Maximum number of concurrent snapshots. Each keeps files of the store, and reads all of it.
@@ -229,8 +229,8 @@ async fn get_metrics(State(app): State<Arc<CounterApp>>) -> Response {
 }
 
 /// Limits the wait of a requirement to [`WAIT_MAX`].
-fn bounded(demand: Demand) -> Demand {
-    Demand {
+fn bounded(demand: ReadRequirement) -> ReadRequirement {
+    ReadRequirement {
         wait: demand.wait.min(WAIT_MAX),
         ..demand
     }

@@ -13,11 +13,11 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::*;
-use crate::front::tests::call;
+use crate::fast_path::tests::call;
 use headcount_counter::{CounterTask, LocalCounter};
 use headcount_log::{Deliveries, Delivery, DeliveryError, DeliveryTag, LocalLog, local};
 use headcount_model::{ItemHash, Partitioning, TenantName};
-use headcount_rpc::{Counts, ListQuery, Listing, Membership, Queries, SnapshotStream, Status};
+use headcount_rpc::{Contains, Counts, ListQuery, Listing, Queries, SnapshotStream, Status};
 use headcount_runtime::supervisor::{Ended, Task};
 use headcount_store::memory::{MemoryReader, MemoryStore};
 use headcount_store::{Store, StoreShape};
@@ -43,7 +43,7 @@ impl Queries for Endless {
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         self.inside.counts(tenants, demand)
     }
@@ -52,15 +52,15 @@ impl Queries for Endless {
         &self,
         tenant: TenantName,
         hash: ItemHash,
-        demand: Demand,
-    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        demand: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Contains, QueryError>> {
         self.inside.contains(tenant, hash, demand)
     }
 
     fn list(
         &self,
         query: Arc<ListQuery>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         self.inside.list(query, demand)
     }
@@ -92,7 +92,7 @@ impl Deliveries for Unreadable {
         })
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         Duration::ZERO
     }
 
@@ -284,9 +284,9 @@ async fn ready_is_a_counter_that_runs_and_is_complete() {
     assert_eq!(node.get("/healthz", &[]).await.status(), StatusCode::OK);
 
     let without = Node::start(true, None);
-    let task = without
-        .supervisor
-        .spawn(Task::Healer, async { std::panic::panic_any("oh") as Ended });
+    let task = without.supervisor.spawn(Task::AntiEntropy, async {
+        std::panic::panic_any("oh") as Ended
+    });
     task.await.expect("joined");
     let answer = text(without.get("/readyz", &[]).await).await;
     assert!(answer.contains("the task healer panicked: oh"), "{answer}");

@@ -20,8 +20,8 @@ mod counters;
 mod counts;
 mod docs;
 mod error;
+mod fast_path;
 mod fault;
-mod front;
 mod gauges;
 mod heads;
 mod health;
@@ -42,7 +42,7 @@ mod unread;
 
 pub use access::AccessLimits;
 pub use body::BodyLimits;
-pub use front::Routes;
+pub use fast_path::Routes;
 pub use internal::{CounterApp, counter_routes};
 pub use loss::{LossDesk, LossError};
 pub use server::{Endpoint, PROBE_CONNECTIONS, ServerLimits, serve};

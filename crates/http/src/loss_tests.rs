@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::front::tests::call;
+use crate::fast_path::tests::call;
 use crate::internal::tests::{JSON, LIMITS, SECRET, problem, text};
 use crate::{HttpLimits, routes};
 use headcount_coordinator::{AdmissionLimits, Coordinator, CoordinatorOptions};

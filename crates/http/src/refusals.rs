@@ -15,7 +15,7 @@ use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 
 use super::error::{Problem, to_json};
-use super::front::Answer;
+use super::fast_path::Answer;
 use super::heads::Heads;
 use super::measure::NO_ROUTE;
 

@@ -10,7 +10,7 @@ use std::io::IoSlice;
 use axum::http::StatusCode;
 
 use super::error::{PROBLEM_JSON, Problem, to_json};
-use super::front::SERVER;
+use super::fast_path::SERVER;
 
 /// Maximum size of a head that the HTTP library generates, in bytes.
 const HEAD_BYTES_MAX: usize = 256;

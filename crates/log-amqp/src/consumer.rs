@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::flow::{Flow, Handing};
 use super::session::{self, Session};
 use super::{AmqpOptions, Nodes};
-use headcount_log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, Standing};
+use headcount_log::{Delivered, Deliveries, Delivery, DeliveryError, DeliveryTag, StoreStatus};
 use headcount_model::{Batch, CounterName, Partition};
 use headcount_runtime::supervisor::{Ended, Task};
 
@@ -103,7 +103,7 @@ impl AmqpDeliveries {
     pub fn start(
         options: AmqpOptions,
         name: CounterName,
-        standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+        standing: Arc<dyn Fn() -> StoreStatus + Send + Sync>,
         nodes: watch::Receiver<Arc<Nodes>>,
     ) -> Self {
         let (sender, handed) = mpsc::channel(HANDED_OVER_MAX);
@@ -224,7 +224,7 @@ impl Deliveries for AmqpDeliveries {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         PATIENCE
     }
 

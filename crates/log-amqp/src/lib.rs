@@ -25,30 +25,30 @@
 //! | `management` | a client of RabbitMQ's management API |
 
 mod announcement;
+mod bootstrap;
 mod broker_error;
 mod connection;
 mod consumer;
-mod control;
+mod delivery_streams;
+mod discovery;
 mod elsewhere;
 mod flow;
-mod founding;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod generation;
 mod generation_queue;
-mod lane;
 mod listening;
 pub mod management;
-mod merged;
 mod operator;
 mod outcome;
-mod presence;
-mod protocol;
+mod partition_publisher;
 mod publisher;
+mod queue_monitor;
 mod refusals;
 mod remake;
 mod renewal;
 mod session;
+mod startup;
 mod strangers;
 mod topology;
 mod trouble;
@@ -56,8 +56,8 @@ mod url;
 
 pub use announcement::{Announcement, Nodes, Role, Sighting, not_reached};
 pub use consumer::{AmqpDeliveries, ConsumerStatus, Stopper};
+pub use discovery::Presence;
 pub use operator::{OperatorError, Poison, SkipOutcome, depths, remove_counter, skip_poison};
-pub use presence::Presence;
 pub use publisher::{AmqpLog, AmqpRole, LogStatus};
 pub use refusals::Refusals;
 pub use remake::{QueueFault, RemakeOutcome, remake_queue};

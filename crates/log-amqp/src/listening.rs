@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::presence::wait_for;
-use super::protocol::{Peers, judge_peers};
+use super::discovery::wait_for;
+use super::startup::{Peers, judge_peers};
 use super::{AmqpOptions, Nodes};
 use headcount_model::CounterName;
 

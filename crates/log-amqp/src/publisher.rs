@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::broker_error::BrokerError;
 use super::connection::{Dialer, Link, LinkEvent};
-use super::control::{self, Control};
 use super::elsewhere::{self, Knows, Silent};
-use super::lane::{self, Lane};
+use super::partition_publisher::{self, PartitionPublisher};
+use super::queue_monitor::{self, Control};
 use super::topology::Broker;
 use super::trouble::{Saying, Trouble};
 use super::{AmqpOptions, Nodes};
@@ -129,7 +129,7 @@ impl AmqpLog {
         let link = supervisor.spawn(Task::PublisherLink, link);
         let control = Control::new(Arc::clone(&publishing), role, declarations);
         let control = supervisor.spawn(Task::PublisherControl, async {
-            control::run(control).await;
+            queue_monitor::run(control).await;
             // The lanes have been given the reason why nothing can be appended.
             Ended::Done
         });
@@ -138,7 +138,10 @@ impl AmqpLog {
         for partition in options.partitioning.all() {
             let (appends, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
             lanes.insert(partition, appends);
-            let lane = lane::run(Lane::new(Arc::clone(&publishing), partition), receiver);
+            let lane = partition_publisher::run(
+                PartitionPublisher::new(Arc::clone(&publishing), partition),
+                receiver,
+            );
             let beside = Arc::clone(&beside);
             supervisor.spawn(Task::PublisherLane, async {
                 lane.await;

@@ -22,7 +22,7 @@ use super::flow::Handing;
 use super::generation::{Author, Message};
 use super::generation_queue::keep_only;
 use super::topology::Broker;
-use headcount_log::{Delivered, Standing};
+use headcount_log::{Delivered, StoreStatus};
 use headcount_model::{CounterName, Generation, KeptGeneration};
 
 /// The interval of renewals. An older copy of the broker or of the data directory is detected if it
@@ -147,7 +147,7 @@ async fn ended_or_blocked(link: &mut Link) -> &'static str {
 /// The renewals of one session.
 pub(super) struct Renewals {
     counter: CounterName,
-    standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+    standing: Arc<dyn Fn() -> StoreStatus + Send + Sync>,
     handing: Handing,
     /// Over the connection that consumes.
     broker: Broker,
@@ -167,7 +167,7 @@ impl Renewals {
     pub(crate) fn new(
         broker: &Broker,
         counter: CounterName,
-        standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+        standing: Arc<dyn Fn() -> StoreStatus + Send + Sync>,
         handing: Handing,
     ) -> Self {
         let purpose = format!("generation of {counter}");

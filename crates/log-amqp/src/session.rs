@@ -15,19 +15,19 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::bootstrap::Creation;
 use super::broker_error::{BrokerError, Missing};
 use super::connection::Dialer;
 use super::consumer::{ConsumerStatus, Handed};
+use super::delivery_streams::{self, Merged};
 use super::elsewhere::{self, Silent};
 use super::flow::{Flow, Handing, flowing, given_back};
-use super::founding::Creation;
-use super::merged::{self, Merged};
-use super::protocol::{Decision, decide};
 use super::renewal::{self, Renewals};
+use super::startup::{Decision, decide};
 use super::topology::{Broker, Marker};
 use super::trouble::Trouble;
-use super::{AmqpOptions, Nodes, founding, listening};
-use headcount_log::{Delivered, DeliveryError, Standing};
+use super::{AmqpOptions, Nodes, bootstrap, listening};
+use headcount_log::{Delivered, DeliveryError, StoreStatus};
 use headcount_model::CounterName;
 
 /// The longest wait for the last acknowledgements at shutdown.
@@ -68,7 +68,7 @@ impl From<BrokerError> for End {
 pub(super) struct Session {
     options: Arc<AmqpOptions>,
     name: CounterName,
-    standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+    standing: Arc<dyn Fn() -> StoreStatus + Send + Sync>,
     nodes: watch::Receiver<Arc<Nodes>>,
     handing: Handing,
     status: watch::Sender<ConsumerStatus>,
@@ -85,7 +85,7 @@ impl Session {
     pub(crate) fn new(
         options: Arc<AmqpOptions>,
         name: CounterName,
-        standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+        standing: Arc<dyn Fn() -> StoreStatus + Send + Sync>,
         nodes: watch::Receiver<Arc<Nodes>>,
         handing: Handing,
         status: watch::Sender<ConsumerStatus>,
@@ -291,12 +291,12 @@ impl Session {
                 Decision::Consume => {}
                 Decision::Adopt => self.leave_word(broker, true).await?,
                 Decision::Begin => {
-                    self.tell(Delivered::FromTheBeginning).await?;
+                    self.tell(Delivered::HistoryComplete).await?;
                     self.told = true;
                 }
                 Decision::Lose { why, replaced } => {
                     self.leave_word(broker, replaced).await?;
-                    self.tell(Delivered::MayHaveLost { why }).await?;
+                    self.tell(Delivered::PossibleLoss { why }).await?;
                     (self.cancelled, self.vanished, self.told) = (false, false, true);
                 }
             }
@@ -305,7 +305,7 @@ impl Session {
                 self.tell(Delivered::Generation(announced)).await?;
             }
             if !facts.generation.queue
-                && !founding::create(broker, &self.name, Creation::Generation).await?
+                && !bootstrap::create(broker, &self.name, Creation::Generation).await?
             {
                 continue;
             }
@@ -340,10 +340,10 @@ impl Session {
         }
         if !may_create {
             broker.bind_queues(&self.name).await?;
-        } else if !founding::create(broker, &self.name, Creation::Items).await? {
+        } else if !bootstrap::create(broker, &self.name, Creation::Items).await? {
             return Ok(None);
         }
-        let merged = merged::consume(broker, &self.name).await?;
+        let merged = delivery_streams::consume(broker, &self.name).await?;
         Ok((!self.is_told_of(broker).await?).then_some(merged))
     }
 

@@ -72,10 +72,10 @@ pub enum Delivered {
     Batches(Vec<Arc<Batch>>),
     /// This log has delivered or will deliver every batch that was ever appended. A store that has
     /// applied all of them is complete.
-    FromTheBeginning,
+    HistoryComplete,
     /// A possible loss: batches may have been lost on the way to this counter. The store is
     /// incomplete until it has caught up.
-    MayHaveLost {
+    PossibleLoss {
         /// The evidence, for the operator.
         why: String,
     },
@@ -131,7 +131,7 @@ pub enum DeliveryError {
 
 /// The state of a counter's store that a log checks before it lets the counter consume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct StoreStatus {
     /// Whether the store has ever applied a batch.
     pub holds_position: bool,
     /// Whether the store is complete.
@@ -143,7 +143,7 @@ pub struct Standing {
     pub generation: Option<KeptGeneration>,
 }
 
-impl Standing {
+impl StoreStatus {
     /// Whether the store has ever applied a batch or consumed from a broker.
     #[must_use]
     pub fn has_history(&self) -> bool {
@@ -163,7 +163,7 @@ pub trait Deliveries: Send + 'static {
 
     /// How long the acknowledgement of a delivery may be delayed, so that several deliveries share
     /// a commit. Zero if an append waits for it.
-    fn patience(&self) -> Duration;
+    fn commit_delay_max(&self) -> Duration;
 
     /// Acknowledges the delivery `up_to` and all that [`next`](Self::next) returned before it, but
     /// none that it returned later.

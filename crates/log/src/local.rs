@@ -120,7 +120,7 @@ impl Deliveries for LocalDeliveries {
         Ok(Some(Delivery { tag, delivered }))
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         Duration::ZERO
     }
 

@@ -31,7 +31,7 @@ use headcount_model::{BatchId, ItemHash, LossId, Partition, Requirement, TenantN
 
 /// What an answer must cover, and how long the counter may wait until it does.
 #[derive(Debug, Clone, Default)]
-pub struct Demand {
+pub struct ReadRequirement {
     /// What the answer must cover.
     pub requirement: Requirement,
     /// Barriers that must have passed through the counter's own queue in its current incarnation; a
@@ -47,7 +47,7 @@ pub struct Demand {
 
 /// The coverage of an answer: what it includes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cover {
+pub struct Coverage {
     /// The counter's current incarnation: random, new at every start. The counter may have lost
     /// since what it held in an earlier incarnation.
     pub life: u64,
@@ -64,7 +64,7 @@ pub struct Cover {
     pub loss: Option<LossId>,
 }
 
-impl Cover {
+impl Coverage {
     /// Whether the answer covers the demand, in every partition that the counter holds.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -76,16 +76,16 @@ impl Cover {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
     /// The coverage of the answer.
-    pub cover: Cover,
-    /// For each requested tenant, in order, its counts in the order of [`Cover::partitions`].
+    pub cover: Coverage,
+    /// For each requested tenant, in order, its counts in the order of [`Coverage::partitions`].
     pub counts: Vec<Vec<u64>>,
 }
 
 /// The answer to a query for one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
+pub struct Contains {
     /// The coverage of the answer.
-    pub cover: Cover,
+    pub cover: Coverage,
     /// Whether the item is counted.
     pub counted: bool,
 }
@@ -105,9 +105,9 @@ pub struct ListQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// The coverage of the answer.
-    pub cover: Cover,
+    pub cover: Coverage,
     /// Tenants in ascending order of the bytes of their names, each with its counts in the order of
-    /// [`Cover::partitions`].
+    /// [`Coverage::partitions`].
     pub tenants: Vec<(TenantName, Vec<u64>)>,
     /// Whether more tenants follow.
     pub more: bool,
@@ -185,7 +185,7 @@ pub trait Queries: Send + Sync + 'static {
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>>;
 
     /// Returns whether an item is counted.
@@ -193,14 +193,14 @@ pub trait Queries: Send + Sync + 'static {
         &self,
         tenant: TenantName,
         hash: ItemHash,
-        demand: Demand,
-    ) -> BoxFuture<'_, Result<Membership, QueryError>>;
+        demand: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Contains, QueryError>>;
 
     /// Returns a page of tenants, from one commit.
     fn list(
         &self,
         query: Arc<ListQuery>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Listing, QueryError>>;
 
     /// Returns the counter's status, without waiting.

@@ -26,7 +26,7 @@ use headcount_model::{
     Requirement, TenantItems, TenantName,
 };
 use headcount_rpc::remote::{NodeClient, RemoteCounter};
-use headcount_rpc::{Cover, Demand, ListQuery, Peer, Queries, QueryError};
+use headcount_rpc::{Coverage, ListQuery, Peer, Queries, QueryError, ReadRequirement};
 use headcount_runtime::supervisor::Supervisor;
 use headcount_store::memory::{MemoryReader, MemoryStore};
 use headcount_store::{Store, StoreShape};
@@ -106,13 +106,13 @@ fn batch(sequence: u64, tenants: &[&str]) -> Arc<Batch> {
     Arc::new(Batch::new(id(1, sequence), 0, items.collect()))
 }
 
-fn demand(sequence: u64, wait: Duration) -> Demand {
+fn demand(sequence: u64, wait: Duration) -> ReadRequirement {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
-    Demand {
+    ReadRequirement {
         requirement,
         wait,
-        ..Demand::default()
+        ..ReadRequirement::default()
     }
 }
 
@@ -125,7 +125,7 @@ async fn every_query_is_answered_as_by_the_counter_itself() {
         .expect("appended");
     log.append(batch(2, &["a"])).await.expect("appended");
     for (sequence, whole_position) in [(2, false), (2, true), (3, false)] {
-        let demand = Demand {
+        let demand = ReadRequirement {
             whole_position,
             ..demand(sequence, Duration::from_millis(20))
         };
@@ -160,7 +160,7 @@ async fn a_query_waits_there_until_it_is_covered() {
     let (log, _, url) = node().await;
     let remote = Arc::new(remote("c1", &url, secret(SECRET)));
     log.append(batch(1, &["a"])).await.expect("appended");
-    let ask = |demand: Demand| {
+    let ask = |demand: ReadRequirement| {
         let remote = Arc::clone(&remote);
         tokio::spawn(async move { remote.counts(Arc::new([tenant("a")]), demand).await })
     };
@@ -172,11 +172,11 @@ async fn a_query_waits_there_until_it_is_covered() {
     );
 
     let covered = ask(demand(2, LONG));
-    let proven = ask(Demand {
+    let proven = ask(ReadRequirement {
         barriers: vec![id(9, 2)],
         wait: LONG,
         whole_position: true,
-        ..Demand::default()
+        ..ReadRequirement::default()
     });
     log.append(Arc::new(Batch::new(id(9, 1), 0, Vec::new())))
         .await
@@ -208,7 +208,9 @@ async fn a_wrong_secret_or_another_counter_is_as_good_as_none() {
         let remote = remote(name, &url, secret);
         async move {
             let one = remote.status().await.expect_err("refused");
-            let other = remote.counts(Arc::new([]), Demand::default()).await;
+            let other = remote
+                .counts(Arc::new([]), ReadRequirement::default())
+                .await;
             assert_eq!(one, other.expect_err("refused"));
             one.to_string()
         }
@@ -249,7 +251,10 @@ async fn a_snapshot_comes_whole() {
 }
 
 /// A query of each kind.
-async fn ask_all(remote: &RemoteCounter, demand: &Demand) -> [Result<Cover, QueryError>; 3] {
+async fn ask_all(
+    remote: &RemoteCounter,
+    demand: &ReadRequirement,
+) -> [Result<Coverage, QueryError>; 3] {
     let list = ListQuery {
         prefix: String::new(),
         after: None,
@@ -287,7 +292,7 @@ async fn queries_that_wait_keep_no_other_from_its_answer() {
         sleep(Duration::from_millis(1)).await;
     }
     let soon = LONG / 3;
-    let ask = |demand: Demand| {
+    let ask = |demand: ReadRequirement| {
         let remote = Arc::clone(&remote);
         async move {
             timeout(soon, ask_all(&remote, &demand))
@@ -295,11 +300,11 @@ async fn queries_that_wait_keep_no_other_from_its_answer() {
                 .expect("soon")
         }
     };
-    let whole = Demand {
+    let whole = ReadRequirement {
         whole_position: true,
         ..demand(1, LONG)
     };
-    for demand in [Demand::default(), demand(1, LONG), whole] {
+    for demand in [ReadRequirement::default(), demand(1, LONG), whole] {
         for answer in ask(demand).await {
             assert!(answer.expect("answers").is_full());
         }

@@ -93,7 +93,7 @@ tasks! {
     /// Acknowledges batches that a counter has committed.
     Acknowledger = "acknowledger",
     /// Keeps a counter complete: anti-entropy with its peers.
-    Healer = "healer",
+    AntiEntropy = "healer",
 }
 
 impl fmt::Display for Task {

@@ -66,7 +66,7 @@ async fn a_panic_is_told_with_its_message() {
         assert_eq!(zero, 1, "no {zero} today");
         Ended::Done
     };
-    let _running = supervisor.spawn(Task::Healer, panicking);
+    let _running = supervisor.spawn(Task::AntiEntropy, panicking);
     let end = tokio::time::timeout(LONG, supervisor.ended()).await;
     let text = end.expect("told").to_string();
     assert!(text.starts_with("the task healer panicked: "), "{text}");

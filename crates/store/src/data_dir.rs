@@ -16,9 +16,9 @@ use headcount_model::Partitioning;
 
 use super::StoreError;
 use super::bytes::Cursor;
-use super::files::{DiskFile, Files, TEMPORARY};
 use super::folder::{Access, Folder};
 use super::hold::{Hold, LOCK, SharedHold};
+use super::vfs::{DiskFile, Files, TEMPORARY};
 
 /// The name of the only counter of `serve`. Counters behind a broker must not use this name.
 pub const LOCAL_COUNTER: &str = "local";

@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::files::{FileId, Files, Nested, RawFile, enter_or_make};
+use super::vfs::{FileId, Files, Nested, RawFile, enter_or_make};
 
 /// Only the owner has access to a data directory, because it contains the names of tenants.
 const FOLDER_MODE: Mode = Mode::RWXU;

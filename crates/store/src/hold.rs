@@ -26,8 +26,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::StoreError;
-use super::files::{FileId, Files};
 use super::folder::Folder;
+use super::vfs::{FileId, Files};
 
 /// The name of the lock file.
 pub(super) const LOCK: &str = "LOCK";

@@ -1,26 +1,27 @@
 //! The contract of a counter's store: it keeps keys, counts and position, and changes them
 //! atomically.
 //!
-//! Invariant: readers always see the complete state of one commit (the [`Cut`]). A reopened store
-//! holds the last commit that returned, or a later one that was in progress, never a part of one.
+//! Invariant: readers always see the complete state of one commit (the [`CommittedState`]). A
+//! reopened store holds the last commit that returned, or a later one that was in progress, never a
+//! part of one.
 //!
 //! One test suite, `tests/store`, checks the contract of [`Store`] against every implementation.
 
 mod bytes;
-mod cut;
+mod committed_state;
 pub mod data_dir;
 pub mod disk;
 mod error;
-mod files;
 mod folder;
 mod hold;
 pub mod memory;
-mod staged;
 pub mod verify;
+mod vfs;
+mod write_batch;
 
-pub use cut::{Cut, TenantNumber};
+pub use committed_state::{CommittedState, TenantNumber};
 pub use error::StoreError;
-pub use staged::Staged;
+pub use write_batch::WriteBatch;
 
 use std::cmp::Ordering;
 
@@ -99,12 +100,13 @@ pub struct StoreStats {
 /// - `commit` makes the write batch durable and visible atomically. It survives a crash of the
 ///   machine. A commit of an empty write batch costs nothing.
 /// - A tenant's count in a partition always equals the number of its keys in that partition.
-/// - A snapshot of another store is ingested by [`begin_unite`](Self::begin_unite), any number of
-///   [`unite`](Self::unite), and [`finish_unite`](Self::finish_unite). Inserts, records and commits
-///   may happen between these calls. Neither readers nor `insert` nor `judge` see the ingested
-///   state before it is finished. Its keys, counts and position become durable and visible in one
-///   atomic step: after a crash, the store has all of them or none. A key that is both inserted and
-///   ingested counts once. An unfinished ingest is lost when the store is closed or dropped.
+/// - A snapshot of another store is ingested by [`begin_ingest`](Self::begin_ingest), any number of
+///   [`unite`](Self::unite), and [`finish_ingest`](Self::finish_ingest). Inserts, records and
+///   commits may happen between these calls. Neither readers nor `insert` nor `judge` see the
+///   ingested state before it is finished. Its keys, counts and position become durable and visible
+///   in one atomic step: after a crash, the store has all of them or none. A key that is both
+///   inserted and ingested counts once. An unfinished ingest is lost when the store is closed or
+///   dropped.
 /// - The generation is independent of commits: [`set_generation`](Self::set_generation) is not part
 ///   of a commit, and snapshots do not contain the generation. It identifies this one store and is
 ///   kept with the store's files.
@@ -192,7 +194,7 @@ pub trait Store: Send + 'static {
     ///
     /// # Errors
     /// When the store is poisoned.
-    fn begin_unite(&mut self) -> Result<(), StoreError>;
+    fn begin_ingest(&mut self) -> Result<(), StoreError>;
 
     /// Adds keys of `tenant`, of any partitions, to the open ingest. Memory use is bounded, except
     /// for the names of tenants. Keys may come in any order, repeatedly, and may already be in the
@@ -201,7 +203,7 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// [`StoreError::NoUnite`] when no ingest is open; other errors when the keys cannot be written
     /// or the seen-set cannot be read.
-    fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError>;
+    fn ingest(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError>;
 
     /// Commits the write batch, as [`commit`](Self::commit) does. Then makes the ingested keys
     /// durable and visible, together with the union of the store's position and `position`. If
@@ -212,10 +214,10 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// [`StoreError::NoUnite`] when no ingest is open; other errors when a write or flush failed or
     /// the seen-set cannot be read.
-    fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError>;
+    fn finish_ingest(&mut self, position: &Position, complete: bool) -> Result<(), StoreError>;
 
     /// Discards the open ingest, if there is one.
-    fn abandon_unite(&mut self);
+    fn abandon_ingest(&mut self);
 
     /// Stores a generation in place of the previous one. When the call returns, the generation is
     /// visible to readers and survives a crash of the machine. The write batch does not change.
@@ -242,9 +244,9 @@ pub trait Store: Send + 'static {
     /// Makes a handle for readers.
     fn reader(&self) -> Self::Reader;
 
-    /// Closes the store cleanly, so that the next open has nothing to recover. Staged changes that
-    /// were not committed are discarded. Dropping a store without `close` is equivalent to a crash:
-    /// no commit is lost.
+    /// Closes the store cleanly, so that the next open has nothing to recover. WriteBatch changes
+    /// that were not committed are discarded. Dropping a store without `close` is equivalent to a
+    /// crash: no commit is lost.
     ///
     /// # Errors
     /// When the last writes failed; opening the store again recovers it.
@@ -258,7 +260,7 @@ pub type Keys = Box<dyn Iterator<Item = Result<Key, StoreError>> + Send>;
 /// read.
 pub struct Snapshot {
     /// Counts, dictionary and position.
-    pub cut: Cut,
+    pub cut: CommittedState,
     /// The keys that the counts of `cut` include: exactly these, ascending, without duplicates.
     pub keys: Keys,
 }
@@ -291,13 +293,13 @@ pub trait StoreReader: Clone + Send + Sync + 'static {
     /// Counts, dictionary and position of the last commit. Hold the guard briefly: commits wait for
     /// it. While it is held, call no other method of the reader than [`look_up`](Self::look_up):
     /// other methods would wait for the waiting commit, which is a deadlock.
-    fn cut(&self) -> RwLockReadGuard<'_, Cut>;
+    fn cut(&self) -> RwLockReadGuard<'_, CommittedState>;
 
     /// Begins to look up an item in the commit of `cut`, a guard that this reader returned. It
     /// reads only memory. The result of the finished look-up and `cut` belong to the same commit.
     fn look_up(
         &self,
-        cut: &RwLockReadGuard<'_, Cut>,
+        cut: &RwLockReadGuard<'_, CommittedState>,
         tenant: &TenantName,
         hash: &ItemHash,
     ) -> LookUp;
@@ -335,7 +337,7 @@ pub struct StoreShape {
 impl StoreShape {
     /// Makes an empty committed state of this shape.
     #[must_use]
-    pub fn empty_cut(self) -> Cut {
-        Cut::new(self.partitioning, Position::default())
+    pub fn empty_cut(self) -> CommittedState {
+        CommittedState::new(self.partitioning, Position::default())
     }
 }

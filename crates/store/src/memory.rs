@@ -17,14 +17,14 @@ use headcount_model::{
 };
 
 use super::{
-    Cut, KEY_BYTES, Key, LookUp, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape,
-    StoreStats,
+    CommittedState, KEY_BYTES, Key, LookUp, Snapshot, Store, StoreError, StoreReader, StoreShape,
+    StoreStats, WriteBatch,
 };
 
 /// A [`Store`] without a disk.
 pub struct MemoryStore {
     shared: Arc<Shared>,
-    staged: Staged,
+    staged: WriteBatch,
     staged_keys: HashSet<Key>,
     position: Position,
     /// The keys of the open ingest.
@@ -41,7 +41,7 @@ pub struct MemoryReader {
 
 struct Shared {
     // If both locks are needed, `cut` is locked first: a reader that holds it may look up keys.
-    cut: RwLock<Cut>,
+    cut: RwLock<CommittedState>,
     keys: RwLock<HashSet<Key>>,
     generation: Mutex<Option<KeptGeneration>>,
 }
@@ -56,7 +56,7 @@ impl MemoryStore {
                 keys: RwLock::default(),
                 generation: Mutex::default(),
             }),
-            staged: Staged::default(),
+            staged: WriteBatch::default(),
             staged_keys: HashSet::new(),
             position: Position::default(),
             aside: None,
@@ -136,12 +136,12 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn begin_unite(&mut self) -> Result<(), StoreError> {
+    fn begin_ingest(&mut self) -> Result<(), StoreError> {
         self.aside = Some(BTreeMap::new());
         Ok(())
     }
 
-    fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+    fn ingest(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
         let aside = self.aside.as_mut().ok_or(StoreError::NoUnite)?;
         if !hashes.is_empty() {
             aside.entry(tenant.clone()).or_default().extend(hashes);
@@ -149,11 +149,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
+    fn finish_ingest(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
         let aside = self.aside.take().ok_or(StoreError::NoUnite)?;
         self.check_room()?;
         self.commit()?;
-        let mut staged = Staged::default();
+        let mut staged = WriteBatch::default();
         let mut cut = self.shared.cut.write();
         let mut keys = self.shared.keys.write();
         for (tenant, hashes) in &aside {
@@ -166,12 +166,12 @@ impl Store for MemoryStore {
         if complete {
             staged.set_complete(true);
         }
-        cut.unite(&staged, position);
+        cut.ingest(&staged, position);
         self.position.unite(position);
         Ok(())
     }
 
-    fn abandon_unite(&mut self) {
+    fn abandon_ingest(&mut self) {
         self.aside = None;
     }
 
@@ -200,13 +200,13 @@ impl Store for MemoryStore {
 }
 
 impl StoreReader for MemoryReader {
-    fn cut(&self) -> RwLockReadGuard<'_, Cut> {
+    fn cut(&self) -> RwLockReadGuard<'_, CommittedState> {
         self.shared.cut.read()
     }
 
     fn look_up(
         &self,
-        cut: &RwLockReadGuard<'_, Cut>,
+        cut: &RwLockReadGuard<'_, CommittedState>,
         tenant: &TenantName,
         hash: &ItemHash,
     ) -> LookUp {

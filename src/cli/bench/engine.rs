@@ -15,12 +15,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
-use super::lane::{Lane, OpenLoop, Shared};
 use super::plan::{Plan, Recipe};
 use super::schedule::{Schedule, Window};
 use super::tally::Tally;
 use super::target::Host;
 use super::wire::{self, Wire};
+use super::worker::{OpenLoop, Shared, Worker};
 use super::{BenchError, Target};
 use crate::socket::{Detached, SocketPlace};
 
@@ -189,7 +189,7 @@ fn drive(
     let lanes = LocalSet::new();
     runtime.block_on(async {
         for (connection, stream) in streams {
-            let lane = Lane {
+            let lane = Worker {
                 shared: shared.clone(),
                 plan: Plan::new(recipe.clone(), connection),
                 wire: Wire::new(stream, place.clone(), timeout).map_err(thread_error)?,
@@ -199,7 +199,7 @@ fn drive(
         }
         Ok::<(), BenchError>(())
     })?;
-    // Ends when the last lane has ended.
+    // Ends when the last worker has ended.
     runtime.block_on(lanes);
     let tally = Rc::into_inner(tally).map(RefCell::into_inner);
     tally.ok_or_else(|| BenchError::Thread("a connection did not end".to_owned()))
@@ -228,6 +228,6 @@ fn pace(shared: &Shared, connections: u32) {
             .saturating_sub(shared.origin.elapsed());
         thread::sleep(wait.clamp(TICK_MIN, TICK_MAX));
     }
-    // Wakes the lanes that wait for a slot; they find that none is left and end.
+    // Wakes the workers that wait for a slot; they find that none is left and end.
     open.due.add_permits(connections as usize);
 }

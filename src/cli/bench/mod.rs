@@ -2,7 +2,7 @@
 //!
 //! The pure parts are the requests (`plan`, `draw`), their due times (`schedule`), the parsing of
 //! responses (`response`), the results (`tally`) and the report (`report`). Around them, `engine`
-//! starts threads, `lane` drives a connection, and `wire` sends and receives its bytes; `check`
+//! starts threads, `worker` drives a connection, and `wire` sends and receives its bytes; `check`
 //! reads the counts afterwards.
 //!
 //! Invariant: it succeeds only if everything was measured and, unless the check is off, the count
@@ -12,7 +12,6 @@ mod args;
 mod check;
 mod draw;
 mod engine;
-mod lane;
 mod plan;
 mod report;
 mod response;
@@ -20,6 +19,7 @@ mod schedule;
 mod tally;
 mod target;
 mod wire;
+mod worker;
 
 pub(super) use args::{command, options};
 pub use plan::Work;

@@ -46,7 +46,10 @@ impl Toolbox {
         }
         match toolbox.missing(needed).as_slice() {
             [] => Ok(toolbox),
-            still => Err(format!("still missing once installed: {}", titles(still))),
+            still => Err(format!(
+                "still missing after the installation: {}",
+                titles(still)
+            )),
         }
     }
 

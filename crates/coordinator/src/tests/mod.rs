@@ -16,10 +16,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    AcceptLossError, AdmissionLimits, Consistency, Coordinator, CoordinatorOptions, LogState,
-    LossPlan, Neighbour, NeighbourRole, ReadError, ReadOptions, SILENCE_MAX,
-};
+use super::*;
 use headcount_log::{AppendError, Log};
 use headcount_model::{
     BarrierEpochs, Batch, BatchId, CounterName, Entropy, Epoch, ItemHash, LossId, NewItems,
@@ -27,7 +24,7 @@ use headcount_model::{
     Token,
 };
 use headcount_rpc::{
-    Counts, Cover, Demand, ListQuery, Listing, Membership, Queries, QueryError, Status,
+    Contains, Counts, Coverage, ListQuery, Listing, Queries, QueryError, ReadRequirement, Status,
 };
 use headcount_runtime::supervisor::Supervisor;
 
@@ -155,7 +152,7 @@ impl Queries for Scripted {
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         async move {
             let deadline = Instant::now() + demand.wait;
@@ -189,7 +186,7 @@ impl Queries for Scripted {
                             vec![inside.counts.get(tenant.as_str()).copied().unwrap_or(0)]
                         };
                         return Ok(Counts {
-                            cover: Cover {
+                            cover: Coverage {
                                 life: inside.life,
                                 barriers,
                                 partitions: vec![(Partition(0), covers)],
@@ -211,12 +208,16 @@ impl Queries for Scripted {
         &self,
         _: TenantName,
         _: ItemHash,
-        _: Demand,
-    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        _: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Contains, QueryError>> {
         std::future::ready(Err(QueryError::Unreachable("not scripted".into()))).boxed()
     }
 
-    fn list(&self, _: Arc<ListQuery>, _: Demand) -> BoxFuture<'_, Result<Listing, QueryError>> {
+    fn list(
+        &self,
+        _: Arc<ListQuery>,
+        _: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         std::future::ready(Err(QueryError::Unreachable("not scripted".into()))).boxed()
     }
 

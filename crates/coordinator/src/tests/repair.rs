@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{AcceptError, AcceptLossError, Consistency, Fatal, Loss, ReadError, TendOptions};
+use crate::{AcceptError, AcceptLossError, Consistency, Fatal, Loss, MaintainOptions, ReadError};
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -45,7 +45,7 @@ async fn the_tasks_beside_end_when_the_coordinator_is_closed() {
     let world = World::new(1);
     world.counters[0].set(Mode::Gone);
     let starting = world.coordinator.run_start(TIMEOUT, TIMEOUT);
-    let tending = world.coordinator.tend(TendOptions::default());
+    let tending = world.coordinator.maintain(MaintainOptions::default());
     world.coordinator.close();
     let both = async { tokio::join!(starting, tending) };
     tokio::time::timeout(SOON, both).await.expect("they end");
@@ -80,11 +80,11 @@ async fn a_clone_is_noticed_though_nobody_reads() {
         ..foreign(1).id()
     };
     world.counters[0].apply(&Batch::new(clone, 0, items(2)));
-    let options = TendOptions {
+    let options = MaintainOptions {
         interval: Duration::from_millis(1),
-        ..TendOptions::default()
+        ..MaintainOptions::default()
     };
-    let tending = tokio::time::timeout(SOON, world.coordinator.tend(options));
+    let tending = tokio::time::timeout(SOON, world.coordinator.maintain(options));
     tending.await.expect("the clone ends maintenance");
     let fatal = fatal(&world).await;
     assert_eq!(fatal, Fatal::Cloned { seen: 1, handed: 0 });
@@ -162,7 +162,7 @@ async fn tending_doubts_the_requirement_by_itself() {
     world.hear_nobody_else();
     world.counters[2].set(Mode::Answers);
     world.counters[0].0.lock().complete = true;
-    let options = TendOptions {
+    let options = MaintainOptions {
         interval: Duration::from_millis(1),
         uncovered_min: Duration::from_millis(1),
         timeout: TIMEOUT,
@@ -173,7 +173,7 @@ async fn tending_doubts_the_requirement_by_itself() {
         }
     };
     tokio::select! {
-        () = world.coordinator.tend(options) => panic!("maintenance must not end"),
+        () = world.coordinator.maintain(options) => panic!("maintenance must not end"),
         exact = tokio::time::timeout(SOON, exact) => exact.expect("exact again"),
     }
 }

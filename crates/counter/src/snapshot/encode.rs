@@ -12,7 +12,7 @@ use super::{
 use headcount_model::{
     Epoch, EpochPosition, ITEM_HASH_BYTES, ItemHash, Partition, Position, Sequence,
 };
-use headcount_store::{Cut, Keys, Snapshot, StoreError, TenantNumber};
+use headcount_store::{CommittedState, Keys, Snapshot, StoreError, TenantNumber};
 
 /// Bytes of an entry of the position before its ranges.
 const ENTRY_BYTES: usize = 34;
@@ -21,7 +21,7 @@ const RANGE_BYTES: usize = 16;
 
 /// Encodes one snapshot frame by frame, in the format of the [module](super).
 pub struct SnapshotEncoder {
-    cut: Cut,
+    cut: CommittedState,
     keys: Keys,
     /// A key that was read but did not fit into the previous frame.
     held: Option<(TenantNumber, ItemHash)>,

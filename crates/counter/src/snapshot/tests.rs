@@ -10,7 +10,9 @@ use super::encode::checksum;
 use super::*;
 use headcount_model::{Epoch, EpochPosition, ItemHash, Partition, SEQUENCE_MAX, Sequences};
 use headcount_store::memory::MemoryStore;
-use headcount_store::{Cut, Key, Snapshot, Staged, Store, StoreError, StoreReader, StoreShape};
+use headcount_store::{
+    CommittedState, Key, Snapshot, Store, StoreError, StoreReader, StoreShape, WriteBatch,
+};
 
 type Items = BTreeMap<String, Vec<ItemHash>>;
 
@@ -241,8 +243,8 @@ fn what_is_no_snapshot_or_a_later_one_says_so() {
 
 #[test]
 fn a_snapshot_that_cannot_be_read_never_ends() {
-    let mut cut = Cut::new(partitioning(), Position::default());
-    let mut staged = Staged::default();
+    let mut cut = CommittedState::new(partitioning(), Position::default());
+    let mut staged = WriteBatch::default();
     let tenant = TenantName::new("a").expect("valid");
     let number = staged.number_or_new(&cut, &tenant).expect("the first");
     staged.add(number, Partition(0), 2);

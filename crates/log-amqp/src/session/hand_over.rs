@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::super::consumer::Handed;
-use super::super::merged::{Merged, Taken};
+use super::super::delivery_streams::{Merged, Taken};
 use super::super::topology::Broker;
 use super::{CONSUMER_INTERVAL, End, Session};
 use headcount_log::{DeliveryError, wire};

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::super::broker_error::BrokerError;
 use super::super::generation::Found;
-use super::super::protocol::Facts;
+use super::super::startup::Facts;
 use super::super::topology::{Broker, Marker};
-use super::super::{announcement, generation_queue, merged};
+use super::super::{announcement, delivery_streams, generation_queue};
 use super::Session;
 use headcount_model::KeptGeneration;
 
@@ -53,7 +53,7 @@ impl Session {
         broker: &mut Broker,
         looked: u32,
     ) -> Result<bool, BrokerError> {
-        let is_consumed = merged::is_consumed(broker, &self.name).await?;
+        let is_consumed = delivery_streams::is_consumed(broker, &self.name).await?;
         let looks = looked.is_multiple_of(TOLD_LOOKS);
         let is_told = looks && broker.has(&Marker::Lost(self.name.clone())).await?;
         Ok(is_consumed && !is_told && !self.is_unnamed())

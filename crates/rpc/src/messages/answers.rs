@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::requests::check_epochs;
 use super::wire::{self, CoverJson, QueryErrorJson};
 use super::{ExchangeError, Message};
-use crate::{Counts, Cover, Listing, Membership, QueryError, Status};
+use crate::{Contains, Counts, Coverage, Listing, QueryError, Status};
 use headcount_model::TenantName;
 
 /// How many of the previous covers are compared to find an equal one: queries that are answered
@@ -42,10 +42,10 @@ struct Covering<'a> {
         serialize_with = "CoverJson::serialize",
         deserialize_with = "cover_from"
     )]
-    cover: Cow<'a, Cover>,
+    cover: Cow<'a, Coverage>,
 }
 
-fn cover_from<'de, D: Deserializer<'de>>(from: D) -> Result<Cow<'static, Cover>, D::Error> {
+fn cover_from<'de, D: Deserializer<'de>>(from: D) -> Result<Cow<'static, Coverage>, D::Error> {
     CoverJson::deserialize(from).map(Cow::Owned)
 }
 
@@ -61,7 +61,7 @@ enum AnswerJson<'a> {
 
 impl Message for CountsAnswers {
     fn encode(&self) -> Vec<u8> {
-        let mut covers: Vec<&Cover> = Vec::new();
+        let mut covers: Vec<&Coverage> = Vec::new();
         let mut answers = Vec::with_capacity(self.0.len());
         for answer in &self.0 {
             answers.push(match answer {
@@ -124,7 +124,7 @@ impl Message for CountsAnswers {
 }
 
 fn check_counts<'a>(
-    cover: &Cover,
+    cover: &Coverage,
     mut counts: impl Iterator<Item = &'a Vec<u64>>,
 ) -> Result<(), ExchangeError> {
     if counts.all(|each| each.len() == cover.partitions.len()) {
@@ -135,16 +135,16 @@ fn check_counts<'a>(
     ))
 }
 
-/// The JSON of a [`Membership`].
+/// The JSON of a [`Contains`].
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Membership")]
+#[serde(remote = "Contains")]
 struct MembershipJson {
     #[serde(with = "CoverJson")]
-    cover: Cover,
+    cover: Coverage,
     counted: bool,
 }
 
-impl Message for Membership {
+impl Message for Contains {
     fn encode(&self) -> Vec<u8> {
         wire::encode_as(self, |value, to| MembershipJson::serialize(value, to))
     }
@@ -159,7 +159,7 @@ impl Message for Membership {
 #[serde(remote = "Listing")]
 struct ListingJson {
     #[serde(with = "CoverJson")]
-    cover: Cover,
+    cover: Coverage,
     #[serde(with = "rows")]
     tenants: Vec<(TenantName, Vec<u64>)>,
     more: bool,

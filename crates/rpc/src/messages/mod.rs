@@ -6,7 +6,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /internal/v1/counts` | [`CountsGroup`] | [`CountsAnswers`] |
-//! | `POST /internal/v1/contains` | [`ContainsQuery`] | [`Membership`](super::Membership) |
+//! | `POST /internal/v1/contains` | [`ContainsQuery`] | [`Contains`](super::Contains) |
 //! | `POST /internal/v1/list` | [`ListingQuery`] | [`Listing`](super::Listing) |
 //! | `GET /internal/v1/status` | | [`Status`](super::Status) |
 //! | `GET /internal/v1/snapshot` | | the bytes of a snapshot (`headcount-counter`) |

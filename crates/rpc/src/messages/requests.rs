@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::{self, DemandJson, Required, Tenant, derived_message};
 use super::{ExchangeError, GROUP_EPOCHS_MAX, GROUP_QUERIES_MAX, Message};
-use crate::{Demand, ListQuery};
+use crate::{ListQuery, ReadRequirement};
 use headcount_model::{BatchId, ItemHash, Requirement, TenantName};
 
 /// A query for the counts of several tenants.
@@ -19,7 +19,7 @@ pub struct CountsQuery {
     /// The tenants.
     pub tenants: Arc<[TenantName]>,
     /// What the answer must cover.
-    pub demand: Demand,
+    pub demand: ReadRequirement,
 }
 
 /// Queries for counts that are sent together and answered one by one. In the JSON, `requirement` is
@@ -103,7 +103,7 @@ impl Message for CountsGroup {
                 required.ok_or(ExchangeError::Invalid("the requirement does not exist"))?;
             Ok(CountsQuery {
                 tenants: json.tenants.into_iter().map(|tenant| tenant.0).collect(),
-                demand: Demand {
+                demand: ReadRequirement {
                     requirement: required.requirement.clone().into_owned(),
                     barriers: json.barriers,
                     wait: json.wait,
@@ -146,7 +146,7 @@ pub struct ContainsQuery {
     pub hash: ItemHash,
     /// What the answer must cover.
     #[serde(with = "DemandJson")]
-    pub demand: Demand,
+    pub demand: ReadRequirement,
 }
 
 /// A query for a page of tenants.
@@ -157,7 +157,7 @@ pub struct ListingQuery {
     pub list: ListQuery,
     /// What the answer must cover.
     #[serde(with = "DemandJson")]
-    pub demand: Demand,
+    pub demand: ReadRequirement,
 }
 
 /// The JSON of a [`ListQuery`].

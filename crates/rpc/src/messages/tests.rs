@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Counts, Cover, Demand, ListQuery, Listing, Membership, QueryError, Status};
+use crate::{Contains, Counts, Coverage, ListQuery, Listing, QueryError, ReadRequirement, Status};
 use headcount_model::{
     BatchId, Epoch, ItemHash, LossId, Partition, Requirement, SEQUENCE_MAX, Sequences, TenantName,
 };
@@ -35,7 +35,7 @@ fn requirement() -> impl Strategy<Value = Requirement> {
     })
 }
 
-fn demand() -> impl Strategy<Value = Demand> {
+fn demand() -> impl Strategy<Value = ReadRequirement> {
     let barrier =
         (any::<u16>(), any::<u128>(), any::<u64>()).prop_map(|(partition, epoch, sequence)| {
             BatchId {
@@ -46,7 +46,7 @@ fn demand() -> impl Strategy<Value = Demand> {
         });
     let barriers = prop::collection::vec(barrier, 0..3);
     (requirement(), barriers, any::<u64>(), any::<bool>()).prop_map(
-        |(requirement, barriers, wait_ms, whole_position)| Demand {
+        |(requirement, barriers, wait_ms, whole_position)| ReadRequirement {
             requirement,
             barriers,
             wait: Duration::from_millis(wait_ms),
@@ -55,13 +55,13 @@ fn demand() -> impl Strategy<Value = Demand> {
     )
 }
 
-fn cover() -> impl Strategy<Value = Cover> {
+fn cover() -> impl Strategy<Value = Coverage> {
     let partitions = prop::collection::btree_map(0_u16..5, any::<bool>(), 0..3);
     let loss = any::<Option<u64>>();
     (any::<u64>(), any::<bool>(), partitions, requirement(), loss).prop_map(
         |(life, barriers, partitions, covered, loss)| {
             let partitions = partitions.into_iter();
-            Cover {
+            Coverage {
                 life,
                 barriers,
                 partitions: partitions
@@ -87,7 +87,7 @@ fn counts() -> impl Strategy<Value = Result<Counts, QueryError>> {
     ]
 }
 
-fn same_demand(one: &Demand, other: &Demand) -> bool {
+fn same_demand(one: &ReadRequirement, other: &ReadRequirement) -> bool {
     one.requirement == other.requirement
         && one.barriers == other.barriers
         && one.wait == other.wait
@@ -163,7 +163,7 @@ proptest! {
         // Each answer twice, so that some share a cover.
         let answers = CountsAnswers([answers.clone(), answers].concat());
         prop_assert_eq!(there_and_back(&answers), answers);
-        let membership = Membership { cover: cover.clone(), counted: flag };
+        let membership = Contains { cover: cover.clone(), counted: flag };
         prop_assert_eq!(there_and_back(&membership), membership);
         let partitions = cover.partitions.len();
         let tenants = tenants.into_iter();
@@ -198,7 +198,7 @@ proptest! {
             let _ = CountsAnswers::decode(bytes);
             let _ = ContainsQuery::decode(bytes);
             let _ = ListingQuery::decode(bytes);
-            let _ = Membership::decode(bytes);
+            let _ = Contains::decode(bytes);
             let _ = Listing::decode(bytes);
             let _ = Status::decode(bytes);
             let _ = LossPlan::decode(bytes);
@@ -215,9 +215,9 @@ fn the_json_is_as_documented() {
     requirement.add_all(Partition(0), Epoch(0xab), &sequences);
     let query = CountsQuery {
         tenants: Arc::new([TenantName::new("asd").expect("valid")]),
-        demand: Demand {
+        demand: ReadRequirement {
             requirement,
-            ..Demand::default()
+            ..ReadRequirement::default()
         },
     };
     let text = String::from_utf8(CountsGroup(vec![query]).encode()).expect("UTF-8");

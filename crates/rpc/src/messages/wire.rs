@@ -12,7 +12,7 @@ use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::ExchangeError;
-use crate::{Cover, Demand, QueryError};
+use crate::{Coverage, QueryError, ReadRequirement};
 use headcount_model::{
     BatchId, Epoch, ITEM_HASH_BYTES, ItemHash, LossId, Partition, Requirement, Sequence, Sequences,
     TenantName,
@@ -295,9 +295,9 @@ pub(super) mod barriers {
     }
 }
 
-/// The JSON of a [`Demand`].
+/// The JSON of a [`ReadRequirement`].
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Demand")]
+#[serde(remote = "ReadRequirement")]
 pub(super) struct DemandJson {
     #[serde(with = "requirement")]
     requirement: Requirement,
@@ -308,9 +308,9 @@ pub(super) struct DemandJson {
     whole_position: bool,
 }
 
-/// The JSON of a [`Cover`].
+/// The JSON of a [`Coverage`].
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Cover")]
+#[serde(remote = "Coverage")]
 pub(super) struct CoverJson {
     life: u64,
     barriers: bool,

@@ -26,16 +26,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::known::Known;
-use super::lane::{self, Lane};
 use super::node::{Address, Failure, NodeClient, Sent};
 use super::places::{MOMENT, Places};
+use super::query_batcher::{self, QueryBatcher};
 use super::{ClientError, cause};
 use crate::messages::{
     CONTAINS_PATH, COUNTS_PATH, ContainsQuery, CountsAnswers, CountsGroup, CountsQuery, LIST_PATH,
     ListingQuery, Message, SNAPSHOT_PATH, STATUS_PATH, WAIT_MAX,
 };
 use crate::{
-    Counts, Cover, Demand, ListQuery, Listing, Membership, Peer, Queries, QueryError,
+    Contains, Counts, Coverage, ListQuery, Listing, Peer, Queries, QueryError, ReadRequirement,
     SnapshotStream, Status,
 };
 use headcount_model::{ClusterSecret, CounterName, ItemHash, Requirement, TenantName};
@@ -55,9 +55,9 @@ pub struct RemoteCounter {
     name: CounterName,
     address: Address,
     /// Counts that are known to be covered, or must not wait.
-    at_once: Lane,
+    at_once: QueryBatcher,
     /// The other counts.
-    shortly: Lane,
+    shortly: QueryBatcher,
     places: Places,
     known: Mutex<Known>,
 }
@@ -77,8 +77,8 @@ impl RemoteCounter {
         let address = Address::new(&name, url, secret.as_ref(), client)?;
         Ok(Self {
             name,
-            at_once: Lane::start(address.clone(), &client.supervisor),
-            shortly: Lane::start(address.clone(), &client.supervisor),
+            at_once: QueryBatcher::start(address.clone(), &client.supervisor),
+            shortly: QueryBatcher::start(address.clone(), &client.supervisor),
             address,
             places: Places::default(),
             known: Mutex::default(),
@@ -113,7 +113,7 @@ impl RemoteCounter {
     }
 
     /// Records the coverage of an answer. Returns whether it covers the demand.
-    fn note(&self, cover: &Cover) -> bool {
+    fn note(&self, cover: &Coverage) -> bool {
         self.known.lock().note(cover);
         cover.is_full()
     }
@@ -151,7 +151,7 @@ impl RemoteCounter {
         let group = CountsGroup(vec![query]);
         let asked = self.alone(place, wait, COUNTS_PATH, group.encode());
         let answers: CountsAnswers = asked.await?;
-        let mut answers = lane::check(&group, answers)?;
+        let mut answers = query_batcher::check(&group, answers)?;
         answers.pop().unwrap_or(Err(Failure::TimedOut))
     }
 
@@ -162,7 +162,7 @@ impl RemoteCounter {
         path: &'static str,
         requirement: &Requirement,
         deadline: Instant,
-        cover: impl Fn(&A) -> &Cover,
+        cover: impl Fn(&A) -> &Coverage,
         body: impl Fn(Duration) -> Vec<u8>,
     ) -> Result<A, Failure> {
         let early = || async {
@@ -210,7 +210,7 @@ impl RemoteCounter {
 }
 
 /// The deadline until which a counter may wait, within the limit of one request.
-fn deadline(demand: &Demand) -> Instant {
+fn deadline(demand: &ReadRequirement) -> Instant {
     Instant::now() + demand.wait.min(WAIT_MAX)
 }
 
@@ -222,7 +222,7 @@ impl Queries for RemoteCounter {
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         async move { Ok(self.counts_of(CountsQuery { tenants, demand }).await?) }.boxed()
     }
@@ -231,22 +231,22 @@ impl Queries for RemoteCounter {
         &self,
         tenant: TenantName,
         hash: ItemHash,
-        demand: Demand,
-    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        demand: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Contains, QueryError>> {
         async move {
             let deadline = deadline(&demand);
             let body = |wait| {
                 let query = ContainsQuery {
                     tenant: tenant.clone(),
                     hash,
-                    demand: Demand {
+                    demand: ReadRequirement {
                         wait,
                         ..demand.clone()
                     },
                 };
                 query.encode()
             };
-            let cover: fn(&Membership) -> &Cover = |membership| &membership.cover;
+            let cover: fn(&Contains) -> &Coverage = |membership| &membership.cover;
             let required = &demand.requirement;
             Ok(self
                 .look_up(CONTAINS_PATH, required, deadline, cover, body)
@@ -258,20 +258,20 @@ impl Queries for RemoteCounter {
     fn list(
         &self,
         query: Arc<ListQuery>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         async move {
             let deadline = deadline(&demand);
             let limit = query.limit;
             let body = |wait| {
-                let demand = Demand {
+                let demand = ReadRequirement {
                     wait,
                     ..demand.clone()
                 };
                 let list = ListQuery::clone(&query);
                 ListingQuery { list, demand }.encode()
             };
-            let cover: fn(&Listing) -> &Cover = |listing| &listing.cover;
+            let cover: fn(&Listing) -> &Coverage = |listing| &listing.cover;
             let required = &demand.requirement;
             let listing = self
                 .look_up(LIST_PATH, required, deadline, cover, body)

@@ -23,13 +23,13 @@ pub(super) fn tenant(name: &str) -> TenantName {
     TenantName::new(name).expect("valid")
 }
 
-pub(super) fn demand(sequence: u64, wait: Duration) -> Demand {
+pub(super) fn demand(sequence: u64, wait: Duration) -> ReadRequirement {
     let mut requirement = Requirement::default();
     requirement.add(Partition(0), Epoch(1), sequence);
-    Demand {
+    ReadRequirement {
         requirement,
         wait,
-        ..Demand::default()
+        ..ReadRequirement::default()
     }
 }
 
@@ -38,7 +38,7 @@ async fn queries_that_come_together_go_together() {
     const CALLERS: usize = 100;
     let mut told = told().await;
     let remote = remote("c1", &told.url, None);
-    let ask = || remote.counts(Arc::new([tenant("a")]), Demand::default());
+    let ask = || remote.counts(Arc::new([tenant("a")]), ReadRequirement::default());
     let mut first = ask();
     assert!((&mut first).now_or_never().is_none());
     assert_eq!(told.seen.recv().await, Some(1));
@@ -75,7 +75,7 @@ async fn what_is_not_covered_waits_alone_and_holds_up_nobody() {
     }
     // The query waits at the counter, in its second request. Another query is answered at once.
     told.let_go.add_permits(1);
-    let other = remote.counts(Arc::new([tenant("a")]), Demand::default());
+    let other = remote.counts(Arc::new([tenant("a")]), ReadRequirement::default());
     let other = tokio::time::timeout(LONG, other).await.expect("in time");
     assert!(other.expect("answered").cover.is_full());
     assert!((&mut waits).now_or_never().is_none());

@@ -4,7 +4,7 @@
 //! Invariant: it is a hint that no answer relies on, and holds only what the answers of the
 //! counter's last incarnation reported.
 
-use crate::Cover;
+use crate::Coverage;
 use headcount_model::Requirement;
 
 /// The known coverage; see the module.
@@ -24,7 +24,7 @@ impl Known {
     }
 
     /// Records the coverage of an answer.
-    pub(super) fn note(&mut self, cover: &Cover) {
+    pub(super) fn note(&mut self, cover: &Coverage) {
         if self.life != cover.life {
             *self = Self {
                 life: cover.life,
@@ -47,11 +47,11 @@ mod tests {
         requirement
     }
 
-    fn cover(life: u64, covered: Requirement) -> Cover {
-        Cover {
+    fn cover(life: u64, covered: Requirement) -> Coverage {
+        Coverage {
             life,
             covered,
-            ..Cover::default()
+            ..Coverage::default()
         }
     }
 

@@ -5,10 +5,10 @@
 
 mod counter;
 mod known;
-mod lane;
 mod loss;
 mod node;
 mod places;
+mod query_batcher;
 #[cfg(test)]
 mod told;
 

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::messages::{CountsAnswers, CountsGroup, CountsQuery, Message};
-use crate::{Counts, Cover, QueryError};
+use crate::{Counts, Coverage, QueryError};
 use headcount_model::{Partition, Requirement};
 
 /// A server that answers counts with 1, each response when allowed, and counts its requests.
@@ -71,7 +71,7 @@ fn may_wait(query: &CountsQuery) -> bool {
 fn answer(query: &CountsQuery) -> Result<Counts, QueryError> {
     let covers = query.demand.requirement.iter().next().is_none() || may_wait(query);
     Ok(Counts {
-        cover: Cover {
+        cover: Coverage {
             life: 1,
             barriers: true,
             partitions: vec![(Partition(0), covers)],

@@ -15,7 +15,7 @@ async fn what_waits_in_its_group_holds_up_no_query_that_need_not() {
     assert_eq!(told.seen.recv().await, Some(1));
     // The first group is not answered yet. The next two queries are sent nevertheless.
     for _ in 0..2 {
-        let mut eventual = remote.counts(Arc::new([tenant("a")]), Demand::default());
+        let mut eventual = remote.counts(Arc::new([tenant("a")]), ReadRequirement::default());
         let seen = tokio::select! {
             _ = &mut eventual => panic!("answered before it was allowed"),
             seen = timeout(LONG, told.seen.recv()) => seen.expect("in time"),

@@ -8,11 +8,11 @@
 //! of whole epochs (partition u16, epoch u128, prefix u64, last checksum u32, ranges u32; each
 //! range two u64).
 
-use super::super::{Cut, Staged, StoreError, TenantNumber};
+use super::super::{CommittedState, StoreError, TenantNumber, WriteBatch};
 use super::frames::{FrameReader, FrameWriter};
 use super::record::decode_name;
 use crate::bytes::{Cursor, put_varint};
-use crate::files::Files;
+use crate::vfs::Files;
 use headcount_model::{
     Epoch, EpochPosition, Partition, Partitioning, Position, SEQUENCE_MAX, Sequences, TenantName,
 };
@@ -39,7 +39,7 @@ pub(super) struct Image {
 
 impl Image {
     /// Copies `cut` as of `commit`.
-    pub(super) fn of(cut: &Cut, commit: u64) -> Self {
+    pub(super) fn of(cut: &CommittedState, commit: u64) -> Self {
         let partitions = usize::from(cut.partitioning().count());
         let mut counts = Vec::with_capacity(cut.names().len() * partitions);
         for number in 0..cut.names().len() {
@@ -125,16 +125,16 @@ pub(super) fn read(
     number: u64,
     commit: u64,
     partitioning: Partitioning,
-) -> Result<Cut, StoreError> {
+) -> Result<CommittedState, StoreError> {
     let mut frames = FrameReader::open(files, &name(number), number)?;
     let found = frames.load()?;
     let head = CheckpointHead::decode(&frames.frame)
         .filter(|head| found && head.commit == commit && head.partitions == partitioning.count())
         .ok_or_else(|| frames.bad("the first frame does not match the manifest"))?;
 
-    // The file has the epochs last, but a `Cut` starts with its position. So it is made with an
-    // empty position, which is replaced at the end.
-    let mut cut = Cut::new(partitioning, Position::default());
+    // The file has the epochs last, but a `CommittedState` starts with its position. So it is made
+    // with an empty position, which is replaced at the end.
+    let mut cut = CommittedState::new(partitioning, Position::default());
     let mut position = Position::default();
     while frames.load()? {
         let decoded = decode_frame(&frames.frame, &head, &mut cut, &mut position);
@@ -176,11 +176,11 @@ impl CheckpointHead {
 fn decode_frame(
     frame: &[u8],
     head: &CheckpointHead,
-    cut: &mut Cut,
+    cut: &mut CommittedState,
     position: &mut Position,
 ) -> Option<()> {
     let mut cursor = Cursor::new(frame);
-    let mut staged = Staged::default();
+    let mut staged = WriteBatch::default();
     let mut next = cut.names().len();
     while cursor.remaining() > 0 && next < head.tenants as usize {
         let name = decode_name(&mut cursor)?;

@@ -12,8 +12,8 @@ use super::super::StoreError;
 use super::DiskStore;
 use super::checkpoint::Image;
 use super::journal::Journal;
-use super::key_set::KeySet;
-use super::shared::{Flush, Stop, View};
+use super::memtable::Memtable;
+use super::shared::{Flush, Stop, Version};
 
 /// Number of staged keys that keep their memory between commits.
 const STAGED_KEYS_KEPT: usize = 1 << 16;
@@ -102,10 +102,10 @@ impl DiskStore {
         let next = next.inspect_err(|_| of_spare.store(spare.unwrap_or(0), Ordering::Release))?;
         let old = std::mem::replace(&mut self.journal, next);
         let image = Image::of(&self.shared.cut.read(), self.commit);
-        let empty = KeySet::with_capacity(self.shared.options.table_keys_max());
+        let empty = Memtable::with_capacity(self.shared.options.table_keys_max());
         let table = {
             let mut view = self.shared.view.write();
-            let mut changed = View::clone(&view);
+            let mut changed = Version::clone(&view);
             let table = std::mem::replace(&mut changed.table, Arc::new(RwLock::new(empty)));
             changed.frozen = Some(Arc::clone(&table));
             *view = Arc::new(changed);

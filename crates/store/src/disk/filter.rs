@@ -15,8 +15,8 @@
 //! shrinks without access to its keys.
 
 use super::super::Key;
-use super::key_set::mix;
-use super::pages::Pages;
+use super::huge_pages::Pages;
+use super::memtable::mix;
 
 /// Filter bits per key, if memory allows.
 const BITS_PER_KEY: u64 = 12;

@@ -14,7 +14,7 @@ use super::journal;
 use super::manifest::RunEntry;
 use super::run::{self, Run};
 use super::run_writer::RunWriter;
-use super::shared::{Flush, Shared, Stop, View};
+use super::shared::{Flush, Shared, Stop, Version};
 
 /// Maximum number of runs. With more, a flush waits for compactions, and commits wait for the
 /// flush.
@@ -179,7 +179,7 @@ fn write(
     *manifest = next;
     {
         let mut view = shared.view.write();
-        let mut changed = View::clone(&view);
+        let mut changed = Version::clone(&view);
         changed.frozen = None;
         changed.runs.extend(run);
         *view = Arc::new(changed);

@@ -9,7 +9,7 @@
 
 use super::super::StoreError;
 use crate::bytes::Cursor;
-use crate::files::{DiskFile, Files};
+use crate::vfs::{DiskFile, Files};
 
 const MAGIC: [u8; 4] = *b"HCCP";
 const VERSION: u32 = 1;

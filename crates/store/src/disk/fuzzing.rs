@@ -15,7 +15,7 @@ use super::super::{Store, StoreError, StoreReader, StoreShape};
 use super::block::{self, BLOCK_BYTES};
 use super::run::{FOOT_BYTES, Foot};
 use super::{DiskOptions, DiskStore, frames, generation, journal, manifest, record, room};
-use crate::files::Files;
+use crate::vfs::Files;
 use headcount_model::{
     BatchId, Epoch, Generation, ItemHash, KeptGeneration, Partition, Partitioning, Position,
     TenantName,
@@ -223,13 +223,13 @@ pub fn exercise(files: &StoreFiles) -> Result<(), StoreError> {
     for item in ITEMS..2 * ITEMS {
         count(&mut store, item)?;
     }
-    store.begin_unite()?;
+    store.begin_ingest()?;
     for item in (0..3 * ITEMS).step_by(5) {
         if let Some(tenant) = tenant(item) {
-            store.unite(&tenant, &[ItemHash::of_id(&item.to_string())])?;
+            store.ingest(&tenant, &[ItemHash::of_id(&item.to_string())])?;
         }
     }
-    store.finish_unite(&Position::default(), true)?;
+    store.finish_ingest(&Position::default(), true)?;
     renew(&mut store, 2)?;
     store.settle()?;
     let items = reader.cut().items();

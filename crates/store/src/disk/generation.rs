@@ -8,7 +8,7 @@
 
 use super::super::StoreError;
 use crate::bytes::Cursor;
-use crate::files::Files;
+use crate::vfs::Files;
 use headcount_model::{Generation, KeptGeneration};
 
 /// The name of the file.

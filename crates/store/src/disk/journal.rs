@@ -15,11 +15,11 @@
 //! that are written ahead of the records, and a flushed segment becomes the space of the next one:
 //! its old records do not have the new salt.
 
-use super::super::{Key, Staged, StoreError};
-use super::key_set::random;
+use super::super::{Key, StoreError, WriteBatch};
+use super::memtable::random;
 use super::record::{self, ALIGN_BYTES, Commit, Head};
 use crate::bytes::Cursor;
-use crate::files::{DiskFile, FileId, Files, TEMPORARY};
+use crate::vfs::{DiskFile, FileId, Files, TEMPORARY};
 
 const MAGIC: [u8; 4] = *b"HCJS";
 const VERSION: u32 = 1;
@@ -120,7 +120,7 @@ impl Journal {
     pub(super) fn append(
         &mut self,
         commit: u64,
-        staged: &Staged,
+        staged: &WriteBatch,
         keys: &[Key],
     ) -> Result<(), StoreError> {
         if !record::encode(&mut self.record, self.salt, commit, staged, keys) {

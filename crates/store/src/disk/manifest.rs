@@ -10,7 +10,7 @@
 
 use super::super::StoreError;
 use crate::bytes::Cursor;
-use crate::files::Files;
+use crate::vfs::Files;
 use headcount_model::Partitioning;
 
 /// The name of the file.

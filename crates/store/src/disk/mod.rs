@@ -142,11 +142,11 @@
 //! directories. The tests inject a crash, an error or a full disk at every operation of a history,
 //! and a crash at an operation after the disk became full. The contract suite is in `tests/store`.
 
-mod aside;
 mod block;
 mod budget;
 mod checkpoint;
 mod commit;
+mod compaction;
 mod filter;
 mod filters;
 mod flush;
@@ -154,12 +154,13 @@ mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod generation;
+mod huge_pages;
+mod ingest;
+mod ingest_keys;
 mod journal;
-mod key_set;
 mod manifest;
-mod merge;
-mod merged;
-mod pages;
+mod memtable;
+mod merge_iter;
 mod reader;
 mod record;
 mod recovery;
@@ -170,7 +171,6 @@ mod shared;
 mod staging;
 #[cfg(test)]
 mod tests;
-mod unite;
 mod writer;
 
 pub use reader::DiskReader;
@@ -227,7 +227,7 @@ const FLUSH_BYTES: u64 = 32 * 1024;
 const TABLE_PLACES_MIN: usize = 16;
 
 /// Bytes per slot: one slot in each of two memtables, and its key in the sorted copy.
-const TABLES_PLACE_BYTES: usize = 2 * key_set::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
+const TABLES_PLACE_BYTES: usize = 2 * memtable::PLACE_BYTES + super::KEY_BYTES * 7 / 8;
 
 impl DiskOptions {
     /// Number of keys of a full memtable. A single commit with more keys gets its own memtable that

@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::super::data_dir::ReadOnlyDir;
-use super::super::{Cut, Key, LookUp, Snapshot, StoreError, StoreReader, StoreShape, StoreStats};
+use super::super::{
+    CommittedState, Key, LookUp, Snapshot, StoreError, StoreReader, StoreShape, StoreStats,
+};
 use super::DiskOptions;
 use super::filter::Fingerprint;
 use super::generation;
-use super::merged::{Merged, Source};
+use super::merge_iter::{Merged, Source};
 use super::recovery::recover_for_reading;
 use super::run::Run;
 use super::shared::Shared;
@@ -51,13 +53,13 @@ impl DiskReader {
 }
 
 impl StoreReader for DiskReader {
-    fn cut(&self) -> RwLockReadGuard<'_, Cut> {
+    fn cut(&self) -> RwLockReadGuard<'_, CommittedState> {
         self.shared.cut.read()
     }
 
     fn look_up(
         &self,
-        cut: &RwLockReadGuard<'_, Cut>,
+        cut: &RwLockReadGuard<'_, CommittedState>,
         tenant: &TenantName,
         hash: &ItemHash,
     ) -> LookUp {

@@ -11,7 +11,7 @@
 //! partition u16, epoch u128, sequence u64, checksum u32); new keys (u32 count; each 16 bytes).
 //! Zeros follow up to a multiple of [`ALIGN_BYTES`].
 
-use super::super::{Cut, KEY_BYTES, Key, Staged, TenantNumber};
+use super::super::{CommittedState, KEY_BYTES, Key, TenantNumber, WriteBatch};
 use crate::bytes::Cursor;
 use headcount_model::{BatchId, Epoch, Partition, TenantName};
 
@@ -77,7 +77,7 @@ pub(super) fn encode(
     out: &mut Vec<u8>,
     salt: u64,
     commit: u64,
-    staged: &Staged,
+    staged: &WriteBatch,
     keys: &[Key],
 ) -> bool {
     out.clear();
@@ -98,7 +98,7 @@ pub(super) fn encode(
     true
 }
 
-fn encode_payload(out: &mut Vec<u8>, staged: &Staged, keys: &[Key]) {
+fn encode_payload(out: &mut Vec<u8>, staged: &WriteBatch, keys: &[Key]) {
     out.push(match staged.complete() {
         None => 0,
         Some(false) => 1,
@@ -171,8 +171,8 @@ impl Commit {
 
     /// Returns the changes that the commit makes to `cut`, or `None` if it does not continue the
     /// dictionary of `cut`.
-    pub(super) fn stage(&self, cut: &Cut) -> Option<Staged> {
-        let mut staged = Staged::default();
+    pub(super) fn stage(&self, cut: &CommittedState) -> Option<WriteBatch> {
+        let mut staged = WriteBatch::default();
         for (next, tenant) in (cut.names().len()..).zip(&self.tenants) {
             let number = staged.number_or_new(cut, tenant).ok()?;
             (number.0 as usize == next).then_some(())?;
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use headcount_model::Partitioning;
 
-    fn staged() -> impl Strategy<Value = (Staged, Vec<Key>)> {
+    fn staged() -> impl Strategy<Value = (WriteBatch, Vec<Key>)> {
         (
             prop::collection::btree_set("[a-zé]{1,9}", 0..5),
             prop::collection::vec((0_u16..3, any::<u128>(), any::<u64>(), any::<u32>()), 0..4),
@@ -214,8 +214,8 @@ mod tests {
             prop::collection::vec(any::<[u8; KEY_BYTES]>(), 0..20),
         )
             .prop_map(|(names, records, complete, keys)| {
-                let mut staged = Staged::default();
-                let cut = Cut::new(Partitioning::SINGLE, Default::default());
+                let mut staged = WriteBatch::default();
+                let cut = CommittedState::new(Partitioning::SINGLE, Default::default());
                 for name in names {
                     let name = TenantName::new(&name).expect("valid");
                     staged.number_or_new(&cut, &name).expect("few");
@@ -268,7 +268,8 @@ mod tests {
         #[test]
         fn any_payload_is_read_without_a_panic(bytes in prop::collection::vec(0_u8..4, 0..100)) {
             if let Some(commit) = Commit::decode(&bytes) {
-                let _ = commit.stage(&Cut::new(Partitioning::SINGLE, Default::default()));
+                let before = CommittedState::new(Partitioning::SINGLE, Default::default());
+                let _ = commit.stage(&before);
             }
         }
     }

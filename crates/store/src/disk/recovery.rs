@@ -7,25 +7,25 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
-use super::super::{Cut, StoreError, StoreShape};
+use super::super::{CommittedState, StoreError, StoreShape};
 use super::DiskOptions;
 use super::checkpoint::{self, Image};
 use super::filters::Filters;
 use super::generation;
 use super::journal::{self, Journal, SegmentReader};
-use super::key_set::KeySet;
 use super::manifest::{self, Manifest};
+use super::memtable::Memtable;
 use super::room;
 use super::run::Run;
-use super::shared::{Flush, View};
-use crate::files::{Files, TEMPORARY};
+use super::shared::{Flush, Version};
 use crate::hold::Hold;
+use crate::vfs::{Files, TEMPORARY};
 
 /// The initial state of an opened store.
 pub(super) struct Recovered {
     pub(super) manifest: Manifest,
-    pub(super) cut: Cut,
-    pub(super) view: View,
+    pub(super) cut: CommittedState,
+    pub(super) view: Version,
     pub(super) filters: Filters,
     /// The flush of all segments but the last, if there are several.
     pub(super) flush: Option<Flush>,
@@ -64,7 +64,7 @@ pub(super) fn recover(
     Ok(Recovered {
         manifest: found.manifest,
         cut: found.replayed.cut,
-        view: View {
+        view: Version {
             table: Arc::new(RwLock::new(found.replayed.table)),
             frozen,
             runs: found.runs,
@@ -80,8 +80,8 @@ pub(super) fn recover(
 /// The state that a reader needs.
 pub(super) struct ForReading {
     pub(super) manifest: Manifest,
-    pub(super) cut: Cut,
-    pub(super) view: View,
+    pub(super) cut: CommittedState,
+    pub(super) view: Version,
     pub(super) filters: Filters,
 }
 
@@ -99,8 +99,8 @@ pub(super) fn recover_for_reading(
         return Ok(ForReading {
             manifest: Manifest::new(shape.partitioning),
             cut: shape.empty_cut(),
-            view: View {
-                table: Arc::new(RwLock::new(KeySet::with_capacity(0))),
+            view: Version {
+                table: Arc::new(RwLock::new(Memtable::with_capacity(0))),
                 frozen: None,
                 runs: Vec::new(),
             },
@@ -111,7 +111,7 @@ pub(super) fn recover_for_reading(
     Ok(ForReading {
         manifest: found.manifest,
         cut: found.replayed.cut,
-        view: View {
+        view: Version {
             table: Arc::new(RwLock::new(found.replayed.table)),
             frozen: found.replayed.frozen.map(|(table, _)| table),
             runs: found.runs,
@@ -209,7 +209,11 @@ fn refuse_remains(
     Ok(())
 }
 
-fn read_cut(files: &dyn Files, manifest: &Manifest, shape: StoreShape) -> Result<Cut, StoreError> {
+fn read_cut(
+    files: &dyn Files,
+    manifest: &Manifest,
+    shape: StoreShape,
+) -> Result<CommittedState, StoreError> {
     let cut = if manifest.checkpoint == 0 {
         shape.empty_cut()
     } else {
@@ -232,27 +236,27 @@ fn read_cut(files: &dyn Files, manifest: &Manifest, shape: StoreShape) -> Result
 
 /// Replays the commits of the journal into a committed state and memtables.
 struct Replay {
-    cut: Cut,
-    table: KeySet,
-    frozen: Option<KeySet>,
+    cut: CommittedState,
+    table: Memtable,
+    frozen: Option<Memtable>,
     table_keys_max: usize,
     first_segment: u64,
     base: u64,
 }
 
 struct Replayed {
-    cut: Cut,
-    table: KeySet,
-    frozen: Option<(Arc<RwLock<KeySet>>, Flush)>,
+    cut: CommittedState,
+    table: Memtable,
+    frozen: Option<(Arc<RwLock<Memtable>>, Flush)>,
     reader: SegmentReader,
 }
 
 impl Replay {
-    fn new(manifest: &Manifest, cut: Cut, options: &DiskOptions) -> Self {
+    fn new(manifest: &Manifest, cut: CommittedState, options: &DiskOptions) -> Self {
         let table_keys_max = options.table_keys_max();
         Self {
             cut,
-            table: KeySet::with_capacity(table_keys_max),
+            table: Memtable::with_capacity(table_keys_max),
             frozen: None,
             table_keys_max,
             first_segment: manifest.first_segment,
@@ -325,7 +329,7 @@ impl Replay {
 
     /// Freezes the keys that were read so far. All segments but the last become one memtable.
     fn freeze(&mut self) {
-        let empty = KeySet::with_capacity(self.table_keys_max);
+        let empty = Memtable::with_capacity(self.table_keys_max);
         let full = std::mem::replace(&mut self.table, empty);
         match &mut self.frozen {
             Some(frozen) => {

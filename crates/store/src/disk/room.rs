@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use super::super::StoreError;
 use super::shared::Shared;
-use crate::files::{Files, TEMPORARY};
+use crate::vfs::{Files, TEMPORARY};
 
 /// Name prefix of the files that only allocate space. Their names end like those of unfinished
 /// files, so each opening removes them.

@@ -18,7 +18,7 @@ use super::budget::Share;
 use super::filter::{self, ASKED_AT_ONCE, Filter, Fingerprint};
 use super::filters::RunFilter;
 use crate::bytes::Cursor;
-use crate::files::{DiskFile, Files};
+use crate::vfs::{DiskFile, Files};
 
 pub(super) const HEAD_MAGIC: [u8; 4] = *b"HCRN";
 pub(super) const FOOT_MAGIC: [u8; 4] = *b"HCRF";

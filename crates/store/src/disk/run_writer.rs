@@ -10,7 +10,7 @@ use super::block::{BLOCK_BYTES, BlockBuilder};
 use super::filter::{Filter, Fingerprint};
 use super::filters::RunFilter;
 use super::run::{FOOT_BYTES, Foot, HEAD_BYTES, HEAD_MAGIC, Run, VERSION, name};
-use crate::files::{DiskFile, Files};
+use crate::vfs::{DiskFile, Files};
 
 /// Size in bytes of the write buffer.
 const BUFFER_BYTES: usize = 64 * BLOCK_BYTES;

@@ -12,26 +12,26 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use super::super::{Cut, StoreError};
+use super::super::{CommittedState, StoreError};
 use super::DiskOptions;
 use super::checkpoint::Image;
 use super::filters::Filters;
-use super::key_set::KeySet;
 use super::manifest::Manifest;
+use super::memtable::Memtable;
 use super::room::Room;
 use super::run::Run;
-use crate::files::Files;
 use crate::hold::Hold;
+use crate::vfs::Files;
 use headcount_model::KeptGeneration;
 use headcount_runtime::supervisor::{self, Task};
 
 /// The committed keys that are not in a run yet. Only the writer adds keys to a memtable, until it
 /// is frozen.
-pub(super) type Table = RwLock<KeySet>;
+pub(super) type Table = RwLock<Memtable>;
 
 /// A version: the places of the keys of the last commit.
 #[derive(Clone)]
-pub(super) struct View {
+pub(super) struct Version {
     pub(super) table: Arc<Table>,
     /// A full memtable that is being flushed.
     pub(super) frozen: Option<Arc<Table>>,
@@ -79,8 +79,8 @@ pub(super) struct Shared {
     /// can use the directory, or nothing is written.
     pub(super) hold: Weak<Hold>,
     pub(super) options: DiskOptions,
-    pub(super) cut: RwLock<Cut>,
-    pub(super) view: RwLock<Arc<View>>,
+    pub(super) cut: RwLock<CommittedState>,
+    pub(super) view: RwLock<Arc<Version>>,
     pub(super) filters: Filters,
     pub(super) manifest: Mutex<Manifest>,
     /// The content of the file `GENERATION`.
@@ -106,8 +106,8 @@ impl Shared {
     pub(super) fn new(
         files: Arc<dyn Files>,
         options: DiskOptions,
-        cut: Cut,
-        view: View,
+        cut: CommittedState,
+        view: Version,
         filters: Filters,
         manifest: Manifest,
         flush: Option<Flush>,
@@ -143,7 +143,7 @@ impl Shared {
     }
 
     /// Returns the current version.
-    pub(super) fn view(&self) -> Arc<View> {
+    pub(super) fn view(&self) -> Arc<Version> {
         Arc::clone(&self.view.read())
     }
 

@@ -10,16 +10,16 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use super::super::data_dir::DataDir;
-use super::super::{Key, Staged, Store, StoreError, StoreShape, TenantNumber};
-use super::aside::Aside;
+use super::super::{Key, Store, StoreError, StoreShape, TenantNumber, WriteBatch};
 use super::filter::Fingerprint;
 use super::generation;
+use super::ingest_keys::IngestKeys;
 use super::journal::Journal;
-use super::key_set::KeySet;
+use super::memtable::Memtable;
 use super::recovery::{Recovered, recover};
 use super::shared::{Shared, Stop};
-use super::{DiskOptions, DiskReader, flush, merge};
-use crate::files::Files;
+use super::{DiskOptions, DiskReader, compaction, flush};
+use crate::vfs::Files;
 use headcount_model::{
     BatchId, ItemHash, KeptGeneration, Marks, Partition, Position, TenantItems, TenantName,
     Verdict, item_count,
@@ -32,13 +32,13 @@ pub struct DiskStore {
     pub(super) journal: Journal,
     /// The number of the last commit.
     pub(super) commit: u64,
-    pub(super) staged: Staged,
-    pub(super) staged_keys: KeySet,
+    pub(super) staged: WriteBatch,
+    pub(super) staged_keys: Memtable,
     /// The staged keys in order of arrival.
     pub(super) staged_list: Vec<Key>,
     pub(super) position: Position,
     /// The open ingest, if there is one.
-    pub(super) aside: Option<Aside>,
+    pub(super) aside: Option<IngestKeys>,
     /// The keys of the last insert that were absent.
     pub(super) fresh: Vec<Key>,
     /// The numbers of the tenants of the last insert that had items.
@@ -102,8 +102,8 @@ impl DiskStore {
             shared: Arc::new(shared),
             journal,
             commit: recovered.commit,
-            staged: Staged::default(),
-            staged_keys: KeySet::with_capacity(0),
+            staged: WriteBatch::default(),
+            staged_keys: Memtable::with_capacity(0),
             staged_list: Vec::new(),
             position,
             aside: None,
@@ -115,7 +115,7 @@ impl DiskStore {
             dir,
         };
         store.start_thread(Task::StoreFlush, flush::work)?;
-        store.start_thread(Task::StoreMerge, merge::work)?;
+        store.start_thread(Task::StoreMerge, compaction::work)?;
         Ok(store)
     }
 
@@ -223,20 +223,20 @@ impl Store for DiskStore {
         self.guarded(Self::commit_staged)
     }
 
-    fn begin_unite(&mut self) -> Result<(), StoreError> {
+    fn begin_ingest(&mut self) -> Result<(), StoreError> {
         self.start_aside();
         self.shared.check()
     }
 
-    fn unite(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
+    fn ingest(&mut self, tenant: &TenantName, hashes: &[ItemHash]) -> Result<(), StoreError> {
         self.guarded(|store| store.set_aside(tenant, hashes))
     }
 
-    fn finish_unite(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
+    fn finish_ingest(&mut self, position: &Position, complete: bool) -> Result<(), StoreError> {
         self.guarded(|store| store.take_in(position, complete))
     }
 
-    fn abandon_unite(&mut self) {
+    fn abandon_ingest(&mut self) {
         self.forget_aside();
     }
 

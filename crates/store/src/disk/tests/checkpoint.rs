@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::super::checkpoint::{self, Image};
 use super::super::frames;
 use super::sim::SimFiles;
-use crate::files::Files;
-use crate::{Cut, Staged, StoreError};
+use crate::vfs::Files;
+use crate::{CommittedState, StoreError, WriteBatch};
 use headcount_model::{BatchId, Epoch, Partition, Partitioning, Position, TenantName};
 
 const COMMIT: u64 = 77;
@@ -17,7 +17,7 @@ fn partitioning() -> Partitioning {
     Partitioning::new(2).expect("valid")
 }
 
-fn cut() -> impl Strategy<Value = Cut> {
+fn cut() -> impl Strategy<Value = CommittedState> {
     let tenant = ("[a-zé]{1,12}", any::<u32>(), any::<u32>());
     let record = (0_u16..2, 0_u128..3, 1_u64..12, any::<u32>());
     (
@@ -26,8 +26,8 @@ fn cut() -> impl Strategy<Value = Cut> {
         any::<bool>(),
     )
         .prop_map(|(tenants, records, complete)| {
-            let mut cut = Cut::new(partitioning(), Position::default());
-            let mut staged = Staged::default();
+            let mut cut = CommittedState::new(partitioning(), Position::default());
+            let mut staged = WriteBatch::default();
             for (name, first, second) in tenants {
                 let name = TenantName::new(&name).expect("valid");
                 let number = staged.number_or_new(&cut, &name).expect("few");
@@ -51,7 +51,7 @@ fn cut() -> impl Strategy<Value = Cut> {
         })
 }
 
-fn write(files: &SimFiles, cut: &Cut) {
+fn write(files: &SimFiles, cut: &CommittedState) {
     let image = Image::of(cut, COMMIT);
     let names = |from: usize, count: usize| {
         let names = cut.names().iter().skip(from).take(count.min(7));
@@ -60,7 +60,7 @@ fn write(files: &SimFiles, cut: &Cut) {
     image.write(files, 5, names).expect("written");
 }
 
-fn read(files: &SimFiles) -> Result<Cut, StoreError> {
+fn read(files: &SimFiles) -> Result<CommittedState, StoreError> {
     checkpoint::read(files, 5, COMMIT, partitioning())
 }
 
@@ -98,7 +98,7 @@ proptest! {
         prop::collection::vec(0_u8..3, 0..80), 0..4,
     )) {
         let files = SimFiles::new();
-        write(&files, &Cut::new(partitioning(), Position::default()));
+        write(&files, &CommittedState::new(partitioning(), Position::default()));
         let file = files.open(&checkpoint::name(5)).expect("there");
         let mut at = frames::HEAD_BYTES as u64;
         for content in contents {

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 
 use super::super::{DiskOptions, DiskStore};
 use super::sim::{Fault, Random, SimFiles};
-use crate::files::enter_or_make;
 use crate::verify::recount;
+use crate::vfs::enter_or_make;
 use crate::{Key, Store, StoreError, StoreReader, StoreShape};
 use headcount_model::{
     BatchId, Epoch, Generation, ItemHash, KeptGeneration, Partition, Partitioning, Position,
@@ -204,7 +204,7 @@ impl World {
         let step = self.random.below(12);
         let Some(mut aside) = self.aside.take() else {
             if step < 4 {
-                if store.begin_unite().is_err() {
+                if store.begin_ingest().is_err() {
                     return self.expect_poisoned(store);
                 }
                 self.aside = Some(BTreeMap::new());
@@ -212,7 +212,7 @@ impl World {
             return Some(());
         };
         match step {
-            0 => store.abandon_unite(),
+            0 => store.abandon_ingest(),
             1..3 => {
                 let mut united = self.committed.clone();
                 united.unites += 1;
@@ -230,7 +230,7 @@ impl World {
                         0,
                     );
                 }
-                match store.finish_unite(&position, false) {
+                match store.finish_ingest(&position, false) {
                     Ok(()) => self.committed = united,
                     Err(error) if error.is_full() => self.expect_no_unite(store),
                     Err(_) => {
@@ -248,7 +248,7 @@ impl World {
                     .collect();
                 let hashes: Vec<ItemHash> = ids.iter().map(|id| hash(*id)).collect();
                 let tenant = TenantName::new(&name).expect("valid");
-                match store.unite(&tenant, &hashes) {
+                match store.ingest(&tenant, &hashes) {
                     Ok(()) => {
                         aside.entry(name).or_default().extend(ids);
                         self.aside = Some(aside);

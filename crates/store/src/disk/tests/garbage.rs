@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use super::super::{DiskOptions, DiskStore};
 use super::sim::SimFiles;
-use crate::files::{Files, TEMPORARY};
 use crate::verify::recount;
+use crate::vfs::{Files, TEMPORARY};
 use crate::{Store, StoreError, StoreReader, StoreShape};
 use headcount_model::{BatchId, Epoch, ItemHash, Partition, Partitioning, TenantName};
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::files::{FileId, Files, Nested, RawFile};
+use crate::vfs::{FileId, Files, Nested, RawFile};
 
 #[path = "sim_file.rs"]
 mod file;

@@ -40,13 +40,13 @@ pub struct Routes {
 }
 
 struct Inner {
-    straight: Option<Straight>,
+    fast_path: Option<FastPath>,
     router: TowerToHyperService<Router>,
     refusals: Arc<Refusals>,
 }
 
 /// The routes of the fast path.
-struct Straight {
+struct FastPath {
     app: Arc<App>,
     posts: Series,
     counts: Series,
@@ -60,13 +60,13 @@ pub(super) const SERVER: &str = "headcount";
 
 /// A request that takes the fast path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known<'r> {
+enum FastRoute<'r> {
     PostItems,
     /// The count of a tenant, which is still percent-encoded.
     GetCount(&'r str),
 }
 
-impl<'r> Known<'r> {
+impl<'r> FastRoute<'r> {
     fn of(method: &Method, path: &'r str) -> Option<Self> {
         if method == Method::POST {
             return (path == items::ITEMS_ROUTE).then_some(Self::PostItems);
@@ -87,14 +87,14 @@ impl Routes {
     pub(super) fn of_coordinator(app: Arc<App>, measures: Arc<Measures>, router: Router) -> Self {
         let posts = Series::new(&measures, items::ITEMS_ROUTE, "POST");
         let counts = Series::new(&measures, counts::COUNT_ROUTE, "GET");
-        Self::over(Some(Straight { app, posts, counts }), router)
+        Self::over(Some(FastPath { app, posts, counts }), router)
     }
 
-    fn over(straight: Option<Straight>, router: Router) -> Self {
+    fn over(fast_path: Option<FastPath>, router: Router) -> Self {
         let router = TowerToHyperService::new(router);
         Self {
             inner: Arc::new(Inner {
-                straight,
+                fast_path,
                 router,
                 refusals: Arc::default(),
             }),
@@ -152,9 +152,9 @@ impl Routes {
     where
         B: HttpBody<Data = Bytes, Error: Display + Into<axum::BoxError>> + Send + Unpin + 'static,
     {
-        let known = Known::of(&parts.method, parts.uri.path());
-        let (Some(straight), Some(known), Some(to_read), false, None) = (
-            &self.inner.straight,
+        let known = FastRoute::of(&parts.method, parts.uri.path());
+        let (Some(fast_path), Some(known), Some(to_read), false, None) = (
+            &self.inner.fast_path,
             known,
             &mut *body,
             caller.only_probes(),
@@ -165,7 +165,7 @@ impl Routes {
         let started = Instant::now();
         let headers = std::mem::take(&mut parts.headers);
         let (series, answer) = match known {
-            Known::PostItems => {
+            FastRoute::PostItems => {
                 let partial = match parts.uri.query() {
                     None => Ok(false),
                     Some(query) => Query::parse(query).and_then(|query| items::partial(&query)),
@@ -174,18 +174,18 @@ impl Routes {
                 // reuse.
                 parts.uri = Uri::default();
                 let answer = match partial {
-                    Ok(partial) => items::post(&straight.app, partial, headers, to_read).await,
+                    Ok(partial) => items::post(&fast_path.app, partial, headers, to_read).await,
                     Err(problem) => Err(problem),
                 };
                 if answer.is_ok() {
                     *body = None;
                 }
-                (&straight.posts, answer)
+                (&fast_path.posts, answer)
             }
-            Known::GetCount(tenant) => {
+            FastRoute::GetCount(tenant) => {
                 let query = parts.uri.query().unwrap_or_default();
-                let answer = straight.count(caller, headers, tenant, query).await;
-                (&straight.counts, answer)
+                let answer = fast_path.count(caller, headers, tenant, query).await;
+                (&fast_path.counts, answer)
             }
         };
         let response = match answer {
@@ -237,7 +237,7 @@ impl Routes {
     }
 }
 
-impl Straight {
+impl FastPath {
     async fn count(
         &self,
         caller: &Caller,
@@ -253,5 +253,5 @@ impl Straight {
 }
 
 #[cfg(test)]
-#[path = "front_tests.rs"]
+#[path = "fast_path_tests.rs"]
 pub(super) mod tests;

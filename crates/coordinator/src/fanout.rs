@@ -12,12 +12,15 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::members::{Known, Member, Roll};
+use super::hedging::gather;
+use super::members::{Known, Member, MemberSet};
 use super::merge::Covered;
-use super::nearest::gather;
 use super::{Coordinator, Fatal, ReadError};
 use headcount_model::{LossId, Partition, Requirement};
-use headcount_rpc::{Counts, Cover, Demand, Queries, QueryError};
+use headcount_rpc::{Counts, Coverage, Queries, QueryError, ReadRequirement};
+
+/// One counter's answer to come.
+type Answering<'a, A> = BoxFuture<'a, Result<A, QueryError>>;
 
 /// How much longer than the counters a coordinator waits, so that their answers can arrive.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);
@@ -46,7 +49,7 @@ impl Coordinator {
     /// timeout.
     pub(super) async fn ask_all<'a, A, F>(
         &self,
-        roll: &'a Roll,
+        roll: &'a MemberSet,
         wait: Duration,
         ask: impl Fn(&'a Member) -> F,
         enough: impl Fn(&[A]) -> bool,
@@ -65,8 +68,8 @@ impl Coordinator {
         &self,
         member: &Member,
         floor: Option<&Requirement>,
-        mut demand: Demand,
-        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+        mut demand: ReadRequirement,
+        ask: &impl for<'a> Fn(&'a dyn Queries, ReadRequirement) -> Answering<'a, A>,
     ) -> Result<A, QueryError> {
         let Some(floor) = floor else {
             let answer = ask(member.queries.as_ref(), demand).await?;
@@ -103,8 +106,8 @@ impl Coordinator {
         &self,
         member: &Member,
         floor: &Requirement,
-        (demand, deadline): (&Demand, Instant),
-        ask: &impl for<'a> Fn(&'a dyn Queries, Demand) -> BoxFuture<'a, Result<A, QueryError>>,
+        (demand, deadline): (&ReadRequirement, Instant),
+        ask: &impl for<'a> Fn(&'a dyn Queries, ReadRequirement) -> Answering<'a, A>,
     ) -> Result<A, QueryError> {
         let counter = member.queries.as_ref();
         let mut wait = demand.wait;
@@ -118,7 +121,7 @@ impl Coordinator {
             member.forget(known.life);
             wait = deadline.saturating_duration_since(Instant::now());
         }
-        let mut demand = Demand {
+        let mut demand = ReadRequirement {
             wait,
             ..demand.clone()
         };
@@ -147,7 +150,7 @@ impl Coordinator {
     /// If the log did not confirm the barrier in time.
     pub(super) async fn hear_all(
         &self,
-        roll: &Roll,
+        roll: &MemberSet,
         deadline: Instant,
         enough: impl Fn(&[Heard]) -> bool,
     ) -> Result<Vec<Heard>, ReadError> {
@@ -159,7 +162,7 @@ impl Coordinator {
             .map_err(|_| ReadError::NoMajority)?
             .map_err(|_| ReadError::NoMajority)?;
         let wait = deadline.saturating_duration_since(Instant::now());
-        let demand = Demand {
+        let demand = ReadRequirement {
             requirement: Requirement::default(),
             barriers,
             wait,
@@ -206,7 +209,7 @@ impl Coordinator {
         let floor = self.inner.session.floor();
         let ask = |member| {
             let floor = floor.as_deref();
-            self.ask_above(member, floor, Demand::default(), &counts_of_nobody)
+            self.ask_above(member, floor, ReadRequirement::default(), &counts_of_nobody)
         };
         let statuses = futures_util::future::join_all(roll.members().map(Member::status));
         tokio::join!(self.ask_all(&roll, timeout, ask, |_| false), statuses);
@@ -214,7 +217,7 @@ impl Coordinator {
 
     /// Stops the coordinator if a counter holds more batches of its epoch than it submitted to the
     /// log.
-    fn look_for_clone(&self, cover: &Cover) {
+    fn look_for_clone(&self, cover: &Coverage) {
         for (partition, batcher) in (0..).zip(&self.inner.batchers) {
             let own = cover.covered.get(Partition(partition), self.inner.epoch);
             // Read after the answer arrived: what a counter holds was submitted before that.
@@ -229,7 +232,7 @@ impl Coordinator {
 /// Queries only the coverage of a counter.
 fn counts_of_nobody(
     counter: &dyn Queries,
-    demand: Demand,
+    demand: ReadRequirement,
 ) -> BoxFuture<'_, Result<Counts, QueryError>> {
     counter.counts(Arc::new([]), demand)
 }

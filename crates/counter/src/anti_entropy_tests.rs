@@ -18,14 +18,14 @@ use headcount_log::{AppendError, Delivered, Deliveries, Delivery, DeliveryError,
 use headcount_model::{
     BarrierEpochs, Entropy, Epoch, ItemHash, NewItems, Partition, Sequence, TenantItems,
 };
-use headcount_rpc::{Counts, ListQuery, Listing, Membership, SnapshotStream, Status};
+use headcount_rpc::{Contains, Counts, ListQuery, Listing, SnapshotStream, Status};
 use headcount_store::memory::{MemoryReader, MemoryStore};
 use headcount_store::{Store, StoreShape};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Intervals and timeouts of the healers in these tests.
-const OPTIONS: HealerOptions = HealerOptions {
+const OPTIONS: AntiEntropyOptions = AntiEntropyOptions {
     incomplete_interval: Duration::from_millis(10),
     complete_interval: Duration::from_millis(10),
     ask_timeout: Duration::from_millis(100),
@@ -71,7 +71,7 @@ impl Deliveries for Queue {
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn commit_delay_max(&self) -> Duration {
         Duration::ZERO
     }
 
@@ -105,7 +105,7 @@ impl Queries for Near {
     fn counts(
         &self,
         tenants: Arc<[TenantName]>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         self.1.counts(tenants, demand)
     }
@@ -114,15 +114,15 @@ impl Queries for Near {
         &self,
         tenant: TenantName,
         hash: ItemHash,
-        demand: Demand,
-    ) -> BoxFuture<'_, Result<Membership, QueryError>> {
+        demand: ReadRequirement,
+    ) -> BoxFuture<'_, Result<Contains, QueryError>> {
         self.1.contains(tenant, hash, demand)
     }
 
     fn list(
         &self,
         query: Arc<ListQuery>,
-        demand: Demand,
+        demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         self.1.list(query, demand)
     }
@@ -209,7 +209,7 @@ impl World {
                 .filter(|&other| other != at)
                 .map(near)
                 .collect();
-            let healer = Healer::new(
+            let healer = AntiEntropy::new(
                 counter.clone(),
                 control.clone(),
                 log.clone(),
@@ -285,7 +285,7 @@ async fn a_newcomer_is_not_complete_before_everybody_reaches_it() {
     world.post(1, 1).await;
     world.wait(1, 1).await;
     world.passed_by.store(true, Ordering::SeqCst);
-    world.log.0[1].push(Delivered::MayHaveLost { why: "test".into() });
+    world.log.0[1].push(Delivered::PossibleLoss { why: "test".into() });
     let deadline = Instant::now() + PATIENCE;
     while world.asked.load(Ordering::SeqCst) < 3 {
         assert!(Instant::now() < deadline, "rounds continue");
@@ -323,7 +323,7 @@ async fn two_that_miss_different_batches_heal_each_other() {
 async fn a_counter_whose_log_lost_something_is_complete_again_after_a_round() {
     let world = World::new(&[true, true]);
     world.post(1, 1).await;
-    world.log.0[0].push(Delivered::MayHaveLost { why: "test".into() });
+    world.log.0[0].push(Delivered::PossibleLoss { why: "test".into() });
     world.wait(0, 1).await;
     let status = world.counters[0].status().await.expect("runs");
     assert_eq!(status.snapshots, 1);

@@ -27,11 +27,11 @@ struct Asked {
 }
 
 /// The sending end of a lane. The lane ends when it is dropped.
-pub(super) struct Lane {
+pub(super) struct QueryBatcher {
     queue: mpsc::Sender<Asked>,
 }
 
-impl Lane {
+impl QueryBatcher {
     /// Starts a lane to the counter at `address`.
     pub(super) fn start(address: Address, supervisor: &Supervisor) -> Self {
         let (queue, asked) = mpsc::channel(QUEUE_MAX);
@@ -138,13 +138,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::Demand;
+    use crate::ReadRequirement;
     use headcount_model::{Epoch, Partition, TenantName};
 
     fn asked(tenants: usize, epochs: usize) -> (Asked, oneshot::Receiver<Answer>) {
         let tenant = TenantName::new("t").expect("valid");
         let tenants: Arc<[TenantName]> = vec![tenant; tenants].into();
-        let mut demand = Demand::default();
+        let mut demand = ReadRequirement::default();
         for epoch in 0..epochs {
             demand
                 .requirement

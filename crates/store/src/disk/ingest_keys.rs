@@ -4,17 +4,17 @@
 //! abandoned ingest. A tenant keeps its number in these runs as long as the ingest is open.
 //!
 //! A tenant that the store does not know gets a *provisional* number, from [`PROVISIONAL_FIRST`]
-//! up, in order of arrival. [`Aside::resolve`] gives it its final number: the number that it got in
-//! the store since then, or the next new one. New numbers keep the order of the provisional ones,
-//! so sorted keys remain sorted. Keys of tenants that became known since are written to the ingest
-//! runs again, with their final numbers.
+//! up, in order of arrival. [`IngestKeys::resolve`] gives it its final number: the number that it
+//! got in the store since then, or the next new one. New numbers keep the order of the provisional
+//! ones, so sorted keys remain sorted. Keys of tenants that became known since are written to the
+//! ingest runs again, with their final numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::{Cut, Key, Staged, StoreError, TenantNumber};
+use super::super::{CommittedState, Key, StoreError, TenantNumber, WriteBatch};
 use super::filters::RunFilter;
-use super::merged::{Merged, Source};
+use super::merge_iter::{Merged, Source};
 use super::run::{self, Run};
 use super::run_writer::RunWriter;
 use super::shared::Shared;
@@ -29,7 +29,7 @@ const RUNS_MAX: usize = 64;
 
 /// See the module documentation.
 #[derive(Default)]
-pub(super) struct Aside {
+pub(super) struct IngestKeys {
     /// The tenants with provisional numbers, in order.
     names: Vec<TenantName>,
     numbers: HashMap<TenantName, TenantNumber>,
@@ -45,12 +45,12 @@ pub(super) struct Resolved {
     pub(super) first_new: TenantNumber,
 }
 
-impl Aside {
+impl IngestKeys {
     /// Returns the number of a tenant, and whether the store knows the tenant.
     pub(super) fn number(
         &mut self,
-        staged: &Staged,
-        cut: &Cut,
+        staged: &WriteBatch,
+        cut: &CommittedState,
         tenant: &TenantName,
     ) -> Result<(TenantNumber, bool), StoreError> {
         if let Some(number) = self.numbers.get(tenant) {
@@ -130,7 +130,7 @@ impl Aside {
     pub(super) fn resolve(
         &mut self,
         shared: &Shared,
-        staged: &mut Staged,
+        staged: &mut WriteBatch,
     ) -> Result<Resolved, StoreError> {
         self.spill(shared)?;
         let resolved = {
@@ -212,7 +212,7 @@ impl Resolved {
     }
 }
 
-/// See [`Aside::resolved_stream`].
+/// See [`IngestKeys::resolved_stream`].
 pub(super) struct ResolvedStream {
     keys: Merged,
     resolved: Resolved,

@@ -15,7 +15,7 @@ use super::catch_up::{Holding, Next, PeerView, next, notice};
 use super::control::{ControlError, CounterControl};
 use super::gathered::Gathered;
 use super::snapshot::{SnapshotDecoder, SnapshotError};
-use super::{Demand, LocalCounter, Peer, Queries, QueryError};
+use super::{LocalCounter, Peer, Queries, QueryError, ReadRequirement};
 use headcount_log::Log;
 use headcount_model::{BarrierEpochs, Batch, BatchId, Partitioning, Requirement, TenantName};
 use headcount_runtime::clock;
@@ -27,9 +27,9 @@ use headcount_telemetry as telemetry;
 /// beginning.
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
-/// Intervals and timeouts of a [`Healer`].
+/// Intervals and timeouts of a [`AntiEntropy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HealerOptions {
+pub struct AntiEntropyOptions {
     /// Interval at which a counter that is not complete looks for a complete one.
     pub incomplete_interval: Duration,
     /// Interval at which a complete counter compares itself with its peers.
@@ -42,7 +42,7 @@ pub struct HealerOptions {
     pub snapshot_idle_timeout: Duration,
 }
 
-impl Default for HealerOptions {
+impl Default for AntiEntropyOptions {
     fn default() -> Self {
         Self {
             incomplete_interval: Duration::from_secs(1),
@@ -71,14 +71,14 @@ pub struct Cluster {
 }
 
 /// Detects and fetches the batches that one counter misses.
-pub struct Healer<R, L> {
+pub struct AntiEntropy<R, L> {
     own: LocalCounter<R>,
     control: CounterControl,
     log: L,
     epochs: BarrierEpochs,
     partitioning: Partitioning,
     cluster: Cluster,
-    options: HealerOptions,
+    options: AntiEntropyOptions,
     reported: Option<(bool, u64)>,
     waits_for: Option<String>,
     /// How often the log had reported a possible loss, and when that number was noticed.
@@ -98,7 +98,7 @@ enum RoundError {
     Control(#[from] ControlError),
 }
 
-impl<R: StoreReader, L: Log> Healer<R, L> {
+impl<R: StoreReader, L: Log> AntiEntropy<R, L> {
     /// A healer of `own`. It appends barriers to `log`, each under one of `epochs`.
     #[must_use]
     pub fn new(
@@ -108,7 +108,7 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         epochs: BarrierEpochs,
         partitioning: Partitioning,
         cluster: Cluster,
-        options: HealerOptions,
+        options: AntiEntropyOptions,
     ) -> Self {
         Self {
             own,
@@ -226,9 +226,9 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
     }
 
     async fn own_holding(&self) -> Result<Holding, RoundError> {
-        let demand = Demand {
+        let demand = ReadRequirement {
             whole_position: true,
-            ..Demand::default()
+            ..ReadRequirement::default()
         };
         let (holding, _) = holding(&self.own, demand).await.map_err(RoundError::Own)?;
         Ok(holding)
@@ -244,11 +244,11 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
         };
         let peers = (self.cluster.peers)();
         let asked = peers.iter().map(|peer| async move {
-            let demand = Demand {
+            let demand = ReadRequirement {
                 barriers: barriers.to_vec(),
                 wait,
                 whole_position: true,
-                ..Demand::default()
+                ..ReadRequirement::default()
             };
             let answer = holding(peer.as_ref(), demand);
             let limit = wait + self.options.ask_timeout;
@@ -377,7 +377,10 @@ impl<R: StoreReader, L: Log> Healer<R, L> {
 }
 
 /// What a counter holds, and whether the demanded barriers have passed through its queue.
-async fn holding(counter: &dyn Queries, demand: Demand) -> Result<(Holding, bool), QueryError> {
+async fn holding(
+    counter: &dyn Queries,
+    demand: ReadRequirement,
+) -> Result<(Holding, bool), QueryError> {
     let nobody: Arc<[TenantName]> = Arc::new([]);
     let cover = counter.counts(nobody, demand).await?.cover;
     let holding = Holding {
@@ -389,5 +392,5 @@ async fn holding(counter: &dyn Queries, demand: Demand) -> Result<(Holding, bool
 }
 
 #[cfg(test)]
-#[path = "healer_tests.rs"]
+#[path = "anti_entropy_tests.rs"]
 mod tests;

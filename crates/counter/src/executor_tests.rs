@@ -27,7 +27,7 @@ struct Watched {
     inside: LocalDeliveries,
     threads: Arc<Mutex<Vec<String>>>,
     wait: Arc<AtomicBool>,
-    patience: Duration,
+    commit_delay_max: Duration,
 }
 
 impl Deliveries for Watched {
@@ -35,8 +35,8 @@ impl Deliveries for Watched {
         self.inside.next().await
     }
 
-    fn patience(&self) -> Duration {
-        self.patience
+    fn commit_delay_max(&self) -> Duration {
+        self.commit_delay_max
     }
 
     fn refuse(&mut self, up_to: DeliveryTag, why: &str) -> bool {
@@ -65,7 +65,7 @@ struct Setting {
 }
 
 impl Setting {
-    fn start(patience: Duration) -> Self {
+    fn start(commit_delay_max: Duration) -> Self {
         let mut store = MemoryStore::new(StoreShape {
             partitioning: Partitioning::SINGLE,
         });
@@ -77,7 +77,7 @@ impl Setting {
             inside,
             threads: Arc::clone(&threads),
             wait: Arc::clone(&wait),
-            patience,
+            commit_delay_max,
         };
         let (task, counter) = CounterTask::new("c".into(), 1, store, deliveries);
         let ended = tokio::spawn(host(task));
@@ -161,8 +161,8 @@ fn posts_alone_are_committed_on_the_runtime_and_others_on_a_thread() {
 }
 
 /// Posts arrive alone, and all are committed on the thread.
-async fn keeps_its_thread(patience: Duration) {
-    let setting = Setting::start(patience);
+async fn keeps_its_thread(commit_delay_max: Duration) {
+    let setting = Setting::start(commit_delay_max);
     for sequence in 1..=u64::from(2 * ALONE_TURNS) {
         setting.append(sequence, 1).await;
         assert_eq!(setting.last_thread(), "counter");

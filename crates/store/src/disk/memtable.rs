@@ -28,12 +28,12 @@ pub(super) fn mix(key: &Key, seeds: (u64, u64)) -> u64 {
 }
 
 /// A set of keys.
-pub(super) struct KeySet {
+pub(super) struct Memtable {
     keys: HashTable<Key>,
     seeds: (u64, u64),
 }
 
-impl KeySet {
+impl Memtable {
     /// Makes a set that holds `capacity` keys before it grows.
     pub(super) fn with_capacity(capacity: usize) -> Self {
         Self {
@@ -103,7 +103,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_plain_set(keys in prop::collection::vec(0_u8..32, 0..100)) {
-            let mut set = KeySet::with_capacity(4);
+            let mut set = Memtable::with_capacity(4);
             let mut model = BTreeSet::new();
             for byte in keys {
                 let key = Key([byte; KEY_BYTES]);

@@ -157,5 +157,5 @@ fn gone() -> CounterError {
 }
 
 #[cfg(test)]
-#[path = "host_tests.rs"]
+#[path = "executor_tests.rs"]
 mod tests;

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::{Key, Staged, StoreError, TenantNumber};
-use super::aside::{Aside, Resolved};
+use super::super::{Key, StoreError, TenantNumber, WriteBatch};
 use super::checkpoint::{self, Image};
+use super::ingest_keys::{IngestKeys, Resolved};
 use super::manifest::RunEntry;
 use super::run::{self, Run};
 use super::run_writer::RunWriter;
-use super::shared::View;
+use super::shared::Version;
 use super::writer::DiskStore;
 use headcount_model::{ItemHash, Partition, Position, TenantName};
 
@@ -80,7 +80,7 @@ impl DiskStore {
 
     fn take_in_aside(
         &mut self,
-        aside: &mut Aside,
+        aside: &mut IngestKeys,
         position: &Position,
         complete: bool,
     ) -> Result<(), StoreError> {
@@ -91,7 +91,7 @@ impl DiskStore {
         if !self.journal.is_empty() {
             self.freeze()?;
         }
-        let mut staged = Staged::default();
+        let mut staged = WriteBatch::default();
         let resolved = aside.resolve(&self.shared, &mut staged)?;
         // From here on every commit is in a run and in the checkpoint, and the journal is empty.
         self.shared.wait_for_flush()?;
@@ -121,10 +121,10 @@ impl DiskStore {
     /// counts.
     fn write_united(
         &mut self,
-        aside: &Aside,
+        aside: &IngestKeys,
         resolved: Resolved,
         number: u64,
-        staged: &mut Staged,
+        staged: &mut WriteBatch,
     ) -> Result<Option<Run>, StoreError> {
         let keys_max = aside.keys_max();
         let first_new = resolved.first_new;
@@ -169,12 +169,12 @@ impl DiskStore {
         &self,
         run: Option<Run>,
         number: u64,
-        staged: &Staged,
+        staged: &WriteBatch,
         position: &Position,
     ) -> Result<u64, StoreError> {
         let shared = &self.shared;
         let mut cut = shared.cut.read().clone();
-        cut.unite(staged, position);
+        cut.ingest(staged, position);
         let image = Image::of(&cut, self.commit);
         let checkpoint_bytes = image.write(&*shared.files, number, |from, count| {
             cut.names().iter().skip(from).take(count).cloned().collect()
@@ -200,7 +200,7 @@ impl DiskStore {
         let old_cut = {
             let mut shown = shared.cut.write();
             let mut view = shared.view.write();
-            let mut changed = View::clone(&view);
+            let mut changed = Version::clone(&view);
             changed.runs.extend(run.map(Arc::new));
             *view = Arc::new(changed);
             std::mem::replace(&mut *shown, cut)
@@ -215,7 +215,7 @@ impl DiskStore {
     /// Starts an ingest, and ends any other.
     pub(super) fn start_aside(&mut self) {
         self.forget_aside();
-        self.aside = Some(Aside::default());
+        self.aside = Some(IngestKeys::default());
     }
 }
 
@@ -227,7 +227,7 @@ struct Counter {
 }
 
 impl Counter {
-    fn count(&mut self, tenant: TenantNumber, partition: Partition, staged: &mut Staged) {
+    fn count(&mut self, tenant: TenantNumber, partition: Partition, staged: &mut WriteBatch) {
         if self.last != Some((tenant, partition)) {
             self.end(staged);
             self.last = Some((tenant, partition));
@@ -235,7 +235,7 @@ impl Counter {
         self.keys += 1;
     }
 
-    fn end(&mut self, staged: &mut Staged) {
+    fn end(&mut self, staged: &mut WriteBatch) {
         if let Some((tenant, partition)) = self.last.take() {
             staged.add(tenant, partition, self.keys);
         }

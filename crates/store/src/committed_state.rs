@@ -1,7 +1,8 @@
 //! The committed state: the part of a commit that is kept in memory (dictionary, counts, position).
 //!
-//! Invariant: a committed state changes only by [`Cut::apply`] and [`Cut::unite`], one whole commit
-//! at a time, so counts and position that are read together belong to the same commit.
+//! Invariant: a committed state changes only by [`CommittedState::apply`] and
+//! [`CommittedState::unite`], one whole commit at a time, so counts and position that are read
+//! together belong to the same commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +12,7 @@ use hashbrown::HashTable;
 
 use headcount_model::{Epoch, Partition, Partitioning, Position, Requirement, TenantName};
 
-use super::Staged;
+use super::WriteBatch;
 
 /// A tenant's number in one store's dictionary. Numbers start at 0, in order of first appearance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +21,7 @@ pub struct TenantNumber(pub u32);
 /// Dictionary, counts and position of one commit. Takes about 150 bytes per tenant and 24 per
 /// epoch.
 #[derive(Debug, Clone)]
-pub struct Cut {
+pub struct CommittedState {
     partitioning: Partitioning,
     names: Vec<TenantName>,
     /// Tenant numbers by the hash of the tenant's name. Every item is looked up in this table.
@@ -38,7 +39,7 @@ pub struct Cut {
     complete: bool,
 }
 
-impl Cut {
+impl CommittedState {
     /// Makes a committed state without tenants.
     #[must_use]
     pub fn new(partitioning: Partitioning, position: Position) -> Self {
@@ -165,7 +166,7 @@ impl Cut {
     }
 
     /// Applies one commit.
-    pub fn apply(&mut self, staged: &Staged) {
+    pub fn apply(&mut self, staged: &WriteBatch) {
         let partitions = usize::from(self.partitioning.count());
         for name in staged.tenants() {
             self.add_tenant(name);
@@ -184,7 +185,7 @@ impl Cut {
     }
 
     /// Applies a finished ingest: its changes, and the union of both positions.
-    pub fn unite(&mut self, staged: &Staged, position: &Position) {
+    pub fn ingest(&mut self, staged: &WriteBatch, position: &Position) {
         self.apply(staged);
         for (partition, epoch, part) in position.iter() {
             let known = self.position.get(partition, epoch);

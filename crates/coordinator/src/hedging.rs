@@ -17,14 +17,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Coordinator;
-use super::ask::ANSWER_GRACE;
-use super::members::{Member, Roll};
+use super::fanout::ANSWER_GRACE;
+use super::members::{Member, MemberSet};
 use headcount_rpc::QueryError;
 use headcount_runtime::clock::within;
 
 /// Hedging delay: how long to wait for the first counter before the others are queried too. It
 /// allows for some commits of a busy counter.
-const OTHERS_AFTER: Duration = Duration::from_millis(20);
+const HEDGE_DELAY: Duration = Duration::from_millis(20);
 
 /// The name of the counter that gave the last sufficient answer.
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub(super) struct Nearest(Mutex<Option<String>>);
 impl Nearest {
     /// The counters of `roll`, this one first. Halted counters come last, because they fall behind
     /// for the rest of their incarnation.
-    fn first_of<'a>(&self, roll: &'a Roll) -> Vec<&'a Member> {
+    fn first_of<'a>(&self, roll: &'a MemberSet) -> Vec<&'a Member> {
         let mut members: Vec<&Member> = roll.members().collect();
         let nearest = self.0.lock();
         let is_first = |member: &Member| Some(&member.name) == nearest.as_ref();
@@ -54,7 +54,7 @@ impl Coordinator {
     /// timeout.
     pub(super) async fn ask_nearest<'a, A, F>(
         &self,
-        roll: &'a Roll,
+        roll: &'a MemberSet,
         wait: Duration,
         ask: impl Fn(&'a Member) -> F,
         enough: impl Fn(&[A]) -> bool,
@@ -130,7 +130,7 @@ where
     loop {
         let until = match others.is_empty() {
             true => deadline,
-            false => deadline.min(begun + OTHERS_AFTER),
+            false => deadline.min(begun + HEDGE_DELAY),
         };
         match tokio::time::timeout_at(until, asked.next()).await {
             Ok(Some((member, answered))) => {

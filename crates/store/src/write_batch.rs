@@ -8,11 +8,12 @@ use std::collections::HashMap;
 
 use headcount_model::{BatchId, Partition, TenantName};
 
-use super::{Cut, StoreError, TenantNumber};
+use super::{CommittedState, StoreError, TenantNumber};
 
-/// Changes that the next commit makes to a [`Cut`]: new tenants, added counts, applied batches.
+/// Changes that the next commit makes to a [`CommittedState`]: new tenants, added counts, applied
+/// batches.
 #[derive(Debug, Clone, Default)]
-pub struct Staged {
+pub struct WriteBatch {
     tenants: Vec<TenantName>,
     numbers: HashMap<TenantName, TenantNumber>,
     added: Vec<(TenantNumber, Partition, u64)>,
@@ -20,10 +21,10 @@ pub struct Staged {
     complete: Option<bool>,
 }
 
-impl Staged {
+impl WriteBatch {
     /// Returns the tenant's number, committed or staged.
     #[must_use]
-    pub fn number(&self, cut: &Cut, tenant: &TenantName) -> Option<TenantNumber> {
+    pub fn number(&self, cut: &CommittedState, tenant: &TenantName) -> Option<TenantNumber> {
         cut.number(tenant.as_str())
             .or_else(|| self.numbers.get(tenant).copied())
     }
@@ -34,7 +35,7 @@ impl Staged {
     /// [`StoreError::TenantsExhausted`] when all numbers are taken.
     pub fn number_or_new(
         &mut self,
-        cut: &Cut,
+        cut: &CommittedState,
         tenant: &TenantName,
     ) -> Result<TenantNumber, StoreError> {
         if let Some(number) = self.number(cut, tenant) {

@@ -13,10 +13,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::AmqpRole;
 use super::announcement::known_counters;
+use super::bootstrap;
 use super::broker_error::BrokerError;
 use super::connection::Dialer;
 use super::elsewhere::{self, Knows, Silent};
-use super::founding;
 use super::publisher::Publishing;
 use super::topology::{Broker, Marker};
 use super::trouble::{Saying, Trouble};
@@ -136,7 +136,7 @@ async fn prepare(control: &Control, broker: &mut Broker) -> Result<(), BrokerErr
     match &control.role {
         AmqpRole::Coordinator { counters, nodes } => {
             let known = known_counters(&nodes.borrow());
-            if let Err(why) = founding::declare(broker, counters, &known).await? {
+            if let Err(why) = bootstrap::declare(broker, counters, &known).await? {
                 control.refuse(why);
                 return Ok(());
             }
@@ -212,7 +212,7 @@ async fn watch_queues(
     }
     if queues.missing.iter().any(again) || !has_items {
         control.leave_word(broker).await?;
-        match founding::declare(broker, &named, &known).await? {
+        match bootstrap::declare(broker, &named, &known).await? {
             Ok(()) => queues = look_at(broker, &watched).await?,
             Err(why) => tracing::error!(why, "missing queues were not declared"),
         }

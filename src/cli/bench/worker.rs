@@ -73,11 +73,11 @@ impl Shared {
 }
 
 /// A connection that sends requests.
-pub(super) struct Lane {
+pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) plan: Plan,
     pub(super) wire: Wire,
-    /// The results of all lanes of this thread.
+    /// The results of all workers of this thread.
     pub(super) tally: Rc<RefCell<Tally>>,
 }
 
@@ -87,7 +87,7 @@ enum Meaning {
     TryAgain(Duration),
 }
 
-impl Lane {
+impl Worker {
     /// Sends requests until the run is over.
     pub(super) async fn run(mut self) {
         // The time of a response is also the start of the next request, which saves reading the

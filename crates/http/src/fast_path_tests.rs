@@ -253,11 +253,11 @@ async fn every_error_is_a_problem() {
 
 #[test]
 fn only_posts_and_counts_go_past_the_router() {
-    let known = |method, path| Known::of(&method, path);
-    assert_eq!(known(Method::POST, "/items"), Some(Known::PostItems));
+    let known = |method, path| FastRoute::of(&method, path);
+    assert_eq!(known(Method::POST, "/items"), Some(FastRoute::PostItems));
     assert_eq!(
         known(Method::GET, "/items/a%2Fb/count"),
-        Some(Known::GetCount("a%2Fb"))
+        Some(FastRoute::GetCount("a%2Fb"))
     );
     for (method, path) in [
         (Method::GET, "/items"),

@@ -96,13 +96,13 @@ impl Shared {
 }
 
 /// A relay. Dropping it cuts everything.
-pub struct Relay {
+pub struct TcpProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
-impl Relay {
+impl TcpProxy {
     /// A relay to a port of this machine.
     pub fn to_port(port: u16) -> Self {
         Self::to(SocketAddr::from(([127, 0, 0, 1], port)))
@@ -197,7 +197,7 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.accepting.abort();
         self.down();

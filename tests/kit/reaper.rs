@@ -47,7 +47,7 @@ for mount in $mounts; do umount -l -- "$mount" 2>/dev/null; done
 for folder in $folders; do rm -rf -- "$folder"; done
 "#;
 
-static GUARDIAN: LazyLock<Mutex<Guardian>> = LazyLock::new(|| {
+static GUARDIAN: LazyLock<Mutex<Reaper>> = LazyLock::new(|| {
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT])
         .process_group(0)
@@ -57,20 +57,20 @@ static GUARDIAN: LazyLock<Mutex<Guardian>> = LazyLock::new(|| {
         .spawn()
         .expect("a shell");
     let input = child.stdin.take().expect("piped");
-    Mutex::new(Guardian {
+    Mutex::new(Reaper {
         input,
         _child: child,
     })
 });
 
-struct Guardian {
+struct Reaper {
     input: ChildStdin,
     /// It outlives us.
     _child: Child,
 }
 
 fn tell(verb: &str, what: &str) {
-    writeln!(GUARDIAN.lock().input, "{verb} {what}").expect("the guardian listens");
+    writeln!(GUARDIAN.lock().input, "{verb} {what}").expect("the reaper listens");
 }
 
 /// Starts `command` in a process group of its own that does not outlive this process.

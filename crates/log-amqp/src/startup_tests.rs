@@ -7,19 +7,19 @@ use tokio::time::Instant;
 use super::super::{Announcement, Sighting};
 use super::*;
 
-const EMPTY: Standing = Standing {
+const EMPTY: StoreStatus = StoreStatus {
     holds_position: false,
     complete: false,
     adopted: false,
     generation: None,
 };
-const WHOLE: Standing = Standing {
+const WHOLE: StoreStatus = StoreStatus {
     holds_position: true,
     complete: true,
     adopted: false,
     generation: None,
 };
-const ADOPTED: Standing = Standing {
+const ADOPTED: StoreStatus = StoreStatus {
     adopted: true,
     ..WHOLE
 };
@@ -56,7 +56,7 @@ fn name() -> CounterName {
 }
 
 /// The decision when no other counter is heard.
-fn alone(facts: Facts, standing: Standing) -> Decision {
+fn alone(facts: Facts, standing: StoreStatus) -> Decision {
     decide(&name(), facts, standing, Some(&Peers::default()))
 }
 
@@ -77,12 +77,12 @@ fn loses_to_a_younger_broker(decision: &Decision) -> bool {
 #[test]
 fn a_restart_just_goes_on() {
     assert_eq!(alone(RUNNING, WHOLE), Decision::Consume);
-    let healing = Standing {
+    let healing = StoreStatus {
         complete: false,
         ..WHOLE
     };
     assert_eq!(alone(RUNNING, healing), Decision::Consume);
-    let idle = Standing {
+    let idle = StoreStatus {
         complete: true,
         ..EMPTY
     };
@@ -98,7 +98,7 @@ fn a_restart_just_goes_on() {
 fn a_founding_counter_begins_but_listens_first() {
     assert_eq!(decide(&name(), FOUNDED, EMPTY, None), Decision::Listen);
     assert_eq!(alone(FOUNDED, EMPTY), Decision::Begin);
-    let committed = Standing {
+    let committed = StoreStatus {
         complete: true,
         ..EMPTY
     };
@@ -279,7 +279,7 @@ fn an_adopted_store_stays_whole_when_it_is_the_first() {
             "{facts:?}"
         );
     }
-    let empty = Standing {
+    let empty = StoreStatus {
         adopted: true,
         ..EMPTY
     };

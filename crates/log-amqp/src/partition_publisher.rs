@@ -34,7 +34,7 @@ const DECLARATION_TIMEOUT: Duration = Duration::from_secs(30);
 const PURPOSE: &str = "a channel for publishing";
 
 /// State of the task of a partition.
-pub(super) struct Lane {
+pub(super) struct PartitionPublisher {
     publishing: Arc<Publishing>,
     partition: Partition,
     channel: Option<Channel>,
@@ -43,7 +43,7 @@ pub(super) struct Lane {
     queues: Vec<(CounterName, ShortString)>,
 }
 
-impl Lane {
+impl PartitionPublisher {
     pub(crate) fn new(publishing: Arc<Publishing>, partition: Partition) -> Self {
         let targets = publishing.targets.subscribe();
         let mut lane = Self {
@@ -73,7 +73,7 @@ impl Lane {
 }
 
 /// Publishes one batch after the other until nobody can append any more.
-pub(super) async fn run(mut lane: Lane, mut appends: mpsc::Receiver<Append>) {
+pub(super) async fn run(mut lane: PartitionPublisher, mut appends: mpsc::Receiver<Append>) {
     let mut status = lane.publishing.status.subscribe();
     loop {
         let append = tokio::select! {
@@ -101,7 +101,7 @@ pub(super) async fn run(mut lane: Lane, mut appends: mpsc::Receiver<Append>) {
     }
 }
 
-async fn publish(lane: &mut Lane, batch: &Batch) -> Result<(), AppendError> {
+async fn publish(lane: &mut PartitionPublisher, batch: &Batch) -> Result<(), AppendError> {
     let bytes = wire::encode(batch);
     let mut history = History::default();
     let mut failures = 0;
@@ -177,7 +177,7 @@ impl Copies {
     }
 }
 
-impl Lane {
+impl PartitionPublisher {
     /// A channel in confirm mode, once everything is declared and a connection is open.
     async fn channel(&mut self) -> Channel {
         let mut failures = 0;

@@ -5,20 +5,20 @@
 use super::*;
 use headcount_model::{Generation, KeptGeneration};
 
-const NONE: Standing = Standing {
+const NONE: StoreStatus = StoreStatus {
     holds_position: true,
     complete: true,
     adopted: false,
     generation: None,
 };
-const ANNOUNCED: Standing = Standing {
+const ANNOUNCED: StoreStatus = StoreStatus {
     generation: Some(KeptGeneration {
         generation: Generation([7; _]),
         is_placed: false,
     }),
     ..NONE
 };
-const PLACED: Standing = Standing {
+const PLACED: StoreStatus = StoreStatus {
     generation: Some(KeptGeneration {
         generation: Generation([7; _]),
         is_placed: true,
@@ -61,7 +61,7 @@ fn running(generation: Found) -> Facts {
     }
 }
 
-fn decision(facts: Facts, standing: Standing) -> Decision {
+fn decision(facts: Facts, standing: StoreStatus) -> Decision {
     let name = CounterName::new("c1").expect("valid");
     decide(&name, facts, standing, Some(&Peers::default()))
 }
@@ -97,7 +97,7 @@ fn what_does_not_go_together_may_have_lost() {
                 ..found
             };
             for complete in [true, false] {
-                let standing = Standing {
+                let standing = StoreStatus {
                     complete,
                     ..standing
                 };
@@ -112,7 +112,7 @@ fn what_does_not_go_together_may_have_lost() {
 /// the broker is restored.
 #[test]
 fn a_store_that_is_still_empty_may_lose_again() {
-    let empty = Standing {
+    let empty = StoreStatus {
         holds_position: false,
         complete: false,
         ..PLACED
@@ -128,7 +128,7 @@ fn a_store_that_is_still_empty_may_lose_again() {
 /// The broker was restored from definitions before this counter ever ran.
 #[test]
 fn a_first_start_needs_the_message_of_the_founding() {
-    let empty = Standing {
+    let empty = StoreStatus {
         holds_position: false,
         complete: false,
         ..NONE
@@ -146,7 +146,7 @@ fn a_first_start_needs_the_message_of_the_founding() {
     for found in [NO_MESSAGES, OTHERS] {
         assert_eq!(loses(&decision(first(found), empty)), Some(false));
     }
-    let idle = Standing {
+    let idle = StoreStatus {
         holds_position: false,
         ..PLACED
     };
@@ -168,7 +168,7 @@ fn an_adopted_store_may_come_from_anywhere() {
                 started: false,
                 ..running(found)
             };
-            let adopted = Standing {
+            let adopted = StoreStatus {
                 adopted: true,
                 ..standing
             };
@@ -211,7 +211,7 @@ const FOUND: [Found; 7] = [
 ];
 
 /// All combinations of facts, statuses of the store, and peers, each with one of the queues.
-fn every_case() -> impl Iterator<Item = (Facts, Standing, Option<Peers>)> {
+fn every_case() -> impl Iterator<Item = (Facts, StoreStatus, Option<Peers>)> {
     let kept = |is_placed| KeptGeneration {
         generation: Generation([7; _]),
         is_placed,
@@ -242,7 +242,7 @@ fn every_case() -> impl Iterator<Item = (Facts, Standing, Option<Peers>)> {
             unnamed: false,
             generation: FOUND[number as usize % FOUND.len()],
         };
-        let standing = Standing {
+        let standing = StoreStatus {
             holds_position: bit(number, 10),
             complete: bit(number, 11),
             adopted: bit(number, 12),

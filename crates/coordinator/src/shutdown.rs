@@ -40,9 +40,9 @@ enum Stage {
 }
 
 /// Shutdown state of a coordinator.
-pub(super) struct Ending(watch::Sender<Stage>);
+pub(super) struct Shutdown(watch::Sender<Stage>);
 
-impl Ending {
+impl Shutdown {
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(Stage::Running))
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_reason_stays() {
-        let ending = Ending::new();
+        let ending = Shutdown::new();
         ending.close();
         ending.over().await;
         assert!(!ending.is_fatal());

@@ -22,10 +22,10 @@ use super::super::StoreError;
 use super::DiskStore;
 use super::flush;
 use super::manifest::RunEntry;
-use super::merged::{Merged, Source};
+use super::merge_iter::{Merged, Source};
 use super::run::{self, Run};
 use super::run_writer::RunWriter;
-use super::shared::{Shared, Stop, View};
+use super::shared::{Shared, Stop, Version};
 
 /// Number of runs of one tier that are compacted into one.
 pub(super) const FANOUT: u64 = 4;
@@ -86,7 +86,7 @@ fn pick(runs: &[RunEntry], busy: &[u64], base: u64, tiers: u32) -> Option<(u32, 
 }
 
 /// The runs of a version, in the form that [`pick`] takes.
-fn entries(view: &View) -> Vec<RunEntry> {
+fn entries(view: &Version) -> Vec<RunEntry> {
     view.runs
         .iter()
         .map(|run| RunEntry {
@@ -254,7 +254,7 @@ fn install(shared: &Shared, output: Run, inputs: &[Arc<Run>]) -> Result<(), Stor
     *manifest = next;
     {
         let mut view = shared.view.write();
-        let mut changed = View::clone(&view);
+        let mut changed = Version::clone(&view);
         changed.runs.retain(|run| !is_input(run.number));
         changed.runs.push(Arc::new(output));
         *view = Arc::new(changed);

@@ -7,7 +7,7 @@
 
 use super::announcement::{Nodes, Role};
 use super::generation::Found;
-use headcount_log::Standing;
+use headcount_log::StoreStatus;
 use headcount_model::CounterName;
 
 /// What the broker stores about one counter, and what happened to its consumer.
@@ -100,7 +100,7 @@ impl Decision {
 pub(super) fn decide(
     name: &CounterName,
     facts: Facts,
-    standing: Standing,
+    standing: StoreStatus,
     peers: Option<&Peers>,
 ) -> Decision {
     if facts.removed {
@@ -141,7 +141,7 @@ pub(super) fn decide(
 fn decide_on_younger_broker(
     name: &CounterName,
     facts: Facts,
-    standing: Standing,
+    standing: StoreStatus,
     peers: Option<&Peers>,
 ) -> Decision {
     if !standing.adopted {
@@ -271,8 +271,8 @@ pub(super) fn judge_peers(
 }
 
 #[cfg(test)]
-#[path = "protocol_generation_tests.rs"]
+#[path = "startup_generation_tests.rs"]
 mod generation_tests;
 #[cfg(test)]
-#[path = "protocol_tests.rs"]
+#[path = "startup_tests.rs"]
 mod tests;
