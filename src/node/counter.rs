@@ -200,7 +200,7 @@ fn announce(
     };
     Arc::new(move || {
         let has_history = standing().has_history();
-        let state = reader.cut();
+        let state = reader.committed();
         Announcement {
             complete: state.complete(),
             holds_position: has_history,
@@ -234,10 +234,10 @@ fn surroundings(presence: &Presence, remotes: Arc<Remotes>, own: CounterName) ->
 fn asked(reader: DiskReader, adopted: bool) -> Arc<dyn Fn() -> StoreStatus + Send + Sync> {
     Arc::new(move || {
         let generation = reader.generation();
-        let cut = reader.cut();
+        let committed = reader.committed();
         StoreStatus {
-            holds_position: !cut.position().is_empty(),
-            complete: cut.complete(),
+            holds_position: !committed.position().is_empty(),
+            complete: committed.complete(),
             adopted,
             generation,
         }

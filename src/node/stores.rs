@@ -69,18 +69,18 @@ pub(super) fn open_store(
     let store = open_disk(dir, config.memory_bytes)?;
     let reader = store.reader();
     let opened = {
-        let cut = reader.cut();
+        let committed = reader.committed();
         let took_ms = started.elapsed().as_millis() as u64;
         tracing::info!(
-            tenants = cut.tenants(),
-            items = cut.items(),
-            complete = cut.complete(),
+            tenants = committed.tenants(),
+            items = committed.items(),
+            complete = committed.complete(),
             took_ms,
             "store opened"
         );
         Opened {
-            complete: cut.complete(),
-            holds_position: !cut.position().is_empty(),
+            complete: committed.complete(),
+            holds_position: !committed.position().is_empty(),
         }
     };
     Ok((store, opened))

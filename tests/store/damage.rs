@@ -365,6 +365,6 @@ fn a_store_is_open_once() {
     let reader = store.reader();
     drop(store);
     open_disk(folder.path()).expect("free again, whoever still reads");
-    assert_eq!(reader.cut().partitioning(), shape().partitioning);
+    assert_eq!(reader.committed().partitioning(), shape().partitioning);
     assert_eq!(belonging().partitioning, shape().partitioning);
 }

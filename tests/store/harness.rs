@@ -144,7 +144,7 @@ pub fn insert(store: &mut impl Store, name: &str, ids: &[u32]) -> Result<u64, St
 
 /// A tenant's count over all partitions.
 pub fn count(reader: &impl StoreReader, name: &str) -> u64 {
-    reader.cut().counts(name).iter().sum()
+    reader.committed().counts(name).iter().sum()
 }
 
 /// The hashes of ids.
@@ -180,7 +180,7 @@ pub fn position(sequences: &[u64], checksum: u32) -> Position {
 pub fn verify(store: &impl Store) {
     let report = recount(&store.reader()).expect("recounted");
     assert_eq!(report.differences, []);
-    assert_eq!(report.items, store.reader().cut().items());
+    assert_eq!(report.items, store.reader().committed().items());
 }
 
 /// All files of a folder with their content.

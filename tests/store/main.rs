@@ -19,8 +19,8 @@
 mod damage;
 mod data_dir;
 mod harness;
+mod ingest;
 mod model;
 mod read_only;
 mod released;
 mod suite;
-mod unite;

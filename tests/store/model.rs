@@ -79,17 +79,17 @@ struct Model {
 }
 
 fn check_reader(reader: &impl StoreReader, state: &State) {
-    let cut = reader.cut();
-    assert_eq!(cut.tenants(), state.items.len() as u64);
+    let committed = reader.committed();
+    assert_eq!(committed.tenants(), state.items.len() as u64);
     assert_eq!(
-        cut.items(),
+        committed.items(),
         state
             .items
             .values()
             .map(|ids| ids.len() as u64)
             .sum::<u64>()
     );
-    assert_eq!(cut.complete(), state.complete);
+    assert_eq!(committed.complete(), state.complete);
     for number in 0..TENANTS {
         let name = name(number);
         let mut counts = vec![0; usize::from(shape().partitioning.count())];
@@ -97,11 +97,11 @@ fn check_reader(reader: &impl StoreReader, state: &State) {
             let owner = shape().partitioning.of(&ItemHash::of_id(&id.to_string()));
             counts[usize::from(owner.0)] += 1;
         }
-        assert_eq!(cut.counts(&name), counts, "{name}");
+        assert_eq!(committed.counts(&name), counts, "{name}");
     }
     for partition in 0..3 {
         for sequence in 1..6 {
-            let verdict = cut.position().judge(batch(partition, sequence), 0);
+            let verdict = committed.position().judge(batch(partition, sequence), 0);
             let is_known = state.batches.contains_key(&(partition, sequence));
             assert_eq!(
                 verdict != Verdict::New,
@@ -115,7 +115,10 @@ fn check_reader(reader: &impl StoreReader, state: &State) {
 fn check_snapshot(snapshot: Snapshot, state: &State) {
     let mut expected = BTreeSet::new();
     for (name, ids) in &state.items {
-        let number = snapshot.cut.number(name).expect("a tenant with items");
+        let number = snapshot
+            .committed
+            .number(name)
+            .expect("a tenant with items");
         for id in ids {
             expected.insert(headcount::store::Key::new(
                 number,
@@ -123,7 +126,7 @@ fn check_snapshot(snapshot: Snapshot, state: &State) {
             ));
         }
         assert_eq!(
-            snapshot.cut.counts(name).iter().sum::<u64>(),
+            snapshot.committed.counts(name).iter().sum::<u64>(),
             ids.len() as u64
         );
     }

@@ -88,7 +88,7 @@ fn a_data_folder_opens() {
             assert_eq!(is_there, ids(number).contains(&id), "{id} of {name}");
         }
     }
-    assert_position(reader.cut().position());
+    assert_position(reader.committed().position());
     assert_eq!(recount(&reader).expect("recounted").differences, vec![]);
     // It goes on from there.
     let more = store.insert(

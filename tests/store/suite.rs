@@ -48,16 +48,16 @@ fn readers_see_commits_only<H: Harness>() {
     store.set_complete(true);
     let hash = ItemHash::of_id("1");
     assert_eq!(count(&reader, "a"), 0);
-    assert_eq!(reader.cut().number("a"), None);
-    assert!(!reader.cut().complete());
-    assert!(reader.cut().position().is_empty());
+    assert_eq!(reader.committed().number("a"), None);
+    assert!(!reader.committed().complete());
+    assert!(reader.committed().position().is_empty());
     assert!(!reader.contains(&tenant("a"), &hash).expect("read"));
     assert_eq!(reader.snapshot().expect("a snapshot").keys.count(), 0);
     store.commit().expect("committed");
     assert_eq!(count(&reader, "a"), 1);
-    assert!(reader.cut().complete());
+    assert!(reader.committed().complete());
     assert_eq!(
-        reader.cut().position().judge(batch(0, 1), 7),
+        reader.committed().position().judge(batch(0, 1), 7),
         Verdict::Applied
     );
     assert!(reader.contains(&tenant("a"), &hash).expect("read"));
@@ -97,9 +97,9 @@ fn completeness_is_committed_like_the_rest<H: Harness>() {
     store.set_complete(true);
     store.commit().expect("committed");
     store.set_complete(false);
-    assert!(store.reader().cut().complete());
+    assert!(store.reader().committed().complete());
     if let Ok(again) = harness.crash(store) {
-        assert!(again.reader().cut().complete());
+        assert!(again.reader().committed().complete());
     }
 }
 
@@ -140,8 +140,8 @@ fn tenants_are_listed_in_order_from_a_prefix<H: Harness>() {
     };
     let list = |prefix: &str, after: Option<&str>, limit| -> Vec<String> {
         let reader = store.reader();
-        let cut = reader.cut();
-        let names = cut.list(prefix, after, limit);
+        let committed = reader.committed();
+        let names = committed.list(prefix, after, limit);
         names.map(|(name, _)| name.to_string()).collect()
     };
     assert_eq!(list("", None, 10), ["a", "b/1", "b/2", "b/3", "c", "é"]);
@@ -165,8 +165,8 @@ fn a_snapshot_stays_as_it_was_taken<H: Harness>() {
         insert(&mut store, "b", ids).expect("inserted");
         store.commit().expect("committed");
     }
-    assert_eq!(snapshot.cut.counts("a").iter().sum::<u64>(), 200);
-    assert_eq!(snapshot.cut.tenants(), 1);
+    assert_eq!(snapshot.committed.counts("a").iter().sum::<u64>(), 200);
+    assert_eq!(snapshot.committed.tenants(), 1);
     let keys: Vec<_> = snapshot.keys.map(|key| key.expect("intact")).collect();
     assert_eq!(keys.len(), 200);
     assert!(keys.is_sorted());
@@ -180,11 +180,11 @@ fn a_look_up_is_of_the_commit_that_it_was_begun_in<H: Harness>() {
     // Enough for tables to be frozen, flushed and merged meanwhile.
     for id in 0_u32..400 {
         let begun: Vec<_> = {
-            let cut = reader.cut();
-            let of_known = cut.counts("a").iter().sum::<u64>();
+            let committed = reader.committed();
+            let of_known = committed.counts("a").iter().sum::<u64>();
             assert_eq!(of_known, u64::from(id));
             let ids = id.saturating_sub(200)..id + 20;
-            ids.map(|id| (id, reader.look_up(&cut, &tenant("a"), &hash(id))))
+            ids.map(|id| (id, reader.look_up(&committed, &tenant("a"), &hash(id))))
                 .collect()
         };
         insert(&mut store, "a", &[id]).expect("inserted");
@@ -204,13 +204,19 @@ fn nothing_committed_is_lost_by_a_crash<H: Harness>() {
         insert(&mut store, &format!("t{}", round % 3), &ids).expect("inserted");
         store.record(batch(0, u64::from(round) + 1), round);
         store.commit().expect("committed");
-        let before = (store.reader().cut().items(), store.reader().cut().tenants());
+        let before = (
+            store.reader().committed().items(),
+            store.reader().committed().tenants(),
+        );
         insert(&mut store, "never", &[1]).expect("inserted");
         store = match harness.crash(store) {
             Ok(again) => again,
             Err(_) => return,
         };
-        let after = (store.reader().cut().items(), store.reader().cut().tenants());
+        let after = (
+            store.reader().committed().items(),
+            store.reader().committed().tenants(),
+        );
         assert_eq!(before, after);
         assert_eq!(
             store.judge(batch(0, u64::from(round) + 1), round),
@@ -245,7 +251,7 @@ fn an_empty_commit_changes_nothing<H: Harness>() {
         0
     );
     store.commit().expect("committed");
-    assert_eq!(store.reader().cut().tenants(), 0);
+    assert_eq!(store.reader().committed().tenants(), 0);
 }
 
 fn one_commit_may_be_far_larger_than_the_table<H: Harness>() {
@@ -286,10 +292,10 @@ fn readers_and_writer_work_at_once<H: Harness>() {
                 // And one that is not counted yet is not, whatever is committed before the look-up
                 // is finished.
                 let (of_cut, next) = {
-                    let cut = reader.cut();
-                    let of_cut = cut.counts("a").iter().sum::<u64>();
+                    let committed = reader.committed();
+                    let of_cut = committed.counts("a").iter().sum::<u64>();
                     let hash = ItemHash::of_id(&of_cut.to_string());
-                    (of_cut, reader.look_up(&cut, &tenant("a"), &hash))
+                    (of_cut, reader.look_up(&committed, &tenant("a"), &hash))
                 };
                 assert!(!next.finish().expect("read"), "{of_cut}");
                 if is_last {
@@ -321,7 +327,7 @@ fn a_hash_of_another_partition_is_counted_where_it_belongs<H: Harness>() {
     };
     assert_eq!(count(&store.reader(), "a"), 30);
     assert_eq!(
-        store.reader().cut().counts("a").len(),
+        store.reader().committed().counts("a").len(),
         usize::from(shape().partitioning.count())
     );
 }

@@ -120,8 +120,8 @@ impl Contender for Headcount {
 
     fn counts(&self) -> Result<Vec<u64>, BenchError> {
         let reader = self.store.reader();
-        let cut = reader.cut();
-        let count = |name: &TenantName| cut.counts(name.as_str()).iter().sum();
+        let committed = reader.committed();
+        let count = |name: &TenantName| committed.counts(name.as_str()).iter().sum();
         Ok(self.tenants.iter().map(count).collect())
     }
 }

@@ -45,11 +45,11 @@ pub(super) struct Heard {
 }
 
 impl Coordinator {
-    /// Queries every counter of `roll` and collects answers until they are `enough`, or until the
-    /// timeout.
+    /// Queries every counter of `members` and collects answers until they are `enough`, or until
+    /// the timeout.
     pub(super) async fn ask_all<'a, A, F>(
         &self,
-        roll: &'a MemberSet,
+        members: &'a MemberSet,
         wait: Duration,
         ask: impl Fn(&'a Member) -> F,
         enough: impl Fn(&[A]) -> bool,
@@ -57,7 +57,7 @@ impl Coordinator {
     where
         F: Future<Output = Result<A, QueryError>> + Send,
     {
-        let all = roll.members().collect();
+        let all = members.iter().collect();
         gather(all, Vec::new(), wait, ask, enough).await.answers
     }
 
@@ -142,7 +142,7 @@ impl Coordinator {
         Ok(answer)
     }
 
-    /// Appends a barrier and asks every counter of `roll` what it holds once it has applied the
+    /// Appends a barrier and asks every counter of `members` what it holds once it has applied the
     /// barrier. Collects answers until they are `enough` and a short time longer, or until the
     /// deadline.
     ///
@@ -150,7 +150,7 @@ impl Coordinator {
     /// If the log did not confirm the barrier in time.
     pub(super) async fn hear_all(
         &self,
-        roll: &MemberSet,
+        members: &MemberSet,
         deadline: Instant,
         enough: impl Fn(&[Heard]) -> bool,
     ) -> Result<Vec<Heard>, ReadError> {
@@ -185,7 +185,7 @@ impl Coordinator {
                 })
             }
         };
-        let mut asked: FuturesUnordered<_> = roll.members().map(ask).collect();
+        let mut asked: FuturesUnordered<_> = members.iter().map(ask).collect();
         let mut heard = Vec::with_capacity(asked.len());
         let mut until = deadline + ANSWER_GRACE;
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.next()).await {
@@ -205,14 +205,14 @@ impl Coordinator {
     /// that reads need not carry the floor. And it shows which counters have halted, so that reads
     /// without a requirement are not sent to those first.
     pub(super) async fn look_around(&self, timeout: Duration) {
-        let roll = self.inner.members.roll();
+        let members = self.inner.members.member_set();
         let floor = self.inner.session.floor();
         let ask = |member| {
             let floor = floor.as_deref();
             self.ask_above(member, floor, ReadRequirement::default(), &counts_of_nobody)
         };
-        let statuses = futures_util::future::join_all(roll.members().map(Member::status));
-        tokio::join!(self.ask_all(&roll, timeout, ask, |_| false), statuses);
+        let statuses = futures_util::future::join_all(members.iter().map(Member::status));
+        tokio::join!(self.ask_all(&members, timeout, ask, |_| false), statuses);
     }
 
     /// Stops the coordinator if a counter holds more batches of its epoch than it submitted to the

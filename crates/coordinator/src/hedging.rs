@@ -31,10 +31,10 @@ const HEDGE_DELAY: Duration = Duration::from_millis(20);
 pub(super) struct Nearest(Mutex<Option<String>>);
 
 impl Nearest {
-    /// The counters of `roll`, this one first. Halted counters come last, because they fall behind
-    /// for the rest of their incarnation.
-    fn first_of<'a>(&self, roll: &'a MemberSet) -> Vec<&'a Member> {
-        let mut members: Vec<&Member> = roll.members().collect();
+    /// The counters of `members`, this one first. Halted counters come last, because they fall
+    /// behind for the rest of their incarnation.
+    fn first_of<'a>(&self, members: &'a MemberSet) -> Vec<&'a Member> {
+        let mut members: Vec<&Member> = members.iter().collect();
         let nearest = self.0.lock();
         let is_first = |member: &Member| Some(&member.name) == nearest.as_ref();
         members.sort_by_key(|member| (member.is_halted(), !is_first(member)));
@@ -50,11 +50,11 @@ impl Nearest {
 }
 
 impl Coordinator {
-    /// Queries counters of `roll` and collects answers until they are `enough`, or until the
+    /// Queries counters of `members` and collects answers until they are `enough`, or until the
     /// timeout.
     pub(super) async fn ask_nearest<'a, A, F>(
         &self,
-        roll: &'a MemberSet,
+        members: &'a MemberSet,
         wait: Duration,
         ask: impl Fn(&'a Member) -> F,
         enough: impl Fn(&[A]) -> bool,
@@ -62,7 +62,7 @@ impl Coordinator {
     where
         F: Future<Output = Result<A, QueryError>> + Send,
     {
-        let mut first = self.inner.nearest.first_of(roll);
+        let mut first = self.inner.nearest.first_of(members);
         let others = first.split_off(first.len().min(1));
         let gathered = gather(first, others, wait, ask, enough).await;
         if let Some(last) = gathered.last {

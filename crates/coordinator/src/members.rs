@@ -123,7 +123,7 @@ pub(super) struct MemberSet {
 }
 
 impl MemberSet {
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.present.values().map(Arc::as_ref)
     }
 
@@ -155,34 +155,34 @@ impl MemberSet {
 
 /// The current member set.
 pub(super) struct Members {
-    roll: Mutex<Arc<MemberSet>>,
+    member_set: Mutex<Arc<MemberSet>>,
     hearsay: Mutex<BTreeMap<String, ReportedState>>,
 }
 
 impl Members {
     pub(crate) fn new(configured: Vec<String>) -> Self {
-        let roll = MemberSet {
+        let member_set = MemberSet {
             configured: configured.into_iter().collect(),
             present: BTreeMap::new(),
         };
         Self {
-            roll: Mutex::new(Arc::new(roll)),
+            member_set: Mutex::new(Arc::new(member_set)),
             hearsay: Mutex::default(),
         }
     }
 
-    pub(crate) fn roll(&self) -> Arc<MemberSet> {
-        Arc::clone(&self.roll.lock())
+    pub(crate) fn member_set(&self) -> Arc<MemberSet> {
+        Arc::clone(&self.member_set.lock())
     }
 
     fn change(&self, change: impl FnOnce(&mut MemberSet)) {
-        let mut roll = self.roll.lock();
+        let mut member_set = self.member_set.lock();
         let mut next = MemberSet {
-            configured: roll.configured.clone(),
-            present: roll.present.clone(),
+            configured: member_set.configured.clone(),
+            present: member_set.present.clone(),
         };
         change(&mut next);
-        *roll = Arc::new(next);
+        *member_set = Arc::new(next);
     }
 }
 
@@ -190,20 +190,20 @@ impl Coordinator {
     /// Adds a counter or replaces it: a new address or a new incarnation comes as a new object.
     /// With `configured`, its name counts as a configured one until the process ends.
     pub fn set_member(&self, name: &str, queries: Arc<dyn Queries>, configured: bool) {
-        self.inner.members.change(|roll| {
+        self.inner.members.change(|member_set| {
             if configured {
-                roll.configured.insert(name.to_owned());
+                member_set.configured.insert(name.to_owned());
             }
             let member = Arc::new(Member::new(name.to_owned(), queries));
-            roll.present.insert(name.to_owned(), member);
+            member_set.present.insert(name.to_owned(), member);
         });
     }
 
     /// Stops querying a counter. Call this only for a counter that was removed from the cluster,
     /// never for one that is merely silent. A configured name stays configured.
     pub fn remove_member(&self, name: &str) {
-        self.inner.members.change(|roll| {
-            roll.present.remove(name);
+        self.inner.members.change(|member_set| {
+            member_set.present.remove(name);
         });
     }
 
@@ -217,15 +217,15 @@ impl Coordinator {
     /// The names of all known counters, in order.
     #[must_use]
     pub fn counter_names(&self) -> Vec<String> {
-        let roll = self.inner.members.roll();
-        roll.names().into_iter().map(str::to_owned).collect()
+        let member_set = self.inner.members.member_set();
+        member_set.names().into_iter().map(str::to_owned).collect()
     }
 
     /// The current view of every known counter, by name.
     pub async fn counters(&self) -> Vec<CounterView> {
-        let roll = self.inner.members.roll();
-        let asked = roll.names().into_iter().map(|name| {
-            let member = roll.present.get(name);
+        let member_set = self.inner.members.member_set();
+        let asked = member_set.names().into_iter().map(|name| {
+            let member = member_set.present.get(name);
             async move {
                 let status = match member {
                     Some(member) => member.status().await,

@@ -177,11 +177,11 @@ impl Coordinator {
             .floor()
             .filter(|_| options.consistency != Consistency::Eventual);
         let floor = floor.as_deref();
-        let roll = self.inner.members.roll();
+        let members = self.inner.members.member_set();
         let partitioning = self.inner.partitioning;
         let gathered = self
             .ask_nearest(
-                &roll,
+                &members,
                 deadline.saturating_duration_since(Instant::now()),
                 |member| self.ask_above(member, floor, demand.clone(), &ask),
                 |answers| merge::is_covered(partitioning, answers),
@@ -234,15 +234,15 @@ impl Coordinator {
         &self,
         deadline: Instant,
     ) -> Result<Requirement, ReadError> {
-        let roll = self.inner.members.roll();
+        let members = self.inner.members.member_set();
         let vouches = |heard: &&Heard| heard.barriers && heard.complete;
         let others = self.inner.neighbours.lock().named();
         let behind_barrier = |heard: &[Heard]| {
             let vouching = heard.iter().filter(vouches);
             let vouching = vouching.map(|heard| heard.name.as_str()).collect();
-            roll.has_majority(&vouching, &others)
+            members.has_majority(&vouching, &others)
         };
-        let heard = self.hear_all(&roll, deadline, behind_barrier).await?;
+        let heard = self.hear_all(&members, deadline, behind_barrier).await?;
         if !behind_barrier(&heard) {
             return Err(ReadError::NoMajority);
         }

@@ -148,14 +148,14 @@ impl Coordinator {
     /// If the log did not confirm the barrier in time.
     pub async fn drop_unheld(&self, timeout: Duration) -> Result<u64, ReadError> {
         let inner = &self.inner;
-        let roll = inner.members.roll();
-        let names = roll.names();
+        let members = inner.members.member_set();
+        let names = members.names();
         let required = inner.session.requirement_and_floor(&inner.batchers);
         let heard = self
-            .hear_all(&roll, Instant::now() + timeout, |_| false)
+            .hear_all(&members, Instant::now() + timeout, |_| false)
             .await?;
         // A counter that joined meanwhile may have ingested what another counter held.
-        if !Arc::ptr_eq(&roll, &inner.members.roll()) {
+        if !Arc::ptr_eq(&members, &inner.members.member_set()) {
             return Ok(0);
         }
         let dropped = inner.session.dropped();
@@ -188,17 +188,17 @@ impl Coordinator {
     /// If the log did not confirm a barrier in time, or no counter answered.
     pub async fn loss_plan(&self, timeout: Duration) -> Result<LossPlan, ReadError> {
         let inner = &self.inner;
-        let roll = inner.members.roll();
+        let members = inner.members.member_set();
         let required = inner.session.requirement_and_floor(&inner.batchers);
         // Everything confirmed so far is ahead of the barrier in every queue.
         let confirmed: Vec<Sequence> = inner.batchers.iter().map(|own| own.confirmed()).collect();
         // Two rounds: what one counter receives up to the first barrier, all others must hold at
         // the second.
         let first = self
-            .hear_all(&roll, Instant::now() + timeout / 2, |_| false)
+            .hear_all(&members, Instant::now() + timeout / 2, |_| false)
             .await?;
         let heard = self
-            .hear_all(&roll, Instant::now() + timeout / 2, |_| false)
+            .hear_all(&members, Instant::now() + timeout / 2, |_| false)
             .await?;
         if heard.is_empty() {
             return Err(ReadError::NoCounter);
@@ -211,7 +211,7 @@ impl Coordinator {
         let neighbours = inner.neighbours.lock().clone();
         let passes_by = |name: &str| neighbours.passes_by(name).map(str::to_owned);
         let known = Known {
-            names: &roll.names(),
+            names: &members.names(),
             required: &required,
             first: &first,
             heard: &heard,
@@ -347,9 +347,9 @@ impl Coordinator {
         counters: &[(CounterName, LossId)],
         timeout: Duration,
     ) -> Result<Aftermath, ReadError> {
-        let roll = self.inner.members.roll();
+        let members = self.inner.members.member_set();
         let deadline = Instant::now() + timeout;
-        let heard = self.hear_all(&roll, deadline, |_| false).await?;
-        Ok(losses::aftermath(&roll.names(), counters, &heard))
+        let heard = self.hear_all(&members, deadline, |_| false).await?;
+        Ok(losses::aftermath(&members.names(), counters, &heard))
     }
 }

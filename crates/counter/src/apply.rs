@@ -187,7 +187,7 @@ mod tests {
             store.commit().expect("memory never fails");
             let reader = store.reader();
             for tenant in 0..4 {
-                let count = reader.cut().counts(&format!("t{tenant}"))[0];
+                let count = reader.committed().counts(&format!("t{tenant}"))[0];
                 prop_assert_eq!(count, model.get(&tenant).map_or(0, HashSet::len) as u64);
             }
             for (batch, _) in &batches {
@@ -197,7 +197,7 @@ mod tests {
                 let sequences = headcount_model::Sequences::from_parts(0, ranges);
                 let sequences = sequences.unwrap_or_else(|| headcount_model::Sequences::up_to(1));
                 single.add_all(id.partition, id.epoch, &sequences);
-                let covers = reader.cut().position().covers(&single, Partition(0));
+                let covers = reader.committed().position().covers(&single, Partition(0));
                 prop_assert_eq!(covers, seen.contains(&id));
             }
         }
@@ -220,8 +220,11 @@ mod tests {
         apply(&mut store, &Batch::accepting(id, 0, acceptance)).expect("applies");
         store.commit().expect("commits");
         let reader = store.reader();
-        assert_eq!(reader.cut().position().holes(), 0);
-        assert!(!reader.cut().complete(), "the counter's task decides that");
+        assert_eq!(reader.committed().position().holes(), 0);
+        assert!(
+            !reader.committed().complete(),
+            "the counter's task decides that"
+        );
     }
 
     #[test]
@@ -230,7 +233,7 @@ mod tests {
         let applied = apply(&mut store, &batch(7, 1, &vec![])).expect("applies");
         assert_eq!(applied, Applied::Barrier);
         store.commit().expect("commits");
-        assert!(store.reader().cut().position().is_empty());
+        assert!(store.reader().committed().position().is_empty());
     }
 
     /// docs/testing/schedules.md, 15: the clone lags, so its sequence is no longer the last one
@@ -251,7 +254,7 @@ mod tests {
             }
         );
         store.commit().expect("commits");
-        assert_eq!(store.reader().cut().counts("t0"), [2]);
+        assert_eq!(store.reader().committed().counts("t0"), [2]);
     }
 
     #[test]
@@ -268,6 +271,6 @@ mod tests {
             }
         );
         store.commit().expect("commits");
-        assert_eq!(store.reader().cut().counts("t0"), [2]);
+        assert_eq!(store.reader().committed().counts("t0"), [2]);
     }
 }

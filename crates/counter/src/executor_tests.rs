@@ -152,7 +152,7 @@ fn posts_alone_are_committed_on_the_runtime_and_others_on_a_thread() {
             assert_eq!(setting.last_thread(), "worker");
             items += 4 + u64::from(ALONE_TURNS);
         }
-        let held = setting.counter.reader.cut().items();
+        let held = setting.counter.reader.committed().items();
         assert_eq!(held, items);
         drop(setting.log);
         let ended = setting.ended.await.expect("no panic");

@@ -117,9 +117,9 @@ impl<R: StoreReader> LocalCounter<R> {
             }
             let woken = tokio::time::timeout_at(deadline, registered.woken()).await;
             if woken.is_ok_and(|told| told == Err(Ended)) {
-                let cut = self.reader.cut();
-                let cover = self.cover(&cut, &demand);
-                return Ok(read(&cut, cover));
+                let committed = self.reader.committed();
+                let cover = self.cover(&committed, &demand);
+                return Ok(read(&committed, cover));
             }
             match self.look(&demand, deadline, &read) {
                 Ok(answer) => return Ok(answer),
@@ -136,26 +136,26 @@ impl<R: StoreReader> LocalCounter<R> {
         deadline: Instant,
         read: impl Fn(&Held<'_>, Coverage) -> A,
     ) -> Result<A, Lack> {
-        let cut = self.reader.cut();
-        let cover = self.cover(&cut, demand);
+        let committed = self.reader.committed();
+        let cover = self.cover(&committed, demand);
         let covers = match demand.barriers.is_empty() {
             true => cover.is_full(),
             false => cover.barriers,
         };
         match covers || Instant::now() >= deadline {
-            true => Ok(read(&cut, cover)),
-            false => Err(self.lack(&cut, demand)),
+            true => Ok(read(&committed, cover)),
+            false => Err(self.lack(&committed, demand)),
         }
     }
 
     /// One thing that `demand` requires and that the committed state, or this incarnation, lacks.
-    fn lack(&self, cut: &CommittedState, demand: &ReadRequirement) -> Lack {
+    fn lack(&self, committed: &CommittedState, demand: &ReadRequirement) -> Lack {
         if let Some(unseen) = self.progress.unseen(&demand.barriers) {
             return Lack::Barrier(unseen);
         }
-        let missing = |partition| cut.position().missing(&demand.requirement, partition);
-        match cut.complete() {
-            true => cut.partitioning().all().find_map(missing),
+        let missing = |partition| committed.position().missing(&demand.requirement, partition);
+        match committed.complete() {
+            true => committed.partitioning().all().find_map(missing),
             false => None,
         }
         .map_or(Lack::Completeness, Lack::Batch)
@@ -186,24 +186,25 @@ impl<R: StoreReader> LocalCounter<R> {
             .map_err(|error| unreadable(&error))
     }
 
-    fn cover(&self, cut: &CommittedState, demand: &ReadRequirement) -> Coverage {
-        let covers =
-            |partition| cut.complete() && cut.position().covers(&demand.requirement, partition);
+    fn cover(&self, committed: &CommittedState, demand: &ReadRequirement) -> Coverage {
+        let covers = |partition| {
+            committed.complete() && committed.position().covers(&demand.requirement, partition)
+        };
         Coverage {
             life: self.life,
             // No commit finishes while the guard is held, so everything that a noted barrier proves
             // is in it.
             barriers: self.progress.has_seen(&demand.barriers),
-            partitions: cut
+            partitions: committed
                 .partitioning()
                 .all()
                 .map(|partition| (partition, covers(partition)))
                 .collect(),
-            covered: cut.covered(demand.whole_position),
+            covered: committed.covered(demand.whole_position),
             // The number of losses increases only after the commit that makes the store not
             // complete. In between, this ID names the previous loss, and accepting that loss has no
             // effect any more.
-            loss: (!cut.complete()).then(|| LossId::new(self.life, self.losses())),
+            loss: (!committed.complete()).then(|| LossId::new(self.life, self.losses())),
         }
     }
 }
@@ -219,11 +220,11 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Counts, QueryError>> {
         async move {
-            let read = |cut: &Held<'_>, cover| Counts {
+            let read = |committed: &Held<'_>, cover| Counts {
                 cover,
                 counts: tenants
                     .iter()
-                    .map(|tenant| cut.counts(tenant.as_str()))
+                    .map(|tenant| committed.counts(tenant.as_str()))
                     .collect(),
             };
             self.answer(demand, read).await
@@ -241,7 +242,9 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             // The lookup starts under the lock of the state that the coverage describes, so both
             // belong to the same commit, however long the lookup takes. An item of a later commit
             // would be shown although no later read has to cover it, and could disappear again.
-            let read = |cut: &Held<'_>, cover| (cover, self.reader.look_up(cut, &tenant, &hash));
+            let read = |committed: &Held<'_>, cover| {
+                (cover, self.reader.look_up(committed, &tenant, &hash))
+            };
             let (cover, look_up) = self.answer(demand, read).await?;
             let counted = self.finish(look_up).await?;
             Ok(Contains { cover, counted })
@@ -255,14 +258,14 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         demand: ReadRequirement,
     ) -> BoxFuture<'_, Result<Listing, QueryError>> {
         async move {
-            let read = |cut: &Held<'_>, cover| {
-                let mut tenants: Vec<_> = cut
+            let read = |committed: &Held<'_>, cover| {
+                let mut tenants: Vec<_> = committed
                     .list(
                         &query.prefix,
                         query.after.as_deref(),
                         query.limit.saturating_add(1),
                     )
-                    .map(|(name, number)| (name.clone(), cut.counts_of(number).to_vec()))
+                    .map(|(name, number)| (name.clone(), committed.counts_of(number).to_vec()))
                     .collect();
                 let more = tenants.len() > query.limit;
                 tenants.truncate(query.limit);
@@ -281,20 +284,20 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
         let tally = self.progress.tally();
         let running = !self.progress.waiters().have_ended();
         let stats = self.reader.stats();
-        let cut = self.reader.cut();
-        let last_applied = cut
+        let committed = self.reader.committed();
+        let last_applied = committed
             .covered(false)
             .iter()
             .max_by_key(|(_, _, sequences)| sequences.last())
             .map(|(_, epoch, sequences)| (epoch.to_string(), sequences.last()));
         let status = Status {
             name: self.name.to_string(),
-            complete: cut.complete(),
-            tenants: cut.tenants(),
-            items: cut.items(),
-            epochs: cut.position().len() as u64,
+            complete: committed.complete(),
+            tenants: committed.tenants(),
+            items: committed.items(),
+            epochs: committed.position().len() as u64,
             last_applied,
-            holes: cut.position().holes() as u64,
+            holes: committed.position().holes() as u64,
             lag_ms: tally.lag_ms,
             redeliveries: tally.redeliveries,
             snapshots: tally.snapshots,
@@ -302,7 +305,7 @@ impl<R: StoreReader> Queries for LocalCounter<R> {
             disk_bytes: stats.disk_bytes,
             memory_bytes: stats.memory_bytes,
             runs: stats.runs,
-            doubt: self.progress.doubt().filter(|_| !cut.complete()),
+            doubt: self.progress.doubt().filter(|_| !committed.complete()),
             problem: self.progress.problem(),
         };
         let answer = if running {

@@ -43,20 +43,20 @@ struct Busy {
 impl Busy {
     fn commit(&self) {
         let mut store = self.store.lock();
-        let next = batch(self.reader.cut().items() + 1);
+        let next = batch(self.reader.committed().items() + 1);
         apply(&mut *store, &next).expect("applied");
         store.commit().expect("commits");
     }
 }
 
 impl StoreReader for Busy {
-    fn cut(&self) -> Held<'_> {
+    fn committed(&self) -> Held<'_> {
         self.commit();
-        self.reader.cut()
+        self.reader.committed()
     }
 
-    fn look_up(&self, cut: &Held<'_>, tenant: &TenantName, hash: &ItemHash) -> LookUp {
-        let begun = self.reader.look_up(cut, tenant, hash);
+    fn look_up(&self, committed: &Held<'_>, tenant: &TenantName, hash: &ItemHash) -> LookUp {
+        let begun = self.reader.look_up(committed, tenant, hash);
         let busy = self.clone();
         LookUp::OnDisk(Box::new(move || {
             busy.commit();
@@ -164,7 +164,7 @@ async fn what_a_membership_shows_is_of_the_commit_that_it_covers() {
     let busy = Busy { store, reader };
     let counter = counter.reading(busy.clone());
     for _ in 0..3 {
-        let next = busy.reader.cut().items() + 1;
+        let next = busy.reader.committed().items() + 1;
         for (sequence, counted) in [(next, true), (next + 3, false)] {
             let hash = ItemHash::of_id(&sequence.to_string());
             let answer = counter

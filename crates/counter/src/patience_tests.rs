@@ -217,8 +217,10 @@ impl Deliveries for Scripted {
     async fn acknowledge(&mut self, up_to: DeliveryTag) {
         if self.event.take_if(|event| *event <= up_to).is_some() {
             let kept = self.reader.generation();
-            let cut = self.reader.cut();
-            let _ = self.noted.send((cut.complete(), cut.items(), kept));
+            let committed = self.reader.committed();
+            let _ = self
+                .noted
+                .send((committed.complete(), committed.items(), kept));
         }
     }
 }

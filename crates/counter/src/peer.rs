@@ -94,27 +94,27 @@ mod tests {
     }
 
     impl<R: StoreReader> StoreReader for Counting<R> {
-        fn cut(&self) -> RwLockReadGuard<'_, CommittedState> {
-            self.inside.cut()
+        fn committed(&self) -> RwLockReadGuard<'_, CommittedState> {
+            self.inside.committed()
         }
 
         fn look_up(
             &self,
-            cut: &RwLockReadGuard<'_, CommittedState>,
+            committed: &RwLockReadGuard<'_, CommittedState>,
             tenant: &TenantName,
             hash: &ItemHash,
         ) -> LookUp {
-            self.inside.look_up(cut, tenant, hash)
+            self.inside.look_up(committed, tenant, hash)
         }
 
         fn snapshot(&self) -> Result<Snapshot, StoreError> {
-            let Snapshot { cut, keys } = self.inside.snapshot()?;
+            let Snapshot { committed, keys } = self.inside.snapshot()?;
             let read = Arc::clone(&self.read);
             let counted = keys.inspect(move |_: &Result<Key, StoreError>| {
                 read.fetch_add(1, Ordering::Relaxed);
             });
             Ok(Snapshot {
-                cut,
+                committed,
                 keys: Box::new(counted),
             })
         }

@@ -28,7 +28,7 @@ impl Own {
         if signed == Signed::Complete {
             store.set_complete(true);
         }
-        if !store.reader().cut().complete() {
+        if !store.reader().committed().complete() {
             self.tell(signed, loss);
         }
         signed
@@ -91,7 +91,7 @@ mod tests {
         };
         let signed = own.heed(&mut store, &acceptance, 2);
         store.commit().expect("commits");
-        let complete = store.reader().cut().complete();
+        let complete = store.reader().committed().complete();
         (signed, complete)
     }
 

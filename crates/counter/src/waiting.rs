@@ -123,8 +123,8 @@ impl Waiters {
     }
 
     /// Whether any query waits. The caller has just published what a query may lack, under a lock
-    /// that a waiter takes to check for it (the lock of the cut or of the barriers). A waiter that
-    /// checked before had registered before, which is visible here; a waiter that checks later
+    /// that a waiter takes to check for it (the lock of the committed or of the barriers). A waiter
+    /// that checked before had registered before, which is visible here; a waiter that checks later
     /// finds what was published.
     fn somebody_waits(&self) -> bool {
         self.registered.load(Ordering::Acquire) > 0

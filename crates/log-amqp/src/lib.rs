@@ -11,15 +11,15 @@
 //! | `broker_error` | errors of broker operations, and what the broker's replies mean |
 //! | `connection` | supervised connecting over a list of hosts |
 //! | `topology` | names of exchanges, queues and markers, and the operations on them |
-//! | `founding` | bootstrap: what a coordinator declares, and what a counter creates |
+//! | `bootstrap` | what a coordinator declares at bootstrap, and what a counter creates |
 //! | `elsewhere` | which addresses lead to a broker node that carries the cluster |
-//! | `publisher`, `control`, `lane`, `outcome` | [`AmqpLog`] |
-//! | `protocol` | what a counter does before it consumes, as a pure decision |
+//! | `publisher`, `queue_monitor`, `partition_publisher`, `outcome` | [`AmqpLog`] |
+//! | `startup` | what a counter does before it consumes, as a pure decision |
 //! | `generation` | whether broker and store belong together, as a pure decision |
 //! | `generation_queue`, `renewal` | reading and replacing generations on the broker |
-//! | `consumer`, `session`, `listening`, `merged`, `flow` | [`AmqpDeliveries`] |
+//! | `consumer`, `session`, `listening`, `delivery_streams`, `flow` | [`AmqpDeliveries`] |
 //! | `trouble`, `refusals` | reports of repeated failures, in the log and in readiness checks |
-//! | `announcement`, `presence` | announcements, and discovery by them |
+//! | `announcement`, `discovery` | announcements, and discovery by them |
 //! | `strangers` | nodes that conflict with this one |
 //! | `operator`, `remake` | operations that only an operator starts |
 //! | `management` | a client of RabbitMQ's management API |

@@ -101,7 +101,7 @@ pub struct StoreStats {
 ///   machine. A commit of an empty write batch costs nothing.
 /// - A tenant's count in a partition always equals the number of its keys in that partition.
 /// - A snapshot of another store is ingested by [`begin_ingest`](Self::begin_ingest), any number of
-///   [`unite`](Self::unite), and [`finish_ingest`](Self::finish_ingest). Inserts, records and
+///   [`ingest`](Self::ingest), and [`finish_ingest`](Self::finish_ingest). Inserts, records and
 ///   commits may happen between these calls. Neither readers nor `insert` nor `judge` see the
 ///   ingested state before it is finished. Its keys, counts and position become durable and visible
 ///   in one atomic step: after a crash, the store has all of them or none. A key that is both
@@ -260,8 +260,9 @@ pub type Keys = Box<dyn Iterator<Item = Result<Key, StoreError>> + Send>;
 /// read.
 pub struct Snapshot {
     /// Counts, dictionary and position.
-    pub cut: CommittedState,
-    /// The keys that the counts of `cut` include: exactly these, ascending, without duplicates.
+    pub committed: CommittedState,
+    /// The keys that the counts of `committed` include: exactly these, ascending, without
+    /// duplicates.
     pub keys: Keys,
 }
 
@@ -293,13 +294,14 @@ pub trait StoreReader: Clone + Send + Sync + 'static {
     /// Counts, dictionary and position of the last commit. Hold the guard briefly: commits wait for
     /// it. While it is held, call no other method of the reader than [`look_up`](Self::look_up):
     /// other methods would wait for the waiting commit, which is a deadlock.
-    fn cut(&self) -> RwLockReadGuard<'_, CommittedState>;
+    fn committed(&self) -> RwLockReadGuard<'_, CommittedState>;
 
-    /// Begins to look up an item in the commit of `cut`, a guard that this reader returned. It
-    /// reads only memory. The result of the finished look-up and `cut` belong to the same commit.
+    /// Begins to look up an item in the commit of `committed`, a guard that this reader returned.
+    /// It reads only memory. The result of the finished look-up and `committed` belong to the same
+    /// commit.
     fn look_up(
         &self,
-        cut: &RwLockReadGuard<'_, CommittedState>,
+        committed: &RwLockReadGuard<'_, CommittedState>,
         tenant: &TenantName,
         hash: &ItemHash,
     ) -> LookUp;
@@ -309,7 +311,7 @@ pub trait StoreReader: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the seen-set cannot be read.
     fn contains(&self, tenant: &TenantName, hash: &ItemHash) -> Result<bool, StoreError> {
-        let look_up = self.look_up(&self.cut(), tenant, hash);
+        let look_up = self.look_up(&self.committed(), tenant, hash);
         look_up.finish()
     }
 
@@ -320,7 +322,7 @@ pub trait StoreReader: Clone + Send + Sync + 'static {
     fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
     /// The generation that was stored last; `None` if none was ever stored. Must not be called
-    /// while a [`cut`](Self::cut) is held.
+    /// while a [`committed`](Self::committed) is held.
     fn generation(&self) -> Option<KeptGeneration>;
 
     /// Disk space and memory that the store uses now.

@@ -40,8 +40,9 @@ pub struct MemoryReader {
 }
 
 struct Shared {
-    // If both locks are needed, `cut` is locked first: a reader that holds it may look up keys.
-    cut: RwLock<CommittedState>,
+    // If both locks are needed, `committed` is locked first: a reader that holds it may look up
+    // keys.
+    committed: RwLock<CommittedState>,
     keys: RwLock<HashSet<Key>>,
     generation: Mutex<Option<KeptGeneration>>,
 }
@@ -52,7 +53,7 @@ impl MemoryStore {
     pub fn new(shape: StoreShape) -> Self {
         Self {
             shared: Arc::new(Shared {
-                cut: RwLock::new(shape.empty_cut()),
+                committed: RwLock::new(shape.empty_cut()),
                 keys: RwLock::default(),
                 generation: Mutex::default(),
             }),
@@ -94,7 +95,9 @@ impl Store for MemoryStore {
         if hashes.is_empty() {
             return Ok(0);
         }
-        let number = self.staged.number_or_new(&self.shared.cut.read(), tenant)?;
+        let number = self
+            .staged
+            .number_or_new(&self.shared.committed.read(), tenant)?;
         let keys = self.shared.keys.read();
         let mut added = 0;
         for hash in hashes {
@@ -126,12 +129,12 @@ impl Store for MemoryStore {
         {
             self.staged.clear();
             self.staged_keys.clear();
-            self.position = self.shared.cut.read().position().clone();
+            self.position = self.shared.committed.read().position().clone();
             return Err(error);
         }
-        let mut cut = self.shared.cut.write();
+        let mut committed = self.shared.committed.write();
         self.shared.keys.write().extend(self.staged_keys.drain());
-        cut.apply(&self.staged);
+        committed.apply(&self.staged);
         self.staged.clear();
         Ok(())
     }
@@ -154,19 +157,19 @@ impl Store for MemoryStore {
         self.check_room()?;
         self.commit()?;
         let mut staged = WriteBatch::default();
-        let mut cut = self.shared.cut.write();
+        let mut committed = self.shared.committed.write();
         let mut keys = self.shared.keys.write();
         for (tenant, hashes) in &aside {
-            let number = staged.number_or_new(&cut, tenant)?;
+            let number = staged.number_or_new(&committed, tenant)?;
             for hash in hashes {
                 let is_new = keys.insert(Key::new(number, hash));
-                staged.add(number, cut.partitioning().of(hash), u64::from(is_new));
+                staged.add(number, committed.partitioning().of(hash), u64::from(is_new));
             }
         }
         if complete {
             staged.set_complete(true);
         }
-        cut.ingest(&staged, position);
+        committed.ingest(&staged, position);
         self.position.unite(position);
         Ok(())
     }
@@ -200,30 +203,30 @@ impl Store for MemoryStore {
 }
 
 impl StoreReader for MemoryReader {
-    fn cut(&self) -> RwLockReadGuard<'_, CommittedState> {
-        self.shared.cut.read()
+    fn committed(&self) -> RwLockReadGuard<'_, CommittedState> {
+        self.shared.committed.read()
     }
 
     fn look_up(
         &self,
-        cut: &RwLockReadGuard<'_, CommittedState>,
+        committed: &RwLockReadGuard<'_, CommittedState>,
         tenant: &TenantName,
         hash: &ItemHash,
     ) -> LookUp {
-        let number = cut.number(tenant.as_str());
+        let number = committed.number(tenant.as_str());
         let is_in = |number| self.shared.keys.read().contains(&Key::new(number, hash));
         LookUp::Known(number.is_some_and(is_in))
     }
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let (cut, mut keys) = {
-            let cut = self.shared.cut.read();
+        let (committed, mut keys) = {
+            let committed = self.shared.committed.read();
             let keys: Vec<Key> = self.shared.keys.read().iter().copied().collect();
-            (cut.clone(), keys)
+            (committed.clone(), keys)
         };
         keys.sort_unstable();
         Ok(Snapshot {
-            cut,
+            committed,
             keys: Box::new(keys.into_iter().map(Ok)),
         })
     }

@@ -33,26 +33,26 @@ pub struct Report {
 /// # Errors
 /// When a key cannot be read. For a damaged file, the error has the path and the offset.
 pub fn recount(reader: &impl StoreReader) -> Result<Report, StoreError> {
-    let Snapshot { cut, keys } = reader.snapshot()?;
-    let partitions = usize::from(cut.partitioning().count());
-    let mut recounted = vec![0_u64; cut.names().len() * partitions];
+    let Snapshot { committed, keys } = reader.snapshot()?;
+    let partitions = usize::from(committed.partitioning().count());
+    let mut recounted = vec![0_u64; committed.names().len() * partitions];
     let mut unknown = 0;
     let mut report = Report {
-        tenants: cut.tenants(),
+        tenants: committed.tenants(),
         ..Report::default()
     };
     for key in keys {
         let key = key?;
         report.items += 1;
-        let partition = cut.partitioning().of(&key.hash());
+        let partition = committed.partitioning().of(&key.hash());
         let at = key.tenant().0 as usize * partitions + usize::from(partition.0);
         match recounted.get_mut(at) {
             Some(count) => *count += 1,
             None => unknown += 1,
         }
     }
-    for (name, recounted) in cut.names().iter().zip(recounted.chunks(partitions)) {
-        let stored = cut.counts(name.as_str());
+    for (name, recounted) in committed.names().iter().zip(recounted.chunks(partitions)) {
+        let stored = committed.counts(name.as_str());
         if stored != recounted {
             report.differences.push(Difference {
                 tenant: Some(name.clone()),

@@ -24,8 +24,9 @@ pub struct WriteBatch {
 impl WriteBatch {
     /// Returns the tenant's number, committed or staged.
     #[must_use]
-    pub fn number(&self, cut: &CommittedState, tenant: &TenantName) -> Option<TenantNumber> {
-        cut.number(tenant.as_str())
+    pub fn number(&self, committed: &CommittedState, tenant: &TenantName) -> Option<TenantNumber> {
+        committed
+            .number(tenant.as_str())
             .or_else(|| self.numbers.get(tenant).copied())
     }
 
@@ -35,13 +36,13 @@ impl WriteBatch {
     /// [`StoreError::TenantsExhausted`] when all numbers are taken.
     pub fn number_or_new(
         &mut self,
-        cut: &CommittedState,
+        committed: &CommittedState,
         tenant: &TenantName,
     ) -> Result<TenantNumber, StoreError> {
-        if let Some(number) = self.number(cut, tenant) {
+        if let Some(number) = self.number(committed, tenant) {
             return Ok(number);
         }
-        let next = cut.names().len() + self.tenants.len();
+        let next = committed.names().len() + self.tenants.len();
         let number = TenantNumber(u32::try_from(next).map_err(|_| StoreError::TenantsExhausted)?);
         self.tenants.push(tenant.clone());
         self.numbers.insert(tenant.clone(), number);

@@ -21,7 +21,7 @@ const RANGE_BYTES: usize = 16;
 
 /// Encodes one snapshot frame by frame, in the format of the [module](super).
 pub struct SnapshotEncoder {
-    cut: CommittedState,
+    committed: CommittedState,
     keys: Keys,
     /// A key that was read but did not fit into the previous frame.
     held: Option<(TenantNumber, ItemHash)>,
@@ -57,10 +57,10 @@ impl SnapshotEncoder {
     /// An encoder of `snapshot`.
     #[must_use]
     pub fn new(snapshot: Snapshot) -> Self {
-        let Snapshot { cut, keys } = snapshot;
+        let Snapshot { committed, keys } = snapshot;
         Self {
-            entries: entries(cut.position()),
-            cut,
+            entries: entries(committed.position()),
+            committed,
             keys,
             held: None,
             frames: Frames::default(),
@@ -73,7 +73,7 @@ impl SnapshotEncoder {
 
     fn head(&mut self) -> Vec<u8> {
         let mut content = vec![KIND_HEAD];
-        content.extend_from_slice(&self.cut.partitioning().count().to_le_bytes());
+        content.extend_from_slice(&self.committed.partitioning().count().to_le_bytes());
         content.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -86,7 +86,7 @@ impl SnapshotEncoder {
     fn position(&mut self) -> Option<Vec<u8>> {
         let mut content = vec![KIND_POSITION];
         while let Some(entry) = self.entries.front() {
-            let Some(part) = self.cut.position().get(entry.partition, entry.epoch) else {
+            let Some(part) = self.committed.position().get(entry.partition, entry.epoch) else {
                 break;
             };
             let ranges = ranges_of(part, entry.first_range);
@@ -125,7 +125,7 @@ impl SnapshotEncoder {
                     content[*at..*at + 4].copy_from_slice(&hashes.to_le_bytes());
                 }
                 _ => {
-                    let names = self.cut.names();
+                    let names = self.committed.names();
                     // Only a bug leads to a key without a tenant. It must not reach another
                     // counter.
                     let name = names.get(number.0 as usize).ok_or(StoreError::Poisoned)?;
@@ -149,7 +149,7 @@ impl SnapshotEncoder {
     }
 
     fn end(&mut self) -> Result<Vec<u8>, StoreError> {
-        if self.items != self.cut.items() {
+        if self.items != self.committed.items() {
             // Counts and keys that differ must not spread. Verifying this store shows where they
             // differ.
             return Err(StoreError::Poisoned);

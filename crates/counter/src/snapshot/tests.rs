@@ -45,7 +45,7 @@ fn snapshot(items: &Items, epochs: &[(u128, u64, u64)]) -> Snapshot {
         position.set(Partition(epoch as u16 % 2), Epoch(epoch), part);
     }
     Snapshot {
-        cut: snapshot.cut.with_position(position, true),
+        committed: snapshot.committed.with_position(position, true),
         keys: snapshot.keys,
     }
 }
@@ -124,7 +124,7 @@ fn check_round_trip(items: &Items, epochs: &[(u128, u64, u64)], piece: usize) {
     assert!(frames.iter().all(|frame| frame.len() <= longest));
     let parts = decode(&frames.concat(), piece).expect("intact");
     let (position, decoded) = gather(parts);
-    assert_eq!(&position, snapshot(items, epochs).cut.position());
+    assert_eq!(&position, snapshot(items, epochs).committed.position());
     let mut expected = items.clone();
     for hashes in expected.values_mut() {
         hashes.sort_unstable();
@@ -243,15 +243,17 @@ fn what_is_no_snapshot_or_a_later_one_says_so() {
 
 #[test]
 fn a_snapshot_that_cannot_be_read_never_ends() {
-    let mut cut = CommittedState::new(partitioning(), Position::default());
+    let mut committed = CommittedState::new(partitioning(), Position::default());
     let mut staged = WriteBatch::default();
     let tenant = TenantName::new("a").expect("valid");
-    let number = staged.number_or_new(&cut, &tenant).expect("the first");
+    let number = staged
+        .number_or_new(&committed, &tenant)
+        .expect("the first");
     staged.add(number, Partition(0), 2);
-    cut.apply(&staged);
+    committed.apply(&staged);
     let key = Key::new(number, &hash(1));
     let with_keys = |keys: Vec<Result<Key, StoreError>>| Snapshot {
-        cut: cut.clone(),
+        committed: committed.clone(),
         keys: Box::new(keys.into_iter()),
     };
     let broken = [

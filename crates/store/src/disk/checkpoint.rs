@@ -38,21 +38,21 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Copies `cut` as of `commit`.
-    pub(super) fn of(cut: &CommittedState, commit: u64) -> Self {
-        let partitions = usize::from(cut.partitioning().count());
-        let mut counts = Vec::with_capacity(cut.names().len() * partitions);
-        for number in 0..cut.names().len() {
-            counts.extend_from_slice(cut.counts_of(TenantNumber(number as u32)));
+    /// Copies `committed` as of `commit`.
+    pub(super) fn of(committed: &CommittedState, commit: u64) -> Self {
+        let partitions = usize::from(committed.partitioning().count());
+        let mut counts = Vec::with_capacity(committed.names().len() * partitions);
+        for number in 0..committed.names().len() {
+            counts.extend_from_slice(committed.counts_of(TenantNumber(number as u32)));
         }
         Self {
             commit,
-            partitioning: cut.partitioning(),
-            tenants: cut.names().len(),
+            partitioning: committed.partitioning(),
+            tenants: committed.names().len(),
             counts,
-            items: cut.items(),
-            position: cut.position().clone(),
-            complete: cut.complete(),
+            items: committed.items(),
+            position: committed.position().clone(),
+            complete: committed.complete(),
         }
     }
 
@@ -134,17 +134,21 @@ pub(super) fn read(
 
     // The file has the epochs last, but a `CommittedState` starts with its position. So it is made
     // with an empty position, which is replaced at the end.
-    let mut cut = CommittedState::new(partitioning, Position::default());
+    let mut committed = CommittedState::new(partitioning, Position::default());
     let mut position = Position::default();
     while frames.load()? {
-        let decoded = decode_frame(&frames.frame, &head, &mut cut, &mut position);
+        let decoded = decode_frame(&frames.frame, &head, &mut committed, &mut position);
         decoded.ok_or_else(|| frames.bad("a frame has an invalid field"))?;
     }
-    let totals = (cut.tenants(), position.len() as u64, cut.items());
+    let totals = (
+        committed.tenants(),
+        position.len() as u64,
+        committed.items(),
+    );
     if totals != (u64::from(head.tenants), u64::from(head.epochs), head.items) {
         return Err(frames.bad("the file is truncated"));
     }
-    Ok(cut.with_position(position, head.complete))
+    Ok(committed.with_position(position, head.complete))
 }
 
 struct CheckpointHead {
@@ -171,31 +175,33 @@ impl CheckpointHead {
     }
 }
 
-/// Adds the tenants and epochs of one frame to `cut` and `position`. Returns `None` if they are
-/// invalid.
+/// Adds the tenants and epochs of one frame to `committed` and `position`. Returns `None` if they
+/// are invalid.
 fn decode_frame(
     frame: &[u8],
     head: &CheckpointHead,
-    cut: &mut CommittedState,
+    committed: &mut CommittedState,
     position: &mut Position,
 ) -> Option<()> {
     let mut cursor = Cursor::new(frame);
     let mut staged = WriteBatch::default();
-    let mut next = cut.names().len();
+    let mut next = committed.names().len();
     while cursor.remaining() > 0 && next < head.tenants as usize {
         let name = decode_name(&mut cursor)?;
-        let number = staged.number_or_new(cut, &name).ok()?;
+        let number = staged.number_or_new(committed, &name).ok()?;
         (number.0 as usize == next).then_some(())?;
-        for partition in cut.partitioning().all() {
+        for partition in committed.partitioning().all() {
             staged.add(number, partition, cursor.varint()?);
         }
         next += 1;
     }
     let total = staged
         .added()
-        .try_fold(cut.items(), |sum, (_, _, added)| sum.checked_add(added))?;
+        .try_fold(committed.items(), |sum, (_, _, added)| {
+            sum.checked_add(added)
+        })?;
     (total <= head.items).then_some(())?;
-    cut.apply(&staged);
+    committed.apply(&staged);
     while cursor.remaining() > 0 {
         decode_epoch(&mut cursor, position)?;
     }

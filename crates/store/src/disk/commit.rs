@@ -39,13 +39,13 @@ impl DiskStore {
         let journal_bytes = &self.shared.journal_bytes;
         journal_bytes.store(self.journal.disk_bytes(), Ordering::Relaxed);
         {
-            let mut cut = self.shared.cut.write();
+            let mut committed = self.shared.committed.write();
             let view = self.shared.view();
             let mut table = view.table.write();
             for key in &self.staged_list {
                 table.insert(*key);
             }
-            cut.apply(&self.staged);
+            committed.apply(&self.staged);
         }
         self.forget_staged();
         Ok(())
@@ -78,7 +78,7 @@ impl DiskStore {
     /// Resets the writer to the last commit, which is the state that readers see.
     fn roll_back(&mut self) {
         self.forget_staged();
-        self.position = self.shared.cut.read().position().clone();
+        self.position = self.shared.committed.read().position().clone();
     }
 
     fn forget_staged(&mut self) {
@@ -101,7 +101,7 @@ impl DiskStore {
         // If there was no space for its header or its name, the file is still the spare segment.
         let next = next.inspect_err(|_| of_spare.store(spare.unwrap_or(0), Ordering::Release))?;
         let old = std::mem::replace(&mut self.journal, next);
-        let image = Image::of(&self.shared.cut.read(), self.commit);
+        let image = Image::of(&self.shared.committed.read(), self.commit);
         let empty = Memtable::with_capacity(self.shared.options.table_keys_max());
         let table = {
             let mut view = self.shared.view.write();

@@ -160,8 +160,8 @@ fn write(
     let checkpoint_bytes = flush
         .image
         .write(&*shared.files, of_checkpoint, |from, count| {
-            let cut = shared.cut.read();
-            let names = cut.names().iter().skip(from).take(count);
+            let committed = shared.committed.read();
+            let names = committed.names().iter().skip(from).take(count);
             names.cloned().collect()
         })?;
     let mut manifest = shared.manifest.lock();

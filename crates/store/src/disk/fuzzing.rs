@@ -232,11 +232,11 @@ pub fn exercise(files: &StoreFiles) -> Result<(), StoreError> {
     store.finish_ingest(&Position::default(), true)?;
     renew(&mut store, 2)?;
     store.settle()?;
-    let items = reader.cut().items();
+    let items = reader.committed().items();
     drop((store, reader));
     let reopened = open(&sim)?;
     assert_eq!(
-        reopened.reader().cut().items(),
+        reopened.reader().committed().items(),
         items,
         "the store opens at its last state"
     );

@@ -42,8 +42,8 @@ impl DiskStore {
             return Ok(());
         }
         let (number, is_known) = {
-            let cut = self.shared.cut.read();
-            aside.number(&self.staged, &cut, tenant)?
+            let committed = self.shared.committed.read();
+            aside.number(&self.staged, &committed, tenant)?
         };
         for some in hashes.chunks(KEYS_AT_ONCE) {
             let mut keys: Vec<Key> = some.iter().map(|hash| Key::new(number, hash)).collect();
@@ -152,7 +152,7 @@ impl DiskStore {
                     RunWriter::create(Arc::clone(&self.shared.files), number, filter)?
                 }
             };
-            let partitioning = self.shared.cut.read().partitioning();
+            let partitioning = self.shared.committed.read().partitioning();
             for key in &keys {
                 writer.push(*key)?;
                 counter.count(key.tenant(), partitioning.of(&key.hash()), staged);
@@ -173,11 +173,17 @@ impl DiskStore {
         position: &Position,
     ) -> Result<u64, StoreError> {
         let shared = &self.shared;
-        let mut cut = shared.cut.read().clone();
-        cut.ingest(staged, position);
-        let image = Image::of(&cut, self.commit);
+        let mut committed = shared.committed.read().clone();
+        committed.ingest(staged, position);
+        let image = Image::of(&committed, self.commit);
         let checkpoint_bytes = image.write(&*shared.files, number, |from, count| {
-            cut.names().iter().skip(from).take(count).cloned().collect()
+            committed
+                .names()
+                .iter()
+                .skip(from)
+                .take(count)
+                .cloned()
+                .collect()
         })?;
 
         let mut manifest = shared.manifest.lock();
@@ -198,12 +204,12 @@ impl DiskStore {
         self.look()?;
         *manifest = next;
         let old_cut = {
-            let mut shown = shared.cut.write();
+            let mut shown = shared.committed.write();
             let mut view = shared.view.write();
             let mut changed = Version::clone(&view);
             changed.runs.extend(run.map(Arc::new));
             *view = Arc::new(changed);
-            std::mem::replace(&mut *shown, cut)
+            std::mem::replace(&mut *shown, committed)
         };
         drop(manifest);
         drop(old_cut);

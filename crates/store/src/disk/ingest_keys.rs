@@ -50,16 +50,16 @@ impl IngestKeys {
     pub(super) fn number(
         &mut self,
         staged: &WriteBatch,
-        cut: &CommittedState,
+        committed: &CommittedState,
         tenant: &TenantName,
     ) -> Result<(TenantNumber, bool), StoreError> {
         if let Some(number) = self.numbers.get(tenant) {
             return Ok((*number, false));
         }
-        if let Some(number) = staged.number(cut, tenant) {
+        if let Some(number) = staged.number(committed, tenant) {
             return Ok((number, true));
         }
-        let tenants = cut.names().len() + staged.tenants().len() + self.names.len();
+        let tenants = committed.names().len() + staged.tenants().len() + self.names.len();
         let next = u32::try_from(self.names.len())
             .ok()
             .and_then(|next| PROVISIONAL_FIRST.checked_add(next))
@@ -134,14 +134,14 @@ impl IngestKeys {
     ) -> Result<Resolved, StoreError> {
         self.spill(shared)?;
         let resolved = {
-            let cut = shared.cut.read();
+            let committed = shared.committed.read();
             let numbers = self
                 .names
                 .iter()
-                .map(|name| staged.number_or_new(&cut, name));
+                .map(|name| staged.number_or_new(&committed, name));
             Resolved {
                 numbers: numbers.collect::<Result<_, _>>()?,
-                first_new: TenantNumber(cut.names().len() as u32),
+                first_new: TenantNumber(committed.names().len() as u32),
             }
         };
         if resolved

@@ -77,25 +77,25 @@
 //!
 //! # Compaction
 //!
-//! See `merge`: four runs of a tier become one run of the next. With n keys and memtables of m,
-//! there are at most about 3·log₄(n/m) runs (plus the inputs of running compactions), and a key is
-//! rewritten log₄(n/m) times. A compaction streams: it needs memory for some blocks of each input,
-//! and for the index and filter of its output in addition to those of the inputs. Smaller
+//! See `compaction`: four runs of a tier become one run of the next. With n keys and memtables of
+//! m, there are at most about 3·log₄(n/m) runs (plus the inputs of running compactions), and a key
+//! is rewritten log₄(n/m) times. A compaction streams: it needs memory for some blocks of each
+//! input, and for the index and filter of its output in addition to those of the inputs. Smaller
 //! compactions preempt larger ones. Readers hold references to the runs that they read; the last
 //! one removes the file of an obsolete run.
 //!
 //! # Ingest
 //!
 //! An ingest adds another store's snapshot while commits continue. It writes the keys that the
-//! store does not have to ingest runs that no manifest contains (`aside`). It sorts one memtable's
-//! worth of keys at a time, so it needs memory for one more memtable. Tenants that the store does
-//! not know have provisional numbers in these runs. To finish (`unite`), the store commits the
-//! write batch and flushes the memtable. Then it streams the keys of the ingest runs into one run,
-//! with their final tenant numbers and without the keys that commits added since. It writes a
-//! checkpoint of the combined committed state, and **one manifest** that contains both. The journal
-//! is empty at that moment and no commit gets a number, so recovery does not know about ingests:
-//! before the manifest the store is the old one with all commits, after it the combined one. The
-//! next opening removes files that no manifest contains.
+//! store does not have to ingest runs that no manifest contains (`ingest_keys`). It sorts one
+//! memtable's worth of keys at a time, so it needs memory for one more memtable. Tenants that the
+//! store does not know have provisional numbers in these runs. To finish (`ingest`), the store
+//! commits the write batch and flushes the memtable. Then it streams the keys of the ingest runs
+//! into one run, with their final tenant numbers and without the keys that commits added since. It
+//! writes a checkpoint of the combined committed state, and **one manifest** that contains both.
+//! The journal is empty at that moment and no commit gets a number, so recovery does not know about
+//! ingests: before the manifest the store is the old one with all commits, after it the combined
+//! one. The next opening removes files that no manifest contains.
 //!
 //! The finish blocks commits, but not readers. It takes about as long as a compaction of the ingest
 //! runs, plus lookups for the keys of tenants that were known before. In a store that catches up,

@@ -42,9 +42,9 @@ impl DiskReader {
         dir.identity().check_store(&*files)?;
         let kept = generation::read(&*files)?;
         let found = recover_for_reading(&files, shape, &options)?;
-        let (cut, view) = (found.cut, found.view);
+        let (committed, view) = (found.committed, found.view);
         let (filters, manifest) = (found.filters, found.manifest);
-        let mut shared = Shared::new(files, options, cut, view, filters, manifest, None);
+        let mut shared = Shared::new(files, options, committed, view, filters, manifest, None);
         shared.generation = Mutex::new(kept);
         Ok(Self {
             shared: Arc::new(shared),
@@ -53,17 +53,17 @@ impl DiskReader {
 }
 
 impl StoreReader for DiskReader {
-    fn cut(&self) -> RwLockReadGuard<'_, CommittedState> {
-        self.shared.cut.read()
+    fn committed(&self) -> RwLockReadGuard<'_, CommittedState> {
+        self.shared.committed.read()
     }
 
     fn look_up(
         &self,
-        cut: &RwLockReadGuard<'_, CommittedState>,
+        committed: &RwLockReadGuard<'_, CommittedState>,
         tenant: &TenantName,
         hash: &ItemHash,
     ) -> LookUp {
-        let Some(number) = cut.number(tenant.as_str()) else {
+        let Some(number) = committed.number(tenant.as_str()) else {
             return LookUp::Known(false);
         };
         let key = Key::new(number, hash);
@@ -86,13 +86,13 @@ impl StoreReader for DiskReader {
     }
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let (cut, view, table) = {
-            let cut = self.shared.cut.read();
+        let (committed, view, table) = {
+            let committed = self.shared.committed.read();
             let view = self.shared.view();
             // Commits wait for the copy of the memtable, a few milliseconds if it is full, but not
             // for the sort.
             let table = view.table.read().to_vec();
-            (cut.clone(), view, table)
+            (committed.clone(), view, table)
         };
         let frozen = view.frozen.iter().map(|table| table.read().to_vec());
         let mut sources: Vec<Source> = frozen.map(Source::memory).collect();
@@ -101,7 +101,7 @@ impl StoreReader for DiskReader {
         let merged =
             Merged::new(sources).inspect_err(|error| self.shared.fail(error.duplicate()))?;
         Ok(Snapshot {
-            cut,
+            committed,
             keys: Box::new(SnapshotKeys {
                 merged: Some(merged),
                 shared: Arc::clone(&self.shared),

@@ -169,19 +169,19 @@ impl Commit {
         })
     }
 
-    /// Returns the changes that the commit makes to `cut`, or `None` if it does not continue the
-    /// dictionary of `cut`.
-    pub(super) fn stage(&self, cut: &CommittedState) -> Option<WriteBatch> {
+    /// Returns the changes that the commit makes to `committed`, or `None` if it does not continue
+    /// the dictionary of `committed`.
+    pub(super) fn stage(&self, committed: &CommittedState) -> Option<WriteBatch> {
         let mut staged = WriteBatch::default();
-        for (next, tenant) in (cut.names().len()..).zip(&self.tenants) {
-            let number = staged.number_or_new(cut, tenant).ok()?;
+        for (next, tenant) in (committed.names().len()..).zip(&self.tenants) {
+            let number = staged.number_or_new(committed, tenant).ok()?;
             (number.0 as usize == next).then_some(())?;
         }
-        let tenants = cut.names().len() + self.tenants.len();
+        let tenants = committed.names().len() + self.tenants.len();
         for key in &self.keys {
             let number = key.tenant();
             (number < TenantNumber(u32::try_from(tenants).ok()?)).then_some(())?;
-            staged.add(number, cut.partitioning().of(&key.hash()), 1);
+            staged.add(number, committed.partitioning().of(&key.hash()), 1);
         }
         for &(id, checksum) in &self.records {
             staged.record(id, checksum);
@@ -215,10 +215,10 @@ mod tests {
         )
             .prop_map(|(names, records, complete, keys)| {
                 let mut staged = WriteBatch::default();
-                let cut = CommittedState::new(Partitioning::SINGLE, Default::default());
+                let committed = CommittedState::new(Partitioning::SINGLE, Default::default());
                 for name in names {
                     let name = TenantName::new(&name).expect("valid");
-                    staged.number_or_new(&cut, &name).expect("few");
+                    staged.number_or_new(&committed, &name).expect("few");
                 }
                 for (partition, epoch, sequence, checksum) in records {
                     let (partition, epoch) = (Partition(partition), Epoch(epoch));

@@ -24,7 +24,7 @@ use crate::vfs::{Files, TEMPORARY};
 /// The initial state of an opened store.
 pub(super) struct Recovered {
     pub(super) manifest: Manifest,
-    pub(super) cut: CommittedState,
+    pub(super) committed: CommittedState,
     pub(super) view: Version,
     pub(super) filters: Filters,
     /// The flush of all segments but the last, if there are several.
@@ -63,7 +63,7 @@ pub(super) fn recover(
     let (frozen, flush) = found.replayed.frozen.unzip();
     Ok(Recovered {
         manifest: found.manifest,
-        cut: found.replayed.cut,
+        committed: found.replayed.committed,
         view: Version {
             table: Arc::new(RwLock::new(found.replayed.table)),
             frozen,
@@ -80,7 +80,7 @@ pub(super) fn recover(
 /// The state that a reader needs.
 pub(super) struct ForReading {
     pub(super) manifest: Manifest,
-    pub(super) cut: CommittedState,
+    pub(super) committed: CommittedState,
     pub(super) view: Version,
     pub(super) filters: Filters,
 }
@@ -98,7 +98,7 @@ pub(super) fn recover_for_reading(
         refuse_remains(files, &names, &Manifest::new(shape.partitioning))?;
         return Ok(ForReading {
             manifest: Manifest::new(shape.partitioning),
-            cut: shape.empty_cut(),
+            committed: shape.empty_cut(),
             view: Version {
                 table: Arc::new(RwLock::new(Memtable::with_capacity(0))),
                 frozen: None,
@@ -110,7 +110,7 @@ pub(super) fn recover_for_reading(
     let found = read(files, shape, options)?;
     Ok(ForReading {
         manifest: found.manifest,
-        cut: found.replayed.cut,
+        committed: found.replayed.committed,
         view: Version {
             table: Arc::new(RwLock::new(found.replayed.table)),
             frozen: found.replayed.frozen.map(|(table, _)| table),
@@ -154,9 +154,9 @@ fn read(
     }
     let filters = Filters::new(options.filters_bytes_max());
     filters.load(&runs)?;
-    let cut = read_cut(&**files, &manifest, shape)?;
+    let committed = read_cut(&**files, &manifest, shape)?;
     let names = files.names()?;
-    let replayed = Replay::new(&manifest, cut, options).segments(&**files, &names)?;
+    let replayed = Replay::new(&manifest, committed, options).segments(&**files, &names)?;
     Ok(Found {
         names,
         manifest,
@@ -214,7 +214,7 @@ fn read_cut(
     manifest: &Manifest,
     shape: StoreShape,
 ) -> Result<CommittedState, StoreError> {
-    let cut = if manifest.checkpoint == 0 {
+    let committed = if manifest.checkpoint == 0 {
         shape.empty_cut()
     } else {
         let (number, commit) = (manifest.checkpoint, manifest.commit);
@@ -224,8 +224,8 @@ fn read_cut(
         .runs
         .iter()
         .try_fold(0_u64, |sum, run| sum.checked_add(run.keys));
-    if keys == Some(cut.items()) {
-        return Ok(cut);
+    if keys == Some(committed.items()) {
+        return Ok(committed);
     }
     Err(StoreError::Damaged {
         path: files.path(manifest::NAME),
@@ -236,7 +236,7 @@ fn read_cut(
 
 /// Replays the commits of the journal into a committed state and memtables.
 struct Replay {
-    cut: CommittedState,
+    committed: CommittedState,
     table: Memtable,
     frozen: Option<Memtable>,
     table_keys_max: usize,
@@ -245,17 +245,17 @@ struct Replay {
 }
 
 struct Replayed {
-    cut: CommittedState,
+    committed: CommittedState,
     table: Memtable,
     frozen: Option<(Arc<RwLock<Memtable>>, Flush)>,
     reader: SegmentReader,
 }
 
 impl Replay {
-    fn new(manifest: &Manifest, cut: CommittedState, options: &DiskOptions) -> Self {
+    fn new(manifest: &Manifest, committed: CommittedState, options: &DiskOptions) -> Self {
         let table_keys_max = options.table_keys_max();
         Self {
-            cut,
+            committed,
             table: Memtable::with_capacity(table_keys_max),
             frozen: None,
             table_keys_max,
@@ -278,7 +278,7 @@ impl Replay {
         let mut image = None;
         for segment in self.first_segment.saturating_add(1)..=last {
             self.freeze();
-            image = Some(Image::of(&self.cut, self.base.saturating_sub(1)));
+            image = Some(Image::of(&self.committed, self.base.saturating_sub(1)));
             let next = SegmentReader::open(files, segment)?;
             if next.next_commit() > self.base {
                 let detail = "commits are missing: the next segment starts after them";
@@ -297,7 +297,7 @@ impl Replay {
             (table, flush)
         });
         Ok(Replayed {
-            cut: self.cut,
+            committed: self.committed,
             table: self.table,
             frozen,
             reader,
@@ -312,7 +312,7 @@ impl Replay {
         }
         while let Some(commit) = reader.next()? {
             let staged = commit
-                .stage(&self.cut)
+                .stage(&self.committed)
                 .ok_or_else(|| reader.bad_record("a commit does not continue the dictionary"))?;
             for key in commit.keys {
                 let known = self.frozen.as_ref().is_some_and(|keys| keys.contains(&key));
@@ -320,7 +320,7 @@ impl Replay {
                     return Err(reader.bad_record("a commit adds a key that exists already"));
                 }
             }
-            self.cut.apply(&staged);
+            self.committed.apply(&staged);
         }
         reader.check_tail()?;
         self.base = reader.next_commit();

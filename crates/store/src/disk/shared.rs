@@ -79,7 +79,7 @@ pub(super) struct Shared {
     /// can use the directory, or nothing is written.
     pub(super) hold: Weak<Hold>,
     pub(super) options: DiskOptions,
-    pub(super) cut: RwLock<CommittedState>,
+    pub(super) committed: RwLock<CommittedState>,
     pub(super) view: RwLock<Arc<Version>>,
     pub(super) filters: Filters,
     pub(super) manifest: Mutex<Manifest>,
@@ -106,7 +106,7 @@ impl Shared {
     pub(super) fn new(
         files: Arc<dyn Files>,
         options: DiskOptions,
-        cut: CommittedState,
+        committed: CommittedState,
         view: Version,
         filters: Filters,
         manifest: Manifest,
@@ -116,7 +116,7 @@ impl Shared {
             files,
             hold: Weak::new(),
             options,
-            cut: RwLock::new(cut),
+            committed: RwLock::new(committed),
             view: RwLock::new(Arc::new(view)),
             filters,
             next_number: AtomicU64::new(manifest.next_number),

@@ -44,10 +44,10 @@ impl DiskStore {
     ) -> Result<Partitioning, StoreError> {
         let mut of_new_tenants = Vec::new();
         let partitioning = {
-            let cut = self.shared.cut.read();
-            let known = cut.names().len();
+            let committed = self.shared.committed.read();
+            let known = committed.names().len();
             for (tenant, hashes) in items.filter(|(_, hashes)| !hashes.is_empty()) {
-                let number = self.staged.number_or_new(&cut, tenant)?;
+                let number = self.staged.number_or_new(&committed, tenant)?;
                 self.numbers.push(number);
                 let keys = hashes.iter().map(|hash| Key::new(number, hash));
                 if (number.0 as usize) < known {
@@ -56,7 +56,7 @@ impl DiskStore {
                     of_new_tenants.extend(keys);
                 }
             }
-            cut.partitioning()
+            committed.partitioning()
         };
         self.remove_committed(fresh)?;
         fresh.append(&mut of_new_tenants);
@@ -89,7 +89,7 @@ impl DiskStore {
     /// The absent keys are in `fresh`, in the order of the items, except that the keys of new
     /// tenants come after all others. A repeated key is fresh at its first occurrence only.
     pub(super) fn mark_fresh(&self, items: &[TenantItems], marks: &mut Marks) {
-        let known = self.shared.cut.read().names().len();
+        let known = self.shared.committed.read().names().len();
         let is_known = |key: &Key| (key.tenant().0 as usize) < known;
         let behind = self.fresh.partition_point(is_known);
         let (of_known, of_new) = self.fresh.split_at(behind);

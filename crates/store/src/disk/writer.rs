@@ -74,15 +74,15 @@ impl DiskStore {
         let kept = generation::read(&*files)?;
         let recovered = recover(&files, &hold, shape, &options)?;
         let Recovered {
-            cut,
+            committed,
             view,
             filters,
             journal,
             ..
         } = recovered;
-        let position = cut.position().clone();
+        let position = committed.position().clone();
         let (manifest, flush) = (recovered.manifest, recovered.flush);
-        let mut shared = Shared::new(files, options, cut, view, filters, manifest, flush);
+        let mut shared = Shared::new(files, options, committed, view, filters, manifest, flush);
         shared.hold = hold;
         shared.generation = Mutex::new(kept);
         let sizes = [

@@ -17,7 +17,7 @@ fn partitioning() -> Partitioning {
     Partitioning::new(2).expect("valid")
 }
 
-fn cut() -> impl Strategy<Value = CommittedState> {
+fn committed() -> impl Strategy<Value = CommittedState> {
     let tenant = ("[a-zé]{1,12}", any::<u32>(), any::<u32>());
     let record = (0_u16..2, 0_u128..3, 1_u64..12, any::<u32>());
     (
@@ -26,11 +26,11 @@ fn cut() -> impl Strategy<Value = CommittedState> {
         any::<bool>(),
     )
         .prop_map(|(tenants, records, complete)| {
-            let mut cut = CommittedState::new(partitioning(), Position::default());
+            let mut committed = CommittedState::new(partitioning(), Position::default());
             let mut staged = WriteBatch::default();
             for (name, first, second) in tenants {
                 let name = TenantName::new(&name).expect("valid");
-                let number = staged.number_or_new(&cut, &name).expect("few");
+                let number = staged.number_or_new(&committed, &name).expect("few");
                 staged.add(number, Partition(0), u64::from(first));
                 staged.add(number, Partition(1), u64::from(second));
             }
@@ -46,15 +46,15 @@ fn cut() -> impl Strategy<Value = CommittedState> {
                 );
             }
             staged.set_complete(complete);
-            cut.apply(&staged);
-            cut
+            committed.apply(&staged);
+            committed
         })
 }
 
-fn write(files: &SimFiles, cut: &CommittedState) {
-    let image = Image::of(cut, COMMIT);
+fn write(files: &SimFiles, committed: &CommittedState) {
+    let image = Image::of(committed, COMMIT);
     let names = |from: usize, count: usize| {
-        let names = cut.names().iter().skip(from).take(count.min(7));
+        let names = committed.names().iter().skip(from).take(count.min(7));
         names.cloned().collect()
     };
     image.write(files, 5, names).expect("written");
@@ -67,18 +67,19 @@ fn read(files: &SimFiles) -> Result<CommittedState, StoreError> {
 proptest! {
     #[test]
     fn checkpoints_survive_the_round_trip_and_damage_is_noticed(
-        cut in cut(),
+        committed in committed(),
         at: prop::sample::Index,
         flip in 1_u8..=255,
     ) {
         let files = SimFiles::new();
-        write(&files, &cut);
+        write(&files, &committed);
         let again = read(&files).expect("intact");
-        prop_assert_eq!(again.names(), cut.names());
-        prop_assert_eq!(again.position(), cut.position());
-        prop_assert_eq!((again.items(), again.complete()), (cut.items(), cut.complete()));
-        for name in cut.names() {
-            prop_assert_eq!(again.counts(name.as_str()), cut.counts(name.as_str()));
+        prop_assert_eq!(again.names(), committed.names());
+        prop_assert_eq!(again.position(), committed.position());
+        prop_assert_eq!(again.items(), committed.items());
+        prop_assert_eq!(again.complete(), committed.complete());
+        for name in committed.names() {
+            prop_assert_eq!(again.counts(name.as_str()), committed.counts(name.as_str()));
         }
         prop_assert!(checkpoint::read(&files, 5, COMMIT + 1, partitioning()).is_err());
 

@@ -109,8 +109,8 @@ impl World {
             "the last generation, or the one that was being set"
         );
         let prefix = |epoch| {
-            let cut = reader.cut();
-            let part = cut.position().get(Partition(0), epoch);
+            let committed = reader.committed();
+            let part = committed.position().get(Partition(0), epoch);
             part.map_or(0, |part| part.sequences.prefix())
         };
         let (commits, unites) = (prefix(Epoch(1)), prefix(UNITES));
@@ -124,12 +124,12 @@ impl World {
             (self.committed.commits, self.committed.unites),
             "the last commit or ingest, or the one in flight"
         );
-        let cut = reader.cut().clone();
-        assert_eq!(cut.tenants(), self.committed.items.len() as u64);
+        let committed = reader.committed().clone();
+        assert_eq!(committed.tenants(), self.committed.items.len() as u64);
         let mut expected = BTreeSet::new();
         for (name, ids) in &self.committed.items {
-            let number = cut.number(name).expect("a committed tenant");
-            assert_eq!(cut.counts(name), [ids.len() as u64]);
+            let number = committed.number(name).expect("a committed tenant");
+            assert_eq!(committed.counts(name), [ids.len() as u64]);
             expected.extend(ids.iter().map(|id| Key::new(number, &hash(*id))));
         }
         let keys: Result<Vec<Key>, StoreError> = reader.snapshot().ok()?.keys.collect();

@@ -28,7 +28,7 @@ impl World {
         assert_eq!(store.judge(next, 0), Verdict::New);
         {
             let reader = store.reader();
-            let cut = reader.cut();
+            let cut = reader.committed();
             let part = cut.position().get(Partition(0), Epoch(1));
             let commits = part.map_or(0, |part| part.sequences.prefix());
             assert_eq!(commits, self.committed.commits);

@@ -62,7 +62,7 @@ fn items(files: &SimFiles) -> Result<u64, StoreError> {
     let report = recount(&reader)?;
     assert_eq!(report.differences, []);
     let commits = reader
-        .cut()
+        .committed()
         .position()
         .get(Partition(0), Epoch(4))
         .map(|part| part.sequences.last());

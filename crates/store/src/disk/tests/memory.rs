@@ -108,7 +108,7 @@ fn filters_stay_within_their_budget_and_counts_exact() {
         let contains = store.reader().contains(&tenant, &absent);
         assert!(!contains.expect("read"));
         store.settle().expect("settled");
-        assert_eq!(store.reader().cut().items(), IDS);
+        assert_eq!(store.reader().committed().items(), IDS);
         check_memory(&store);
     }
 }

@@ -36,8 +36,8 @@ fn nothing_of_a_unite_is_seen_before_its_finish<H: Harness>() {
     let reader = store.reader();
     let check = |known: u64| {
         assert_eq!((count(&reader, "a"), count(&reader, "b")), (known, 0));
-        assert_eq!(reader.cut().tenants(), 1);
-        assert_eq!(reader.cut().number("b"), None);
+        assert_eq!(reader.committed().tenants(), 1);
+        assert_eq!(reader.committed().number("b"), None);
         let keys = reader.snapshot().expect("a snapshot").keys;
         assert_eq!(keys.count() as u64, known);
         let hash = &hashes([150])[0];
@@ -124,7 +124,7 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
     let snapshot = other.reader().snapshot().expect("a snapshot");
     for (at, key) in (0_u32..).zip(snapshot.keys) {
         let key = key.expect("intact");
-        let name = &snapshot.cut.names()[key.tenant().0 as usize];
+        let name = &snapshot.committed.names()[key.tenant().0 as usize];
         store.ingest(name, &[key.hash()]).expect("set aside");
         if at % 50 == 0 {
             commit(&mut store, &format!("t{}", at % 37), at..at + 9);
@@ -136,8 +136,8 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
         let snapshot = reader.snapshot().expect("a snapshot");
         for key in snapshot.keys {
             let key = key.expect("intact");
-            let name = &snapshot.cut.names()[key.tenant().0 as usize];
-            let partition = snapshot.cut.partitioning().of(&key.hash());
+            let name = &snapshot.committed.names()[key.tenant().0 as usize];
+            let partition = snapshot.committed.partitioning().of(&key.hash());
             let added = expected.insert(partition, name, &[key.hash()]);
             added.expect("inserted");
         }
@@ -147,12 +147,8 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
     for from in (0..6_000).step_by(60) {
         aside(&mut store, "large", from..from + 60);
         aside(&mut store, "t1", [from]);
-        insert(
-            &mut expected,
-            "large",
-            &(from..from + 60).collect::<Vec<_>>(),
-        )
-        .expect("inserted");
+        let ids: Vec<_> = (from..from + 60).collect();
+        insert(&mut expected, "large", &ids).expect("inserted");
         insert(&mut expected, "t1", &[from]).expect("inserted");
     }
     expected.commit().expect("committed");
@@ -162,10 +158,14 @@ fn many_tenants_and_keys_are_united_while_commits_go_on<H: Harness>() {
     for _ in 0..2 {
         verify(&store);
         let (ours, theirs) = (store.reader(), expected.reader());
-        assert_eq!(ours.cut().tenants(), theirs.cut().tenants());
-        for name in theirs.cut().names() {
+        assert_eq!(ours.committed().tenants(), theirs.committed().tenants());
+        for name in theirs.committed().names() {
             let name = name.as_str();
-            assert_eq!(ours.cut().counts(name), theirs.cut().counts(name), "{name}");
+            assert_eq!(
+                ours.committed().counts(name),
+                theirs.committed().counts(name),
+                "{name}"
+            );
         }
         store = match harness.close(store) {
             Ok(store) | Err(store) => store,
@@ -182,7 +182,7 @@ fn what_was_not_finished_goes_with_the_store<H: Harness>() {
     aside(&mut store, "a", 0..200);
     if let Ok(mut again) = harness.crash(store) {
         assert_eq!(count(&again.reader(), "a"), 30);
-        assert_eq!(again.reader().cut().tenants(), 1);
+        assert_eq!(again.reader().committed().tenants(), 1);
         verify(&again);
         let refused = again.ingest(&tenant("a"), &hashes([1]));
         assert!(matches!(refused, Err(StoreError::NoUnite)), "{refused:?}");
@@ -209,7 +209,7 @@ fn a_finished_unite_survives_a_crash_and_a_close<H: Harness>() {
         store = again;
         let counts = ["a", "b", "c"].map(|name| count(&store.reader(), name));
         assert_eq!(counts, [20, 200, 5 + step]);
-        assert!(store.reader().cut().complete());
+        assert!(store.reader().committed().complete());
         assert_eq!(store.judge(batch(0, 2), 3), Verdict::Applied);
         verify(&store);
         commit(&mut store, "c", [5 + step as u32]);
@@ -225,11 +225,11 @@ fn completeness_is_set_or_stays<H: Harness>() {
         store
             .finish_ingest(&Position::default(), complete)
             .expect("done");
-        assert_eq!(store.reader().cut().complete(), before || complete);
+        assert_eq!(store.reader().committed().complete(), before || complete);
         store = match harness.crash(store) {
             Ok(store) | Err(store) => store,
         };
-        assert_eq!(store.reader().cut().complete(), before || complete);
+        assert_eq!(store.reader().committed().complete(), before || complete);
     }
 }
 
@@ -254,10 +254,10 @@ fn positions_are_united<H: Harness>() {
         let epoch = batch(0, 1).epoch;
         let reader = store.reader();
         assert_eq!(
-            reader.cut().position().get(Partition(0), epoch),
+            reader.committed().position().get(Partition(0), epoch),
             Some(&expected)
         );
-        assert_eq!(reader.cut().position().len(), 2);
+        assert_eq!(reader.committed().position().len(), 2);
         assert_eq!(store.judge(batch(0, 4), 0), Verdict::Applied);
         assert_eq!(store.judge(batch(0, 7), 71), Verdict::Fork);
         assert_eq!(store.judge(batch(0, 8), 0), Verdict::New);
@@ -277,8 +277,8 @@ fn an_abandoned_unite_leaves_nothing<H: Harness>() {
     store.abandon_ingest();
     assert_eq!(store.reader().stats().disk_bytes, before);
     commit(&mut store, "c", 0..3);
-    assert_eq!(store.reader().cut().tenants(), 2);
-    assert_eq!(store.reader().cut().items(), 23);
+    assert_eq!(store.reader().committed().tenants(), 2);
+    assert_eq!(store.reader().committed().items(), 23);
     verify(&store);
 }
 
@@ -291,7 +291,7 @@ fn a_second_begin_abandons_the_first<H: Harness>() {
     store
         .finish_ingest(&Position::default(), false)
         .expect("done");
-    assert_eq!(store.reader().cut().tenants(), 1);
+    assert_eq!(store.reader().committed().tenants(), 1);
     assert_eq!(count(&store.reader(), "b"), 3);
     verify(&store);
 }
@@ -304,10 +304,10 @@ fn an_empty_unite_brings_its_position<H: Harness>() {
     store = match harness.crash(store) {
         Ok(store) | Err(store) => store,
     };
-    assert_eq!(store.reader().cut().tenants(), 0);
+    assert_eq!(store.reader().committed().tenants(), 0);
     assert_eq!(store.judge(batch(0, 1), 9), Verdict::Applied);
-    assert!(store.reader().cut().complete());
-    let covered = store.reader().cut().covered(true);
+    assert!(store.reader().committed().complete());
+    let covered = store.reader().committed().covered(true);
     assert_eq!(covered.iter().count(), 1);
     verify(&store);
 }
@@ -337,8 +337,8 @@ fn a_unite_must_be_begun<H: Harness>() {
     store.abandon_ingest();
     let refused = store.finish_ingest(&position(&[1], 1), true);
     assert!(matches!(refused, Err(StoreError::NoUnite)), "{refused:?}");
-    assert!(!store.reader().cut().complete());
-    assert!(store.reader().cut().position().is_empty());
+    assert!(!store.reader().committed().complete());
+    assert!(store.reader().committed().position().is_empty());
 }
 
 fn readers_look_on_at_whole_cuts<H: Harness>() {
@@ -350,15 +350,18 @@ fn readers_look_on_at_whole_cuts<H: Harness>() {
             loop {
                 let is_last = done.load(std::sync::atomic::Ordering::Acquire);
                 let snapshot = reader.snapshot().expect("a snapshot");
-                let united = snapshot.cut.position().get(Partition(0), batch(0, 1).epoch);
+                let united = snapshot
+                    .committed
+                    .position()
+                    .get(Partition(0), batch(0, 1).epoch);
                 let rounds = united.map_or(0, |part| part.sequences.prefix());
-                let of = |name: &str| snapshot.cut.counts(name).iter().sum::<u64>();
+                let of = |name: &str| snapshot.committed.counts(name).iter().sum::<u64>();
                 assert_eq!(
                     of("united"),
                     rounds * 100,
                     "a unite's keys with its position"
                 );
-                assert_eq!(snapshot.cut.items(), snapshot.keys.count() as u64);
+                assert_eq!(snapshot.committed.items(), snapshot.keys.count() as u64);
                 if is_last {
                     return rounds;
                 }
