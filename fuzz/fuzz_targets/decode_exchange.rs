@@ -7,7 +7,7 @@ use headcount::counter::exchange::{
     ContainsQuery, CountsAnswers, CountsGroup, ListingQuery, LossPlan, LossReceipt, LossRequest,
     Message,
 };
-use headcount::counter::{Listing, Contains, Status};
+use headcount::counter::{Contains, Listing, Status};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
