@@ -1,7 +1,7 @@
 //! The committed state: the part of a commit that is kept in memory (dictionary, counts, position).
 //!
 //! Invariant: a committed state changes only by [`CommittedState::apply`] and
-//! [`CommittedState::unite`], one whole commit at a time, so counts and position that are read
+//! [`CommittedState::ingest`], one whole commit at a time, so counts and position that are read
 //! together belong to the same commit.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,14 +5,14 @@
 //! time at the counter. A query that does not have to wait never queues behind queries that do.
 //!
 //! Every query first requests what the counter has: a single item, a list or a whole position in a
-//! request of its own, counts in groups ([lane]). If the requirement is known to be covered, that
-//! request does not wait at the counter. Other queries let the counter wait for a moment, in
-//! separate requests and groups; a counter that delays its commits then commits at once. Only a
-//! query that is not covered then, and may wait longer, becomes a request that the counter answers
-//! once it covers the requirement. The number of such requests is limited. Further queries wait
-//! here for a permit and repeat the first request meanwhile, so that the requests with a permit
-//! keep no query from an answer that is available. A query that demands a barrier has a request of
-//! its own from the start.
+//! request of its own, counts in groups ([`query_batcher`]). If the requirement is known to be
+//! covered, that request does not wait at the counter. Other queries let the counter wait for a
+//! moment, in separate requests and groups; a counter that delays its commits then commits at once.
+//! Only a query that is not covered then, and may wait longer, becomes a request that the counter
+//! answers once it covers the requirement. The number of such requests is limited. Further queries
+//! wait here for a permit and repeat the first request meanwhile, so that the requests with a
+//! permit keep no query from an answer that is available. A query that demands a barrier has a
+//! request of its own from the start.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@
 //! release the reserve too, for their own writes.
 //!
 //! A compaction takes much space for a while and does not free space for others, so it waits (see
-//! [`super::merge`]).
+//! [`super::compaction`]).
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
