@@ -3,6 +3,15 @@
 //! Invariant: no input causes a panic or an allocation. A field that is missing or incomplete
 //! decodes to `None`.
 
+/// Bytes of the magic bytes and the version at the start of a file in `disk`.
+pub(crate) const START_BYTES: usize = 8;
+
+/// Appends the CRC-32 (IEEE) of `out`, by which [`Cursor::checked`] checks it.
+pub(crate) fn append_checksum(out: &mut Vec<u8>) {
+    let crc = crc32fast::hash(out);
+    out.extend_from_slice(&crc.to_le_bytes());
+}
+
 /// The bytes that are not decoded yet.
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
@@ -11,6 +20,13 @@ pub(crate) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
+    }
+
+    /// The fields of `bytes`, which end in the CRC-32 of all before (see [`append_checksum`]).
+    /// Returns `None` if it does not match.
+    pub(crate) fn checked(bytes: &'a [u8]) -> Option<Self> {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        (crc32fast::hash(body) == u32::from_le_bytes(*crc)).then(|| Self::new(body))
     }
 
     /// The number of bytes that are not decoded yet.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use headcount_model::Partitioning;
 
 use super::StoreError;
-use super::bytes::Cursor;
+use super::bytes::{Cursor, append_checksum};
 use super::folder::{Access, Folder};
 use super::hold::{Hold, LOCK, SharedHold};
 use super::vfs::{DiskFile, Files, TEMPORARY};
@@ -252,8 +252,7 @@ impl Identity {
         out.push(u8::from(self.store_made));
         out.extend_from_slice(&name_bytes.to_le_bytes());
         out.extend_from_slice(self.counter.as_bytes());
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        append_checksum(&mut out);
         // `read` must accept every file that is written.
         if out.len() as u64 > IDENTITY_BYTES_MAX {
             return Err(foreign(path, "the counter's name is too long"));
@@ -268,11 +267,7 @@ impl Identity {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut cursor = Cursor::new(body);
+        let mut cursor = Cursor::checked(bytes)?;
         cursor.array::<8>().filter(|magic| *magic == MAGIC)?;
         cursor.u32().filter(|version| *version == VERSION)?;
         let cluster = cursor.u128()?;

@@ -7,6 +7,11 @@
 //!
 //! One test suite, `tests/store`, checks the contract of [`Store`] against every implementation.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests start what they test")
+)]
+
 mod bytes;
 mod committed_state;
 pub mod data_dir;

@@ -315,7 +315,7 @@ impl DiskFile {
         }
     }
 
-    /// Checks the header of a file, given the bytes of the whole file: `magic`, then `version`
+    /// Checks how a file starts, given its first bytes or all of them: `magic`, then `version`
     /// (u32). `what` names the kind of file in the error, for example "a manifest".
     pub(crate) fn check_head<const N: usize>(
         &self,

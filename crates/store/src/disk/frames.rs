@@ -8,7 +8,7 @@
 //! and its content, content.
 
 use super::super::StoreError;
-use crate::bytes::Cursor;
+use crate::bytes::{Cursor, START_BYTES};
 use crate::vfs::{DiskFile, Files};
 
 const MAGIC: [u8; 4] = *b"HCCP";
@@ -107,14 +107,8 @@ impl FrameReader {
             return Err(file.damaged(len, "the file is shorter than its header"));
         }
         file.read_at(&mut head, 0)?;
-        let mut cursor = Cursor::new(&head);
-        if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "not a checkpoint: wrong magic bytes"));
-        }
-        match cursor.u32() {
-            Some(VERSION) => {}
-            found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
-        }
+        file.check_head(&head, MAGIC, VERSION, "a checkpoint")?;
+        let mut cursor = Cursor::new(&head[START_BYTES..]);
         let crc = crc32fast::hash(&head[..16]);
         if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
             return Err(file.damaged(0, "the header is corrupt"));

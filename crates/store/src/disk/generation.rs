@@ -7,7 +7,7 @@
 //! data directory of a store that was never behind a broker does not have this file.
 
 use super::super::StoreError;
-use crate::bytes::Cursor;
+use crate::bytes::{Cursor, append_checksum};
 use crate::vfs::Files;
 use headcount_model::{Generation, KeptGeneration};
 
@@ -42,17 +42,12 @@ fn encode(kept: KeptGeneration) -> Vec<u8> {
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&kept.generation.0);
     out.push(u8::from(kept.is_placed));
-    let crc = crc32fast::hash(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
+    append_checksum(&mut out);
     out
 }
 
 fn decode(bytes: &[u8]) -> Option<KeptGeneration> {
-    let (body, crc) = bytes.split_last_chunk::<4>()?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let mut cursor = Cursor::new(body);
+    let mut cursor = Cursor::checked(bytes)?;
     cursor.array().filter(|magic| *magic == MAGIC)?;
     cursor.u32().filter(|version| *version == VERSION)?;
     let kept = KeptGeneration {

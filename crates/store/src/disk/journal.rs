@@ -18,7 +18,7 @@
 use super::super::{Key, StoreError, WriteBatch};
 use super::memtable::random;
 use super::record::{self, ALIGN_BYTES, Commit, Head};
-use crate::bytes::Cursor;
+use crate::bytes::{Cursor, START_BYTES};
 use crate::vfs::{DiskFile, FileId, Files, TEMPORARY};
 
 const MAGIC: [u8; 4] = *b"HCJS";
@@ -234,14 +234,8 @@ impl SegmentReader {
             return Err(file.damaged(len, "the file is shorter than its header"));
         }
         file.read_at(&mut head, 0)?;
-        let mut cursor = Cursor::new(&head);
-        if cursor.array() != Some(MAGIC) {
-            return Err(file.damaged(0, "not a journal segment: wrong magic bytes"));
-        }
-        match cursor.u32() {
-            Some(VERSION) => {}
-            found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
-        }
+        file.check_head(&head, MAGIC, VERSION, "a journal segment")?;
+        let mut cursor = Cursor::new(&head[START_BYTES..]);
         let (its_segment, base, salt) = (cursor.u64(), cursor.u64(), cursor.u64());
         let behind_bytes = cursor.u64().unwrap_or_default();
         let crc = crc32fast::hash(&head[..HEAD_FIELDS_BYTES]);

@@ -9,7 +9,7 @@
 //! all preceding bytes.
 
 use super::super::StoreError;
-use crate::bytes::Cursor;
+use crate::bytes::{Cursor, append_checksum};
 use crate::vfs::Files;
 use headcount_model::Partitioning;
 
@@ -87,17 +87,12 @@ impl Manifest {
             out.extend_from_slice(&run.number.to_le_bytes());
             out.extend_from_slice(&run.keys.to_le_bytes());
         }
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        append_checksum(&mut out);
         out
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut cursor = Cursor::new(body);
+        let mut cursor = Cursor::checked(bytes)?;
         cursor.array().filter(|magic| *magic == MAGIC)?;
         cursor.u32().filter(|version| *version == VERSION)?;
         let mut manifest = Self {

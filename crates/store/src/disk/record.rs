@@ -51,11 +51,7 @@ impl Head {
 
     /// Decodes a header. Returns `None` if `bytes` are not a valid header.
     pub(super) fn decode(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
-        let (body, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut cursor = Cursor::new(body);
+        let mut cursor = Cursor::checked(bytes)?;
         cursor.array().filter(|magic| *magic == MAGIC)?;
         Some(Self {
             salt: cursor.u64()?,

@@ -17,7 +17,7 @@ use super::block::{self, BLOCK_BYTES};
 use super::budget::Share;
 use super::filter::{self, ASKED_AT_ONCE, Filter, Fingerprint};
 use super::filters::RunFilter;
-use crate::bytes::Cursor;
+use crate::bytes::{Cursor, START_BYTES, append_checksum};
 use crate::vfs::{DiskFile, Files};
 
 pub(super) const HEAD_MAGIC: [u8; 4] = *b"HCRN";
@@ -70,17 +70,12 @@ impl Foot {
         out.extend_from_slice(&self.filter_bytes.to_le_bytes());
         out.extend_from_slice(&self.index_crc.to_le_bytes());
         out.extend_from_slice(&self.filter_crc.to_le_bytes());
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        append_checksum(&mut out);
         out
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut cursor = Cursor::new(body);
+        let mut cursor = Cursor::checked(bytes)?;
         cursor.array().filter(|magic| *magic == FOOT_MAGIC)?;
         let foot = Self {
             run: cursor.u64()?,
@@ -319,14 +314,8 @@ fn block_at(number: u64) -> u64 {
 }
 
 fn check_head(file: &DiskFile, head: &[u8; HEAD_BYTES], number: u64) -> Result<(), StoreError> {
-    let mut cursor = Cursor::new(head);
-    if cursor.array() != Some(HEAD_MAGIC) {
-        return Err(file.damaged(0, "not a run: wrong magic bytes"));
-    }
-    match cursor.u32() {
-        Some(VERSION) => {}
-        found => return Err(file.unknown_version(found.unwrap_or_default(), VERSION)),
-    }
+    file.check_head(head, HEAD_MAGIC, VERSION, "a run")?;
+    let mut cursor = Cursor::new(&head[START_BYTES..]);
     let crc = crc32fast::hash(&head[..16]);
     if cursor.u64() != Some(number) || cursor.u32() != Some(crc) {
         return Err(file.damaged(0, "the header is corrupt"));
