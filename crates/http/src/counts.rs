@@ -107,18 +107,7 @@ pub(crate) struct TenantsAnswer {
     ),
     responses(
         (status = 200, description = "The count of the tenant.", body = CountAnswer),
-        (
-            status = 400,
-            description = "A parameter is invalid.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
-        (
-            status = 503,
-            description = "No counter can answer in time, or too many reads are waiting. Retry.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
+        super::ReadProblems,
     ),
 )]
 pub(crate) async fn get_count(
@@ -180,22 +169,11 @@ pub(super) async fn count(
             body = CountsAnswer,
         ),
         (
-            status = 400,
-            description = "A parameter is invalid.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
-        (
             status = 414,
             description = "The request line is longer than 64 KiB. Split the tenants into several \
                 requests.",
         ),
-        (
-            status = 503,
-            description = "No counter can answer in time, or too many reads are waiting. Retry.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
+        super::ReadProblems,
     ),
 )]
 pub(crate) async fn get_counts(
@@ -261,18 +239,7 @@ pub(crate) async fn get_counts(
     ),
     responses(
         (status = 200, description = "A page of tenants.", body = TenantsAnswer),
-        (
-            status = 400,
-            description = "A parameter is invalid.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
-        (
-            status = 503,
-            description = "No counter can answer in time, or too many reads are waiting. Retry.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
+        super::ReadProblems,
     ),
 )]
 pub(crate) async fn get_tenants(

@@ -351,18 +351,7 @@ impl Reading {
     ),
     responses(
         (status = 200, description = "Whether the item is counted.", body = ItemAnswer),
-        (
-            status = 400,
-            description = "A parameter is invalid.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
-        (
-            status = 503,
-            description = "No counter can answer in time, or too many reads are waiting. Retry.",
-            body = Problem,
-            content_type = "application/problem+json",
-        ),
+        super::ReadProblems,
     ),
 )]
 pub(crate) async fn get_item(

@@ -55,7 +55,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http_body_util::Full;
 use serde::Serialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, IntoResponses};
 
 use self::auth::Guard;
 use self::body::Bodies;
@@ -149,6 +149,18 @@ impl App {
             ..self
         }
     }
+}
+
+/// The problems with which any read can be answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "used only for the OpenAPI description")]
+enum ReadProblems {
+    /// A parameter is invalid.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// No counter can answer in time, or too many reads are waiting. Retry.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
 }
 
 /// The options of a read.
