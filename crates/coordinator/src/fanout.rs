@@ -19,8 +19,8 @@ use super::{Coordinator, Fatal, ReadError};
 use headcount_model::{LossId, Partition, Requirement};
 use headcount_rpc::{Counts, Coverage, Queries, QueryError, ReadRequirement};
 
-/// One counter's answer to come.
-type Answering<'a, A> = BoxFuture<'a, Result<A, QueryError>>;
+/// The pending answer of one counter.
+pub(super) type Answering<'a, A> = BoxFuture<'a, Result<A, QueryError>>;
 
 /// How much longer than the counters a coordinator waits, so that their answers can arrive.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(250);

@@ -7,18 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Coordinator;
+use super::fanout::Answering;
 use super::fanout::Heard;
 use super::merge::{self, Covered};
 use headcount_model::{ItemHash, Partitioning, Requirement, TenantName, Token};
-use headcount_rpc::{ListQuery, Queries, QueryError, ReadRequirement};
-
-/// The pending answer of one counter.
-type Answering<'a, A> = BoxFuture<'a, Result<A, QueryError>>;
+use headcount_rpc::{ListQuery, Queries, ReadRequirement};
 
 /// What a read must include.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

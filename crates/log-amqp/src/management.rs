@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use headcount_client::cause;
 use headcount_model::is_unambiguous;
 
 /// The limit on connecting to one address.
@@ -262,15 +263,6 @@ async fn gather(mut response: Response) -> Result<Bytes, String> {
         body.extend_from_slice(&part);
     }
     Ok(body.freeze())
-}
-
-/// The root cause of an error, which says more than that the request failed.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
