@@ -157,11 +157,7 @@ impl Cluster {
 
 /// Builds the program like the first command in the README.
 fn build(workspace: &Workspace) -> Result<PathBuf, String> {
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args(["build", "--locked", "--release", "--bin", "headcount"])
-        .current_dir(workspace.root());
-    process::run(&mut cargo, BUILD_LIMIT)?;
+    workspace.build("release", "--bin", "headcount", BUILD_LIMIT)?;
     Ok(workspace.release_binary("headcount"))
 }
 

@@ -79,12 +79,7 @@ pub fn renew(workspace: &Workspace) -> Result<(), String> {
 }
 
 fn count_all(workspace: &Workspace) -> Result<Counts, String> {
-    let mut build = Command::new("cargo");
-    build
-        .args(["build", "--locked", "--profile", "dist", "--example"])
-        .arg("instructions")
-        .current_dir(workspace.root());
-    process::run(&mut build, BUILD_LIMIT)?;
+    workspace.build("dist", "--example", "instructions", BUILD_LIMIT)?;
     let program = workspace.dist_example("instructions");
     let cases = process::output(&mut Command::new(&program))
         .ok_or_else(|| format!("{} does not name its cases", program.display()))?;

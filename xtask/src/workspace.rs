@@ -5,6 +5,10 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::process;
 
 /// The directories of one checkout.
 #[derive(Debug, Clone)]
@@ -53,6 +57,24 @@ impl Workspace {
     /// The build directory of the contenders of `cargo xtask bench`.
     pub fn bench_target(&self) -> PathBuf {
         self.target.join("bench")
+    }
+
+    /// Builds `name`, which is of the `kind` `--bin` or `--example`, with `profile`.
+    ///
+    /// # Errors
+    /// The build fails or exceeds `limit`.
+    pub fn build(
+        &self,
+        profile: &str,
+        kind: &str,
+        name: &str,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let mut cargo = Command::new("cargo");
+        cargo
+            .args(["build", "--locked", "--profile", profile, kind, name])
+            .current_dir(&self.root);
+        process::run(&mut cargo, limit)
     }
 
     /// A program built with the release profile.

@@ -85,7 +85,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<(), String> {
     }
     Toolbox::prepare(workspace, &needed(&options.rows), options.install)?;
     if options.build {
-        build_program(workspace)?;
+        workspace.build("dist", "--bin", "headcount", BUILD_LIMIT)?;
         build(workspace)?;
     }
     let tools = Tools {
@@ -220,16 +220,6 @@ fn rate_of(result: &Value) -> f64 {
         .filter_map(|pointer| result.pointer(pointer)?.as_f64())
         .find(|rate| *rate > 0.0)
         .unwrap_or(0.0)
-}
-
-/// Builds the program with the packaging profile.
-fn build_program(workspace: &Workspace) -> Result<(), String> {
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args(["build", "--locked", "--profile", "dist"])
-        .args(["--bin", "headcount"])
-        .current_dir(workspace.root());
-    process::run(&mut cargo, BUILD_LIMIT)
 }
 
 /// Builds the contenders.
