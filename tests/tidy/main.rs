@@ -5,7 +5,9 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "these are tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod borders;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -25,8 +27,12 @@ const LOCKS: [&str; 3] = ["DataDir::open", "Hold::take", "DiskStore::open("];
 /// What starts processes, or contains modules that do.
 const STARTS: [&str; 2] = ["process::Command", "mod kit;"];
 
-/// The files of the checkout, by path: those that git tracks or would track, as far as they are
-/// text.
+/// Directories that contain no files of the project, for a checkout without git.
+const FOREIGN_DIRECTORIES: [&str; 5] =
+    [".git", "target", "artifacts", "coverage", "headcount-data"];
+
+/// The files of the checkout, by path, as far as they are text: those that git tracks or would
+/// track, or all if git cannot tell.
 fn files() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git")
@@ -39,12 +45,40 @@ fn files() -> BTreeMap<String, String> {
         ])
         .current_dir(root)
         .output()
-        .expect("git lists the files");
-    assert!(listed.status.success(), "not a checkout of git");
-    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+        .ok()
+        .filter(|output| output.status.success());
+    let names = match listed {
+        Some(output) => {
+            let names = String::from_utf8(output.stdout).expect("file names are UTF-8");
+            names.split('\0').map(str::to_owned).collect()
+        }
+        None => walked(root),
+    };
     // A deleted file is still listed, and a binary file is no text.
-    let read = |name: &str| Some((name.to_owned(), fs::read_to_string(root.join(name)).ok()?));
-    names.split('\0').filter_map(read).collect()
+    let read = |name: String| {
+        let text = fs::read_to_string(root.join(&name)).ok()?;
+        Some((name, text))
+    };
+    names.into_iter().filter_map(read).collect()
+}
+
+/// All files below `root` but those of other programs.
+fn walked(root: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut directories = vec![String::new()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(root.join(&directory)).expect("a directory") {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{directory}{name}");
+            if !entry.file_type().expect("a type").is_dir() {
+                names.push(path);
+            } else if !FOREIGN_DIRECTORIES.contains(&name.as_str()) {
+                directories.push(format!("{path}/"));
+            }
+        }
+    }
+    names
 }
 
 /// Findings in the Rust file `path`.
@@ -153,16 +187,6 @@ fn check_processes(files: &BTreeMap<String, String>) -> Vec<String> {
         .collect()
 }
 
-/// Our crates that the manifest `text` depends on, but for its tests.
-fn knows(text: &str) -> BTreeSet<&str> {
-    let (_, rest) = text.split_once("\n[dependencies]\n").expect("dependencies");
-    let section = rest.split("\n[").next().unwrap_or_default();
-    let ours = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("headcount-"));
-    ours.filter_map(|line| line.split('.').next()).collect()
-}
-
 #[test]
 fn the_house_is_tidy() {
     let files = files();
@@ -171,6 +195,7 @@ fn the_house_is_tidy() {
         findings.extend(check_machine_paths(path, text));
         if path.ends_with(".rs") {
             findings.extend(check_rust(path, text));
+            findings.extend(borders::check(path, text));
         }
         if path.ends_with(".md") {
             findings.extend(check_links(path, text, &files));
@@ -185,37 +210,13 @@ fn the_house_is_tidy() {
     );
 }
 
-/// The table "Which crate may know which" of ARCHITECTURE.md, and the manifests.
 #[test]
-fn crates_know_what_the_architecture_says() {
+fn a_checkout_without_git_has_the_same_sources() {
+    let walked = walked(Path::new(env!("CARGO_MANIFEST_DIR")));
     let files = files();
-    let (_, table) = files["ARCHITECTURE.md"]
-        .split_once("| crate | knows |\n|---|---|\n")
-        .expect("the table");
-    let rows = table.lines().take_while(|line| line.starts_with('|'));
-    let mut told: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for row in rows {
-        let mut cells = row.trim_matches('|').split(" | ").map(str::trim);
-        let (names, known) = (cells.next().expect("names"), cells.next().expect("crates"));
-        let known: BTreeSet<&str> = match known {
-            "nothing of ours" => BTreeSet::new(),
-            known => known.split(", ").collect(),
-        };
-        told.extend(names.split(", ").map(|name| (name, known.clone())));
-    }
-    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (path, text) in &files {
-        let parts: Vec<&str> = path.split('/').collect();
-        if let ["crates", name, "Cargo.toml"] = parts.as_slice() {
-            assert!(
-                text.contains("\n[lints]\nworkspace = true\n"),
-                "{path} has its own lints"
-            );
-            found.insert(name, knows(text));
-        }
-    }
-    told.retain(|name, _| *name != "headcount");
-    assert_eq!(told, found);
+    let sources = files.keys().filter(|path| path.ends_with(".rs"));
+    let missed: Vec<_> = sources.filter(|path| !walked.contains(path)).collect();
+    assert!(missed.is_empty(), "{missed:?}");
 }
 
 #[test]
